@@ -1,0 +1,39 @@
+# Every target sets up its own environment; the second time nothing is installed again.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: run test check format clean
+
+run: $(VENV)/.run  ## train, prune, fine-tune and prove it: open runs/lenet/seed-0/report.html
+	$(BIN)/prunus run lenet $(ARGS)
+
+test: $(VENV)/.dev  ## the whole test suite, doctests included
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch goes in first, pinned, so that nothing installed after it can pull in another build.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch --constraint constraints.txt
+	touch $@
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[all]" --constraint constraints.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .hypothesis

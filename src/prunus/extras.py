@@ -1,0 +1,54 @@
+"""Optional packages, imported where they are used; a missing one names the extra that brings it."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+# module -> the extra of this package that installs it
+EXTRA_OF = {
+    "lightning_fabric": "train",
+    "torchmetrics": "train",
+    "tensorboard": "train",
+    "pydantic": "train",
+    "yaml": "train",
+    "omegaconf": "train",
+    "mlxtend": "data",
+    "sklearn": "data",
+    "zstandard": "measure",
+    "scipy": "measure",
+    "jinja2": "report",
+    "plotly": "report",
+    "rich": "report",
+    "typer": "cli",
+}
+
+
+class MissingExtraError(ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import an optional module, or say what it is for and how to get it.
+
+    Args:
+        module: the module's full name, such as ``"plotly.graph_objects"``.
+        purpose: what the caller wants it for, in a few words: ``"drawing the report"``.
+
+    Raises:
+        MissingExtraError: the package that holds the module is not installed.
+
+    >>> require("math", "an example").floor(2.5)
+    2
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # installed, but something it needs itself is missing: its own message is the better one
+        extra = EXTRA_OF.get(package, "all")
+        raise MissingExtraError(
+            f"{purpose} needs the package {package!r}, which is not installed; "
+            f"install it with: pip install 'prunus[{extra}]'"
+        ) from error
