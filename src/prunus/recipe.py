@@ -212,7 +212,9 @@ def _describe(problem: dict[str, Any]) -> str:
             section = _section_of(section, str(part))
         return str(unknown_name(f"setting (in {place})", problem["loc"][-1], section.model_fields))
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{place or 'recipe'}: {message}" + ("" if problem["type"] == "value_error" else f", got {problem['input']!r}")
+    return f"{place or 'recipe'}: {message}" + (
+        "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
+    )
 
 
 def _section_of(section: Any, name: str) -> Any:

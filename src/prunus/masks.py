@@ -1,0 +1,194 @@
+"""Masks: which weights live. Always beside the model, never in it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from prunus.files import load_with_metadata, save_tensors
+from prunus.targets import resolve, unwrap
+
+
+class MaskError(ValueError):
+    """Masks that don't fit the model they are used with, or a file that holds none."""
+
+
+class Masks(Mapping[str, Tensor]):
+    """A mapping from parameter names to bool tensors of the parameter's shape; True lives, False is pruned.
+
+    Args:
+        masks: the masks; tensors are kept, not copied.
+
+    Raises:
+        TypeError: a value is not a bool tensor.
+
+    >>> masks = Masks({"weight": torch.tensor([[True, False], [True, True]])})
+    >>> masks.sparsity
+    0.25
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        for name, mask in masks.items():
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise TypeError(f"the mask of {name!r} must be a bool tensor, got {kind}")
+        self._masks = dict(masks)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Masks):
+            return NotImplemented
+        return self.keys() == other.keys() and all(
+            mask.shape == other[name].shape and torch.equal(mask.cpu(), other[name].cpu())
+            for name, mask in self.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and the content can change
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} parameters, {self.num_pruned:,} of {self.num_weights:,} weights pruned)"
+
+    @property
+    def num_weights(self) -> int:
+        """How many weights the masks speak of."""
+        return sum(mask.numel() for mask in self.values())
+
+    @property
+    def num_pruned(self) -> int:
+        """How many of them are pruned."""
+        return self.num_weights - sum(int(torch.count_nonzero(mask)) for mask in self.values())
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the masked parameters' weights that is pruned, in [0, 1]."""
+        return self.num_pruned / self.num_weights if self.num_weights else 0.0
+
+    def to(self, device: torch.device | str) -> Masks:
+        """Return the same masks on a device."""
+        return Masks({name: mask.to(device) for name, mask in self.items()})
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Set the pruned weights of the model to zero, in place.
+
+        Zeros are positive, whatever the sign or value of the weight was: NaN and infinity go too.
+
+        Raises:
+            MaskError: the model has no parameter of a mask's name, or one of another shape; nothing was changed.
+        """
+        for parameter, mask in self._pairs(model):
+            parameter.masked_fill_(mask.to(parameter.device).logical_not(), 0)
+
+    @torch.no_grad()
+    def check(self, model: nn.Module) -> None:
+        """Make sure that every pruned weight of the model is zero.
+
+        Raises:
+            MaskError: some are not, with their number; or as `apply`.
+        """
+        counts = {}
+        for name, (parameter, mask) in zip(self, self._pairs(model), strict=True):
+            count = int(torch.count_nonzero(parameter.masked_fill(mask.to(parameter.device), 0)))
+            if count:
+                counts[name] = count
+        if counts:
+            listed = ", ".join(f"{count:,} in {name!r}" for name, count in list(counts.items())[:5])
+            raise MaskError(f"pruned weights are not zero any more: {listed}; call masks.apply(model) after each step")
+
+    def save(self, path: Path | str) -> None:
+        """Write the masks as a safetensors file of bool tensors, whole or not at all."""
+        save_tensors(path, self._masks, {"kind": "masks", "names": json.dumps(list(self))})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Masks:
+        """Read masks that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            MaskError: the file is no safetensors file, or holds something else than masks.
+        """
+        try:
+            tensors, metadata = load_with_metadata(path)
+            names = json.loads(metadata.get("names", "null")) or sorted(tensors)  # the model's order
+            return cls({name: tensors[name] for name in names})
+        except (TypeError, ValueError, KeyError) as error:
+            raise MaskError(f"{str(path)!r} does not hold masks: {error}") from error
+
+    @classmethod
+    def from_model(cls, model: nn.Module) -> Masks:
+        """Return masks of the zeros a model has now, in the weights that `prune` would take by default.
+
+        Raises:
+            ValueError: the model has no such weight.
+        """
+        return cls({name: target.parameter.detach() != 0 for name, target in resolve(model).items()})
+
+    @classmethod
+    def from_torch(cls, source: nn.Module | Mapping[str, Tensor]) -> Masks:
+        """Return the masks that torch.nn.utils.prune keeps inside a model, or in a state dict of one.
+
+        Raises:
+            MaskError: there is no ``*_mask`` beside a ``*_orig``, so it was not pruned that way or its masks
+                were removed already.
+        """
+        state = unwrap(source).state_dict() if isinstance(source, nn.Module) else source
+        masks = {name: state[f"{name}_mask"] != 0 for name in _torch_pruned(state)}
+        if not masks:
+            raise MaskError(
+                "found no *_orig with its *_mask: this is not a model pruned by torch.nn.utils.prune, or its masks "
+                "were removed; Masks.from_model(model) reads the zeros of a plain model"
+            )
+        return cls(masks)
+
+    def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+        parameters = dict(unwrap(model).named_parameters(remove_duplicate=False))
+        for name, mask in self.items():
+            if name not in parameters:
+                near = difflib.get_close_matches(name, parameters, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(list(parameters)[:6])}"
+                raise MaskError(f"the model has no parameter {name!r} to mask{hint}")
+            if parameters[name].shape != mask.shape:
+                raise MaskError(
+                    f"the mask of {name!r} has shape {tuple(mask.shape)}, the parameter "
+                    f"{tuple(parameters[name].shape)}; these masks belong to another model"
+                )
+        return [(parameters[name], mask) for name, mask in self.items()]
+
+
+def plain_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint of torch.nn.utils.prune as that of a plain model: weight = weight_orig * weight_mask.
+
+    What is plain already stays as it is, so any state dict may be given. The result loads with
+    ``model.load_state_dict`` into a model that was never pruned.
+
+    >>> state = {"fc.weight_orig": torch.tensor([-3.0, 2.0]), "fc.weight_mask": torch.tensor([0.0, 1.0])}
+    >>> plain_state_dict(state)
+    {'fc.weight': tensor([0., 2.])}
+    """
+    pruned = _torch_pruned(state)
+    plain = {}
+    for key, tensor in state.items():
+        name = key.removesuffix("_orig").removesuffix("_mask")
+        if name not in pruned:
+            plain[key] = tensor
+        elif key.endswith("_orig"):
+            plain[name] = tensor.masked_fill(state[f"{name}_mask"] == 0, 0)
+    return plain
+
+
+def _torch_pruned(state: Mapping[str, Tensor]) -> list[str]:
+    names = (key.removesuffix("_orig") for key in state if key.endswith("_orig"))
+    return [name for name in names if f"{name}_mask" in state]
