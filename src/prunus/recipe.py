@@ -88,11 +88,12 @@ class PruneSection(Section):
 
 
 class MeasureSection(Section):
-    """What is measured: latency per batch size and number of threads, and the sensitivity curve."""
+    """What is measured: latency per batch size and number of threads, and the sensitivity curve on validation images."""
 
     batch_sizes: tuple[Positive, ...] = (1, 64)
     threads: tuple[Positive, ...] = (1, 2)
     sensitivity: bool = True
+    sensitivity_images: Positive = 1000
 
 
 class Recipe(Section):

@@ -1,0 +1,153 @@
+"""The measuring stage: every model of a run against the same test images and clock, written as a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import prunus
+from prunus import evaluate, measure
+from prunus.data import Dataset, Images, normalise
+from prunus.files import save_tensors, write_json
+from prunus.masks import Masks
+from prunus.receipt import Check, DataFacts, ModelFacts, PairedTest, Receipt
+from prunus.recipe import Recipe
+from prunus.run_folder import Seconds
+from prunus.sensitivity import SPARSITIES, sensitivity
+
+# A report shows some images whose prediction changed; more than this would not be looked at.
+SHOWN_CHANGES = 24
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run has made: the models in the order of the road, the masks, and the controls if there are any."""
+
+    models: dict[str, nn.Module]
+    masks: Masks
+    controls: dict[str, nn.Module] = field(default_factory=dict)
+
+
+def prove(
+    recipe: Recipe, seed: int, folder: Path, data: Dataset, evidence: Evidence, say: Callable[[str], None]
+) -> Receipt:
+    """Measure all models, write `predictions`, `sensitivity` and the receipt into the folder, and return it.
+
+    A receipt that is there already for the same recipe and data is read, not measured again. The test images
+    are used here and nowhere before.
+    """
+    path = folder / "receipt.json"
+    if path.is_file():
+        earlier = Receipt.load(path)
+        if earlier.recipe_hash == recipe.hash and earlier.data is not None and earlier.data.checksum == data.checksum:
+            say(f"measure: done before, read from {path}")
+            return earlier
+    say("measure: test accuracy, sizes and times of all models")
+    everything = evidence.models | evidence.controls
+    logits = {
+        name: evaluate.predict(model, data.test, mean=data.mean, std=data.std) for name, model in everything.items()
+    }
+    _write_predictions(folder / "predictions.safetensors", logits, data)
+    if recipe.measure.sensitivity:
+        say("measure: how sensitive each layer is, on validation data")
+        _write_sensitivity(folder / "sensitivity.json", recipe, data, evidence.models["dense"])
+    facts = _facts(recipe, folder, data, evidence, logits)
+    receipt = Receipt(
+        prunus=prunus.__version__,
+        torch=torch.__version__,
+        machine=measure.machine(),
+        recipe=recipe.model_dump(mode="json"),
+        recipe_hash=recipe.hash,
+        seed=seed,
+        data=_data_facts(data),
+        models=tuple(facts[name] for name in evidence.models),
+        comparisons=_comparisons(logits, data, evidence),
+        checks=_checks(evidence, recipe),
+        controls=tuple(facts[name] for name in evidence.controls),
+    )
+    receipt.save(path)
+    return receipt
+
+
+def _facts(
+    recipe: Recipe, folder: Path, data: Dataset, evidence: Evidence, logits: dict[str, Tensor]
+) -> dict[str, ModelFacts]:
+    device = next(evidence.models["dense"].parameters()).device
+    example = normalise(data.validation.images[:1].to(device), data.mean, data.std)
+    seconds = Seconds(folder)
+    most = torch.get_num_threads()
+    threads = tuple(count for count in recipe.measure.threads if count <= most) or (most,)
+    times = measure.latencies(evidence.models, example, batch_sizes=recipe.measure.batch_sizes, threads=threads)
+    return {
+        name: replace(
+            measure.facts(model, example, name=name),
+            accuracy=evaluate.accuracy(logits[name], data.test.labels),
+            latency_us=times.get(name, {}),
+            seconds=seconds[name],
+        )
+        for name, model in (evidence.models | evidence.controls).items()
+    }
+
+
+def _comparisons(logits: dict[str, Tensor], data: Dataset, evidence: Evidence) -> tuple[PairedTest, ...]:
+    correct = {name: found.argmax(1) == data.test.labels for name, found in logits.items()}
+    pairs = [*combinations(evidence.models, 2), *(("finetuned", name) for name in evidence.controls)]
+    return tuple(evaluate.paired_test(a, correct[a], b, correct[b]) for a, b in pairs)
+
+
+def _checks(evidence: Evidence, recipe: Recipe) -> tuple[Check, ...]:
+    masks, dense = evidence.masks, evidence.models["dense"]
+    alive = sum(_num_alive(evidence.models[name], masks) for name in ("pruned", "finetuned"))
+    changed = sum(
+        len(dense.state_dict().keys() ^ model.state_dict().keys()) + (type(model) is not type(dense))
+        for model in evidence.models.values()
+    )
+    missed = abs(masks.sparsity - recipe.prune.sparsity)
+    # blocks at a weight's edge are smaller, so whole blocks meet the target only so far
+    tolerance = 0.5 / masks.num_weights if not recipe.prune.pattern.startswith("block") else 0.05
+    return (
+        Check("zeros kept", "pruned weights that are not zero after finetuning", alive, 0, alive == 0),
+        Check("plain model", "state_dict keys or classes that pruning changed", changed, 0, changed == 0),
+        Check("sparsity met", "distance of the sparsity from its target", missed, tolerance, missed <= tolerance),
+    )
+
+
+def _num_alive(model: nn.Module, masks: Masks) -> int:
+    parameters = dict(model.named_parameters())
+    return sum(int(torch.count_nonzero(parameters[name].detach()[~mask])) for name, mask in masks.items())
+
+
+def _data_facts(data: Dataset) -> DataFacts:
+    sizes = len(data.train), len(data.validation), len(data.test)
+    return DataFacts(data.name, data.source, *sizes, data.checksum)
+
+
+def _write_predictions(path: Path, logits: dict[str, Tensor], data: Dataset) -> None:
+    predicted = {name: found.argmax(1) for name, found in logits.items()}
+    changed = (predicted["dense"] != predicted["finetuned"]).nonzero().flatten()[:SHOWN_CHANGES]
+    extra = {
+        "labels": data.test.labels,
+        "changed_index": changed,
+        "changed_images": data.test.images[changed],
+    }
+    save_tensors(path, {**predicted, **extra})
+
+
+def _write_sensitivity(path: Path, recipe: Recipe, data: Dataset, dense: nn.Module) -> None:
+    images = data.validation.images[: recipe.measure.sensitivity_images]
+    labels = data.validation.labels[: recipe.measure.sensitivity_images]
+    split = Images(images, labels)
+
+    def score(model: nn.Module) -> float:
+        logits = evaluate.predict(model, split, mean=data.mean, std=data.std)
+        return float((logits.argmax(1) == labels).double().mean())
+
+    section = recipe.prune
+    curves = sensitivity(dense, score, include=section.include, exclude=section.exclude)
+    facts = {"split": "validation", "total": len(split), "sparsities": list(SPARSITIES), "curves": curves}
+    write_json(path, facts)

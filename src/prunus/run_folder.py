@@ -1,0 +1,122 @@
+"""A run's folder: one process at a time, one recipe, and results that know what they were made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunus.extras import require
+from prunus.files import load_with_metadata, save_tensors, write_json, write_text
+from prunus.recipe import Recipe, load
+
+
+class RunLockedError(RuntimeError):
+    """Another process is running in this folder."""
+
+
+class RecipeChangedError(ValueError):
+    """The folder holds results of another recipe or other data."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        RunLockedError: another process holds it.
+    """
+    filelock = require("filelock", "running a recipe")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise RunLockedError(
+            f"another prunus run is at work in {str(folder)!r}; wait for it to end, or give this one another folder"
+        ) from error
+    try:
+        for left_over in folder.rglob(".*.part"):  # of a process that was killed while it wrote
+            left_over.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def claim(folder: Path, recipe: Recipe, *, redo: bool) -> None:
+    """Write the recipe into the folder, unless the folder belongs to another one.
+
+    Args:
+        folder: the folder of one seed.
+        recipe: what is going to run there.
+        redo: take the folder over; results the new recipe shares are kept, the others are made anew.
+
+    Raises:
+        RecipeChangedError: the folder holds a run of another recipe, and `redo` is not set.
+    """
+    path = folder / "recipe.yaml"
+    if path.is_file() and not redo:
+        earlier = load(path)
+        if earlier.hash != recipe.hash:
+            raise RecipeChangedError(
+                f"{str(folder)!r} holds a run of another recipe ({'; '.join(differences(earlier, recipe))}); give "
+                "another folder with --out, or --redo to keep what both share and make the rest anew"
+            )
+    write_text(path, recipe.yaml())
+
+
+def differences(earlier: Recipe, later: Recipe) -> list[str]:
+    """Say which settings two recipes differ in: ``"train.epochs: 12 -> 3"``."""
+    before, after = _flat(earlier.model_dump(mode="json")), _flat(later.model_dump(mode="json"))
+    keys = sorted((before.keys() | after.keys()) - {"description"})
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def store(path: Path, model: nn.Module, made_from: str) -> None:
+    """Write a model's state dict as the result of a stage; `made_from` is the fingerprint of all it depends on."""
+    save_tensors(path, model.state_dict(), {"made_from": made_from})
+
+
+def restore(path: Path, model: nn.Module, made_from: str) -> bool:
+    """Load a stage's result into the model if there is one of the same fingerprint; tell whether there was.
+
+    Raises:
+        ValueError: the file is there but damaged.
+    """
+    if not path.is_file():
+        return False
+    tensors, metadata = load_with_metadata(path)
+    if metadata.get("made_from") != made_from:
+        return False
+    model.load_state_dict(tensors)
+    return True
+
+
+class Seconds:
+    """What each stage cost, kept in `seconds.json`: a later start of the same run adds nothing to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "seconds.json"
+        self._seconds: dict[str, float] = {}
+        if self._path.is_file():
+            self._seconds = json.loads(self._path.read_text(encoding="utf-8"))
+
+    def __getitem__(self, stage: str) -> float | None:
+        return self._seconds.get(stage)
+
+    def __setitem__(self, stage: str, seconds: float) -> None:
+        self._seconds[stage] = round(seconds, 3)
+        write_json(self._path, self._seconds)

@@ -1,0 +1,240 @@
+"""A run as stages: train -> prune -> finetune -> controls -> measure -> report; what is already done is skipped."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus import data as datasets
+from prunus import controls, criteria, models, pruning, report, train
+from prunus.data import Dataset
+from prunus.masks import Masks
+from prunus.proof import Evidence, prove
+from prunus.receipt import Receipt
+from prunus.recipe import PruneSection, Recipe, Section, TrainingSection, fingerprint
+from prunus.run_folder import (
+    RecipeChangedError,
+    RunLockedError,
+    Seconds,
+    claim,
+    locked,
+    restore,
+    store,
+)
+
+__all__ = ["RecipeChangedError", "RunLockedError", "SeedRun", "run"]
+
+_log = logging.getLogger("prunus")
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One seed's finished run."""
+
+    seed: int
+    folder: Path
+    receipt: Receipt
+    report: Path
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    data_folder: Path | None = None,
+    download: bool = True,
+    accelerator: str = "auto",
+    redo: bool = False,
+    say: Callable[[str], None] = _log.info,
+) -> list[SeedRun]:
+    """Run a recipe, each seed in its own folder `out/seed-N`; what is there already is not done again.
+
+    Args:
+        recipe: what to do.
+        out: where the results go.
+        data_folder: where the data lies; by default it is looked for, then downloaded.
+        download: whether data may be downloaded.
+        accelerator: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        redo: take over a folder that holds a run of another recipe.
+        say: called with one line of text as each stage begins or is skipped.
+
+    Raises:
+        RunLockedError: another process is running in the folder.
+        RecipeChangedError: the folder holds a run of another recipe or other data, and `redo` is not set.
+        ValueError: the data is damaged or not to be had, or the recipe does not fit it.
+    """
+    data = datasets.load(recipe.data.name, folder=data_folder, fallback=recipe.data.fallback, download=download)
+    finished = []
+    for seed in recipe.seeds:
+        folder = out / f"seed-{seed}"
+        alone = recipe.model_copy(update={"seeds": (seed,)})
+        with locked(folder):
+            claim(folder, alone, redo=redo)
+            road = Road(alone, seed, folder, data, accelerator, redo, say)
+            receipt = road.go()
+            page = report.write_page(folder)
+        finished.append(SeedRun(seed, folder, receipt, page))
+    return finished
+
+
+@dataclass(frozen=True)
+class Road:
+    """The stages of one seed, in order, each with what it needs from those before."""
+
+    recipe: Recipe
+    seed: int
+    folder: Path
+    data: Dataset
+    accelerator: str
+    redo: bool
+    say: Callable[[str], None]
+
+    def go(self) -> Receipt:
+        """Run every stage that has no result yet, and return the receipt."""
+        recipe = self.recipe
+        trained = self.made_from(recipe.model, recipe.train)
+        dense = self.stage("dense", self.folder, trained, self.new_model(), lambda model: self._train(model))
+        pruned, masks, finetuned = self.prune_and_finetune(dense, recipe.prune, self.folder, trained)
+        others = controls.make(self, dense, finetuned, trained) if recipe.controls else {}
+        evidence = Evidence({"dense": dense, "pruned": pruned, "finetuned": finetuned}, masks, others)
+        return prove(recipe, self.seed, self.folder, self.data, evidence, self.say)
+
+    def made_from(self, *parts: Section | str | None) -> str:
+        """Fingerprint what a result depends on: seed, data, devices, and the given settings or fingerprints."""
+        data = [self.recipe.data.model_dump(mode="json"), self.data.checksum]
+        settings = [part.model_dump(mode="json") if isinstance(part, Section) else part for part in parts]
+        return fingerprint([self.seed, self.recipe.devices, data, settings])
+
+    def prune_and_finetune(
+        self, dense: nn.Module, section: PruneSection, folder: Path, trained: str, prefix: str = ""
+    ) -> tuple[nn.Module, Masks, nn.Module]:
+        """Take the road from a dense model to a finetuned one; `prefix` keeps a control's files apart."""
+        path = folder / f"{prefix}masks.safetensors"
+        made_from = self.made_from(trained, section)
+        pruned = self.stage(
+            f"{prefix}pruned", folder, made_from, copy.deepcopy(dense), lambda model: self._prune(model, section, path)
+        )
+        masks = Masks.load(path).to(self.device)
+        finetuned = self.stage(
+            f"{prefix}finetuned",
+            folder,
+            self.made_from(made_from, self.recipe.finetune),
+            copy.deepcopy(pruned),
+            lambda model: self.fit(model, self.recipe.finetune, f"{prefix}finetune", folder, masks=masks).seconds,
+        )
+        return pruned, masks, finetuned
+
+    def stage(
+        self, name: str, folder: Path, made_from: str, model: nn.Module, make: Callable[[nn.Module], float]
+    ) -> nn.Module:
+        """Return a stage's model: read if it was made from the same things before, else made and stored.
+
+        Args:
+            name: of the result's file.
+            folder: where it lies.
+            made_from: the fingerprint of all it depends on.
+            model: what the stage starts from; changed in place.
+            make: does the stage's work on the model and returns the seconds it cost.
+        """
+        path = folder / f"{name}.safetensors"
+        if restore(path, model, made_from):
+            self.say(f"{name}: done before, read from {path}")
+            return model
+        if path.is_file() and not self.redo:
+            raise RecipeChangedError(
+                f"{str(path)!r} was made from other data or settings than this run's (data: {self.data.source}); "
+                "give another folder with --out, or --redo to make it anew"
+            )
+        seconds = make(model)
+        store(path, model, made_from)
+        Seconds(self.folder)[name] = seconds
+        for state in folder.glob("*.state.safetensors"):  # what a killed run would have gone on from
+            state.unlink()
+        return model
+
+    def new_model(self) -> nn.Module:
+        """Make the recipe's model, initialised from the seed."""
+        return self.seeded(self.recipe.model.arguments)
+
+    def seeded(self, arguments: dict[str, Any]) -> nn.Module:
+        """Make the recipe's kind of model with other arguments, initialised from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return models.create(self.recipe.model.name, **arguments).to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models live between the stages."""
+        cuda = self.accelerator == "cuda" or (self.accelerator == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if cuda else "cpu")
+
+    def fit(
+        self,
+        model: nn.Module,
+        section: TrainingSection,
+        name: str,
+        folder: Path,
+        *,
+        prune: PruneSection | None = None,
+        masks: Masks | None = None,
+    ) -> train.Fit:
+        """Train a model in place for one phase."""
+        self.say(f"{name}: {section.epochs} epochs" + (", the zeros are kept" if masks else ""))
+        return train.fit(
+            model,
+            self.data,
+            section,
+            name=name,
+            folder=folder,
+            seed=self.seed,
+            shift=self.recipe.data.shift,
+            devices=self.recipe.devices,
+            accelerator=self.accelerator,
+            prune=prune,
+            masks=masks,
+        )
+
+    def _train(self, model: nn.Module) -> float:
+        self.say(f"data: {self.data.name}, {self.data.source}")
+        return self.fit(model, self.recipe.train, "train", self.folder).seconds
+
+    def _prune(self, model: nn.Module, section: PruneSection, path: Path) -> float:
+        name = path.name.removesuffix("masks.safetensors") + "prune"
+        method = f"{section.criterion}, {section.pattern}, {section.scope}, {section.schedule}"
+        self.say(f"{name}: {section.sparsity:.4g} of the weights go ({method})")
+        if section.training is None:
+            began = time.monotonic()
+            masks: Masks | None = self._prune_at_once(model, section)
+            seconds = time.monotonic() - began
+        else:
+            fitted = self.fit(model, section.training, name, path.parent, prune=section)
+            masks, seconds = fitted.masks, fitted.seconds
+        assert masks is not None
+        masks.save(path)
+        return seconds
+
+    def _prune_at_once(self, model: nn.Module, section: PruneSection) -> Masks:
+        needs = criteria.resolve(section.criterion).needs
+        batches = train.calibration_batches(
+            self.data, self.recipe.train.batch_size, section.calibration_batches, self.device
+        )
+        return pruning.prune(
+            model,
+            section.sparsity,
+            criterion=section.criterion,
+            pattern=section.pattern,
+            scope=section.scope,
+            include=section.include,
+            exclude=section.exclude,
+            data=batches if needs else None,
+            loss=nn.functional.cross_entropy if needs == "gradient" else None,
+            seed=self.seed,
+        )
