@@ -40,23 +40,23 @@ def normalise(
     return _normalised(images, center, scale, dtype)
 
 
-def shift_images(images: Tensor, down: Tensor, right: Tensor, limit: int) -> Tensor:
+def shift_images(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Move each image by its own whole number of pixels; what comes in from outside is 0.
 
     Args:
         images: shape (n, channels, height, width).
-        down: int64, shape (n,): pixels to move down, in -limit to limit; negative moves up.
-        right: the same to the right.
-        limit: how far any image moves at most.
+        down: int64, shape (n,): pixels to move down; negative moves up.
+        right: the same to the right; negative moves left.
 
     Returns:
         The moved images, of the same shape.
 
-    >>> shift_images(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([1]), torch.tensor([0]), 1)
+    >>> shift_images(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([1]), torch.tensor([0]))
     tensor([[[[0, 0],
               [1, 2]]]])
     """
     count, channels, height, width = images.shape
+    limit = int(torch.stack((down, right)).abs().max()) if count else 0
     padded = F.pad(images, (limit, limit, limit, limit))
     padded_height, padded_width = padded.shape[2:]
     # A moved image is a window of its padded form, and a row of it a run of `width` pixels in memory. Picking whole
@@ -106,7 +106,6 @@ def batches(
     order = torch.arange(len(split), device=place) if order is None else order.to(place)
     center, scale = _statistics(split.images, mean, std, dtype)
     moves = _draw_moves(len(order), shift, generator).to(place)
-
     block = batch_size * max(1, BLOCK_VALUES // (batch_size * math.prod(split.input_shape)))
 
     def pass_over() -> Iterator[tuple[Tensor, Tensor]]:
@@ -114,10 +113,10 @@ def batches(
             part = slice(start, start + block)
             images = split.images.index_select(0, order[part])
             if shift:
-                images = shift_images(images, moves[0, part], moves[1, part], shift)
+                images = shift_images(images, moves[0, part], moves[1, part])
             images = _normalised(images, center, scale, dtype)
             labels = split.labels.index_select(0, order[part])
-            yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
+            yield from zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
 
     return pass_over()
 

@@ -134,16 +134,18 @@ def receive(response: http.client.HTTPResponse, path: Path, described: str) -> N
     """
     start = time.monotonic()
     received = 0
-    with path.open("wb") as file:
-        while chunk := response.read1(CHUNK):
-            file.write(chunk)
-            received += len(chunk)
-            show_progress(described, received, response.headers.get("Content-Length"))
-            if received < LEAST_BYTES_PER_S * (time.monotonic() - start - STALL_S):
-                raise TimeoutError(f"too slow: {received} bytes in {time.monotonic() - start:.0f} s")
-            if received > MAX_BYTES:
-                raise OSError(f"sent more than {MAX_BYTES} bytes")
-    show_progress(described, received, None, end="\n")
+    try:
+        with path.open("wb") as file:
+            while chunk := response.read1(CHUNK):
+                file.write(chunk)
+                received += len(chunk)
+                show_progress(described, received, response.headers.get("Content-Length"))
+                if received < LEAST_BYTES_PER_S * (time.monotonic() - start - STALL_S):
+                    raise TimeoutError(f"too slow: {received} bytes in {time.monotonic() - start:.0f} s")
+                if received > MAX_BYTES:
+                    raise OSError(f"sent more than {MAX_BYTES} bytes")
+    finally:
+        show_progress(described, received, None, end="\n")
 
 
 def show_progress(described: str, received: int, total: str | None, end: str = "") -> None:

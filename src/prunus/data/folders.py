@@ -66,9 +66,10 @@ def existing(folder: Path, file: str) -> Path | None:
 def _places(name: str, folder: Path | None, cache: Place, system: Sequence[Path]) -> list[Place]:
     places = []
     variable = os.environ.get(VARIABLE)
-    for root, described in ((folder, "the folder given"), (Path(variable) if variable else None, VARIABLE)):
-        if root is None:
+    for named, described in ((folder, "the folder given"), (Path(variable) if variable else None, VARIABLE)):
+        if named is None:
             continue
+        root = named.expanduser()
         if not root.is_dir():
             raise MissingFileError(
                 f"{described} is {str(root)!r}, which is not a folder; expected one with {name!r} in it"

@@ -24,6 +24,7 @@ UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_DEFLATE_RATIO = 1032  # no deflate stream grows by more: https://zlib.net/zlib_tech.html
 MAX_BYTES = 2**30  # MNIST has 47 MB
+ADVICE = "take it away or put a whole one in its place"
 
 
 def read(path: Path, dimensions: int) -> tuple[Tensor, str]:
@@ -64,9 +65,9 @@ def parse(file: io.BufferedIOBase, dimensions: int, origin: str) -> tuple[Tensor
                 return _parse_stream(stream, dimensions, stored * MAX_DEFLATE_RATIO, origin)
         return _parse_stream(file, dimensions, stored, origin)
     except EOFError as error:
-        raise TruncatedError(f"{origin} is truncated: its gzip stream breaks off; get the file anew") from error
+        raise TruncatedError(f"{origin} is truncated: its gzip stream breaks off; {ADVICE}") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise UnreadableError(f"{origin} is a damaged gzip file ({error}); get the file anew") from error
+        raise UnreadableError(f"{origin} is a damaged gzip file ({error}); {ADVICE}") from error
 
 
 def _parse_stream(stream: io.BufferedIOBase, dimensions: int, most: int, origin: str) -> tuple[Tensor, str]:
@@ -79,13 +80,13 @@ def _parse_stream(stream: io.BufferedIOBase, dimensions: int, most: int, origin:
     if size > MAX_BYTES:
         raise ExcessError(f"{described}; more than {MAX_BYTES} is refused")
     if size > most:
-        raise TruncatedError(f"{described}, but is truncated: it can hold no more than {most}")
+        raise TruncatedError(f"{described}, but is truncated: it can hold no more than {most}; {ADVICE}")
     content = bytearray(size)
     found = stream.readinto(content)
     if found < size:
-        raise TruncatedError(f"{described}, but is truncated: only {found} follow the header")
+        raise TruncatedError(f"{described}, but is truncated: only {found} follow the header; {ADVICE}")
     if stream.read(1):  # at the end of a gzip stream this also checks its CRC
-        raise ExcessError(f"{described}, but more follow; it is damaged or not what its header says")
+        raise ExcessError(f"{described}, but more follow; {ADVICE}")
     digest = hashlib.sha256(header)
     digest.update(content)
     return torch.frombuffer(content, dtype=torch.uint8).view(shape), digest.hexdigest()
