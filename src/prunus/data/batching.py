@@ -56,7 +56,9 @@ def shift_images(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
               [1, 2]]]])
     """
     count, channels, height, width = images.shape
-    limit = int(torch.stack((down, right)).abs().max()) if count else 0
+    if count == 0:
+        return images.clone()
+    limit = int(torch.stack((down, right)).abs().max())
     padded = F.pad(images, (limit, limit, limit, limit))
     padded_height, padded_width = padded.shape[2:]
     # A moved image is a window of its padded form, and a row of it a run of `width` pixels in memory. Picking whole

@@ -79,8 +79,8 @@ def _parse_stream(stream: io.BufferedIOBase, dimensions: int, most: int, origin:
         raise TruncatedError(f"{described}, which is no data at all")
     if size > MAX_BYTES:
         raise ExcessError(f"{described}; more than {MAX_BYTES} is refused")
-    if size > most:
-        raise TruncatedError(f"{described}, but is truncated: it can hold no more than {most}; {ADVICE}")
+    if size > most - len(header):
+        raise TruncatedError(f"{described}, but is truncated: it can hold no more than {most - len(header)}; {ADVICE}")
     content = bytearray(size)
     found = stream.readinto(content)
     if found < size:
