@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
@@ -108,6 +109,8 @@ def connect(url: str) -> http.client.HTTPResponse:
             request = urllib.request.Request(url, headers={"User-Agent": "prunus"})
             response = urllib.request.urlopen(request, timeout=STALL_S)
         except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is the server's answer as well, with the connection
             answers.put(error)
             return
         if given_up.is_set():
@@ -181,5 +184,6 @@ def _host(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    cause = getattr(error, "reason", None)  # URLError wraps what really happened
-    return str(cause or error) or type(error).__name__
+    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
+        return str(error.reason)  # what really happened, without urllib's wrapping
+    return str(error) or type(error).__name__

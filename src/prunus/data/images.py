@@ -43,6 +43,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Images({len(self)} of {' x '.join(map(str, self.input_shape))})"
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
