@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,10 @@ class Criterion:
     score: Score
     needs: Need | None = None
     elementwise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.needs not in (None, *get_args(Need)):
+            raise ValueError(f"needs must be None or one of {', '.join(get_args(Need))}, got {self.needs!r}")
 
     def __call__(self, weight: Tensor, stats: Stats) -> Tensor:
         """Return the scores of a weight."""
@@ -100,12 +104,15 @@ def lamp(weight: Tensor, stats: Stats) -> Tensor:
     >>> lamp(torch.tensor([1.0, -2.0]), Stats())
     tensor([0.2000, 1.0000])
     """
-    squared = weight.to(_wide(weight)).square().flatten()
-    ordered, order = squared.sort()
-    left = ordered.double().flip(0).cumsum(0).flip(0)  # from each place to the largest
-    left = left[torch.searchsorted(ordered, ordered)]  # equal weights share the place of the first of them
-    scores = torch.empty_like(squared)
-    scores[order] = torch.where(left > 0, ordered.double() / left, 0.0).to(squared.dtype)
+    scores = torch.zeros(weight.numel(), dtype=_wide(weight), device=weight.device)
+    magnitude = weight.abs().flatten().to(scores.dtype)
+    largest = magnitude.max() if magnitude.numel() else 0.0
+    if largest > 0:
+        ordered, order = magnitude.div_(largest).sort()  # relative to the largest, no square overflows
+        squared = ordered.double().square_()
+        left = squared.flip(0).cumsum(0).flip(0)  # from each place to the largest
+        first = torch.searchsorted(ordered, ordered)  # equal weights share the place of the first of them
+        scores[order] = (squared / left[first]).to(scores.dtype)
     return scores.view(weight.shape)
 
 
@@ -154,4 +161,4 @@ def activation(weight: Tensor, stats: Stats) -> Tensor:
 
 def _wide(weight: Tensor) -> torch.dtype:
     """Squares and products of half-precision numbers leave their range, so those are scored in float32."""
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return torch.promote_types(weight.dtype, torch.float32)

@@ -13,6 +13,7 @@ EXTRA_OF = {
     "pydantic": "train",
     "yaml": "train",
     "omegaconf": "train",
+    "filelock": "train",
     "mlxtend": "data",
     "sklearn": "data",
     "zstandard": "measure",
@@ -45,8 +46,8 @@ def require(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] != package:
-            raise  # installed, but something it needs itself is missing: its own message is the better one
+        if error.name != package:
+            raise  # the package is there, but lacks a part or something it needs: that message is the better one
         extra = EXTRA_OF.get(package, "all")
         raise MissingExtraError(
             f"{purpose} needs the package {package!r}, which is not installed; "

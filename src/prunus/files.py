@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,33 +17,38 @@ from torch import Tensor
 
 _METADATA_KEY = "prunus"
 
+# The names of unfinished files: those of `whole_file`, and those that safetensors writes in turn for each of them.
+_UNFINISHED = (".*.part", ".tmp??????")
+
 
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`, else it goes.
 
     The content reaches the disk before the name does, so a killed process or a lost machine leaves either
-    the old file or the new one, never a part.
+    the old file or the new one, never a part. What a killed process leaves beside it, `remove_left_overs` finds.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    # not tempfile.mkstemp: its files are for the owner only, while these permissions follow the umask
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    permissions = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(permissions)  # safetensors puts a file of its own in place, for the owner only
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def remove_left_overs(folder: Path) -> None:
+    """Remove the unfinished files of killed processes, in a folder where no other process is writing now."""
+    for name in _UNFINISHED:
+        for left_over in folder.rglob(name):
+            left_over.unlink()
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -64,10 +69,21 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapp
     goes into the header as one JSON text: with several entries safetensors orders them anew each time, and
     the same content would not give the same bytes.
     """
-    independent = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     header = {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     with whole_file(path) as temporary:
-        safetensors.torch.save_file(independent, temporary, header)
+        safetensors.torch.save_file(_independent(tensors), temporary, header)
+
+
+def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, contiguous, each in memory of its own; copied only where it has to be."""
+    independent: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        memory = plain.untyped_storage().data_ptr()
+        independent[name] = plain.clone() if memory in taken else plain
+        taken.add(memory)
+    return independent
 
 
 def load_tensors(path: Path | str, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -91,10 +107,17 @@ def load_with_metadata(
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = dict(file.metadata() or {})
-    except safetensors.SafetensorError as error:
+        return tensors, _metadata(header)
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{str(path)!r} is not a readable safetensors file ({error}); "
             "it may be truncated, or saved by torch.save, which prunus never loads"
         ) from error
-    metadata = json.loads(header[_METADATA_KEY]) if _METADATA_KEY in header else header
-    return tensors, metadata
+
+
+def _metadata(header: dict[str, str]) -> dict[str, str]:
+    """Return what `save_tensors` packed into one entry; a header another program wrote is taken as it is."""
+    if _METADATA_KEY not in header:
+        return header
+    packed = json.loads(header[_METADATA_KEY])
+    return packed if isinstance(packed, dict) else header

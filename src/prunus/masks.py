@@ -25,7 +25,7 @@ class Masks(Mapping[str, Tensor]):
         masks: the masks; tensors are kept, not copied.
 
     Raises:
-        TypeError: a value is not a bool tensor.
+        TypeError: it is not a mapping, or a value is not a bool tensor.
 
     >>> masks = Masks({"weight": torch.tensor([[True, False], [True, True]])})
     >>> masks.sparsity
@@ -33,6 +33,8 @@ class Masks(Mapping[str, Tensor]):
     """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        if not isinstance(masks, Mapping):
+            raise TypeError(f"masks must map parameter names to bool tensors, got {type(masks).__name__}")
         for name, mask in masks.items():
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
                 kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
@@ -160,12 +162,17 @@ class Masks(Mapping[str, Tensor]):
                 near = difflib.get_close_matches(name, parameters, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(list(parameters)[:6])}"
                 raise MaskError(f"the model has no parameter {name!r} to mask{hint}")
-            if parameters[name].shape != mask.shape:
-                raise MaskError(
-                    f"the mask of {name!r} has shape {tuple(mask.shape)}, the parameter "
-                    f"{tuple(parameters[name].shape)}; these masks belong to another model"
-                )
+            check_shape(name, mask, parameters[name])
         return [(parameters[name], mask) for name, mask in self.items()]
+
+
+def check_shape(name: str, mask: Tensor, parameter: Tensor) -> None:
+    """Raise MaskError if a mask does not have its parameter's shape."""
+    if mask.shape != parameter.shape:
+        raise MaskError(
+            f"the mask of {name!r} has shape {tuple(mask.shape)}, the parameter {tuple(parameter.shape)}; "
+            "these masks belong to another model"
+        )
 
 
 def plain_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,16 +186,23 @@ def plain_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     {'fc.weight': tensor([0., 2.])}
     """
     pruned = _torch_pruned(state)
+    name_of_original = {f"{name}_orig": name for name in pruned}
+    mask_keys = {f"{name}_mask" for name in pruned}
     plain = {}
     for key, tensor in state.items():
-        name = key.removesuffix("_orig").removesuffix("_mask")
-        if name not in pruned:
-            plain[key] = tensor
-        elif key.endswith("_orig"):
+        if key in name_of_original:
+            name = name_of_original[key]
             plain[name] = tensor.masked_fill(state[f"{name}_mask"] == 0, 0)
+        elif key not in mask_keys:
+            plain[key] = tensor
     return plain
 
 
 def _torch_pruned(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names that torch.nn.utils.prune split: no longer there, but ``*_orig`` and ``*_mask`` of one shape."""
     names = (key.removesuffix("_orig") for key in state if key.endswith("_orig"))
-    return [name for name in names if f"{name}_mask" in state]
+    return [
+        name
+        for name in names
+        if name not in state and f"{name}_mask" in state and state[f"{name}_mask"].shape == state[f"{name}_orig"].shape
+    ]

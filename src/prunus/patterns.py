@@ -17,7 +17,8 @@ from prunus.registry import Registry, unknown_name
 class Pattern(Protocol):
     """How the weights of one parameter form units that live or go together.
 
-    A score of -inf marks what is gone already, +inf what must stay; both pass through pooling.
+    Scores are finite, but for -inf where a weight is gone already. A unit's score is -inf where all of it is
+    gone, +inf where it must stay, and finite elsewhere.
     """
 
     @property
@@ -75,7 +76,7 @@ class Unstructured:
 
 @dataclass(frozen=True)
 class NofM:
-    """At most n of every m neighbours along the inputs (dimension 1) stay.
+    """At most n of every m neighbours along dimension 1 stay: the inputs of a Linear or a convolution.
 
     A unit is a weight; the n best of each group are marked as ones that must stay, so that any scope and
     schedule may choose among the others and the pattern holds at the end, when all others are gone.
@@ -125,7 +126,8 @@ class NofM:
 class Block:
     """Rectangles of the weight's matrix (outputs x everything else); those at the edges may be smaller.
 
-    A block's score is the mean over its weights that are not gone yet; a block with none left is gone.
+    A unit is a block, so a sparsity is met exactly in blocks; in weights it differs a little where blocks at
+    the edges are smaller. A block's score is the mean over its weights; those gone already count as 0.
 
     Source: Narang et al., "Block-sparse recurrent neural networks", 2017 (arXiv:1711.02782).
     """
@@ -154,10 +156,12 @@ class Block:
         matrix = scores.flatten(1)
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         alive = matrix > -torch.inf
-        total = self._sum(torch.where(alive, matrix, 0.0))
-        size = self._sum(torch.ones_like(matrix))
+        whole = self.height * self.width
+        # divided before they are added, so that the sum of the largest numbers is still a number
+        share = self._sum(torch.where(alive, matrix, 0.0) / whole)
+        mean = share * (whole / self._sizes(matrix.shape, matrix.device))
         any_alive = self._sum(alive.to(matrix.dtype)) > 0
-        return torch.where(any_alive, total / size, -torch.inf).reshape(-1)
+        return torch.where(any_alive, finite(mean), -torch.inf).reshape(-1)
 
     def expand(self, units: Tensor, shape: Size) -> Tensor:
         """Repeat each block's value over its weights."""
@@ -169,6 +173,13 @@ class Block:
     def _grid(self, shape: Size) -> tuple[int, int]:
         return -(-shape[0] // self.height), -(-shape[1:].numel() // self.width)
 
+    def _sizes(self, shape: Size, device: torch.device) -> Tensor:
+        """Return how many weights each block has."""
+        rows, columns = self._grid(shape)
+        heights = (shape[0] - self.height * torch.arange(rows, device=device)).clamp(max=self.height)
+        widths = (shape[1:].numel() - self.width * torch.arange(columns, device=device)).clamp(max=self.width)
+        return torch.outer(heights, widths)
+
     def _sum(self, matrix: Tensor) -> Tensor:
         rows, columns = self._grid(matrix.shape)
         right, below = columns * self.width - matrix.shape[1], rows * self.height - matrix.shape[0]
@@ -176,15 +187,46 @@ class Block:
         return padded.reshape(rows, self.height, columns, self.width).sum((1, 3))
 
 
+def finite(scores: Tensor) -> Tensor:
+    """Bring infinite scores to the largest finite ones: infinity is how units that are gone or must stay are marked."""
+    range_ = torch.finfo(scores.dtype)
+    return scores.clamp(range_.min, range_.max)
+
+
+def num_gone(pattern: Pattern, mask: Tensor) -> int:
+    """Return how many units of a mask have no weight left."""
+    if isinstance(pattern, Unstructured):
+        return mask.numel() - int(torch.count_nonzero(mask))
+    units = pattern.pool(torch.where(mask, 0.0, -torch.inf))
+    return int(torch.count_nonzero(units == -torch.inf))
+
+
 PatternMaker: TypeAlias = Callable[[re.Match[str]], Pattern]
-PATTERNS = Registry[tuple[re.Pattern[str], PatternMaker]]("pattern")
 
 
-def pattern(name: str, form: str) -> Callable[[PatternMaker], PatternMaker]:
-    """Enter the decorated maker under `name`; `form` is the regular expression of what users write."""
+@dataclass(frozen=True)
+class Family:
+    """Patterns that differ in their numbers only.
+
+    Attributes:
+        form: what users write, as a regular expression.
+        make: makes the pattern of what was written.
+        examples: some that users may write, for listings, error messages and the tests.
+    """
+
+    form: re.Pattern[str]
+    make: PatternMaker
+    examples: tuple[str, ...]
+
+
+PATTERNS = Registry[Family]("pattern")
+
+
+def pattern(name: str, form: str, *, examples: tuple[str, ...]) -> Callable[[PatternMaker], PatternMaker]:
+    """Enter the decorated maker as the family `name`; arguments as in `Family`."""
 
     def enter(make: PatternMaker) -> PatternMaker:
-        PATTERNS.register(name)((re.compile(form), make))
+        PATTERNS.register(name)(Family(re.compile(form, re.ASCII), make, examples))
         return make
 
     return enter
@@ -201,21 +243,21 @@ def resolve(chosen: str | Pattern) -> Pattern:
     0.5
     """
     if not isinstance(chosen, str):
-        if not hasattr(chosen, "pool"):
+        if isinstance(chosen, type) or not hasattr(chosen, "pool"):
             raise TypeError(f"pattern must be a name or a Pattern, got {chosen!r}")
         return chosen
-    for form, make in PATTERNS.values():
-        if match := form.fullmatch(chosen):
-            return make(match)
-    raise unknown_name("pattern", chosen, ["unstructured", "n:m (such as 2:4)", "block-RxC (such as block-4x4)"])
+    for family in PATTERNS.values():
+        if match := family.form.fullmatch(chosen):
+            return family.make(match)
+    raise unknown_name("pattern", chosen, [example for family in PATTERNS.values() for example in family.examples])
 
 
-@pattern("unstructured", r"unstructured")
+@pattern("unstructured", r"unstructured", examples=("unstructured",))
 def _unstructured(match: re.Match[str]) -> Pattern:
     return Unstructured()
 
 
-@pattern("n:m", r"(\d{1,4}):(\d{1,4})")
+@pattern("n:m", r"(\d{1,4}):(\d{1,4})", examples=("2:4", "1:4"))
 def _n_of_m(match: re.Match[str]) -> Pattern:
     n, m = int(match[1]), int(match[2])
     if not 0 < n < m:
@@ -223,9 +265,9 @@ def _n_of_m(match: re.Match[str]) -> Pattern:
     return NofM(n, m)
 
 
-@pattern("block", r"block(?:-(\d{1,4})x(\d{1,4}))?")
+@pattern("block", r"block(?:-(\d{1,4})x(\d{1,4}))?", examples=("block-4x4", "block-1x8"))
 def _block(match: re.Match[str]) -> Pattern:
-    height, width = int(match[1] or 4), int(match[2] or 4)
+    height, width = (int(match[1]), int(match[2])) if match[1] else (4, 4)
     if height < 1 or width < 1:
         raise ValueError(f"a block needs at least one row and one column, got {match[0]}")
     return Block(height, width)

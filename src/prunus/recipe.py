@@ -70,13 +70,13 @@ class PruneSection(Section):
     @field_validator("sparsity", mode="before")
     @classmethod
     def _sparsity(cls, value: object) -> object:
-        from prunus.pruning import check_sparsity
+        from prunus.method import check_sparsity
 
         return check_sparsity(value) if isinstance(value, (int, float)) else value
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
-        from prunus.pruning import check_method
+        from prunus.method import check_method
 
         check_method(self.sparsity, self.criterion, self.pattern, self.scope, self.schedule)
         if (self.schedule == "one_shot") != (self.training is None):

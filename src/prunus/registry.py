@@ -8,9 +8,17 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# An error that lists the names of a large model's layers would hide its own message.
+_MOST_LISTED = 20
 
-class UnknownNameError(ValueError):
-    """A name that is not known where it was used; the message lists the known ones."""
+
+class UnknownNameError(ValueError, KeyError):
+    """A name that is not known where it was used; the message suggests the nearest and lists the known ones.
+
+    It is a KeyError too, so that a registry keeps a mapping's promises, `get` with its default among them.
+    """
+
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -28,7 +36,10 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     choices = sorted(known)
     guess = nearest(str(name), choices)
     hint = f"; did you mean {guess!r}?" if guess else ""
-    return UnknownNameError(f"unknown {kind} {name!r}{hint} (known: {', '.join(choices)})")
+    listed = ", ".join(choices[:_MOST_LISTED]) or "none"
+    if len(choices) > _MOST_LISTED:
+        listed += f" and {len(choices) - _MOST_LISTED} more"
+    return UnknownNameError(f"unknown {kind} {name!r}{hint} (known: {listed})")
 
 
 class Registry(Mapping[str, T]):

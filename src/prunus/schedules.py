@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import TypeAlias
 
 from prunus.registry import Registry
@@ -11,14 +12,41 @@ from prunus.registry import Registry
 Schedule: TypeAlias = Callable[[float, float], float]
 SCHEDULES = Registry[Schedule]("schedule")
 
+# How far from 0 and 1 a schedule's floating-point arithmetic may end up.
+_ROUNDING = 1e-6
+
 
 def resolve(chosen: str | Schedule) -> Schedule:
-    """Return the schedule of that name; a function `(progress, sparsity) -> fraction` is taken as it is."""
+    """Return the schedule of that name; a function `(progress, sparsity) -> fraction` is taken as it is.
+
+    Raises:
+        ValueError: the name is unknown.
+        TypeError: it is neither a name nor callable.
+    """
     if isinstance(chosen, str):
         return SCHEDULES[chosen]
     if not callable(chosen):
         raise TypeError(f"schedule must be a name or a function (progress, sparsity) -> fraction, got {chosen!r}")
     return chosen
+
+
+def fraction(schedule: Schedule, progress: float, sparsity: float) -> float:
+    """Return how much of the way to the sparsity a schedule, which may be the user's own, has gone.
+
+    Raises:
+        ValueError: the schedule returns no number from 0 to 1, or does not arrive at 1.
+
+    >>> fraction(lambda progress, sparsity: progress**2, 0.5, 0.9)
+    0.25
+    """
+    found = schedule(progress, sparsity)
+    if isinstance(found, Real) and -_ROUNDING <= found <= 1 + _ROUNDING and (progress < 1 or found >= 1 - _ROUNDING):
+        return min(max(float(found), 0.0), 1.0)
+    name = getattr(schedule, "__name__", schedule)
+    raise ValueError(
+        f"schedule {name!r} must return the fraction of the way to the sparsity, from 0 at progress 0 to 1 at "
+        f"progress 1, but at progress {progress:g} it returned {found!r}"
+    )
 
 
 @SCHEDULES.register("one_shot")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol, TypeAlias
 
 from torch import Size
@@ -45,17 +46,47 @@ class Spread:
     near: select.Threshold | None = None
 
 
-Scope: TypeAlias = Callable[[Sequence[Layer], int], Spread]
+Scope: TypeAlias = Callable[[Sequence[Layer], int], Spread | Sequence[int]]
 SCOPES = Registry[Scope]("scope")
 
 
 def resolve(chosen: str | Scope) -> Scope:
-    """Return the scope of that name; a function of the user's own is taken as it is."""
+    """Return the scope of that name; a function `(layers, budget) -> units each layer loses` is taken as it is.
+
+    Raises:
+        ValueError: the name is unknown.
+        TypeError: it is neither a name nor callable.
+    """
     if isinstance(chosen, str):
         return SCOPES[chosen]
     if not callable(chosen):
-        raise TypeError(f"scope must be a name or a function (layers, budget) -> Spread, got {chosen!r}")
+        raise TypeError(f"scope must be a name or a function (layers, budget) -> counts, got {chosen!r}")
     return chosen
+
+
+def spread(scope: Scope, layers: Sequence[Layer], budget: int) -> Spread:
+    """Spread the budget by a scope, which may be the user's own, and hold it to its contract.
+
+    Raises:
+        ValueError: the counts are not whole numbers, one a layer, within the layers' bounds, of the right sum.
+    """
+    found = scope(layers, budget)
+    given, near = (found.remove, found.near) if isinstance(found, Spread) else (found, None)
+    listed = tuple(given) if isinstance(given, Iterable) else ()
+    whole = all(isinstance(count, Integral) and not isinstance(count, bool) for count in listed)
+    right = (
+        whole
+        and len(listed) == len(layers)
+        and sum(listed) == budget
+        and all(layer.fewest <= count <= layer.most for layer, count in zip(layers, listed, strict=True))
+    )
+    if not right:
+        bounds = ", ".join(f"{layer.name}: {layer.fewest} to {layer.most}" for layer in layers[:6])
+        raise ValueError(
+            f"scope {getattr(scope, '__name__', scope)!r} must return how many units each layer loses: {len(layers)} "
+            f"whole numbers, {budget:,} in sum, each within its layer's bounds ({bounds}); it returned {given!r}"
+        )
+    return Spread(tuple(int(count) for count in listed), near)
 
 
 @SCOPES.register("global")

@@ -9,11 +9,9 @@ import torch
 from torch import Size, Tensor
 
 from prunus.criteria import Criterion
-from prunus.patterns import Pattern, Unstructured
+from prunus.patterns import Pattern, Unstructured, finite, num_gone
+from prunus.select import chunk_length
 from prunus.stats import Stats
-
-# A piece of float32 scores of this many elements is 1 MiB: it stays in a core's cache between the passes over it.
-PIECE = 1 << 18
 
 
 @dataclass
@@ -22,6 +20,15 @@ class LayerScores:
 
     Where a score depends on its own weight only, scores are computed piece by piece as they are read, so that
     a layer's never lie in memory together; else they are computed once and kept until `release`.
+
+    Attributes:
+        name: the parameter's name.
+        weight: its values.
+        criterion, pattern, stats: what makes scores of them.
+        mask: what lives; what is pruned already has score -inf, so that it goes first. None where all live.
+        min_kept: how many units have to stay.
+        count: how many units there are.
+        fewest: how many of them are gone already.
     """
 
     name: str
@@ -29,18 +36,16 @@ class LayerScores:
     criterion: Criterion
     pattern: Pattern
     stats: Stats
-    mask: Tensor | None  # what is pruned already has score -inf: it goes first
+    mask: Tensor | None
     min_kept: int
     count: int = field(init=False)
     fewest: int = field(init=False)
     _units: Tensor | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
+        self.weight = self.weight.detach()
         self.count = self.pattern.num_units(self.shape)
-        self.fewest = 0
-        if self.mask is not None:
-            gone = torch.where(self.mask, 0.0, -torch.inf)
-            self.fewest = int(torch.count_nonzero(self.pattern.pool(gone) == -torch.inf))
+        self.fewest = 0 if self.mask is None else num_gone(self.pattern, self.mask)
 
     @property
     def shape(self) -> Size:
@@ -56,59 +61,74 @@ class LayerScores:
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield the unit scores, flat, in order."""
-        if not self._streams:
+        length = chunk_length(self.weight.device)
+        pieces = (slice(start, start + length) for start in range(0, self.count, length))
+        if self._streams:
+            weight = self.weight.reshape(-1)
+            yield from (self._score(weight, piece) for piece in pieces)
+        else:
             units = self._all()
-            yield from (units[start : start + PIECE] for start in range(0, self.count, PIECE))
-            return
-        weight = self.weight.detach().reshape(-1)
-        for start in range(0, self.count, PIECE):
-            yield self._score(weight, slice(start, start + PIECE))
+            yield from (units[piece] for piece in pieces)
 
     def sample(self, stride: int) -> Tensor:
         """Return every `stride`-th unit score, flat."""
-        if not self._streams:
-            return self._all()[::stride]
-        return self._score(self.weight.detach().reshape(-1), slice(None, None, stride))
+        if self._streams:
+            return self._score(self.weight.reshape(-1), slice(None, None, stride))
+        return self._all()[::stride]
 
     def release(self) -> None:
         """Forget scores that were kept."""
         self._units = None
+
+    def check_weights(self) -> None:
+        """Raise ValueError where weights that live are NaN, also if their scores are not."""
+        weight = self._living()
+        if torch.isnan(weight).any():
+            raise self.nan_error()
+
+    def nan_error(self) -> ValueError:
+        """Build the error for NaN weights or NaN scores of this layer."""
+        count = int(torch.isnan(self._living()).sum())
+        what = f"holds {count:,} NaN weights" if count else f"gets NaN scores from criterion {self.criterion.name!r}"
+        return ValueError(
+            f"{self.name!r} {what}, which can't be ranked; nothing was pruned (did training diverge? "
+            "load an earlier checkpoint, or exclude the layer)"
+        )
 
     @property
     def _streams(self) -> bool:
         return self.criterion.elementwise and isinstance(self.pattern, Unstructured)
 
     def _score(self, weight: Tensor, piece: slice) -> Tensor:
+        """Return the scores of a piece of the flat weight."""
         gradient = self.stats.gradient
         stats = self.stats if gradient is None else replace(self.stats, gradient=gradient.reshape(-1)[piece])
-        scores = self.criterion(weight[piece], stats)
-        return scores if self.mask is None else scores.masked_fill(~self.mask.reshape(-1)[piece], -torch.inf)
+        scores = self._checked(self.criterion(weight[piece], stats), weight[piece].shape)
+        return scores if self.mask is None else finite(scores).masked_fill(~self.mask.reshape(-1)[piece], -torch.inf)
 
     def _all(self) -> Tensor:
+        """Return the scores of all units, flat."""
         if self._units is None:
-            scores = self.criterion(self.weight.detach(), self.stats)
-            if not isinstance(scores, Tensor) or scores.shape != self.shape:
-                given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-                raise ValueError(
-                    f"criterion {self.criterion.name!r} must return one score for each weight of {self.name!r}, "
-                    f"shape {tuple(self.shape)}, but returned {given}"
-                )
-            self.check_numbers(scores)
+            self.check_weights()
+            scores = self._checked(self.criterion(self._living(), self.stats), self.shape)
+            if torch.isnan(scores).any():
+                raise self.nan_error()
+            scores = finite(scores)
             if self.mask is not None:
                 scores = scores.masked_fill(~self.mask, -torch.inf)
             self._units = self.pattern.pool(scores)
         return self._units
 
-    def check_numbers(self, scores: Tensor) -> None:
-        """Raise ValueError where scores are NaN, and say whether the weight was."""
-        if torch.isnan(scores).any():
-            raise self.nan_error()
+    def _living(self) -> Tensor:
+        """Return the weight with zeros for what is gone, whether or not they were set already."""
+        return self.weight if self.mask is None else self.weight.masked_fill(~self.mask, 0)
 
-    def nan_error(self) -> ValueError:
-        """Build the error for NaN scores of this layer."""
-        count = int(torch.isnan(self.weight.detach()).sum())
-        what = f"holds {count:,} NaN weights" if count else f"gets NaN scores from criterion {self.criterion.name!r}"
-        return ValueError(
-            f"{self.name!r} {what}, which can't be ranked; nothing was pruned (did training diverge? "
-            "load an earlier checkpoint, or exclude the layer)"
+    def _checked(self, scores: object, shape: Size) -> Tensor:
+        """Return what a criterion, which may be the user's own, returned, if it keeps its contract."""
+        if isinstance(scores, Tensor) and scores.shape == shape and scores.is_floating_point():
+            return scores
+        given = f"{scores.dtype} scores of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+        raise ValueError(
+            f"criterion {self.criterion.name!r} must return one floating-point score for each weight of "
+            f"{self.name!r}, shape {tuple(shape)}, but returned {given}"
         )

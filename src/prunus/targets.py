@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -25,41 +26,58 @@ PRUNABLE: tuple[type[nn.Module], ...] = (
     nn.RNNCellBase,
 )
 
+# Where torch.nn.utils.parametrize keeps what it computes a weight from, as in "fc.parametrizations.weight.original0".
+_PARAMETRIZATIONS = "parametrizations"
+
+# Where torch.compile and Lightning Fabric keep the module they wrap.
+_WRAPPED = ("_orig_mod", "_original_module")
+
 
 @dataclass(frozen=True)
 class Target:
-    """A parameter to prune, with the modules that hold it (several, where weights are tied)."""
+    """A parameter to prune, and where in the model it is: in several places, where it is tied.
+
+    Attributes:
+        name: its first name in the model.
+        parameter: the parameter itself.
+        attribute: what the layer calls it, such as ``"weight"``.
+        modules: the layers it belongs to.
+        ancestors: the modules those are in, the model itself left out.
+        aliases: all its names, the first included.
+    """
 
     name: str
     parameter: nn.Parameter
-    module: nn.Module
     attribute: str
     modules: tuple[nn.Module, ...]
+    ancestors: tuple[nn.Module, ...]
     aliases: tuple[str, ...]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's own module from inside DistributedDataParallel or torch.compile's wrapper."""
+    """Return the user's own module from inside the wrappers of data-parallel training, torch.compile and Fabric."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
+            continue
+        inner = next((inner for name in _WRAPPED if (inner := model._modules.get(name)) is not None), None)
+        if inner is None:
             return model
+        model = inner
 
 
 def resolve(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence[Selector] = ()) -> dict[str, Target]:
     """Return the parameters to prune, by name, in the model's order; a tied weight appears once.
 
     A selector is a parameter's name (``"fc.bias"``), a module's name (``"conv1"``), a pattern over either
-    (``"encoder.*"``), or a module's class (``nn.Linear``, or its name ``"Linear"``). A module stands for its
-    weights of two or more dimensions; a bias or a norm is only taken where its own name is matched.
+    (``"encoder.*"``), or a module's class (``nn.Linear``, or its name ``"Linear"``). To include a module is to
+    include its weights of two or more dimensions; a bias or a norm is only taken where its own name is matched.
+    To exclude a module is to exclude all its parameters. Parameters without elements are passed over.
 
     Args:
         model: the model; it is not changed.
         include: prune only what matches one of these; empty means every weight of a Linear, convolution,
-            attention or recurrent layer.
+            attention or recurrent layer. A weight that is also an embedding's is taken only where it is named.
         exclude: leave out what matches one of these.
 
     Raises:
@@ -71,9 +89,9 @@ def resolve(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequenc
     everything = _parameters(unwrap(model))
     chosen = {name for name, target in everything.items() if _by_default(target)}
     if include := _listed(include, "include"):
-        chosen = set().union(*(_matches(everything, selector, "include") for selector in include))
+        chosen = set().union(*(_included(everything, selector) for selector in include))
     for selector in _listed(exclude, "exclude"):
-        chosen -= _matches(everything, selector, "exclude")
+        chosen -= _touched(everything, selector, "exclude")
     targets = {name: target for name, target in everything.items() if name in chosen}
     if not targets:
         raise ValueError(
@@ -86,79 +104,123 @@ def resolve(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequenc
     return targets
 
 
-def _listed(selectors: Sequence[Selector], kind: str) -> tuple[Selector, ...]:
-    listed = (selectors,) if isinstance(selectors, (str, type)) else tuple(selectors)
-    for selector in listed:
-        if not isinstance(selector, str) and not (isinstance(selector, type) and issubclass(selector, nn.Module)):
-            raise TypeError(f"{kind} takes names, patterns and Module classes, got {selector!r}")
-    return listed
+def named(model: nn.Module, names: Iterable[str]) -> dict[str, Target]:
+    """Return the targets of these names as the model has them now.
 
-
-def _parameters(model: nn.Module) -> dict[str, Target]:
-    holders: dict[int, list[tuple[str, nn.Module, str]]] = {}
-    parameters: dict[int, nn.Parameter] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for attribute, parameter in module.named_parameters(recurse=False):
-            name = f"{prefix}.{attribute}" if prefix else attribute
-            holders.setdefault(id(parameter), []).append((name, module, attribute))
-            parameters[id(parameter)] = parameter
+    Raises:
+        ValueError: the model has no such parameter any more, or it can't be pruned any more.
+    """
+    everything = _parameters(unwrap(model))
     targets = {}
-    for key, found in holders.items():
-        name, module, attribute = found[0]
-        modules = tuple(dict.fromkeys(holder for _, holder, _ in found))
-        targets[name] = Target(name, parameters[key], module, attribute, modules, tuple(n for n, _, _ in found))
+    for name in names:
+        if name not in everything:
+            raise unknown_name("parameter (the model was changed since it was first looked at)", name, everything)
+        targets[name] = everything[name]
+        _check(targets[name])
     return targets
 
 
+def _listed(selectors: Sequence[Selector], kind: str) -> tuple[Selector, ...]:
+    listed = (selectors,) if isinstance(selectors, (str, type)) or not isinstance(selectors, Iterable) else selectors
+    for selector in listed:
+        if not isinstance(selector, str) and not (isinstance(selector, type) and issubclass(selector, nn.Module)):
+            raise TypeError(f"{kind} takes names, patterns and Module classes, got {selector!r}")
+    return tuple(listed)
+
+
+def _parameters(model: nn.Module) -> dict[str, Target]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    aliases: dict[int, list[str]] = {}
+    parameters: dict[int, nn.Parameter] = {}
+    for prefix, module in modules.items():
+        for attribute, parameter in module.named_parameters(recurse=False):
+            aliases.setdefault(id(parameter), []).append(f"{prefix}.{attribute}" if prefix else attribute)
+            parameters[id(parameter)] = parameter
+    return {names[0]: _target(parameters[key], names, modules) for key, names in aliases.items()}
+
+
+def _target(parameter: nn.Parameter, aliases: Sequence[str], modules: Mapping[str, nn.Module]) -> Target:
+    layers = [_layer_of(alias) for alias in aliases]
+    above = (parent for layer in layers for parent in _parents(layer))
+    return Target(
+        name=aliases[0],
+        parameter=parameter,
+        attribute=aliases[0].removeprefix(layers[0]).removeprefix("."),
+        modules=tuple(dict.fromkeys(modules[layer] for layer in layers)),
+        ancestors=tuple(dict.fromkeys(modules[parent] for parent in above)),
+        aliases=tuple(aliases),
+    )
+
+
+def _layer_of(name: str) -> str:
+    """Return the name of the layer a parameter belongs to: its holder, or the layer that the holder parametrizes."""
+    parts = name.split(".")
+    last = parts.index(_PARAMETRIZATIONS) if _PARAMETRIZATIONS in parts else -1
+    return ".".join(parts[:last])
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
 def _by_default(target: Target) -> bool:
-    return isinstance(target.module, PRUNABLE) and _stands_for(target)
-
-
-def _matches(everything: dict[str, Target], selector: Selector, kind: str) -> set[str]:
-    found = {name for name, target in everything.items() if _match(target, selector)}
-    if not found:
-        label = selector if isinstance(selector, str) else selector.__name__
-        modules = (alias.rpartition(".")[0] for target in everything.values() for alias in target.aliases)
-        classes = (type(module).__name__ for target in everything.values() for module in target.modules)
-        known = {*everything, *filter(None, modules), *classes}
-        raise unknown_name(f"layer in {kind}", label, known)
-    return found
-
-
-def _match(target: Target, selector: Selector) -> bool:
-    if isinstance(selector, type):
-        return _stands_for(target) and any(isinstance(module, selector) for module in target.modules)
-    if any(fnmatch.fnmatchcase(alias, selector) and _named(target, alias, selector) for alias in target.aliases):
-        return True
-    modules = {parent for alias in target.aliases for parent in _parents(alias)}
-    classes = {type(module).__name__ for module in target.modules}
-    matched = selector in classes or any(fnmatch.fnmatchcase(module, selector) for module in modules)
-    return matched and _stands_for(target)
-
-
-def _named(target: Target, alias: str, selector: str) -> bool:
-    """A pattern names a bias or a norm only through its last part: ``"*.bias"`` does, ``"layer1*"`` does not."""
-    if alias == selector or _stands_for(target):
-        return True
-    last = selector.rpartition(".")[2]
-    return last.strip("*?") != "" and fnmatch.fnmatchcase(target.attribute, last)
+    return all(isinstance(module, PRUNABLE) for module in target.modules) and _stands_for(target)
 
 
 def _stands_for(target: Target) -> bool:
-    """Tell whether naming its module means this parameter: a matrix or more, no bias and no norm."""
-    if "bias" in target.attribute or isinstance(target.module, nn.LayerNorm | nn.RMSNorm):
+    """Tell whether including its module means this parameter: a matrix or more, no bias and no norm."""
+    if "bias" in target.attribute or isinstance(target.modules[0], nn.LayerNorm | nn.RMSNorm):
         return False
-    return isinstance(target.parameter, UninitializedParameter) or target.parameter.dim() >= 2
+    parameter = target.parameter
+    return isinstance(parameter, UninitializedParameter) or (parameter.dim() >= 2 and parameter.numel() > 0)
 
 
-def _parents(name: str) -> Iterable[str]:
-    parent = name.rpartition(".")[0]
-    while parent:
-        yield parent
-        parent = parent.rpartition(".")[0]
+def _included(everything: Mapping[str, Target], selector: Selector) -> set[str]:
+    touched = _touched(everything, selector, "include")
+    found = {name for name in touched if _stands_for(everything[name]) or _named(everything[name], selector)}
+    if not found:
+        label = selector if isinstance(selector, str) else selector.__name__
+        names = [name for name in everything if name in touched]
+        raise ValueError(
+            f"include {label!r} matches no weight of two or more dimensions; a bias or a norm is pruned only where "
+            f"it is named itself, as in include={names[:2]}"
+        )
+    return found
+
+
+def _touched(everything: Mapping[str, Target], selector: Selector, kind: str) -> set[str]:
+    found = {name for name, target in everything.items() if _touches(target, selector)}
+    if not found:
+        label = selector if isinstance(selector, str) else selector.__name__
+        modules = (parent for target in everything.values() for alias in target.aliases for parent in _parents(alias))
+        classes = (type(module).__name__ for target in everything.values() for module in target.modules)
+        raise unknown_name(f"layer in {kind}", label, {*everything, *modules, *classes})
+    return found
+
+
+def _touches(target: Target, selector: Selector) -> bool:
+    """Tell whether a selector names the parameter, or a module it is in, or the class of one."""
+    modules = (*target.modules, *target.ancestors)
+    if isinstance(selector, type):
+        return any(isinstance(module, selector) for module in modules)
+    if any(selector == kind.__name__ for module in modules for kind in type(module).__mro__):
+        return True
+    names = (name for alias in target.aliases for name in (alias, *_parents(alias)))
+    return any(name == selector or fnmatch.fnmatchcase(name, selector) for name in names)
+
+
+def _named(target: Target, selector: Selector) -> bool:
+    """A pattern names a bias or a norm only through its last part: ``"*.bias"`` does, ``"layer1*"`` does not."""
+    if isinstance(selector, type):
+        return False
+    last = selector.rpartition(".")[2]
+    by_pattern = last.strip("*?") != "" and fnmatch.fnmatchcase(target.attribute, last)
+    return any(alias == selector or (by_pattern and fnmatch.fnmatchcase(alias, selector)) for alias in target.aliases)
 
 
 def _check(target: Target) -> None:
+    """Refuse a parameter that can't be pruned by zeros in it."""
     parameter, name = target.parameter, target.name
     if isinstance(parameter, UninitializedParameter):
         raise ValueError(f"{name!r} is not initialised yet; run the model once on an example input first")
@@ -166,9 +228,27 @@ def _check(target: Target) -> None:
         raise ValueError(f"{name!r} is on the meta device and holds no values; load its weights first")
     if not parameter.is_floating_point() or parameter.element_size() < 2:
         raise ValueError(f"{name!r} has dtype {parameter.dtype}; expected float16, bfloat16, float32 or float64")
-    if target.attribute.endswith("_orig") and hasattr(target.module, f"{target.attribute[:-5]}_mask"):
+    if parameter.layout != torch.strided:
+        raise ValueError(f"{name!r} has layout {parameter.layout}; expected a dense tensor, as its to_dense() gives")
+    if parameter.numel() == 0:
+        raise ValueError(f"{name!r} has shape {tuple(parameter.shape)} and holds no weights; don't include it")
+    if target.attribute.endswith("_orig") and hasattr(target.modules[0], f"{target.attribute[:-5]}_mask"):
         raise ValueError(
             f"{name!r} belongs to torch.nn.utils.prune, which keeps a mask inside the model; take its masks with "
             "masks = prunus.Masks.from_torch(model), make the model plain with torch.nn.utils.prune.remove, "
             "and pass masks=masks"
+        )
+    _check_is_the_weight(target)
+
+
+def _check_is_the_weight(target: Target) -> None:
+    """Refuse what the layer's weight is computed from: zeros in it need not be zeros in the weight."""
+    layer = target.modules[0]
+    hooks = layer._forward_pre_hooks.values()
+    by_hook = target.attribute.endswith(("_g", "_v")) and any(type(hook).__name__ == "WeightNorm" for hook in hooks)
+    if by_hook or _PARAMETRIZATIONS in target.name.split("."):
+        remove = "remove_weight_norm(layer)" if by_hook else "parametrize.remove_parametrizations(layer, 'weight')"
+        raise ValueError(
+            f"{target.name!r} is not a weight, but what a weight of {type(layer).__name__} is computed from at each "
+            f"forward; make it a plain weight with torch.nn.utils.{remove}, or exclude the layer"
         )
