@@ -1,23 +1,43 @@
-"""The Receipt: what was measured, as JSON on disk; tables and pictures are drawn from it."""
+"""The Receipt: what was measured, as JSON on disk; tables and pictures are drawn from it.
+
+A receipt can't contradict itself: each part checks when it is made that its figures fit together (no more nonzero
+weights than weights, an accuracy that is its own quotient, an interval around its value), so a wrong one is an
+error where it arises, and a file that was edited or damaged is an error when it is read.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
+
+from prunus import files, strict_json
 
 SCHEMA = 1
 
 
+class ReceiptError(ValueError):
+    """A receipt that contradicts itself, or a file that holds none; the message names the file and the field."""
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What the figures were measured on."""
+    """What the figures were measured on; `threads` is what PyTorch uses unless told otherwise.
+
+    `memory_bytes` is None where the system does not tell it.
+    """
 
     processor: str
     cores: int
     threads: int
-    memory_bytes: int
+    memory_bytes: int | None
     system: str
     accelerator: str | None = None
+
+    def __post_init__(self) -> None:
+        _counts(self, "cores", "threads", "memory_bytes", least=1)
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,9 @@ class DataFacts:
     validation: int
     test: int
     checksum: str
+
+    def __post_init__(self) -> None:
+        _counts(self, "train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -44,18 +67,39 @@ class LayerFacts:
     macs: int | None = None
     nonzero_macs: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_sparsity(self)
+        _check_macs(self)
+        _require(math.prod(self.shape) == self.parameters, f"shape {self.shape} must hold {self.parameters} parameters")
+
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on one set: `ci95` is Wilson's interval for top1, `per_class` the accuracy of each class."""
+    """Accuracy on one set: `ci95` is Wilson's interval for top1, `per_class` the accuracy of each class.
+
+    A class without an image in the set has None. `nll` is the mean negative log-likelihood in nats, `ece` the expected
+    calibration error over 15 equal-width bins.
+    """
 
     top1: float
     correct: int
     total: int
     ci95: tuple[float, float]
-    per_class: tuple[float, ...]
+    per_class: tuple[float | None, ...]
     nll: float
     ece: float
+
+    def __post_init__(self) -> None:
+        _counts(self, "total", least=1)
+        _counts(self, "correct")
+        _at_most("correct", self.correct, "total", self.total)
+        _close("top1", self.top1, "correct / total", self.correct / self.total)
+        _between("ece", self.ece, 0, 1)
+        _check_interval("top1", self.top1, self.ci95, 0, 1)
+        _require(self.nll >= 0, f"nll must be at least 0, got {self.nll}")
+        for index, value in enumerate(self.per_class):
+            if value is not None:
+                _between(f"per_class[{index}]", value, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -67,12 +111,24 @@ class Latency:
     p90: float
     runs: int
 
+    def __post_init__(self) -> None:
+        _counts(self, "runs", least=1)
+        _require(
+            0 < self.p10 <= self.median <= self.p90,
+            f"p10, median, p90 must be above 0 and rise, got {self.p10}, {self.median}, {self.p90}",
+        )
+
 
 @dataclass(frozen=True)
 class ModelFacts:
     """What was measured of one model; what does not apply, or was not measured, is None or empty.
 
-    `bytes` maps a format (safetensors, gzip, zstd) to a size; `latency_us` maps runtime -> threads -> batch.
+    `layers` lists the parameters of two or more dimensions; the others (biases, norms) are in the totals. Tied
+    weights count once. `sparsity` is the fraction of zeros among all parameters. `macs` and `nonzero_macs` also
+    hold products without a parameter, such as attention scores; operations in `uncounted` are in neither. `bytes`
+    maps a format (safetensors, gzip, zstd) to a size; `latency_us` maps runtime -> threads -> batch.
+    `peak_memory_bytes` is the most one forward held above the model and its inputs, at the largest batch.
+    `notes` says what was left out and why.
     """
 
     name: str
@@ -88,11 +144,27 @@ class ModelFacts:
     latency_us: dict[str, dict[str, dict[str, Latency]]] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     seconds: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self)
+        _check_macs(self)
+        _counts(self, "peak_memory_bytes")
+        _require(self.seconds is None or self.seconds >= 0, f"seconds must be at least 0, got {self.seconds}")
+        _unique("layers", [layer.name for layer in self.layers])
+        for name in ("parameters", "nonzero", "macs", "nonzero_macs"):
+            in_layers = sum(getattr(layer, name) or 0 for layer in self.layers)
+            _at_most(f"{name} of the layers", in_layers, name, getattr(self, name) or 0)
+        for name, size in self.bytes.items():
+            _require(size >= 0, f"bytes[{name!r}] must be at least 0, got {size}")
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two models on the same test images: McNemar's exact test on the images only one of them got right."""
+    """Two models on the same test images: McNemar's exact test on the images only one of them got right.
+
+    `difference` is the accuracy of `second` minus that of `first`, `ci95` its interval.
+    """
 
     first: str
     second: str
@@ -101,6 +173,16 @@ class PairedTest:
     difference: float
     ci95: tuple[float, float]
     p_value: float
+
+    def __post_init__(self) -> None:
+        _counts(self, "only_first", "only_second")
+        _between("p_value", self.p_value, 0, 1)
+        _check_interval("difference", self.difference, self.ci95, -1, 1)
+        same_sign = self.difference * (self.only_second - self.only_first) > 0
+        _require(
+            same_sign or self.difference == 0 == self.only_second - self.only_first,
+            f"difference {self.difference} must have the sign of only_second - only_first",
+        )
 
 
 @dataclass(frozen=True)
@@ -114,19 +196,135 @@ class Check:
     passed: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """Everything measured in one run; `models` is in the order of the road."""
+    """Everything measured in one run; `models` is in the order of the road.
+
+    `recipe` is plain JSON, empty where models were compared without one.
+    """
 
     prunus: str
     torch: str
     machine: Machine
-    recipe: dict[str, Any]
-    recipe_hash: str
-    seed: int
-    data: DataFacts | None
     models: tuple[ModelFacts, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_hash: str = ""
+    seed: int = 0
+    data: DataFacts | None = None
     comparisons: tuple[PairedTest, ...] = ()
     checks: tuple[Check, ...] = ()
     controls: tuple[ModelFacts, ...] = ()
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        _require(self.schema == SCHEMA, f"schema must be {SCHEMA}, got {self.schema!r}")
+        names = [facts.name for facts in (*self.models, *self.controls)]
+        _unique("models and controls", names)
+        for test in self.comparisons:
+            for name in (test.first, test.second):
+                _require(name in names, f"comparisons name {name!r}, which is none of {', '.join(names)}")
+
+    def to_json(self) -> str:
+        """Return the receipt as JSON text that `from_json` reads back to an equal one.
+
+        Raises:
+            ReceiptError: a field holds NaN, an infinity or what JSON can't carry; the message names the field.
+        """
+        try:
+            return strict_json.dumps(self)
+        except strict_json.FieldError as error:
+            raise ReceiptError(f"the receipt can't be written: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str, origin: str = "the receipt") -> Self:
+        """Read a receipt from JSON text; `origin` names it in errors.
+
+        Raises:
+            ReceiptError: the text is damaged, of another schema, or contradicts itself; the message names the field.
+        """
+        try:
+            tree = strict_json.parse(text)
+            if isinstance(tree, dict) and tree.get("schema", SCHEMA) != SCHEMA:
+                raise ReceiptError(
+                    f"{origin} has schema {tree['schema']!r}, this prunus reads schema {SCHEMA}: "
+                    "read it with the version of prunus that wrote it"
+                )
+            receipt: Self = strict_json.build(cls, tree)
+        except (strict_json.FieldError, RecursionError) as error:
+            raise ReceiptError(f"{origin} can't be read: {error}") from error
+        return receipt
+
+    def save(self, path: Path | str) -> None:
+        """Write the receipt as JSON, whole or not at all; errors as `to_json`."""
+        files.write_text(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a receipt that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ReceiptError: the file is damaged, of another schema, or contradicts itself.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no receipt at {str(path)!r}; expected a receipt.json")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ReceiptError(f"receipt {str(path)!r} can't be read: not UTF-8 text ({error})") from error
+        return cls.from_json(text, f"receipt {str(path)!r}")
+
+
+# Quotients are recomputed from integers, so only the last bits may differ between two ways of writing them.
+_TOLERANCE = 1e-9
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ReceiptError(message)
+
+
+def _counts(facts: object, *names: str, least: int = 0) -> None:
+    for name in names:
+        value = getattr(facts, name)
+        _require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
+
+
+def _at_most(name: str, value: int, limit_name: str, limit: int) -> None:
+    _require(value <= limit, f"{name} must be at most {limit_name}, got {value} of {limit}")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    _require(low <= value <= high, f"{name} must be in [{low}, {high}], got {value}")
+
+
+def _close(name: str, value: float, source: str, expected: float) -> None:
+    _require(abs(value - expected) <= _TOLERANCE, f"{name} must be {source} = {expected}, got {value}")
+
+
+def _check_interval(name: str, value: float, interval: tuple[float, float], least: float, most: float) -> None:
+    low, high = interval
+    _between("ci95[0]", low, least, most)
+    _between("ci95[1]", high, least, most)
+    inside = low - _TOLERANCE <= value <= high + _TOLERANCE
+    _require(inside, f"ci95 must hold {name} {value}, got [{low}, {high}]")
+
+
+def _check_sparsity(facts: LayerFacts | ModelFacts) -> None:
+    _counts(facts, "nonzero")
+    _at_most("nonzero", facts.nonzero, "parameters", facts.parameters)
+    expected = 1 - facts.nonzero / facts.parameters if facts.parameters else 0.0
+    _close("sparsity", facts.sparsity, "1 - nonzero / parameters", expected)
+
+
+def _check_macs(facts: LayerFacts | ModelFacts) -> None:
+    _counts(facts, "nonzero_macs")
+    _require((facts.macs is None) == (facts.nonzero_macs is None), "macs and nonzero_macs must come together")
+    if facts.macs is not None and facts.nonzero_macs is not None:
+        _at_most("nonzero_macs", facts.nonzero_macs, "macs", facts.macs)
+
+
+def _unique(what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    _require(not twice, f"{what} must have different names, got {', '.join(map(repr, twice))} twice")

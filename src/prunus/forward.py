@@ -1,0 +1,149 @@
+"""Run a model to look at it, and leave it as it was: example inputs, batches of them, an undisturbed forward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from prunus.targets import unwrap
+
+Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
+
+
+def check_models(models: Mapping[str, nn.Module]) -> None:
+    """Refuse anything but a non-empty mapping from names to Modules.
+
+    Raises:
+        TypeError: `models` is not a mapping, or a value is not a Module.
+        ValueError: the mapping is empty, or a name is not a non-empty text.
+    """
+    if not isinstance(models, Mapping):
+        kind = type(models).__name__
+        raise TypeError(f"models must be a mapping such as {{'dense': model}}, got {kind}")
+    if not models:
+        raise ValueError("models is empty; give at least one, such as {'dense': model}")
+    for name, model in models.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a model's name must be a non-empty text, got {name!r}")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model {name!r} must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def check_inputs(models: Mapping[str, nn.Module], example_inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return the example inputs as a tuple, or say what is wrong with them.
+
+    Raises:
+        TypeError: they are neither a tensor nor a tuple of tensors.
+        ValueError: they have no common batch dimension, no sample, or are on another device than a model.
+    """
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if not inputs or not all(isinstance(value, Tensor) for value in inputs):
+        kinds = ", ".join(type(value).__name__ for value in inputs)
+        raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got ({kinds})")
+    sizes = [value.shape[0] if value.ndim else None for value in inputs]
+    if len(set(sizes)) != 1 or not sizes[0]:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise ValueError(
+            f"example_inputs must share their first dimension, the batch, and hold a sample; got the shapes {shapes}"
+        )
+    for name, model in models.items():
+        _check_device(name, model, inputs)
+    return inputs
+
+
+def _check_device(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    devices = devices_of(model)
+    for value in inputs:
+        if devices and value.device not in devices:
+            there = ", ".join(sorted(map(str, devices)))
+            raise ValueError(
+                f"example_inputs are on {value.device}, model {name!r} is on {there}; "
+                f"move them there: example_inputs.to({there.split(',')[0]!r})"
+            )
+
+
+def devices_of(model: nn.Module) -> set[torch.device]:
+    """Return the devices that hold the model's parameters and buffers."""
+    return {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+
+
+def batch_of(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+    """Return `size` samples, made by going round the given ones: contiguous copies on the same device.
+
+    >>> batch_of((torch.tensor([[1], [2]]),), 3)[0].tolist()
+    [[1], [2], [1]]
+    """
+    order = torch.arange(size) % len(inputs[0])
+    return tuple(value.detach()[order.to(value.device)].contiguous() for value in inputs)
+
+
+def run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Call the model; a failure says which model failed on which batch.
+
+    Raises:
+        ValueError: the model raised; the cause is chained.
+    """
+    try:
+        return model(*inputs)
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
+        raise ValueError(
+            f"model {name!r} can't run a batch of {len(inputs[0])}, made from example_inputs ({shapes}): "
+            f"{type(error).__name__}: {error}; give inputs, and batch sizes, that it takes"
+        ) from error
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode for a while, with copies for buffers, and restore all of it after.
+
+    Every module's training flag, every buffer (copies take their place meanwhile, so that the originals are not
+    even touched) and the random state of the processor and of the model's devices come back as they were.
+    """
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    copies = {id(buffer): buffer.detach().clone() for held in buffers for buffer in held.values() if buffer is not None}
+    cuda = [device for device in devices_of(model) if device.type == "cuda"]
+    try:
+        model.eval()
+        for module, held in zip(modules, buffers, strict=True):
+            for name, buffer in held.items():
+                module._buffers[name] = None if buffer is None else copies[id(buffer)]
+        with torch.random.fork_rng(cuda):
+            yield
+    finally:
+        for module, held, flag in zip(modules, buffers, training, strict=True):
+            for name in module._buffers.keys() - held.keys():  # registered by the forward
+                del module._buffers[name]
+            for name, buffer in held.items():
+                module._buffers[name] = buffer
+            module.training = flag
+
+
+def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters by name, tied ones once: also those that are different objects over the same memory.
+
+    Raises:
+        ValueError: a parameter has no values yet (a lazy module, the meta device), or is sparse.
+    """
+    found: dict[object, tuple[str, nn.Parameter]] = {}
+    for name, parameter in unwrap(model).named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"parameter {name!r} is not initialised yet (a lazy module): run one forward first")
+        if parameter.is_meta:
+            raise ValueError(f"parameter {name!r} is on the meta device, where it has no values to measure")
+        if parameter.layout != torch.strided:
+            raise ValueError(f"parameter {name!r} has the layout {parameter.layout}: make it dense to measure it")
+        found.setdefault(_memory(parameter), (name, parameter))
+    return dict(found.values())
+
+
+def _memory(parameter: nn.Parameter) -> object:
+    address = parameter.data_ptr()
+    # Empty tensors, and subclasses that wrap other tensors, have no memory of their own to be told by.
+    return (address, parameter.dtype, parameter.shape, parameter.stride()) if address else id(parameter)
