@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus import evaluate, measure
+from prunus import evaluate
 from prunus.data import Dataset, Images, normalise
 from prunus.files import save_tensors, write_json
 from prunus.masks import Masks
+from prunus.measure import facts, latencies, machine
 from prunus.receipt import Check, DataFacts, ModelFacts, PairedTest, Receipt
 from prunus.recipe import Recipe
 from prunus.run_folder import Seconds
@@ -56,19 +57,19 @@ def prove(
     if recipe.measure.sensitivity:
         say("measure: how sensitive each layer is, on validation data")
         _write_sensitivity(folder / "sensitivity.json", recipe, data, evidence.models["dense"])
-    facts = _facts(recipe, folder, data, evidence, logits)
+    found = _facts(recipe, folder, data, evidence, logits)
     receipt = Receipt(
         prunus=prunus.__version__,
         torch=torch.__version__,
-        machine=measure.machine(),
+        machine=machine(),
         recipe=recipe.model_dump(mode="json"),
         recipe_hash=recipe.hash,
         seed=seed,
         data=_data_facts(data),
-        models=tuple(facts[name] for name in evidence.models),
+        models=tuple(found[name] for name in evidence.models),
         comparisons=_comparisons(logits, data, evidence),
         checks=_checks(evidence, recipe),
-        controls=tuple(facts[name] for name in evidence.controls),
+        controls=tuple(found[name] for name in evidence.controls),
     )
     receipt.save(path)
     return receipt
@@ -82,10 +83,10 @@ def _facts(
     seconds = Seconds(folder)
     most = torch.get_num_threads()
     threads = tuple(count for count in recipe.measure.threads if count <= most) or (most,)
-    times = measure.latencies(evidence.models, example, batch_sizes=recipe.measure.batch_sizes, threads=threads)
+    times = latencies(evidence.models, example, batch_sizes=recipe.measure.batch_sizes, threads=threads)
     return {
         name: replace(
-            measure.facts(model, example, name=name),
+            facts(model, example, name=name),
             accuracy=evaluate.accuracy(logits[name], data.test.labels),
             latency_us=times.get(name, {}),
             seconds=seconds[name],
@@ -149,5 +150,5 @@ def _write_sensitivity(path: Path, recipe: Recipe, data: Dataset, dense: nn.Modu
 
     section = recipe.prune
     curves = sensitivity(dense, score, include=section.include, exclude=section.exclude)
-    facts = {"split": "validation", "total": len(split), "sparsities": list(SPARSITIES), "curves": curves}
-    write_json(path, facts)
+    content = {"split": "validation", "total": len(split), "sparsities": list(SPARSITIES), "curves": curves}
+    write_json(path, content)

@@ -73,9 +73,7 @@ def differences(earlier: Recipe, later: Recipe) -> list[str]:
     """Say which settings two recipes differ in: ``"train.epochs: 12 -> 3"``."""
     before, after = _flat(earlier.model_dump(mode="json")), _flat(later.model_dump(mode="json"))
     keys = sorted((before.keys() | after.keys()) - {"description"})
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)
-    ]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -34,7 +34,8 @@ def sensitivity(
         score: what is asked of a pruned model, such as its accuracy on validation data; never on test data,
             since the curve is there to choose by.
         sparsities: rising, in [0, 1).
-        include, exclude: which parameters, as in `prune`.
+        include: which parameters, as in `prune`.
+        exclude: which not, likewise.
         **method: criterion, pattern, scope and so on, as in `prune`.
 
     Raises:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus import data as datasets
 from prunus import controls, criteria, models, pruning, report, train
+from prunus import data as datasets
 from prunus.data import Dataset
 from prunus.masks import Masks
 from prunus.proof import Evidence, prove
@@ -223,9 +223,8 @@ class Road:
 
     def _prune_at_once(self, model: nn.Module, section: PruneSection) -> Masks:
         needs = criteria.resolve(section.criterion).needs
-        batches = train.calibration_batches(
-            self.data, self.recipe.train.batch_size, section.calibration_batches, self.device
-        )
+        size, count = self.recipe.train.batch_size, section.calibration_batches
+        batches = train.calibration_batches(self.data, size, count, self.device) if needs else None
         return pruning.prune(
             model,
             section.sparsity,
@@ -234,7 +233,7 @@ class Road:
             scope=section.scope,
             include=section.include,
             exclude=section.exclude,
-            data=batches if needs else None,
+            data=batches,
             loss=nn.functional.cross_entropy if needs == "gradient" else None,
             seed=self.seed,
         )
