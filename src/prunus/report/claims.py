@@ -1,0 +1,155 @@
+"""What a receipt's figures justify saying about two models: a verdict with the figures it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from prunus.receipt import Accuracy, Latency, ModelFacts, PairedTest, Receipt
+
+# the usual level: a difference is told from chance where chance alone would give one as large in fewer than 5% of tries
+SIGNIFICANCE = 0.05
+# two sizes or times closer than this are called the same: headers and clocks differ by as much from run to run
+SAME_SIZE = 0.001
+SAME_TIME = 0.02
+
+
+@dataclass(frozen=True)
+class SizeChange:
+    """One format's bytes in two models."""
+
+    format: str
+    before: int
+    after: int
+
+    @property
+    def relative(self) -> float:
+        """The change as a fraction of the size before; negative where the file shrank."""
+        return (self.after - self.before) / self.before
+
+    @property
+    def verdict(self) -> Literal["same", "smaller", "larger"]:
+        """`same` within 0.1%, which a file's header alone can differ by."""
+        if abs(self.relative) < SAME_SIZE:
+            return "same"
+        return "smaller" if self.after < self.before else "larger"
+
+
+@dataclass(frozen=True)
+class SpeedChange:
+    """The latency of two models in one setting: a runtime, a number of threads and a batch size."""
+
+    runtime: str
+    threads: str
+    batch: str
+    before: Latency
+    after: Latency
+
+    @property
+    def factor(self) -> float:
+        """The time after, as a multiple of the time before; below 1 is faster."""
+        return self.after.median / self.before.median
+
+    @property
+    def verdict(self) -> Literal["same", "faster", "slower"]:
+        """`same` where the spreads (10th to 90th percentile) overlap or the medians lie within 2%."""
+        overlap = self.before.p10 <= self.after.p90 and self.after.p10 <= self.before.p90
+        if overlap or abs(self.factor - 1) < SAME_TIME:
+            return "same"
+        return "faster" if self.factor < 1 else "slower"
+
+
+@dataclass(frozen=True)
+class AccuracyChange:
+    """The accuracy of two models, with the paired test between them where there is one."""
+
+    before: Accuracy
+    after: Accuracy
+    test: PairedTest | None
+
+    @property
+    def difference(self) -> float:
+        """Accuracy after minus accuracy before."""
+        return self.test.difference if self.test else self.after.top1 - self.before.top1
+
+    @property
+    def verdict(self) -> Literal["same", "better", "worse"]:
+        """`same` where chance explains the difference: p >= 0.05, or without a test overlapping intervals."""
+        if self.test:
+            told = self.test.p_value < SIGNIFICANCE
+        else:
+            told = self.before.ci95[1] < self.after.ci95[0] or self.after.ci95[1] < self.before.ci95[0]
+        if not told:
+            return "same"
+        return "better" if self.difference > 0 else "worse"
+
+
+def size_changes(first: ModelFacts, last: ModelFacts) -> list[SizeChange]:
+    """Return the change of every format measured in both models, in the order of the last one's."""
+    return [
+        SizeChange(form, first.bytes[form], after) for form, after in last.bytes.items() if first.bytes.get(form, 0) > 0
+    ]
+
+
+def speed_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
+    """Return the change in every setting measured in both models, in the order of the last one's."""
+    return [
+        SpeedChange(runtime, threads, batch, before, after)
+        for runtime, threads, batch, after in settings(last)
+        if (before := latency(first, runtime, threads, batch)) is not None and before.median > 0
+    ]
+
+
+def settings(model: ModelFacts) -> list[tuple[str, str, str, Latency]]:
+    """Return every (runtime, threads, batch, latency) of a model."""
+    return [
+        (runtime, threads, batch, measured)
+        for runtime, by_threads in model.latency_us.items()
+        for threads, by_batch in by_threads.items()
+        for batch, measured in by_batch.items()
+    ]
+
+
+def latency(model: ModelFacts, runtime: str, threads: str, batch: str) -> Latency | None:
+    """Return a model's latency in a setting, None where it was not measured."""
+    return model.latency_us.get(runtime, {}).get(threads, {}).get(batch)
+
+
+def accuracy_change(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> AccuracyChange | None:
+    """Return the change of accuracy from one model to another, None where one was not tested."""
+    if first.accuracy is None or last.accuracy is None:
+        return None
+    return AccuracyChange(first.accuracy, last.accuracy, paired_test(receipt, first.name, last.name))
+
+
+def paired_test(receipt: Receipt, first: str, second: str) -> PairedTest | None:
+    """Return the paired test of two models, turned so that its difference is second minus first."""
+    for test in receipt.comparisons:
+        if (test.first, test.second) == (first, second):
+            return test
+        if (test.second, test.first) == (first, second):
+            return _turned(test)
+    return None
+
+
+def zeros(model: ModelFacts) -> int:
+    """Return how many parameters are zero."""
+    return model.parameters - model.nonzero
+
+
+def zero_fraction(model: ModelFacts) -> float:
+    """Return the fraction of all parameters that are zero, biases and norms counted in."""
+    return zeros(model) / model.parameters if model.parameters else 0.0
+
+
+def _turned(test: PairedTest) -> PairedTest:
+    low, high = test.ci95
+    return replace(
+        test,
+        first=test.second,
+        second=test.first,
+        only_first=test.only_second,
+        only_second=test.only_first,
+        difference=-test.difference,
+        ci95=(-high, -low),
+    )

@@ -1,0 +1,211 @@
+"""Sentences on what a model costs: its parameters, its file, its time, its arithmetic."""
+
+from __future__ import annotations
+
+from prunus.receipt import ModelFacts
+from prunus.report import claims, spell
+from prunus.report.claims import SizeChange, SpeedChange
+
+# more settings than this are summed up instead of listed one by one
+LISTED_SETTINGS = 4
+
+
+def contents(model: ModelFacts) -> str:
+    """Say how many parameters a model has, and how many of them are zero."""
+    held = f"{spell.plain(model.name)} has {spell.plural(model.parameters, 'parameter')}"
+    if not claims.zeros(model):
+        return f"{held}, none of them zero."
+    zero = f"{spell.count(claims.zeros(model))} of them are zero ({spell.percent(claims.zero_fraction(model))})"
+    return f"{held}; {zero}."
+
+
+def removed(first: ModelFacts, last: ModelFacts) -> str:
+    """Say what was taken out of the first model, or set to zero in it."""
+    before, after = claims.zeros(first), claims.zeros(last)
+    if last.parameters != first.parameters:
+        more = "fewer" if last.parameters < first.parameters else "more"
+        change = spell.count(abs(last.parameters - first.parameters))
+        share = f" ({_relative(first.parameters, last.parameters)})" if first.parameters else ""
+        return f"{contents(last)} That is {change} {more} than {spell.plain(first.name)} has{share}."
+    whole = spell.plural(last.parameters, "parameter")
+    if after <= before:
+        return (
+            f"Nothing was removed: of {whole}, {spell.count(before)} were zero before and {spell.count(after)} are now."
+        )
+    already = f"; {spell.count(before)} were before" if before else ""
+    return f"{spell.count(after)} of {whole} are now zero ({spell.percent(claims.zero_fraction(last))}){already}."
+
+
+def removed_in_short(first: ModelFacts, last: ModelFacts) -> str:
+    """Say the same in a few words, without a full stop."""
+    if last.parameters < first.parameters:
+        return f"{_relative(first.parameters, last.parameters)} of the parameters are gone"
+    return f"{spell.percent(claims.zero_fraction(last))} of the parameters are zero"
+
+
+def file(first: ModelFacts, last: ModelFacts) -> str:
+    """Say what became of the plain file, and why where the figures show it."""
+    change = _plain_file(first, last)
+    if change is None:
+        return "The size of the file was not measured in both models."
+    if change.verdict == "smaller":
+        why = ", because parameters were taken out of it" if last.parameters < first.parameters else ""
+        return f"The file is {_resized(change)}{why}."
+    if change.verdict == "larger":
+        return f"The file is {_resized(change)}."
+    why = ", because a zero is stored like any other number" if _only_zeroed(first, last) else ""
+    if change.before == change.after:
+        return f"The file did not get smaller: {spell.count(change.after)} bytes before and after{why}."
+    return f"The file is {_resized(change)}{why}."
+
+
+def file_in_short(first: ModelFacts, last: ModelFacts) -> str:
+    """Say the same in a few words, without a full stop."""
+    change = _plain_file(first, last)
+    if change is None:
+        return "The size of the file was not measured"
+    if change.verdict == "same":
+        return "The file is as large as before"
+    return f"The file is {_relative(change.before, change.after)} {change.verdict}"
+
+
+def compressed(first: ModelFacts, last: ModelFacts) -> str:
+    """Say what became of the file in every other format; empty where there is none."""
+    changes = [change for change in claims.size_changes(first, last) if change.format != "safetensors"]
+    if not changes:
+        return ""
+    parts = [f"with {spell.plain(change.format)} it is {_resized(change)}" for change in changes]
+    said = f"Compressed {spell.listing(parts)}."
+    if _only_zeroed(first, last) and all(change.verdict == "smaller" for change in changes):
+        said += " A compressor writes zeros in few bits; whoever loads the file unpacks them again."
+    return said
+
+
+def speed(first: ModelFacts, last: ModelFacts) -> str:
+    """Say in which settings the model became faster or slower, and where no difference can be told."""
+    changes = claims.speed_changes(first, last)
+    if not changes:
+        return "Speed was not measured in both models, so nothing can be said about it."
+    told = [change for change in changes if change.verdict != "same"]
+    same = [change for change in changes if change.verdict == "same"]
+    if not told:
+        return f"It does not run measurably faster: {_untold(same)}.{_why_no_faster(first, last)}"
+    said = [_told([c for c in told if c.verdict == verdict], verdict) for verdict in ("faster", "slower")]
+    if same:
+        said.append(f"Elsewhere no difference can be told: {_untold(same)}.")
+    if _no_reason(first, last):
+        said.append(
+            "Both models do the same multiply-adds, so pruning is no reason for it: measure again before relying on it."
+        )
+    return " ".join(filter(None, said))
+
+
+def speed_in_short(first: ModelFacts, last: ModelFacts) -> str:
+    """Say the same in a few words, without a full stop."""
+    verdicts = [change.verdict for change in claims.speed_changes(first, last)]
+    if not verdicts:
+        return "the speed was not measured"
+    told = [verdict for verdict in ("faster", "slower") if verdict in verdicts]
+    if not told:
+        return "the model is not measurably faster"
+    if len(set(verdicts)) == 1:
+        return f"the model is {told[0]}"
+    return f"the model is {spell.listing([f'{v} in {verdicts.count(v)} of {len(verdicts)} settings' for v in told])}"
+
+
+def arithmetic(first: ModelFacts, last: ModelFacts) -> str:
+    """Say how many multiply-adds one sample takes, and how many of them a zero weight makes idle."""
+    if last.macs is None or first.macs is None:
+        return "Multiply-adds were not counted in both models."
+    if last.macs == first.macs:
+        said = f"One image takes {spell.plural(last.macs, 'multiply-add')}, as many as before."
+    else:
+        more = "fewer" if last.macs < first.macs else "more"
+        share = f" ({_relative(first.macs, last.macs)} {more})" if first.macs else ""
+        said = f"One image takes {spell.plural(last.macs, 'multiply-add')} instead of {spell.count(first.macs)}{share}."
+    if last.nonzero_macs is not None and last.nonzero_macs < last.macs:
+        share = spell.percent(1 - last.nonzero_macs / last.macs)
+        said += f" {share} of them multiply by a zero weight: a program that skips zeros could save those."
+    if last.uncounted:
+        said += f" Not counted: {spell.listing([spell.plain(name) for name in last.uncounted])}."
+    return said
+
+
+def setting(threads: str, batch: str) -> str:
+    """Spell a setting of a latency measurement.
+
+    >>> setting("1", "64")
+    '1 thread and batch 64'
+    """
+    number = spell.plural(int(threads), "thread") if threads.isdecimal() else f"{spell.plain(threads)} threads"
+    return f"{number} and batch {spell.plain(batch)}"
+
+
+def span(changes: list[SpeedChange]) -> str:
+    """Spell from how many to how many times the time before it takes: ``"0.98 to 1.03"``."""
+    low, high = (spell.ratio(pick(change.factor for change in changes)) for pick in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def _told(changes: list[SpeedChange], verdict: str) -> str:
+    if not changes:
+        return ""
+    if len(changes) > LISTED_SETTINGS:
+        return f"It runs {verdict} in {len(changes)} settings: it takes {span(changes)} times as long as before."
+    parts = [
+        f"{_factor(change)} with {setting(change.threads, change.batch)} "
+        f"({spell.microseconds(change.before.median)} → {spell.microseconds(change.after.median)})"
+        for change in changes
+    ]
+    return f"It runs {verdict}: {spell.listing(parts)}."
+
+
+def _untold(changes: list[SpeedChange]) -> str:
+    where = (
+        f"in {len(changes)} settings" if len(changes) > 1 else f"with {setting(changes[0].threads, changes[0].batch)}"
+    )
+    return (
+        f"{where} it takes {span(changes)} times as long as before, which is within the spread of single calls "
+        f"(10th to 90th percentile) or less than {spell.percent(claims.SAME_TIME, 0)}"
+    )
+
+
+def _why_no_faster(first: ModelFacts, last: ModelFacts) -> str:
+    if _only_zeroed(first, last) and _runs_in_torch(last):
+        return " PyTorch multiplies by the zeros like by any other number."
+    if first.macs and last.macs is not None and last.macs < first.macs:
+        return f" It does need {_relative(first.macs, last.macs)} fewer multiply-adds."
+    return ""
+
+
+def _no_reason(first: ModelFacts, last: ModelFacts) -> bool:
+    return last.macs is not None and last.macs == first.macs and _runs_in_torch(first) and _runs_in_torch(last)
+
+
+def _runs_in_torch(model: ModelFacts) -> bool:
+    return all(runtime.startswith("torch") for runtime in model.latency_us)
+
+
+def _only_zeroed(first: ModelFacts, last: ModelFacts) -> bool:
+    return last.parameters == first.parameters and claims.zeros(last) > claims.zeros(first)
+
+
+def _plain_file(first: ModelFacts, last: ModelFacts) -> SizeChange | None:
+    return next((c for c in claims.size_changes(first, last) if c.format == "safetensors"), None)
+
+
+def _resized(change: SizeChange) -> str:
+    bytes_ = f"({spell.count(change.before)} → {spell.count(change.after)} bytes)"
+    if change.verdict == "same":
+        return f"as large as before {bytes_}"
+    return f"{_relative(change.before, change.after)} {change.verdict} {bytes_}"
+
+
+def _relative(before: int, after: int) -> str:
+    return spell.percent(abs(after - before) / before)
+
+
+def _factor(change: SpeedChange) -> str:
+    if change.verdict == "faster":
+        return f"{spell.ratio(1 / change.factor)} times as fast"
+    return f"{spell.ratio(change.factor)} times as long"

@@ -1,0 +1,103 @@
+"""The key numbers at the top of the page, each with its verdict."""
+
+from __future__ import annotations
+
+from prunus.receipt import ModelFacts, Receipt
+from prunus.report import claims, cost_sentences, spell
+from prunus.report.blocks import Tile
+
+
+def tiles(receipt: Receipt) -> list[Tile]:
+    """Return what a reader sees first: what is gone, accuracy, file, compressed file, time, arithmetic."""
+    if not receipt.models:
+        return []
+    first, last = receipt.models[0], receipt.models[-1]
+    if first is last:
+        return [_alone(last)]
+    found = [_parameters(first, last), _accuracy(receipt, first, last), *_sizes(first, last), _speed(first, last)]
+    return [tile for tile in (*found, _arithmetic(first, last)) if tile is not None]
+
+
+def _alone(model: ModelFacts) -> Tile:
+    return Tile("Parameters", spell.count(model.parameters), cost_sentences.contents(model), "measured")
+
+
+def _parameters(first: ModelFacts, last: ModelFacts) -> Tile:
+    if last.parameters < first.parameters:
+        gone = spell.percent(1 - last.parameters / first.parameters)
+        detail = f"{spell.count(first.parameters)} → {spell.count(last.parameters)}"
+        return Tile("Parameters gone", gone, detail, "removed", "good")
+    detail = f"{spell.count(claims.zeros(last))} of {spell.count(last.parameters)}"
+    verdict = "set to zero" if claims.zeros(last) > claims.zeros(first) else "nothing removed"
+    return Tile("Zero parameters", spell.percent(claims.zero_fraction(last)), detail, verdict)
+
+
+def _accuracy(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> Tile | None:
+    change = claims.accuracy_change(receipt, first, last)
+    if change is None:
+        return None
+    verdict, tone = {
+        "same": ("within chance", "plain"),
+        "better": ("better", "good"),
+        "worse": ("worse", "bad"),
+    }[change.verdict]
+    tested = f", {spell.p_value(change.test.p_value)}" if change.test else ""
+    detail = f"{spell.percent(change.before.top1, 2)} before; {spell.points(change.difference)} points{tested}"
+    return Tile("Accuracy", spell.percent(change.after.top1, 2), detail, verdict, tone)
+
+
+def _sizes(first: ModelFacts, last: ModelFacts) -> list[Tile]:
+    changes = {change.format: change for change in claims.size_changes(first, last)}
+    compressed = changes.get("zstd") or changes.get("gzip")
+    shown = [("File", changes.get("safetensors")), ("Compressed", compressed)]
+    found = []
+    for label, change in shown:
+        if change is None:
+            continue
+        verdict, tone = {
+            "same": ("not saved", "plain"),
+            "smaller": ("saved", "good"),
+            "larger": ("larger", "bad"),
+        }[change.verdict]
+        form = "" if change.format == "safetensors" else f" with {spell.plain(change.format)}"
+        detail = f"{spell.count(change.before)} → {spell.count(change.after)} bytes{form}"
+        found.append(Tile(label, _change(change.relative), detail, verdict, tone))
+    return found
+
+
+def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:
+    changes = claims.speed_changes(first, last)
+    if not changes:
+        return None
+    verdicts = {change.verdict for change in changes}
+    verdict, tone = "differs by setting", "plain"
+    if verdicts == {"same"}:
+        verdict = "not saved"
+    elif verdicts == {"faster"}:
+        verdict, tone = "saved", "good"
+    elif verdicts == {"slower"}:
+        verdict, tone = "slower", "bad"
+    number = spell.plural(len(changes), "setting")
+    detail = f"of the time before, in {number}" + ("; within the spread" if verdicts == {"same"} else "")
+    return Tile("Time of a call", f"{cost_sentences.span(changes)} \N{MULTIPLICATION SIGN}", detail, verdict, tone)
+
+
+def _arithmetic(first: ModelFacts, last: ModelFacts) -> Tile | None:
+    if first.macs is None or last.macs is None:
+        return None
+    idle = ""
+    if last.nonzero_macs is not None and last.nonzero_macs < last.macs:
+        idle = f"; {spell.percent(1 - last.nonzero_macs / last.macs)} of them times a zero"
+    before, verdict, tone = f"{spell.compact(first.macs)} before", "not saved", "plain"
+    if last.macs == first.macs:
+        before = "as many as before"
+    elif last.macs < first.macs:
+        verdict, tone = "saved", "good"
+    else:
+        verdict, tone = "more", "bad"
+    return Tile("Multiply-adds", spell.compact(last.macs), before + idle, verdict, tone)
+
+
+def _change(relative: float) -> str:
+    rounded = round(100 * relative, 1)
+    return f"{rounded:+.1f}%".replace("-", "\N{MINUS SIGN}") if rounded else "±0%"
