@@ -1,0 +1,182 @@
+"""Whole runs on small data: the folder, going on after a kill, refusals, controls, and the experiment itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunus import models, recipe, stages
+from prunus.files import load_tensors
+from prunus.masks import Masks
+from prunus.receipt import Receipt
+
+TINY = {
+    "name": "tiny",
+    "model": {"name": "lenet-300-100", "arguments": {"widths": [24, 12]}},
+    "data": {"name": "digits", "shift": 1},
+    "train": {"epochs": 3, "lr": 0.1},
+    "prune": {"sparsity": 0.5},
+    "finetune": {"epochs": 2, "lr": 0.02},
+    "measure": {"batch_sizes": [1], "threads": [1], "sensitivity_images": 50},
+}
+GRADUAL = {"sparsity": 0.8, "schedule": "cubic", "training": {"epochs": 2, "lr": 0.05}}
+
+
+def tiny(**changes: object) -> recipe.Recipe:
+    return recipe.build({**TINY, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> stages.SeedRun:
+    (seed_run,) = stages.run(tiny(), tmp_path_factory.mktemp("runs") / "tiny")
+    return seed_run
+
+
+def result_bytes(folder: Path) -> dict[str, bytes]:
+    """What has to be equal to the bit between two runs of one recipe: every weight, mask and prediction."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_a_run_leaves_what_the_architecture_lists(finished: stages.SeedRun) -> None:
+    names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
+    assert names >= {
+        "recipe.yaml", "dense.safetensors", "pruned.safetensors", "masks.safetensors", "finetuned.safetensors",
+        "log.jsonl", "seconds.json", "predictions.safetensors", "sensitivity.json", "receipt.json", "report.html",
+    }  # fmt: skip
+    assert not list(finished.folder.rglob("*.state.safetensors"))
+    assert not list(finished.folder.rglob("*.part"))
+    assert finished.report == finished.folder / "report.html"
+
+
+def test_the_files_load_into_a_plain_model_and_agree_with_the_receipt(finished: stages.SeedRun) -> None:
+    model = models.create("lenet-300-100", widths=(24, 12))
+    model.load_state_dict(load_tensors(finished.folder / "finetuned.safetensors"))
+    masks = Masks.load(finished.folder / "masks.safetensors")
+    masks.check(model)
+    num_weights = 784 * 24 + 24 * 12 + 12 * 10
+    nonzero = sum(int((parameter != 0).sum()) for parameter in model.parameters())
+    receipt = Receipt.load(finished.folder / "receipt.json")
+    assert masks.num_pruned == round(0.5 * num_weights)
+    by_name = {facts.name: facts for facts in receipt.models}
+    assert list(by_name) == ["dense", "pruned", "finetuned"]
+    assert by_name["finetuned"].nonzero == nonzero
+    assert by_name["dense"].bytes["safetensors"] == by_name["finetuned"].bytes["safetensors"]
+    assert all(check.passed for check in receipt.checks)
+
+
+def test_accuracy_in_the_receipt_is_that_of_the_stored_weights(finished: stages.SeedRun) -> None:
+    predictions = load_tensors(finished.folder / "predictions.safetensors")
+    for facts in finished.receipt.models:
+        assert facts.accuracy is not None
+        correct = int((predictions[facts.name] == predictions["labels"]).sum())
+        assert (facts.accuracy.correct, facts.accuracy.total) == (correct, len(predictions["labels"]))
+    pair = next(test for test in finished.receipt.comparisons if (test.first, test.second) == ("dense", "finetuned"))
+    first, second = (predictions[name] == predictions["labels"] for name in ("dense", "finetuned"))
+    assert (pair.only_first, pair.only_second) == (int((first & ~second).sum()), int((second & ~first).sum()))
+
+
+def test_sensitivity_has_a_curve_for_each_layer_and_starts_at_the_dense_accuracy(finished: stages.SeedRun) -> None:
+    found = json.loads((finished.folder / "sensitivity.json").read_text())
+    assert found["split"] == "validation"
+    assert found["total"] == 50
+    assert set(found["curves"]) == {"all layers", "fc1.weight", "fc2.weight", "fc3.weight"}
+    starts = {curve[0] for curve in found["curves"].values()}
+    assert len(starts) == 1
+    assert found["curves"]["all layers"][-1] < found["curves"]["all layers"][0]
+
+
+def test_a_second_start_does_nothing_again(finished: stages.SeedRun) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.glob("*.safetensors")}
+    said: list[str] = []
+    (again,) = stages.run(tiny(), finished.folder.parent, say=said.append)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert again.receipt == finished.receipt
+    assert sum("done before" in line for line in said) == 4
+
+
+def test_another_recipe_is_refused_and_redo_keeps_what_both_share(finished: stages.SeedRun) -> None:
+    changed = tiny(finetune={"epochs": 1, "lr": 0.02})
+    before = result_bytes(finished.folder)
+    with pytest.raises(stages.RecipeChangedError, match=r"finetune\.epochs: 2 -> 1"):
+        stages.run(changed, finished.folder.parent)
+    assert result_bytes(finished.folder) == before
+    stages.run(changed, finished.folder.parent, redo=True)
+    after = result_bytes(finished.folder)
+    assert after["pruned.safetensors"] == before["pruned.safetensors"]
+    assert after["finetuned.safetensors"] != before["finetuned.safetensors"]
+    stages.run(tiny(), finished.folder.parent, redo=True)
+    assert result_bytes(finished.folder) == before
+
+
+def test_a_folder_takes_one_process_at_a_time(tmp_path: Path) -> None:
+    from prunus.run_folder import locked
+
+    with locked(tmp_path / "seed-0"), pytest.raises(stages.RunLockedError, match="another prunus run"):
+        stages.run(tiny(), tmp_path)
+
+
+def test_more_seeds_join_the_first_and_differ_from_it(tmp_path: Path) -> None:
+    quick = {"train": {"epochs": 1}, "finetune": {"epochs": 0}, "measure": {"sensitivity": False, "batch_sizes": [1]}}
+    (first,) = stages.run(tiny(**quick), tmp_path)
+    both = stages.run(tiny(**quick, seeds=[0, 1]), tmp_path)
+    assert both[0].receipt == first.receipt
+    weights = [load_tensors(found.folder / "dense.safetensors")["fc1.weight"] for found in both]
+    assert not torch.equal(*weights)
+
+
+def test_controls_are_trained_and_have_the_sizes_they_claim(tmp_path: Path) -> None:
+    (found,) = stages.run(tiny(prune=GRADUAL, controls=True, finetune={"epochs": 1}), tmp_path)
+    controls = {facts.name: facts for facts in found.receipt.controls}
+    finetuned = found.receipt.models[-1]
+    assert set(controls) == {"random", "small-dense", "dense-longer"}
+    assert controls["random"].nonzero == finetuned.nonzero
+    assert controls["dense-longer"].nonzero == controls["dense-longer"].parameters == finetuned.parameters
+    assert 0.8 * finetuned.nonzero < controls["small-dense"].parameters <= finetuned.nonzero
+    phases = [json.loads(line) for line in (found.folder / "controls" / "log.jsonl").read_text().splitlines()]
+    assert sum(line["phase"].startswith("small-dense") for line in phases) == 3 + 2 + 1
+    assert sum(line["phase"].startswith("dense-longer") for line in phases) == 2 + 1
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """The kills fall into start-up, training and what comes after; bench/kill.py does this at length."""
+    settings = tiny(prune=GRADUAL)
+    stages.run(settings, tmp_path / "whole")
+    file = tmp_path / "tiny.yaml"
+    file.write_text(settings.yaml())
+    program = (
+        "import sys, torch; from pathlib import Path; from prunus import recipe, stages;"
+        f"torch.set_num_threads({torch.get_num_threads()});"
+        "stages.run(recipe.load(Path(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", program, str(file), str(tmp_path / "killed")]
+    for seconds in (2.5, 4.0, 5.5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):  # still at work when the kill comes
+            process.wait(timeout=seconds)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    assert result_bytes(tmp_path / "killed" / "seed-0") == result_bytes(tmp_path / "whole" / "seed-0")
+
+
+@pytest.mark.parametrize(
+    ("section", "nonzero"),
+    [({"sparsity": 0.2}, 128_214), ({"sparsity": 0.95}, 160_206 - round(0.95 * 159_960))],
+)
+def test_the_experiment_has_the_published_counts(section: dict[str, float], nonzero: int, tmp_path: Path) -> None:
+    lenet = recipe.load("lenet").model_dump(mode="json")
+    lenet |= {
+        "data": {"name": "digits"},
+        "prune": section,
+        "train": {"epochs": 0},
+        "finetune": {"epochs": 1},
+        "measure": {"sensitivity": False, "batch_sizes": [1], "threads": [1]},
+    }
+    (found,) = stages.run(recipe.build(lenet), tmp_path)
+    counts = [(facts.parameters, facts.nonzero) for facts in found.receipt.models]
+    assert counts == [(160_206, 160_206), (160_206, nonzero), (160_206, nonzero)]
