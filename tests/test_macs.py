@@ -239,6 +239,15 @@ def test_tied_weights_count_under_the_first_name_each_time_they_are_used():
     assert by_layer(nn.Sequential(first, second), torch.randn(1, 4)) == {"0.weight": (32, 32)}
 
 
+def test_weights_that_lie_in_one_storage_are_told_apart():
+    # as cuDNN's recurrent layers keep them
+    flat = torch.randn(4 * 3 + 2 * 4)
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False))
+    model[0].weight = nn.Parameter(flat[8:].view(4, 3))
+    model[1].weight = nn.Parameter(flat[:8].view(2, 4))
+    assert by_layer(model, torch.randn(1, 3)) == {"0.weight": (12, 12), "1.weight": (8, 8)}
+
+
 def test_lookups_and_unused_parameters_have_none():
     class Words(nn.Module):
         def __init__(self) -> None:
