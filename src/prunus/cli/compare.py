@@ -1,0 +1,86 @@
+"""`prunus compare`: what several models cost, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunus.cli import options, subjects, terminal
+from prunus.cli.subjects import Subject
+
+if TYPE_CHECKING:
+    from prunus.receipt import Receipt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are measured, as the command line has it."""
+
+    arguments: Sequence[str]
+    shape: str | None
+    batch_sizes: str
+    threads: str | None
+    latency: bool
+    device: str
+
+
+def compare(
+    items: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ITEM",
+            help="What to compare: FILE.safetensors (weights of --model), MODEL, or MODEL=FILE.safetensors.",
+        ),
+    ],
+    model: Annotated[str | None, options.MODEL] = None,
+    arg: options.Arguments = None,
+    shape: options.Shape = None,
+    batch_sizes: options.BatchSizes = "1,64",
+    threads: options.Threads = None,
+    no_latency: options.NoLatency = False,
+    device: options.Device = "cpu",
+    json: options.Json = None,
+) -> None:
+    """Compare models and checkpoints, side by side.
+
+    Parameters, zeros, multiply-adds, bytes, memory and the time of a call. The models take turns
+    while they are timed, so that what slows the machine down slows all of them.
+
+    \b
+    Examples:
+      prunus compare dense.safetensors pruned.safetensors --model lenet
+      prunus compare lenet lenet5 resnet20 --arg in_channels=1
+      prunus compare my_models:large my_models:small=small.safetensors --shape 3,32,32
+    """
+    chosen = subjects.distinct([subjects.parse(item, model) for item in items])
+    receipt = measured(chosen, Settings(arg or (), shape, batch_sizes, threads, not no_latency, device))
+    show(receipt, json)
+
+
+def measured(chosen: Sequence[Subject], settings: Settings) -> Receipt:
+    """Make the chosen models and measure them side by side."""
+    from prunus import factory
+    from prunus.measure import compare as measure_all
+
+    batch_sizes = subjects.whole_numbers(settings.batch_sizes, "--batch-sizes")
+    threads = None if settings.threads is None else subjects.whole_numbers(settings.threads, "--threads")
+    arguments = factory.parse_arguments(settings.arguments)
+    models = {subject.name: subjects.load(subject, arguments, settings.device) for subject in chosen}
+    inputs = subjects.example_inputs(settings.shape, chosen[0], arguments, models[chosen[0].name])
+    if inputs is None:
+        terminal.say("Note: no --shape was given, so no input to run on: multiply-adds, memory and time are left out.")
+    return measure_all(models, inputs, batch_sizes=batch_sizes, threads=threads, latency=settings.latency)
+
+
+def show(receipt: Receipt, json: Path | None) -> None:
+    """Print a receipt as tables, as JSON, or both."""
+    if json is not None:
+        terminal.write_text(receipt.to_json(), json)
+    if str(json) != "-":
+        from prunus import report
+
+        report.terminal(receipt, terminal.prose())

@@ -1,0 +1,46 @@
+"""`prunus doctor`: what is installed, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunus.cli import options, terminal
+
+if TYPE_CHECKING:
+    from prunus.doctor import Finding
+
+
+def doctor(
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder to look for data in first, as for 'prunus run'.")
+    ] = None,
+    json: options.Json = None,
+) -> None:
+    """Tell what is installed, what is missing and how to get it.
+
+    Versions, the machine, the packages of every extra, a C compiler, and which data can really be loaded from
+    where. Nothing is downloaded. What is missing is no failure: the exit code is 0.
+    """
+    from prunus.doctor import examine
+
+    findings = examine(data)
+    if json is not None:
+        terminal.write_json([dataclasses.asdict(finding) for finding in findings], json)
+    if str(json) != "-":
+        _show(findings)
+
+
+def _show(findings: list[Finding]) -> None:
+    topics: dict[str, dict[str, str]] = {}
+    for finding in findings:
+        mark = "" if finding.state == "ok" else f"{finding.state.upper()}: "
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        topics.setdefault(finding.topic, {})[finding.name] = f"{mark}{finding.told}{remedy}"
+    terminal.show_lists(topics)
+    amiss = [finding.name for finding in findings if finding.state != "ok"]
+    told = f"{terminal.plural(len(amiss), 'thing')} to look at: {', '.join(amiss)}." if amiss else "Everything is here."
+    terminal.prose().print(f"\n{told}")

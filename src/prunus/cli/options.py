@@ -1,0 +1,39 @@
+"""The options that several commands take, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+MODEL = typer.Option(
+    metavar="MODEL",
+    help="What makes the model: a name that 'prunus ls models' lists, or package.module:factory of your own, looked "
+    "for in the current folder first.",
+)
+Arguments: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arg", metavar="KEY=VALUE", help="An argument for what makes the model, such as num_classes=100. Repeatable."
+    ),
+]
+Shape: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,...",
+        help="The shape of one input, without the batch, such as 3,224,224. Models of prunus know their own.",
+    ),
+]
+BatchSizes: TypeAlias = Annotated[
+    str, typer.Option(metavar="N,N,...", help="Batch sizes to time; peak memory is that of the largest.")
+]
+Threads: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="Numbers of threads to time; otherwise one, and all cores.")
+]
+NoLatency: TypeAlias = Annotated[bool, typer.Option("--no-latency", help="Time nothing; the rest takes seconds.")]
+Device: TypeAlias = Annotated[str, typer.Option(metavar="DEVICE", help="Where the models run: cpu, cuda, mps.")]
+Json: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write it as JSON too; with - print the JSON instead."),
+]

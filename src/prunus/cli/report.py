@@ -1,0 +1,66 @@
+"""`prunus report`: a finished run again, as tables and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunus.cli import terminal
+
+if TYPE_CHECKING:
+    from prunus.receipt import Receipt
+
+
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="A seed's folder, such as runs/lenet/seed-0, or a run's, such as runs/lenet, with its seeds.",
+        ),
+    ],
+) -> None:
+    """Print a finished run's figures, and write its page anew.
+
+    \b
+    Examples:
+      prunus report runs/lenet
+      prunus report runs/lenet/seed-0
+    """
+    from prunus.receipt import Receipt
+    from prunus.report import write_page
+
+    seeds = _seeds(folder)
+    receipts = [Receipt.load(seed / "receipt.json") for seed in seeds]
+    show(receipts, [write_page(seed) for seed in seeds])
+
+
+def show(receipts: Sequence[Receipt], pages: Sequence[Path]) -> None:
+    """Print one receipt in full or several in summary, then where their pages lie."""
+    from prunus import report
+
+    console = terminal.prose()
+    if len(receipts) == 1:
+        report.terminal(receipts[0], console)
+    else:
+        report.summary(receipts, console)
+    for page in pages:
+        typer.echo(terminal.printable(f"Report: {page}"))
+
+
+def _seeds(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {str(folder)!r}; expected one that prunus run wrote, such as runs/lenet"
+        )
+    if (folder / "receipt.json").is_file():
+        return [folder]
+    seeds = [path.parent for path in folder.glob("seed-*/receipt.json")]
+    if not seeds:
+        raise FileNotFoundError(
+            f"no finished run in {str(folder)!r}: neither it nor a seed-N folder in it has a receipt.json"
+        )
+    return sorted(seeds, key=lambda seed: (len(seed.name), seed.name))

@@ -1,0 +1,111 @@
+"""What the commands print with: tables and prose for people, unbroken lines for pipes, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Prose is made for this width; a wider terminal doesn't make it easier to read.
+READING_WIDTH = 100
+# A program that reads lines wants each row on one of them, however long.
+UNBROKEN = 10_000
+
+
+def lines() -> Console:
+    """Return a console for tables on standard output: a row is broken only to fit a terminal, never in a pipe."""
+    return _console(piped_width=UNBROKEN)
+
+
+def prose() -> Console:
+    """Return a console for sentences and receipts on standard output, of a width that reads well."""
+    console = _console(piped_width=READING_WIDTH)
+    console.width = min(console.width, READING_WIDTH)
+    return console
+
+
+def _console(piped_width: int) -> Console:
+    width = None if sys.stdout.isatty() else piped_width
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> None:
+    """Print a table without lines: the first `names` columns are text, the others numbers."""
+    table = _table()
+    for place, header in enumerate(headers):
+        table.add_column(Text(header, style="bold"), justify="left" if place < names else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    _print(table)
+
+
+def show_lists(lists: Mapping[str, Mapping[str, str]]) -> None:
+    """Print names with what there is to say of them, under a heading for each list where there are several."""
+    table = _table()
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    indent = "  " if len(lists) > 1 else ""
+    for place, (heading, entries) in enumerate(lists.items()):
+        if len(lists) > 1:
+            table.add_row(Text(f"\n{heading}" if place else heading, style="bold"))
+        for name, told in entries.items():
+            table.add_row(Text(indent + printable(name)), Text(printable(told)))
+    _print(table)
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _print(table: Table) -> None:
+    console = lines()
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
+
+
+def say(message: str) -> None:
+    """Print to standard error as it is: no markup, and no line breaks but the message's own."""
+    Console(stderr=True, highlight=False).print(Text(printable(message)), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    r"""Return text that can't steer a terminal: what can't be printed becomes an escape, line breaks aside.
+
+    >>> printable("a\x1b[31m")
+    'a\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def plural(number: int, thing: str) -> str:
+    """Return a number with its noun.
+
+    >>> plural(1, "tensor"), plural(1200, "tensor")
+    ('1 tensor', '1,200 tensors')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def write_json(value: Any, target: Path) -> None:
+    """Write a value as JSON to a file, whole or not at all; ``-`` stands for the standard output."""
+    write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", target)
+
+
+def write_text(text: str, target: Path) -> None:
+    """Write text to a file, whole or not at all; ``-`` stands for the standard output."""
+    if str(target) == "-":
+        typer.echo(text, nl=False)
+        return
+    from prunus import files
+
+    files.write_text(target, text)
