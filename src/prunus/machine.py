@@ -18,7 +18,7 @@ def machine() -> Machine:
         cores=cores(),
         threads=torch.get_num_threads(),
         memory_bytes=_memory_bytes(),
-        system=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
+        system=_system(),
         accelerator=_accelerator(),
     )
 
@@ -28,6 +28,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux: an affinity mask may leave fewer than there are
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _system() -> str:
+    release = platform.release().partition("-")[0]  # what follows names the build of the kernel, not what it can do
+    return f"{platform.system()} {release} {platform.machine()}, Python {platform.python_version()}"
 
 
 def _processor() -> str:
