@@ -86,7 +86,7 @@ def _facts(
     times = latencies(evidence.models, example, batch_sizes=recipe.measure.batch_sizes, threads=threads)
     return {
         name: replace(
-            facts(model, example, name=name),
+            facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes)),
             accuracy=evaluate.accuracy(logits[name], data.test.labels),
             latency_us=times.get(name, {}),
             seconds=seconds[name],
