@@ -67,10 +67,10 @@ def mirrors() -> Iterator[Callable[[Answer], Mirror]]:
         mirror.close()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prunus.data.download, "CONNECT_S", 0.5)
-    monkeypatch.setattr(prunus.data.download, "STALL_S", 0.5)
+    monkeypatch.setattr(prunus.data.download, "CONNECT_S", 0.8)
+    monkeypatch.setattr(prunus.data.download, "STALL_S", 1.2)
 
 
 def send(handler: http.server.BaseHTTPRequestHandler, body: bytes, length: int | None = None) -> None:
@@ -142,18 +142,18 @@ def no_http(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
 
 
 def silent(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
-    time.sleep(1.2)
+    time.sleep(2)
 
 
 def stalling(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
     send(handler, b"\x1f\x8b", length=5000)
     handler.wfile.flush()
-    time.sleep(1.2)
+    time.sleep(2)
 
 
 def dripping(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
     send(handler, b"\x1f\x8b", length=5000)
-    for _ in range(100):  # never silent for long, never done
+    for _ in range(200):  # never silent for long, never done
         time.sleep(0.05)
         handler.wfile.write(b"\0")
         handler.wfile.flush()
@@ -165,13 +165,14 @@ BAD = {
     no_gzip: "sent no whole gzip file",
     hanging_up_early: "sent no whole gzip file",
     no_http: "I am a teapot",
-    silent: "no answer within 0.5 s",
+    silent: "no answer within 0.8 s",
     stalling: "timed out",
     dripping: "too slow",
 }
 
 
 @pytest.mark.parametrize("answer", BAD, ids=lambda answer: answer.__name__)
+@pytest.mark.usefixtures("short_limits")
 def test_a_bad_mirror_is_given_up_at_once_and_leaves_nothing(
     answer: Answer, tiny: TinySet, mirrors: Callable[[Answer], Mirror], cache: Path
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_bad_mirror_is_given_up_at_once_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("answer", [wrong_bytes, silent], ids=lambda answer: answer.__name__)
+@pytest.mark.usefixtures("short_limits")
 def test_the_next_mirror_is_asked_and_the_bad_one_not_again(
     answer: Answer, tiny: TinySet, mirrors: Callable[[Answer], Mirror], cache: Path
 ) -> None:
@@ -206,6 +208,7 @@ def test_mirrors_that_nobody_answers_at_cost_little_time(tiny: TinySet, cache: P
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.usefixtures("short_limits")
 def test_the_time_to_connect_is_bounded_though_looking_up_the_name_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
@@ -215,7 +218,7 @@ def test_the_time_to_connect_is_bounded_though_looking_up_the_name_hangs(monkeyp
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     start = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"no answer within 0\.5 s"):
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.8 s"):
         connect("http://mirror.invalid/file.gz")
     assert time.monotonic() - start < 2
     released.set()
