@@ -1,0 +1,62 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Each of the dtypes that prunus prunes."""
+    found = request.param
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+class Network(nn.Module):
+    """A convolution and two linear layers, whose shapes fit every pattern."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.hidden = nn.Linear(8 * 4 * 4, 24)
+        self.head = nn.Linear(24, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.conv(images)).relu().flatten(1)
+        head: Tensor = self.head(self.hidden(features).relu())
+        return head
+
+
+@pytest.fixture
+def make_network() -> Callable[[int], Network]:
+    """Make the network from a seed, without touching the global random state."""
+
+    def make(seed: int = 0) -> Network:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return Network()
+
+    return make
+
+
+@pytest.fixture
+def network(make_network: Callable[[int], Network]) -> Network:
+    """A network of 3,552 prunable weights in three layers."""
+    return make_network(0)
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """Two batches the network takes: images and labels."""
+    generator = torch.Generator().manual_seed(5)
+    return [
+        (torch.randn(6, 4, 6, 6, generator=generator), torch.randint(0, 8, (6,), generator=generator)) for _ in range(2)
+    ]
