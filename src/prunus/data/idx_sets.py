@@ -18,6 +18,7 @@ from prunus.data.splits import hold_out
 
 TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IMAGE_FILES = (TRAIN[0], TEST[0])
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,19 @@ def _download(published: IdxSet, allowed: bool) -> tuple[Path, str]:
 
 
 def _read(published: IdxSet, folder: Path, source: str) -> Dataset:
-    found: dict[str, str] = {}
-    train = _read_pair(folder, TRAIN, published.num_classes, found)
-    test = _read_pair(folder, TEST, published.num_classes, found)
-    for file, digest in found.items():
-        if digest != published.sha256[file]:
-            raise ChecksumError(
-                f"{existing(folder, file)} is a sound IDX file but not the published one of {published.name!r}: the "
-                f"sha256 of its uncompressed bytes is {digest}, expected {published.sha256[file]}; "
-                "take it away or put the published one in its place"
-            )
+    paths = {file: _path(folder, file) for file in (*TRAIN, *TEST)}
+    contents = {file: idx.read(path, 3 if file in IMAGE_FILES else 1) for file, path in paths.items()}
+    values = {file: content for file, (content, _) in contents.items()}
+    digests = {file: digest for file, (_, digest) in contents.items()}
+    train = _pair(paths, values, TRAIN, published.num_classes)
+    test = _pair(paths, values, TEST, published.num_classes)
+    for file, digest in digests.items():
+        _check_digest(published, paths[file], digest, published.sha256[file])
     stay, held_out = hold_out(train.labels, published.validation)
     return Dataset.from_splits(
         published.name,
         source,
-        checksum_of(found),
+        checksum_of(digests),
         published.num_classes,
         train=train.take(stay),
         validation=train.take(held_out),
@@ -94,20 +93,27 @@ def _read(published: IdxSet, folder: Path, source: str) -> Dataset:
     )
 
 
-def _read_pair(folder: Path, files: tuple[str, str], num_classes: int, found: dict[str, str]) -> Images:
-    images = _read_file(folder, files[0], 3, found)
-    labels = _read_file(folder, files[1], 1, found).long()
-    if len(images) != len(labels):
-        raise CountMismatchError(
-            f"{existing(folder, files[0])} holds {len(images)} images but {files[1]} beside it {len(labels)} labels; "
-            "they are not of the same set"
-        )
-    check_labels(labels, num_classes, str(existing(folder, files[1])))
-    return Images(images.unsqueeze(1), labels)
-
-
-def _read_file(folder: Path, file: str, dimensions: int, found: dict[str, str]) -> Tensor:
+def _path(folder: Path, file: str) -> Path:
     path = existing(folder, file)
     assert path is not None, "find and download see to it that every file is there"
-    values, found[file] = idx.read(path, dimensions)
-    return values
+    return path
+
+
+def _pair(paths: Mapping[str, Path], values: Mapping[str, Tensor], files: tuple[str, str], num_classes: int) -> Images:
+    images, labels = values[files[0]].unsqueeze(1), values[files[1]].long()
+    if len(images) != len(labels):
+        raise CountMismatchError(
+            f"{paths[files[0]]} holds {len(images)} images but {paths[files[1]].name} beside it {len(labels)} labels; "
+            "they are not of the same set"
+        )
+    check_labels(labels, num_classes, str(paths[files[1]]))
+    return Images(images, labels)
+
+
+def _check_digest(published: IdxSet, path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise ChecksumError(
+            f"{path} is a sound IDX file but not the published one of {published.name!r}: the sha256 of its "
+            f"uncompressed bytes is {found}, expected {expected}; put the published files into a folder named "
+            f"{published.name!r}, or take these away"
+        )
