@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,6 +17,15 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     found = request.param
     assert isinstance(found, torch.dtype)
     return found
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Run the test on one thread: with tensors this small, threads cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Network(nn.Module):

@@ -18,6 +18,8 @@ from prunus.criteria import CRITERIA, Criterion, activation, criterion, gradient
 from prunus.registry import UnknownNameError
 from prunus.stats import Stats
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [(), (1,), (7,), (4, 6), (3, 2, 5), (4, 3, 3, 3), (2, 3, 2, 2, 2), (0,), (3, 0)]
 
 

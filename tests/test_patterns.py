@@ -16,6 +16,8 @@ from prunus import patterns
 from prunus.patterns import PATTERNS, Block, NofM, Pattern, Unstructured, num_gone, resolve
 from prunus.registry import UnknownNameError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EXAMPLES = [example for family in PATTERNS.values() for example in family.examples]
 
 shapes = st.one_of(

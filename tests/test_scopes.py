@@ -17,6 +17,8 @@ from prunus import scopes
 from prunus.registry import UnknownNameError
 from prunus.scopes import SCOPES, Layer, Spread, erk, global_, resolve, spread, uniform
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @dataclass(frozen=True)
 class FakeLayer:
