@@ -63,6 +63,11 @@ def test_a_long_list_of_known_names_is_cut() -> None:
     assert message.endswith("layer019 and 280 more)")
 
 
+def test_nearest_is_not_led_astray_by_case() -> None:
+    assert nearest("Linnear", ["Linear", "bilinear"]) == "Linear"
+    assert nearest("LINEAR", ["Bilinear", "Linear", "linear"]) == "Linear"
+
+
 @pytest.mark.parametrize(
     ("given_name", "expected"), [("Magnitude", "magnitude"), ("magnitud", "magnitude"), ("lmap", "lamp"), ("", None)]
 )

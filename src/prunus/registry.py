@@ -22,13 +22,16 @@ class UnknownNameError(ValueError, KeyError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like `name`, or None where nothing is alike.
+    """Return the known name most like `name`, whatever their case, or None where nothing is alike.
 
     >>> nearest("magnitud", ["lamp", "magnitude"])
     'magnitude'
     """
-    matches = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    spelled: dict[str, str] = {}
+    for choice in sorted(known):
+        spelled.setdefault(choice.lower(), choice)
+    matches = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    return spelled[matches[0]] if matches else None
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
