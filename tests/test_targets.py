@@ -58,7 +58,7 @@ DEFAULT = [
 
 
 def names(*include: Any, exclude: Any = (), model: nn.Module | None = None) -> list[str]:
-    return list(resolve(model or Model(), include, exclude))
+    return list(resolve(Model() if model is None else model, include, exclude))
 
 
 def test_by_default_every_weight_that_multiplies_activations_is_pruned_in_the_models_order() -> None:
@@ -239,7 +239,7 @@ def test_wrappers_are_looked_through() -> None:
     class Fabric(nn.Module):  # holds its module under the name that Lightning Fabric's wrapper uses
         def __init__(self, module: nn.Module) -> None:
             super().__init__()
-            self._forward_module, self._original_module = torch.compile(module), module
+            self._forward_module, self._original_module = compiled(module), module
 
     model = nn.Linear(2, 2)
     for wrapped in (nn.DataParallel(model), compiled(model), Fabric(model), nn.DataParallel(compiled(model))):
