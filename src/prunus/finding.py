@@ -193,8 +193,8 @@ def _gather(
 
 
 def _mask(layer: LayerScores, remove: int, near: select.Threshold | None) -> Tensor:
-    if remove == 0:
-        layer.check_weights()  # where nothing is selected, nothing else would notice NaN
+    if remove == 0 and layer.num_nan_weights():  # where nothing is selected, nothing else would notice
+        raise select.NanScoresError(0)
     keep = select.pick(layer, remove, near).logical_not_()
     layer.release()
     mask = layer.pattern.expand(keep, layer.shape)
@@ -202,7 +202,15 @@ def _mask(layer: LayerScores, remove: int, near: select.Threshold | None) -> Ten
 
 
 def _nan_error(layers: Sequence[LayerScores]) -> ValueError:
+    """Build the error for the layer to blame: one with NaN weights, else one whose scores alone are NaN."""
     for layer in layers:
-        if any(bool(torch.isnan(piece).any()) for piece in layer.chunks()):
-            return layer.nan_error()
-    raise AssertionError("selection met NaN where there is none")
+        if count := layer.num_nan_weights():
+            return ValueError(
+                f"{layer.name!r} holds {count:,} NaN weights, which can't be ranked; nothing was pruned (did training "
+                "diverge? load an earlier checkpoint, or exclude the layer)"
+            )
+    name = next(layer.name for layer in layers if layer.has_nan_scores())
+    return ValueError(
+        f"{name!r} gets NaN scores from criterion {layers[0].criterion.name!r}, which can't be ranked; nothing was "
+        "pruned (are the data, the loss and the gradients finite?)"
+    )

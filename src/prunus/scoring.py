@@ -10,7 +10,7 @@ from torch import Size, Tensor
 
 from prunus.criteria import Criterion
 from prunus.patterns import Pattern, Unstructured, finite, num_gone
-from prunus.select import chunk_length
+from prunus.select import NanScoresError, chunk_length
 from prunus.stats import Stats
 
 
@@ -80,20 +80,16 @@ class LayerScores:
         """Forget scores that were kept."""
         self._units = None
 
-    def check_weights(self) -> None:
-        """Raise ValueError where weights that live are NaN, also if their scores are not."""
-        weight = self._living()
-        if torch.isnan(weight).any():
-            raise self.nan_error()
+    def num_nan_weights(self) -> int:
+        """Return how many of the weights that live are NaN."""
+        return int(torch.isnan(self._living()).sum())
 
-    def nan_error(self) -> ValueError:
-        """Build the error for NaN weights or NaN scores of this layer."""
-        count = int(torch.isnan(self._living()).sum())
-        what = f"holds {count:,} NaN weights" if count else f"gets NaN scores from criterion {self.criterion.name!r}"
-        return ValueError(
-            f"{self.name!r} {what}, which can't be ranked; nothing was pruned (did training diverge? "
-            "load an earlier checkpoint, or exclude the layer)"
-        )
+    def has_nan_scores(self) -> bool:
+        """Tell whether the criterion gives NaN to any weight that lives."""
+        try:
+            return any(bool(torch.isnan(piece).any()) for piece in self.chunks())
+        except NanScoresError:
+            return True
 
     @property
     def _streams(self) -> bool:
@@ -109,10 +105,10 @@ class LayerScores:
     def _all(self) -> Tensor:
         """Return the scores of all units, flat."""
         if self._units is None:
-            self.check_weights()
-            scores = self._checked(self.criterion(self._living(), self.stats), self.shape)
-            if torch.isnan(scores).any():
-                raise self.nan_error()
+            weight = self._living()
+            scores = self._checked(self.criterion(weight, self.stats), self.shape)
+            if torch.isnan(scores).any() or torch.isnan(weight).any():  # which need not show in the scores
+                raise NanScoresError(0)
             scores = finite(scores)
             if self.mask is not None:
                 scores = scores.masked_fill(~self.mask, -torch.inf)
