@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Size, Tensor, nn
 
 import prunus
+from axes import PATTERN_NAMES
 from prunus import patterns
 from prunus.patterns import PATTERNS, Block, NofM, Pattern, Unstructured, num_gone, resolve
 from prunus.registry import UnknownNameError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-EXAMPLES = [example for family in PATTERNS.values() for example in family.examples]
 
 shapes = st.one_of(
     st.tuples(st.integers(1, 9), st.integers(1, 4).map(lambda groups: 4 * groups)),
@@ -29,7 +29,7 @@ shapes = st.one_of(
 )
 
 
-any_pattern = pytest.mark.parametrize("pattern", [resolve(example) for example in EXAMPLES], ids=EXAMPLES)
+any_pattern = pytest.mark.parametrize("pattern", [resolve(example) for example in PATTERN_NAMES], ids=PATTERN_NAMES)
 
 
 def holds(pattern: Pattern, shape: Size) -> bool:
@@ -183,7 +183,7 @@ def test_names_stand_for_patterns() -> None:
     assert resolve("block") == resolve("block-4x4") == Block(4, 4)
     assert resolve("block-1x16") == Block(1, 16)
     assert resolve(Block(2, 3)) == Block(2, 3)
-    assert [resolve(example).name for example in EXAMPLES] == EXAMPLES
+    assert [resolve(example).name for example in PATTERN_NAMES] == PATTERN_NAMES
     assert resolve("1:3").only_sparsity == pytest.approx(2 / 3)
 
 

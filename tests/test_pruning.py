@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import fractions
 import gc
-import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,30 +19,17 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 import prunus
+from axes import PATTERN_NAMES, every_combination, sparsity_for
 from prunus import MaskError, Masks, Stats, prune
 from prunus.criteria import CRITERIA, Criterion
 from prunus.method import check_method, check_sparsity
-from prunus.patterns import PATTERNS, resolve
+from prunus.patterns import resolve
 from prunus.registry import UnknownNameError
 from prunus.scopes import SCOPES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Batches = list[tuple[Tensor, Tensor]]
-PATTERN_NAMES = [example for family in PATTERNS.values() for example in family.examples]
-
-
-def combinations() -> Iterator[tuple[str, str, str]]:
-    for criterion, pattern, scope in itertools.product(CRITERIA, PATTERN_NAMES, SCOPES):
-        if resolve(pattern).only_sparsity is None or scope != "erk":
-            yield criterion, pattern, scope
-
-
-every_combination = pytest.mark.parametrize(("criterion", "pattern", "scope"), list(combinations()))
-
-
-def sparsity_for(pattern: str, sparsity: float) -> float:
-    return resolve(pattern).only_sparsity or sparsity
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,27 @@
+"""What the registries hold, so that tests run every method without being told of it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from prunus.criteria import CRITERIA
+from prunus.patterns import PATTERNS, resolve
+from prunus.scopes import SCOPES
+
+PATTERN_NAMES = [example for family in PATTERNS.values() for example in family.examples]
+
+# n:m patterns give every layer the same sparsity, so ERK has nothing to spread and is refused
+COMBINATIONS = [
+    (criterion, pattern, scope)
+    for criterion, pattern, scope in itertools.product(CRITERIA, PATTERN_NAMES, SCOPES)
+    if resolve(pattern).only_sparsity is None or scope != "erk"
+]
+
+every_combination = pytest.mark.parametrize(("criterion", "pattern", "scope"), COMBINATIONS)
+
+
+def sparsity_for(pattern: str, sparsity: float) -> float:
+    """Return a sparsity that the pattern can have: the given one, if it can have any."""
+    return resolve(pattern).only_sparsity or sparsity
