@@ -210,9 +210,11 @@ def test_two_processes_get_the_masks_the_first_one_finds_alone(two_ranks: list[d
 def test_no_code_of_the_package_loads_a_pickle() -> None:
     loaders = {"load", "loads", "Unpickler", "read_pickle"}
     picklers = {"torch", "np", "numpy", "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    own_pipe = {("processes.py", "pickle.loads")}  # from the parent process, as multiprocessing does it itself
     for path in Path(prunus.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                assert not (node.value.id in picklers and node.attr in loaders), f"{path}:{node.lineno}"
+                loads = node.value.id in picklers and node.attr in loaders
+                assert not loads or (path.name, ast.unparse(node)) in own_pipe, f"{path}:{node.lineno}"
             if isinstance(node, ast.ImportFrom) and node.module in picklers:
                 assert not loaders & {alias.name for alias in node.names}, f"{path}:{node.lineno}"
