@@ -161,7 +161,7 @@ def _bracket(window: _Window) -> _Interval:
     """Return the interval between two values of the sample that most likely hold the threshold between them."""
     size = window.sample.numel()
     share = window.rank / window.population
-    margin = 1 + _STANDARD_ERRORS * window.widening * math.sqrt(size * share * (1 - share))
+    margin = window.widening * (1 + _STANDARD_ERRORS * math.sqrt(size * share * (1 - share)))
     first, last = math.floor(share * size - margin), math.ceil(share * size + margin)
     low = max(window.low, _kth_smallest(window.sample, first)) if first > 0 else window.low
     high = min(window.high, _kth_smallest(window.sample, last)) if last <= size else window.high
