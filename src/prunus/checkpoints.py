@@ -168,11 +168,15 @@ def _refuse_pickle(path: Path) -> None:
         start = file.read(9)
     is_safetensors = start[8:] == b"{"  # after eight bytes of length comes a JSON object
     if not is_safetensors and (start.startswith(_PICKLE_STARTS) or path.suffix.lower() in _PICKLE_SUFFIXES):
-        target = str(path.with_suffix(".safetensors"))
+        source, target = path, path.with_suffix(".safetensors")
+        rename = ""
+        if path == target:  # torch.load would go by the name
+            source = path.with_suffix(".pt")
+            rename = f"rename it to {str(source)!r} and "
         raise CheckpointError(
             f"{str(path)!r} is a pickle, which can run code when it is read, so prunus never reads one; if you trust "
-            'it, convert it: python -c "import torch; from prunus.files import save_tensors; '
-            f'save_tensors({target!r}, torch.load({str(path)!r}, weights_only=True))"'
+            f'it, {rename}convert it: python -c "import torch; from prunus.files import save_tensors; '
+            f'save_tensors({str(target)!r}, torch.load({str(source)!r}, weights_only=True))"'
         )
 
 

@@ -47,13 +47,15 @@ def create(source: str, arguments: Mapping[str, Any] | None = None) -> nn.Module
             raise FactoryError(f"{source!r} is a model, not a factory, so it takes no arguments; got {given}")
         return copy.deepcopy(found)
     if not callable(found):
-        raise TypeError(f"{source!r} is of type {type(found).__name__}; expected a function or class that makes a model")
+        kind = type(found).__name__
+        raise TypeError(f"{source!r} is of type {kind}; expected a function or class that makes a model")
     try:
         model = found(**arguments)
     except (Exception, SystemExit) as error:
         raise FactoryError(f"{_call(source, arguments)} failed: {_reason(error)}") from error
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{_call(source, arguments)} returned an object of type {type(model).__name__}; expected a torch.nn.Module")
+        kind = type(model).__name__
+        raise TypeError(f"{_call(source, arguments)} returned an object of type {kind}; expected a torch.nn.Module")
     return model
 
 

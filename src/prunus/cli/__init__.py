@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -62,3 +63,13 @@ def main() -> None:
         app(prog_name="prunus")
     except KeyboardInterrupt:  # before a command had begun
         sys.exit(STOPPED)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write out what is left; where its reader has gone, drop it in silence."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

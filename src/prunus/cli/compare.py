@@ -54,7 +54,7 @@ def compare(
     Examples:
       prunus compare dense.safetensors pruned.safetensors --model lenet
       prunus compare lenet lenet5 resnet20 --arg in_channels=1
-      prunus compare my_models:large my_models:small=small.safetensors --shape 3,32,32
+      prunus compare my_models:large my_models:small=s.safetensors --shape 3,32,32
     """
     chosen = subjects.distinct([subjects.parse(item, model) for item in items])
     receipt = measured(chosen, Settings(arg or (), shape, batch_sizes, threads, not no_latency, device))

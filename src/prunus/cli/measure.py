@@ -31,7 +31,7 @@ def measure(
     \b
     Examples:
       prunus measure --model lenet --weights runs/lenet/seed-0/pruned.safetensors
-      prunus measure --model my_models:cnn --arg width=64 --shape 3,32,32 --json figures.json
+      prunus measure --model my_models:cnn --arg width=64 --shape 3,32,32
     """
     subject = Subject(weights.stem if weights else model, model, weights)
     show(measured([subject], Settings(arg or (), shape, batch_sizes, threads, not no_latency, device)), json)

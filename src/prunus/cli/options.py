@@ -35,5 +35,11 @@ NoLatency: TypeAlias = Annotated[bool, typer.Option("--no-latency", help="Time n
 Device: TypeAlias = Annotated[str, typer.Option(metavar="DEVICE", help="Where the models run: cpu, cuda, mps.")]
 Json: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", help="Write it as JSON too; with - print the JSON instead."),
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        dir_okay=False,
+        allow_dash=True,
+        help="Write it as JSON too; with - print the JSON instead.",
+    ),
 ]

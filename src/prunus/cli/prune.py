@@ -80,8 +80,8 @@ def prune(
     \b
     Examples:
       prunus prune --weights in.safetensors --sparsity 0.9 --out out.safetensors
-      prunus prune --model my_models:cnn --arg width=64 --weights cnn.safetensors \\
-          --sparsity 0.5 --pattern 2:4 --exclude head --out cnn-24.safetensors
+      prunus prune --model my_models:cnn --weights cnn.safetensors \\
+          --sparsity 0.5 --pattern 2:4 --arg width=64 --out cnn-24.safetensors
     """
     from prunus import checkpoints, method, pruning
 

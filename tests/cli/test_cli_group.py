@@ -1,0 +1,189 @@
+"""What all commands share: help, version, mistakes in usage, errors of the library, ctrl-C, --debug."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+import typer
+from command_line import Command, refused
+
+import prunus
+from prunus.cli import app, ls, terminal
+from prunus.cli.group import explain
+from prunus.extras import MissingExtraError
+
+COMMANDS = ["run", "prune", "measure", "compare", "report", "ls", "doctor"]
+
+
+def widest(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_is_plain_and_fits_the_terminal(
+    command: Command, monkeypatch: pytest.MonkeyPatch, name: str, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    result = command(*name.split(), "--help")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert widest(result.stdout) <= min(columns, 100)
+    assert result.stdout.isascii()
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
+def test_help_has_an_example_that_starts_as_the_command_does(command: Command, name: str) -> None:
+    examples = command(name, "--help").stdout.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert examples
+    assert any(line.startswith(f"    prunus {name}") for line in examples)
+
+
+def test_the_help_lists_every_command_with_what_it_does(command: Command) -> None:
+    listed = dict(re.findall(r"^  (\w+) +(.+\.)$", command("--help").stdout.partition("Commands:")[2], re.MULTILINE))
+    assert list(listed) == COMMANDS
+    assert not [told for told in listed.values() if told.endswith("..")]  # none is cut short at 80 columns
+
+
+def test_no_command_at_all_shows_the_help(command: Command) -> None:
+    assert "Commands:" in command().output
+
+
+def test_the_version(command: Command) -> None:
+    assert command("--version").stdout == f"prunus {prunus.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["meassure"], "Did you mean 'measure'?"),
+        (["ls", "--jsn"], "--json"),
+        (["prune", "--sparsty", "0.5"], "--sparsity"),
+        (["measure"], "Missing option '--model'"),
+        (["run"], "Missing argument 'RECIPE'"),
+        (["run", "lenet", "--devices", "two"], "'--devices'"),
+        (["prune", "--sparsity", "half"], "'--sparsity'"),
+        (["ls", "[bold]", "[/]"], "unexpected extra argument"),
+        (["[/bold]"], "No such command '[/bold]'"),
+    ],
+)
+def test_a_mistake_in_usage_names_what_was_meant(command: Command, arguments: list[str], told: str) -> None:
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert told in result.stderr
+    assert result.stderr.startswith("Usage: prunus")
+
+
+class StrangeError(OSError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a [bold]b[/] c"), "a [bold]b[/] c"),
+        (TypeError("[/]"), "[/]"),
+        (ValueError(), "ValueError"),
+        (ValueError("the recipe can't be used:\n  seeds: none"), "the recipe can't be used: seeds: none"),
+        (ValueError("clear \x1b[2J screen"), "clear \\x1b[2J screen"),
+        (PermissionError(13, "Permission denied", "a b"), "'a b': Permission denied"),
+        (StrangeError("lost"), "lost"),
+        (MissingExtraError("this needs more"), "this needs more"),
+        (ModuleNotFoundError("No module named 'yaml'", name="yaml"), "pip install 'prunus[train]'"),
+    ],
+)
+def test_an_error_of_the_library_is_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail() -> dict[str, str]:
+        raise error
+
+    monkeypatch.setitem(ls._KINDS, "models", fail)
+    assert line in refused(command("ls", "models"))
+    for shown in (command("--debug", "ls", "models"), command("ls", "models", "--debug")):
+        assert shown.exception is error
+    monkeypatch.setenv("PRUNUS_DEBUG", "1")
+    assert command("ls", "models").exception is error
+
+
+def test_several_problems_keep_their_lines() -> None:
+    assert explain(ValueError("two things:\n  one\n  two")) == "two things:\n  one\n  two"
+
+
+def test_a_fault_of_prunus_itself_is_not_hidden(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> dict[str, str]:
+        raise AssertionError("can't be")
+
+    monkeypatch.setitem(ls._KINDS, "models", fail)
+    assert isinstance(command("ls", "models").exception, AssertionError)
+
+
+def test_ctrl_c_ends_any_command_with_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(ls._KINDS, "models", stop)
+    result = command("ls", "models")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "Stopped.\n")
+
+
+def test_debug_after_two_dashes_is_an_argument(command: Command) -> None:
+    assert "unknown kind '--debug'" in refused(command("ls", "--", "--debug"))
+
+
+def test_every_command_has_one_name_for_each_option() -> None:
+    """A flag means the same wherever it stands."""
+    helps: dict[str, set[str]] = {}
+    for registered in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
+        for parameter in registered.params:
+            for option in parameter.opts:
+                if option in ("--model", "--arg", "--shape", "--json", "--device", "--threads", "--batch-sizes"):
+                    helps.setdefault(option, set()).add(parameter.help)
+    assert all(len(told) == 1 for told in helps.values())
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "ünï 重", "two\nlines", "a\tb", "\x00\x07\x1b]0;title\x07", "\u202eright", "\ud800"]
+)
+def test_what_is_printed_can_not_steer_the_terminal(text: str) -> None:
+    shown = terminal.printable(text)
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    if text.replace("\n", "").isprintable():
+        assert shown == text
+
+
+class Terminal(io.StringIO):
+    """A terminal that takes colours, as far as a program can tell."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 80, 300])
+def test_a_terminal_gets_lines_that_fit_it(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout", shown := Terminal())
+    terminal.show_lists({"first": {"name": "word " * 50}, "second": {"other": "[bold]as it is[/]"}})
+    terminal.show_table(["layer", "weights"], [["a" * 30, "1,000"]])
+    terminal.prose().print("word " * 50)
+    text = re.sub(r"\x1b\[\d*m", "", shown.getvalue())
+    assert widest(text) <= columns
+    assert widest(text[text.index("1,000") :]) <= 100  # prose is not wider than reads well
+    assert "[bold]as it is[/]" in " ".join(text.split())
+    assert "\x1b[1m" in shown.getvalue()  # headings stand out
+
+
+def test_a_pipe_gets_each_row_on_one_line_and_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", shown := io.StringIO())
+    terminal.show_lists({"list": {"name": "word " * 500}})
+    terminal.show_table(["layer", "weights"], [["a" * 300, "1,000"]])
+    lines = shown.getvalue().splitlines()
+    assert lines[0].split() == ["name", *["word"] * 500]
+    assert lines[2].split() == ["a" * 300, "1,000"]
+    assert "\x1b" not in shown.getvalue()

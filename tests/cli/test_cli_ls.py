@@ -1,0 +1,157 @@
+"""`prunus ls` and `prunus doctor`: they list what there is, and say what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Command, refused
+
+from prunus import criteria, data, doctor, models, patterns, recipe, schedules, scopes
+from prunus.stats import Stats
+
+KINDS = {
+    "recipes": recipe.names(),
+    "models": models.list(),
+    "data": data.list(),
+    "criteria": list(criteria.CRITERIA),
+    "patterns": list(patterns.PATTERNS),
+    "scopes": list(scopes.SCOPES),
+    "schedules": list(schedules.SCHEDULES),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_is_one_line_for_each_name_with_what_it_is(command: Command, kind: str) -> None:
+    result = command("ls", kind)
+    assert result.exit_code == 0, result.output
+    lines = [re.split(r" {2,}", line, maxsplit=1) for line in result.stdout.splitlines()]
+    assert [name for name, _ in lines] == KINDS[kind]
+    assert all(told.endswith(".") and len(told) > 10 for _, told in lines)
+    assert not any(line.endswith(" ") for line in result.stdout.splitlines())
+
+
+def test_all_kinds_under_headings_that_grep_finds(command: Command) -> None:
+    result = command("ls")
+    headings = [line for line in result.stdout.splitlines() if line and not line.startswith(" ")]
+    assert headings == list(KINDS)
+    assert re.search(r"^  magnitude +Score a weight by its absolute value", result.stdout, re.MULTILINE)
+
+
+def test_json_has_the_same_and_nothing_else(command: Command, folder: Path) -> None:
+    found = json.loads(command("ls", "--json", "-").stdout)
+    assert {kind: list(entries) for kind, entries in found.items()} == KINDS
+    assert json.loads(command("ls", "scopes", "--json", "-").stdout) == found["scopes"]
+    result = command("ls", "scopes", "--json", "[bold] scopes.json")
+    assert "erk" in result.stdout
+    assert json.loads((folder / "[bold] scopes.json").read_text()) == found["scopes"]
+
+
+def test_a_method_of_ones_own_is_listed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criteria.CRITERIA, "_entries", dict(criteria.CRITERIA._entries))
+
+    @criteria.criterion("mine")
+    def mine(weight: torch.Tensor, stats: Stats) -> torch.Tensor:
+        """Keep `everything` alike.
+
+        Not shown.
+        """
+        return torch.ones_like(weight)
+
+    assert re.search(r"^mine +Keep everything alike\.$", command("ls", "criteria").stdout, re.MULTILINE)
+
+
+def test_an_unknown_kind_is_refused(command: Command) -> None:
+    assert refused(command("ls", "criterion")).startswith("unknown kind 'criterion'; did you mean 'criteria'?")
+    assert "unknown kind ''" in refused(command("ls", ""))
+
+
+def test_a_missing_package_hides_one_kind_only(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prunus.cli import ls
+
+    def fail() -> dict[str, str]:
+        raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
+
+    monkeypatch.setitem(ls._KINDS, "recipes", fail)
+    result = command("ls")
+    assert result.exit_code == 0
+    assert "pip install 'prunus[train]'" in result.stdout
+    assert "magnitude" in result.stdout
+
+
+@pytest.fixture
+def few_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading all datasets takes seconds; one that comes with a package and one that is not there will do."""
+    entries = data.DATASETS._entries
+    monkeypatch.setattr(data.DATASETS, "_entries", {name: entries[name] for name in ("digits", "mnist")})
+    monkeypatch.delenv("PRUNUS_DATA", raising=False)
+
+
+def states(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def test_the_doctor_tells_what_is_there(
+    command: Command, folder: Path, few_datasets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    result = command("doctor", "--json", "found.json")
+    assert result.exit_code == 0, result.output
+    found = {entry["name"]: entry for entry in json.loads((folder / "found.json").read_text())}
+    assert found["torch"]["told"].startswith(torch.__version__)
+    assert f"typer {metadata.version('typer')}" in found["cli"]["told"]
+    assert {found[extra]["state"] for extra in ("train", "data", "measure", "report", "cli")} == {"ok"}
+    assert found["digits"]["told"].startswith("1,797 images, from scikit-learn")
+    assert (found["mnist"]["state"], found["data cache"]["state"]) == ("missing", "ok")
+    assert "prunus run downloads it" in found["mnist"]["remedy"]
+    assert re.search(r"^  mnist +MISSING: not on this machine", result.stdout, re.MULTILINE)
+    assert re.search(r"\d+ things? to look at: .*\bmnist\b", result.stdout)
+    assert not (folder / "cache").exists()
+
+
+def test_the_doctor_tells_damage_apart_from_absence(
+    few_datasets: None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{name}-ubyte").write_bytes(b"not an IDX file")
+    found = states(doctor.examine(folder))["mnist"]
+    assert found.state == "broken"
+    assert "train-images" in found.told
+
+
+def test_the_doctor_names_the_extra_that_lacks_or_is_old(few_datasets: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "plotly":
+            raise metadata.PackageNotFoundError(name)
+        return "0.1.2rc1" if name == "zstandard" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    found = states(doctor.examine())
+    assert (found["report"].state, found["report"].told) == ("missing", "lacks plotly")
+    assert found["report"].remedy == "pip install --upgrade 'prunus[report]'"
+    assert re.fullmatch(r"lacks zstandard 0\.\d+ \(here is 0\.1\.2rc1\)", found["measure"].told)
+
+
+def test_the_doctor_manages_without_compiler_cache_or_installation(
+    few_datasets: None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    monkeypatch.setenv("PATH", str(folder))
+    (folder / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
+    found = states(doctor.examine())
+    assert found["C compiler"].state == "missing"
+    assert found["data cache"].state == "broken"
+    assert "pip install --editable" in next(f for f in found.values() if f.topic == "packages").remedy
+    (folder / "cc").write_text("#!/bin/sh\nexit 3\n")
+    (folder / "cc").chmod(0o755)
+    assert states(doctor.examine())["C compiler"].state == "broken"
