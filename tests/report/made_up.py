@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -13,12 +14,13 @@ import yaml
 from torch import Tensor
 
 from prunus import files
+from prunus.masks import Masks
 from prunus.receipt import (
     Accuracy,
     Check,
     DataFacts,
-    LayerFacts,
     Latency,
+    LayerFacts,
     Machine,
     ModelFacts,
     PairedTest,
@@ -67,6 +69,38 @@ def masked(state: dict[str, Tensor], masks: dict[str, Tensor]) -> dict[str, Tens
     return {name: value * masks[name] if name in masks else value for name, value in state.items()}
 
 
+def machine() -> Machine:
+    return Machine("A processor", 2, 2, 8 * 2**30, "Linux 6.1")
+
+
+def model(name: str, parameters: int, nonzero: int, **changes: Any) -> ModelFacts:
+    """Return a model without layers, of the given counts."""
+    sizes, macs = changes.pop("sizes", {}), changes.get("macs")
+    changes = {"nonzero_macs": macs} | changes
+    sparsity = 1 - nonzero / parameters if parameters else 0.0
+    return ModelFacts(name, parameters, nonzero, sparsity, layers=(), bytes=sizes, **changes)
+
+
+def latencies(
+    found: dict[tuple[str, str], Latency], runtime: str = "torch"
+) -> dict[str, dict[str, dict[str, Latency]]]:
+    """Return latencies by (threads, batch) as a receipt holds them."""
+    by_threads: dict[str, dict[str, Latency]] = {}
+    for (threads, batch), measured in found.items():
+        by_threads.setdefault(threads, {})[batch] = measured
+    return {runtime: by_threads} if by_threads else {}
+
+
+def accuracy_of(correct: int, total: int) -> Accuracy:
+    """Return an accuracy with Wilson's interval, in its closed form."""
+    share, z = correct / total, 1.959964
+    centre, spread = share + z * z / (2 * total), z * (share * (1 - share) / total + z * z / (4 * total**2)) ** 0.5
+    low, high = ((centre + sign * spread) / (1 + z * z / total) for sign in (-1, 1))
+    return Accuracy(
+        share, correct, total, (max(0.0, low), min(1.0, high)), (), nll=2.7 * (1 - share), ece=0.3 * (1 - share)
+    )
+
+
 def predictions(wrong: int, seed: int, labels: Tensor) -> Tensor:
     """Return predictions of which the given number are wrong, at the front of a fixed shuffle."""
     generator = torch.Generator().manual_seed(seed)
@@ -78,12 +112,9 @@ def predictions(wrong: int, seed: int, labels: Tensor) -> Tensor:
 
 
 def accuracy(guesses: Tensor, labels: Tensor) -> Accuracy:
-    correct, total = int((guesses == labels).sum()), len(labels)
-    share, z = correct / total, 1.959964
-    centre, spread = share + z * z / (2 * total), z * (share * (1 - share) / total + z * z / (4 * total**2)) ** 0.5
-    low, high = ((centre + sign * spread) / (1 + z * z / total) for sign in (-1, 1))
+    measured = accuracy_of(int((guesses == labels).sum()), len(labels))
     per_class = tuple((guesses[labels == digit] == digit).double().mean().item() for digit in range(10))
-    return Accuracy(share, correct, total, (low, high), per_class, nll=2.7 * (1 - share), ece=0.3 * (1 - share))
+    return dataclasses.replace(measured, per_class=per_class)
 
 
 def paired(first: str, second: str, guesses: dict[str, Tensor]) -> PairedTest:
@@ -97,7 +128,9 @@ def paired(first: str, second: str, guesses: dict[str, Tensor]) -> PairedTest:
     difference = (only_second - only_first) / total
     spread = 1.96 * (apart / total - difference**2) ** 0.5 / total**0.5
     p_value = binomtest(only_first, apart).pvalue if apart else 1.0
-    return PairedTest(first, second, only_first, only_second, difference, (difference - spread, difference + spread), p_value)
+    return PairedTest(
+        first, second, only_first, only_second, difference, (difference - spread, difference + spread), p_value
+    )
 
 
 def latency(factor: float = 1.0, runs: int = 200) -> dict[str, dict[str, dict[str, Latency]]]:
@@ -113,7 +146,9 @@ def latency(factor: float = 1.0, runs: int = 200) -> dict[str, dict[str, dict[st
     }
 
 
-def facts(name: str, state: dict[str, Tensor], measured: Accuracy | None = None, factor: float | None = 1.0) -> ModelFacts:
+def facts(
+    name: str, state: dict[str, Tensor], measured: Accuracy | None = None, factor: float | None = 1.0
+) -> ModelFacts:
     layers = tuple(layer(key, value) for key, value in state.items() if value.dim() > 1)
     blob = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
     parameters = sum(value.numel() for value in state.values())
@@ -161,7 +196,7 @@ class MadeUpRun:
         self.receipt = Receipt(
             prunus="0.1.0",
             torch="2.13.0",
-            machine=Machine("A processor", 2, 2, 8 * 2**30, "Linux 6.1"),
+            machine=machine(),
             recipe=RECIPE,
             recipe_hash="0123456789abcdef",
             seed=0,
@@ -170,9 +205,7 @@ class MadeUpRun:
                 facts(name, state, accuracy(self.guesses[name], labels), factors[name])
                 for name, state in self.states.items()
             ),
-            comparisons=tuple(
-                paired(*names, self.guesses) for names in (("dense", "pruned"), ("dense", "finetuned"))
-            ),
+            comparisons=tuple(paired(*names, self.guesses) for names in (("dense", "pruned"), ("dense", "finetuned"))),
             checks=(Check("zeros stay", "largest |w| where the mask is False", 0.0, 0.0, passed=True),),
         )
 
@@ -196,7 +229,7 @@ class MadeUpRun:
         (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
         for name, state in self.states.items():
             files.save_tensors(folder / f"{name}.safetensors", state)
-        files.save_tensors(folder / "masks.safetensors", self.masks)
+        Masks(self.masks).save(folder / "masks.safetensors")
         (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log_lines()))
         files.write_json(folder / "sensitivity.json", sensitivity())
         changed = (self.guesses["dense"] != self.guesses["finetuned"]).nonzero().flatten()[:24]

@@ -8,6 +8,8 @@ from prunus.report.claims import SizeChange, SpeedChange
 
 # more settings than this are summed up instead of listed one by one
 LISTED_SETTINGS = 4
+# a 90th percentile this many times the 10th is the mark of a machine with other work to do
+UNSTEADY = 1.5
 
 
 def contents(model: ModelFacts) -> str:
@@ -89,7 +91,7 @@ def speed(first: ModelFacts, last: ModelFacts) -> str:
     told = [change for change in changes if change.verdict != "same"]
     same = [change for change in changes if change.verdict == "same"]
     if not told:
-        return f"It does not run measurably faster: {_untold(same)}.{_why_no_faster(first, last)}"
+        return f"It does not run measurably faster: {_untold(same)}.{_unsteady(same)}{_why_no_faster(first, last)}"
     said = [_told([c for c in told if c.verdict == verdict], verdict) for verdict in ("faster", "slower")]
     if same:
         said.append(f"Elsewhere no difference can be told: {_untold(same)}.")
@@ -141,10 +143,10 @@ def setting(threads: str, batch: str) -> str:
     return f"{number} and batch {spell.plain(batch)}"
 
 
-def span(changes: list[SpeedChange]) -> str:
+def span(changes: list[SpeedChange], to: str = " to ") -> str:
     """Spell from how many to how many times the time before it takes: ``"0.98 to 1.03"``."""
     low, high = (spell.ratio(pick(change.factor for change in changes)) for pick in (min, max))
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low}{to}{high}"
 
 
 def _told(changes: list[SpeedChange], verdict: str) -> str:
@@ -168,6 +170,14 @@ def _untold(changes: list[SpeedChange]) -> str:
         f"{where} it takes {span(changes)} times as long as before, which is within the spread of single calls "
         f"(10th to 90th percentile) or less than {spell.percent(claims.SAME_TIME, 0)}"
     )
+
+
+def _unsteady(changes: list[SpeedChange]) -> str:
+    """Warn where single calls varied so much that a real difference could hide in it."""
+    widest = max(time.p90 / time.p10 for change in changes for time in (change.before, change.after) if time.p10)
+    if widest < UNSTEADY:
+        return ""
+    return f" Single calls varied up to {spell.ratio(widest)}-fold, so that only a large difference could show."
 
 
 def _why_no_faster(first: ModelFacts, last: ModelFacts) -> str:

@@ -66,6 +66,7 @@ def figure(
         dragmode=False,
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"},
     )
+    drawn.update_annotations(font={"size": 13})
     drawn.update_xaxes(automargin=True, fixedrange=True)
     drawn.update_yaxes(automargin=True, fixedrange=True)
     drawn.update_layout(**layout)

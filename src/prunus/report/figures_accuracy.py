@@ -49,7 +49,7 @@ def accuracy(receipt: Receipt) -> Figure:
         height=70 + 46 * len(tested),
         showlegend=False,
         xaxis={"title": {"text": "test accuracy, %"}},
-        yaxis={"autorange": "reversed", "type": "category"},
+        yaxis={"range": [len(tested) - 0.5, -0.75], "type": "category"},
     )
 
 
@@ -146,7 +146,8 @@ def sensitivity(found: Sensitivity, reached: float | None) -> Figure:
         drawn,
         height=440,
         top=36,
-        note="The axis is stretched towards 100%: each step to the right removes the same share of what was left.",
+        note="The axis is stretched towards 100%: each step to the right removes the same share of what was left."
+        + (" The grey lines are single layers; pointing at one names it." if many else ""),
         showlegend=not many,
         xaxis={"title": {"text": "sparsity of what is pruned, %"}, "zeroline": False} | _sparsity_ticks(found),
         yaxis={"title": {"text": f"{drawing.text(found.split)} accuracy, %"}},

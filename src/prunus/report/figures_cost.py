@@ -13,9 +13,11 @@ from prunus.report.drawing import Figure
 DRAWN_SETTINGS = 8
 
 
-def parameters(receipt: Receipt) -> Figure:
-    """Draw how many parameters of each model are zero and how many are not."""
+def parameters(receipt: Receipt) -> Figure | None:
+    """Draw how many parameters of each model are zero and how many are not; None where there is no model."""
     models, look = list(receipt.models), drawing.marks(receipt)
+    if not models:
+        return None
     names, colours = drawing.texts(model.name for model in models), [look[model.name].colour for model in models]
     drawn = go.Figure()
     hover = "%{y}: %{x:,} %{fullData.name}<extra></extra>"
@@ -25,7 +27,7 @@ def parameters(receipt: Receipt) -> Figure:
         x=[claims.zeros(model) for model in models],
         name="zero",
         marker={"color": colours, "opacity": 0.3},
-        text=[_held(model) for model in models],
+        text=[f"{spell.count(model.nonzero)} of {spell.count(model.parameters)}" for model in models],
         textposition="outside",
         **bars,
     )
@@ -35,10 +37,10 @@ def parameters(receipt: Receipt) -> Figure:
         f"Nonzero parameters: {'; '.join(said)}.",
         drawn,
         height=66 + 50 * len(models),
-        note="Parameters: the strong part of a bar is used, the pale part are zeros that are still stored.",
+        note="Nonzero parameters of all: the strong part of a bar is used, the pale part is zeros, still stored.",
         barmode="stack",
         showlegend=False,
-        xaxis={"title": {"text": "parameters"}, "range": [0, 1.32 * max(model.parameters for model in models)]},
+        xaxis={"title": {"text": "parameters"}, "range": [0, 1.35 * max(model.parameters for model in models)]},
         yaxis={"autorange": "reversed", "type": "category"},
     )
 
@@ -72,7 +74,7 @@ def sizes(receipt: Receipt) -> Figure | None:
         top=36,
         note="Bytes of the same weights as a plain safetensors file, and after a general compressor.",
         barmode="group",
-        xaxis={"title": {"text": "bytes"}, "range": [0, 1.15 * max(max(model.bytes.values()) for model in models)]},
+        xaxis={"title": {"text": "bytes"}, "range": [0, 1.25 * max(max(model.bytes.values()) for model in models)]},
         yaxis={"autorange": "reversed", "type": "category"},
     )
 
@@ -86,13 +88,13 @@ def latency(receipt: Receipt) -> Figure | None:
         return None
     columns = min(2, len(drawn_settings))
     rows = -(-len(drawn_settings) // columns)
-    titles = [drawing.text(_title(*setting)) for setting in drawn_settings]
+    titles = [_title(*setting) for setting in drawn_settings]
     drawn = make_subplots(
         rows=rows,
         cols=columns,
         subplot_titles=titles,
         shared_yaxes=True,
-        vertical_spacing=0.34 / rows,
+        vertical_spacing=0.38 / rows,
         horizontal_spacing=0.05,
     )
     for at, setting in enumerate(drawn_settings):
@@ -105,8 +107,8 @@ def latency(receipt: Receipt) -> Figure | None:
         "latency",
         f"Time of one call in {spell.plural(len(drawn_settings), 'setting')}, median with 10th to 90th percentile.",
         drawn,
-        height=44 + rows * (76 + 30 * len(models)),
-        top=28,
+        height=44 + rows * (90 + 30 * len(models)),
+        top=44,
         note="Dots are medians, bars reach from the 10th to the 90th percentile of single calls: "
         f"where bars overlap, this measurement tells no difference.{more}",
         showlegend=False,
@@ -139,9 +141,4 @@ def _panel(
 
 def _title(runtime: str, threads: str, batch: str) -> str:
     number = spell.plural(int(threads), "thread") if threads.isdecimal() else f"{threads} threads"
-    return f"{runtime}, {number}, batch {batch}"
-
-
-def _held(model: ModelFacts) -> str:
-    zero = f" + {spell.count(claims.zeros(model))} zero" if claims.zeros(model) else ""
-    return f"{spell.count(model.nonzero)} nonzero{zero}"
+    return f"{drawing.text(f'{runtime}, {number}')}<br>batch {drawing.text(batch)}"

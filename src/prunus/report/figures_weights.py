@@ -11,10 +11,12 @@ from torch import Tensor
 from prunus.masks import Masks
 from prunus.receipt import ModelFacts, Receipt
 from prunus.report import distributions, drawing, spell
-from prunus.report.distributions import Bins, Cut, Histogram
+from prunus.report.distributions import Bins, Histogram
 from prunus.report.drawing import Figure
 
 DRAWN_LAYERS = 8
+# layers whose shares of removed weights differ by less are not told apart in words
+EVEN = 0.01
 REMOVED = {"color": drawing.GREY, "opacity": 0.6}
 # bars of a page's height; the table lists every layer
 DRAWN_BARS = 60
@@ -29,45 +31,33 @@ def spread(receipt: Receipt, weights: Mapping[str, Mapping[str, Tensor]], masks:
         masks: which weights live; only their parameters are drawn.
     """
     taken = {model: [state[name] for name in masks] for model, state in weights.items()}
-    dense, look = next(iter(weights)), drawing.marks(receipt)
-    threshold = distributions.cut(weights[dense], masks)
-    edges = threshold.middle if threshold and threshold.clean else None
-    into = distributions.bins(max(distributions.drawn_limit(tensors) for tensors in taken.values()), edges)
+    dense = next(iter(weights.values()))
+    found = distributions.cut(dense, masks)
+    threshold = found.middle if found and found.clean else None
+    into = distributions.bins(max(distributions.drawn_limit(tensors) for tensors in taken.values()), threshold)
     counts = {model: distributions.histogram(tensors, into) for model, tensors in taken.items()}
-    kept = distributions.histogram((weights[dense][name] * mask for name, mask in masks.items()), into)
-    drawn = make_subplots(
-        rows=len(counts),
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=0.09,
-        subplot_titles=[_panel_title(model, found) for model, found in counts.items()],
-    )
-    for row, (model, found) in enumerate(counts.items(), start=1):
-        colour = look[model].colour if model in look else drawing.GREY
-        shown = kept if model == dense else found
-        _bars(drawn, into, shown.counts, {"color": colour}, drawing.text(model), row)
-        if model == dense:
-            _bars(drawn, into, _difference(found, kept), REMOVED, "removed", row)
-    if edges is not None:
-        _lines(drawn, edges)
-    drawn.update_xaxes(title_text="weight", row=len(counts), col=1)
-    drawn.update_yaxes(title_text="weights", rangemode="tozero")
+    kept = distributions.histogram((dense[name] * mask for name, mask in masks.items()), into)
+    drawn = _panels(receipt, into, counts, kept)
+    for place in (-threshold, threshold) if threshold else ():
+        drawn.add_vline(x=place, line={"dash": "dash", "width": 1.5, "color": "#D55E00"}, row="all", col=1)
+    words = threshold_words(dense, masks)
     return drawing.figure(
         "weights",
         f"Histograms of {spell.plural(masks.num_weights, 'prunable weight')} in {spell.listing(list(counts))}, "
-        f"{spell.count(masks.num_pruned)} of them removed. {threshold_words(threshold)}",
+        f"{spell.count(masks.num_pruned)} of them removed. {words}",
         drawn,
         height=60 + 190 * len(counts),
         top=28,
-        note=threshold_words(threshold) + _outside_words(counts),
+        note=words + _outside_words(counts),
         barmode="stack",
         bargap=0,
         showlegend=False,
     )
 
 
-def threshold_words(found: Cut | None) -> str:
-    """Say where the weights were cut, or that no single threshold explains it."""
+def threshold_words(dense: Mapping[str, Tensor], masks: Masks) -> str:
+    """Say where the dense weights were cut, or that no threshold explains it."""
+    found = distributions.cut(dense, masks)
     if found is None:
         return "The masks remove no weight, or every weight, so there is no threshold."
     low, high = _told_apart(found.largest_removed, found.smallest_kept)
@@ -76,9 +66,12 @@ def threshold_words(found: Cut | None) -> str:
             f"One threshold explains the choice (dashed lines): the largest weight removed has |w| = {low}, "
             f"the smallest kept {high}."
         )
+    alone = [distributions.cut(dense, Masks({name: mask})) for name, mask in masks.items()]
+    if all(cut.clean for cut in alone if cut):
+        return "Each layer was cut at a threshold of its own, so the bars overlap here."
     return (
-        f"No single threshold on the dense weights explains the choice: weights up to |w| = {low} went, "
-        f"while others as small as {high} stayed."
+        f"No threshold on the dense weights explains the choice: weights up to |w| = {low} went, while others as "
+        f"small as {high} stayed."
     )
 
 
@@ -87,29 +80,21 @@ def by_layer(weights: Mapping[str, Tensor], masks: Masks, colour: str) -> Figure
     names = _first_and_last(list(masks), DRAWN_LAYERS)
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
-    titles = [
-        f"{name}: {_removed_share(masks[raw])} removed" for raw, name in zip(names, drawing.texts(names), strict=True)
-    ]
+    shown = zip(names, drawing.texts(names), strict=True)
+    titles = [f"{label}<br>{spell.percent(_share(masks[name]))} removed" for name, label in shown]
     drawn = make_subplots(
-        rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.3 / rows, horizontal_spacing=0.08
+        rows=rows, cols=columns, subplot_titles=titles, vertical_spacing=0.4 / rows, horizontal_spacing=0.08
     )
     for at, name in enumerate(names):
-        threshold = distributions.cut(weights, Masks({name: masks[name]}))
-        edges = threshold.middle if threshold and threshold.clean else None
-        into = distributions.bins(distributions.drawn_limit([weights[name]]), edges, half=30)
-        found = distributions.histogram([weights[name]], into)
-        kept = distributions.histogram([weights[name] * masks[name]], into)
-        row, column = at // columns + 1, at % columns + 1
-        _bars(drawn, into, kept.counts, {"color": colour}, "kept", row, column)
-        _bars(drawn, into, _difference(found, kept), REMOVED, "removed", row, column)
+        _layer_panel(drawn, weights[name], masks[name], colour, at // columns + 1, at % columns + 1)
     part = f" {len(names)} of {len(masks)} layers are drawn." if len(names) < len(masks) else ""
     return drawing.figure(
         "weights-by-layer",
         f"Histograms of the dense weights in {spell.plural(len(names), 'layer')}, removed ones marked.",
         drawn,
-        height=40 + 190 * rows,
-        top=28,
-        note=f"The same layer by layer, each with its own scale: a layer of small weights loses more of them.{part}",
+        height=40 + 200 * rows,
+        top=44,
+        note=f"The same layer by layer, each with its own scale.{_extremes(masks)}{part}",
         barmode="stack",
         bargap=0,
         showlegend=False,
@@ -125,14 +110,11 @@ def layer_sparsity(receipt: Receipt, model: ModelFacts) -> Figure:
         y=drawing.texts(layer.name for layer in layers),
         orientation="h",
         marker={"color": drawing.marks(receipt)[model.name].colour},
-        text=[
-            f"{spell.percent(layer.sparsity)}: {spell.count(layer.parameters - layer.nonzero)} of "
-            f"{spell.count(layer.parameters)}"
-            for layer in layers
-        ],
+        text=[spell.percent(layer.sparsity) for layer in layers],
+        customdata=[f"{spell.count(x.parameters - x.nonzero)} of {spell.count(x.parameters)}" for x in layers],
         textposition="outside",
         cliponaxis=False,
-        hovertemplate="%{y}<br>%{text}<extra></extra>",
+        hovertemplate="%{y}<br>%{text}: %{customdata}<extra></extra>",
     )
     most = max(model.sparsity, *(layer.sparsity for layer in layers)) or 1.0
     drawn.add_vline(x=100 * model.sparsity, line={"dash": "dash", "width": 1.5, "color": drawing.GREY})
@@ -145,9 +127,34 @@ def layer_sparsity(receipt: Receipt, model: ModelFacts) -> Figure:
         height=66 + 32 * len(layers),
         note=f"The share of each layer that is zero in {spell.plain(model.name)}; "
         f"the dashed line is the whole model's {spell.percent(model.sparsity)}.{part}",
-        xaxis={"title": {"text": "zeros, % of the layer"}, "range": [0, 128 * most]},
+        xaxis={"title": {"text": "zeros, % of the layer"}, "range": [0, 115 * most]},
         yaxis={"autorange": "reversed", "type": "category"},
     )
+
+
+def _panels(receipt: Receipt, into: Bins, counts: Mapping[str, Histogram], kept: Histogram) -> go.Figure:
+    """Draw one histogram per model, and in the first one what was removed on top of what was kept."""
+    titles = [_panel_title(model, found) for model, found in counts.items()]
+    drawn = make_subplots(rows=len(counts), cols=1, shared_xaxes=True, vertical_spacing=0.09, subplot_titles=titles)
+    look = drawing.marks(receipt)
+    for row, (model, found) in enumerate(counts.items(), start=1):
+        colour = look[model].colour if model in look else drawing.GREY
+        shown = kept if row == 1 else found
+        _bars(drawn, into, shown.counts, {"color": colour}, drawing.text(model), row)
+        if row == 1:
+            _bars(drawn, into, _difference(found, kept), REMOVED, "removed", row)
+    drawn.update_xaxes(title_text="weight", row=len(counts), col=1)
+    drawn.update_yaxes(title_text="weights", rangemode="tozero")
+    return drawn
+
+
+def _layer_panel(drawn: go.Figure, weight: Tensor, mask: Tensor, colour: str, row: int, column: int) -> None:
+    found = distributions.cut({"": weight}, Masks({"": mask}))
+    threshold = found.middle if found and found.clean else None
+    into = distributions.bins(distributions.drawn_limit([weight]), threshold, half=30)
+    whole, kept = (distributions.histogram([values], into) for values in (weight, weight * mask))
+    _bars(drawn, into, kept.counts, {"color": colour}, "kept", row, column)
+    _bars(drawn, into, _difference(whole, kept), REMOVED, "removed", row, column)
 
 
 def _bars(
@@ -175,11 +182,6 @@ def _difference(whole: Histogram, part: Histogram) -> list[int]:
     return [a - b for a, b in zip(whole.counts, part.counts, strict=True)]
 
 
-def _lines(drawn: go.Figure, threshold: float) -> None:
-    for place in (-threshold, threshold):
-        drawn.add_vline(x=place, line={"dash": "dash", "width": 1.5, "color": "#D55E00"}, row="all", col=1)
-
-
 def _panel_title(model: str, found: Histogram) -> str:
     zeros = f": {spell.plural(found.zeros, 'weight')} exactly 0, not drawn" if found.zeros else ""
     return drawing.text(model) + zeros
@@ -196,8 +198,19 @@ def _told_apart(low: float, high: float) -> tuple[str, str]:
     return f"{low:.{digits}g}", f"{high:.{digits}g}"
 
 
-def _removed_share(mask: Tensor) -> str:
-    return spell.percent(1 - int(mask.sum()) / mask.numel()) if mask.numel() else "none"
+def _share(mask: Tensor) -> float:
+    return 1 - int(mask.sum()) / mask.numel() if mask.numel() else 0.0
+
+
+def _extremes(masks: Masks) -> str:
+    shares = {name: _share(mask) for name, mask in masks.items()}
+    most, least = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
+    if shares[most] - shares[least] < EVEN:
+        return ""
+    return (
+        f" {spell.plain(most)} lost the largest share ({spell.percent(shares[most])}), "
+        f"{spell.plain(least)} the smallest ({spell.percent(shares[least])})."
+    )
 
 
 def _first_and_last(names: list[str], most: int) -> list[str]:

@@ -28,12 +28,12 @@ def kernels(weights: Mapping[str, Mapping[str, Tensor]], masks: Masks) -> Pictur
     name = next(iter(masks), None)
     if name is None or (planes := as_planes(masks[name])) is None:
         return None
-    lives = planes[:DRAWN_KERNELS]
-    drawn = {model: _planes_of(state[name])[:DRAWN_KERNELS] for model, state in weights.items()}
-    scale = max(_full_colour(values) for values in drawn.values()) or 1.0
-    side = lives.shape[2]
+    side = planes.shape[2]
     cell = max(SMALLEST_CELL, min(LARGEST_CELL, ROW_WIDTH // (10 * side) - 1))
-    columns = _columns(len(lives), max(1, ROW_WIDTH // (side * cell + 2 + max(2, cell // 2))))
+    columns = max(1, ROW_WIDTH // (side * cell + 2 + max(2, cell // 2)))
+    lives = planes[: min(DRAWN_KERNELS, 2 * columns)]
+    drawn = {model: _planes_of(state[name])[: len(lives)] for model, state in weights.items()}
+    scale = max(_full_colour(values) for values in drawn.values()) or 1.0
     size = spell.shape(lives.shape[1:])
     removed = int((~lives).sum())
     gone = f"; {spell.count(removed)} of {spell.plural(lives.numel(), 'weight')} removed"
@@ -42,9 +42,9 @@ def kernels(weights: Mapping[str, Mapping[str, Tensor]], masks: Masks) -> Pictur
     for model, values in drawn.items():
         mask = None if model == "dense" else lives
         caption = spell.plain(model) + (gone if mask is not None else "")
-        image = pixels.kernels(values.float(), mask, scale, columns, cell)
+        image = pixels.kernels(values.float(), mask, scale, _columns(len(lives), columns), cell)
         pictures.append(Picture(pixels.data_uri(image), f"{what} in {caption}", caption))
-    part = f" The first {len(lives)} of {len(planes)} are drawn." if len(planes) > len(lives) else ""
+    part = f" The first {len(lives)} of {spell.count(len(planes))} are drawn." if len(planes) > len(lives) else ""
     return Pictures(tuple(pictures), f"{spell.plain(name)}, kernels of {size}.{part}")
 
 
@@ -75,7 +75,8 @@ def changes(found: Predictions) -> Gallery | None:
         alt = f"Test image {index} of class {label}: dense said {was}, finetuned says {now}, {verdict}"
         pictures.append(Picture(pixels.data_uri(pixels.photo(image)), alt, words, verdict))
     pictures.sort(key=lambda picture: ("broken", "fixed", "still wrong").index(picture.verdict))
-    return Gallery(tuple(pictures), f"{spell.plural(len(pictures), 'image')} shown: dense → finetuned.")
+    number = int((before != after).sum())
+    return Gallery(tuple(pictures), f"Label, and prediction dense → finetuned; {len(pictures)} of {number} are shown.")
 
 
 def changes_in_words(found: Predictions) -> str:

@@ -8,7 +8,7 @@ from prunus.report.blocks import Pairs, Table
 
 # what the controls of `prunus run` are; a control of another name is shown without a gloss
 CONTROLS = {
-    "random": "the same road, but the weights to remove were drawn at random",
+    "random": "the same steps, but the weights to remove were drawn at random",
     "small-dense": "a narrower network of about as many parameters, trained from scratch and never pruned",
     "dense-longer": "the unpruned network, given the same extra epochs",
 }

@@ -95,10 +95,10 @@ def weights(run: Run) -> Section:
 
 
 def kernels(run: Run) -> Section | None:
-    """The first layer's kernels before and after; None where the model has no layer that can be looked at."""
-    title = "The first layer, before and after"
+    """The first pruned layer's kernels before and after; None where the model has no layer that can be looked at."""
+    title = "The first pruned layer, before and after"
     lead = (
-        "Each tile is one kernel: the pattern of light and dark that one unit of the first layer looks for. "
+        "Each tile is one kernel: the pattern of light and dark that one unit of the layer looks for. "
         "Blue weights are positive, orange ones negative, white is near zero; dark crossed squares were removed."
     )
     states = {name: state for name, state in run.weights.items() if not isinstance(state, Left)}

@@ -26,9 +26,13 @@ def check(receipts: Sequence[Receipt]) -> None:
     """Raise ValueError unless the receipts are of one recipe and of different seeds."""
     if not receipts:
         raise ValueError("a summary needs at least one receipt, got none")
-    hashes = list(dict.fromkeys(receipt.recipe_hash for receipt in receipts))
-    if len(hashes) > 1:
-        raise ValueError(f"a summary is over seeds of one recipe, got receipts of {len(hashes)}: {', '.join(hashes)}")
+    for receipt in receipts[1:]:
+        changed = _differences(receipts[0], receipt)
+        if changed:
+            raise ValueError(
+                f"a summary is over seeds of one recipe, got receipts of several: seeds {receipts[0].seed} and "
+                f"{receipt.seed} differ in {', '.join(changed)}"
+            )
     seeds = [receipt.seed for receipt in receipts]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"a summary takes one receipt per seed, got the seeds {seeds}")
@@ -67,6 +71,12 @@ def tests(receipts: Sequence[Receipt]) -> Table | None:
             table.add_row("", "mean ± sd", mean, "", "", "")
         table.add_section()
     return table
+
+
+def _differences(first: Receipt, other: Receipt) -> list[str]:
+    """Name the parts of the recipe, but for the seeds and the description, in which two receipts differ."""
+    keys = sorted({*first.recipe, *other.recipe} - {"seeds", "description"})
+    return [key for key in keys if first.recipe.get(key) != other.recipe.get(key)]
 
 
 def _names(receipts: Sequence[Receipt]) -> list[str]:

@@ -76,7 +76,7 @@ def _notes(receipt: Receipt) -> list[str]:
     for model in (*receipt.models, *receipt.controls):
         for note in model.notes:
             notes.setdefault(spell.plain(note), []).append(spell.plain(model.name))
-    return [f"{spell.listing(names)}: {note}" for note, names in notes.items()]
+    return [f"{spell.listing(names)}: {note.rstrip('.')}." for note, names in notes.items()]
 
 
 def _checks(receipt: Receipt) -> str:

@@ -41,8 +41,8 @@ def _accuracy(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> Tile | N
         "better": ("better", "good"),
         "worse": ("worse", "bad"),
     }[change.verdict]
-    tested = f", {spell.p_value(change.test.p_value)}" if change.test else ""
-    detail = f"{spell.percent(change.before.top1, 2)} before; {spell.points(change.difference)} points{tested}"
+    p_value = spell.p_value(change.test.p_value).replace(" ", "\N{NO-BREAK SPACE}") if change.test else "not tested"
+    detail = f"{spell.percent(change.before.top1, 2)} before; {spell.points(change.difference)} points, {p_value}"
     return Tile("Accuracy", spell.percent(change.after.top1, 2), detail, verdict, tone)
 
 
@@ -79,7 +79,8 @@ def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:
         verdict, tone = "slower", "bad"
     number = spell.plural(len(changes), "setting")
     detail = f"of the time before, in {number}" + ("; within the spread" if verdicts == {"same"} else "")
-    return Tile("Time of a call", f"{cost_sentences.span(changes)} \N{MULTIPLICATION SIGN}", detail, verdict, tone)
+    times = cost_sentences.span(changes, to="\N{EN DASH}") + "\N{MULTIPLICATION SIGN}"
+    return Tile("Time of a call", times, detail, verdict, tone)
 
 
 def _arithmetic(first: ModelFacts, last: ModelFacts) -> Tile | None:

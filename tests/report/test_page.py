@@ -1,0 +1,278 @@
+"""The page: whole, escaped, the same each time, and honest about what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import made_up
+import plotly.offline
+import pytest
+import torch
+
+from prunus import files, report
+from prunus.masks import Masks
+from prunus.report import drawing
+
+FIGURES = {
+    "accuracy",
+    "per-class",
+    "training",
+    "parameters",
+    "bytes",
+    "weights",
+    "weights-by-layer",
+    "layer-sparsity",
+    "sensitivity",
+    "latency",
+}
+
+
+PLOTLY = plotly.offline.get_plotlyjs()
+
+
+class Page(HTMLParser):
+    """The elements of a page, the text outside scripts and styles, and the figures' JSON."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.figures: dict[str, dict[str, object]] = {}
+        self._inside: tuple[str, dict[str, str | None]] = ("", {})
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._inside = (tag, dict(attrs))
+
+    def handle_data(self, data):
+        tag, attributes = self._inside
+        if tag == "script" and "data-for" in attributes:
+            self.figures[str(attributes["data-for"])] = json.loads(data)
+        elif tag not in ("script", "style"):
+            self.text += data
+
+    def handle_endtag(self, tag):
+        self._inside = ("", {})
+
+    def ids(self) -> list[str]:
+        return [str(attributes["id"]) for _, attributes in self.elements if "id" in attributes]
+
+
+def written(folder: Path) -> Page:
+    text = report.write_page(folder).read_text(encoding="utf-8")
+    assert text.count(PLOTLY) <= 1
+    return Page(text.replace(PLOTLY, ""))  # five million characters that no test looks at
+
+
+def test_the_page_lies_in_the_folder_and_holds_every_figure(folder):
+    assert report.write_page(folder) == folder / "report.html"
+    page = written(folder)
+    assert set(page.figures) == FIGURES
+    assert len(page.ids()) == len(set(page.ids()))
+
+
+def test_the_page_says_the_words(folder, receipt):
+    page = written(folder)
+    for sentence in report.words(receipt):
+        assert sentence in page.text
+
+
+def test_nothing_is_fetched(folder):
+    page = written(folder)
+    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "srcset", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (tag, attributes)
+
+
+def test_figures_and_images_are_told_in_words(folder):
+    page = written(folder)
+    plots = [attributes for _, attributes in page.elements if attributes.get("class") == "plot"]
+    assert {plot["id"] for plot in plots} == FIGURES
+    assert all(plot["role"] == "img" and len(plot["aria-label"] or "") > 20 for plot in plots)
+    assert all(len(attributes["alt"] or "") > 10 for tag, attributes in page.elements if tag == "img")
+
+
+def test_the_page_is_little_more_than_its_script(folder):
+    size = report.write_page(folder).stat().st_size
+    assert size < len(PLOTLY.encode()) + 300_000
+
+
+def test_large_layers_do_not_make_a_large_page(folder):
+    generator = torch.Generator().manual_seed(0)
+    large = {f"block{at}.weight": torch.randn(256, 256, 3, 3, generator=generator) for at in range(2)}
+    masks = {name: weight.abs() > 1 for name, weight in large.items()}
+    for name in ("dense", "pruned", "finetuned"):
+        files.save_tensors(folder / f"{name}.safetensors", large)
+    Masks(masks).save(folder / "masks.safetensors")
+    size = report.write_page(folder).stat().st_size
+    assert size < len(PLOTLY.encode()) + 600_000
+
+
+def test_the_same_folder_gives_the_same_bytes_in_another_process(folder):
+    first = report.write_page(folder).read_bytes()
+    (folder / "report.html").unlink()
+    code = f"from prunus import report; report.write_page({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
+    assert (folder / "report.html").read_bytes() == first
+
+
+def test_the_page_does_not_name_its_folder(folder):
+    assert str(folder.parent.parent) not in report.write_page(folder).read_text(encoding="utf-8")
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
+
+
+def test_hostile_names_stay_text(run, folder, receipt):
+    benign = written(folder)
+    layers = [replace(layer, name=f"{HOSTILE}{layer.name}") for layer in receipt.models[-1].layers]
+    models = (receipt.models[0], replace(receipt.models[-1], name=HOSTILE, layers=tuple(layers)))
+    data = replace(receipt.data, name=HOSTILE, source=HOSTILE)
+    recipe = {"name": HOSTILE, "description": HOSTILE}
+    hostile = replace(receipt, models=models, comparisons=(), recipe=recipe, data=data, prunus=HOSTILE)
+    hostile.save(folder / "receipt.json")
+    (folder / "recipe.yaml").write_text(f"name: {HOSTILE}")
+    renamed = {f"{HOSTILE}{name}": mask for name, mask in run.masks.items()}
+    Masks(renamed).save(folder / "masks.safetensors")
+    for name, state in run.states.items():
+        files.save_tensors(folder / f"{name}.safetensors", {f"{HOSTILE}{key}": value for key, value in state.items()})
+    curves = {HOSTILE: [0.9, 0.8], "all layers": [0.9, 0.5]}
+    sensitivity = {"split": HOSTILE, "total": 10, "sparsities": [0.0, 0.5], "curves": curves}
+    files.write_json(folder / "sensitivity.json", sensitivity)
+    page = written(folder)
+    assert set(page.figures) == FIGURES
+    assert scripts(page) == scripts(benign)
+    assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
+    assert HOSTILE in page.text
+    # plotly reads <b>, <a href> and the like in texts: no figure may bring a tag of its own
+    assert "<img" not in json.dumps(page.figures)
+    assert "<script" not in json.dumps(page.figures)
+
+
+def scripts(page: Page) -> int:
+    return sum(tag == "script" for tag, _ in page.elements)
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "said"),
+    [
+        ("log.jsonl", {"training"}, "The learning curves: left out, because"),
+        ("sensitivity.json", {"sensitivity"}, "The sensitivity curve: left out, because"),
+        ("masks.safetensors", {"weights", "weights-by-layer"}, "The weight histograms: left out, because"),
+        ("dense.safetensors", {"weights", "weights-by-layer"}, "The weights of dense: left out, because"),
+        ("finetuned.safetensors", set(), "The weights of finetuned: left out, because"),
+        ("predictions.safetensors", set(), "The changed answers: left out, because"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_what_is_missing_or_damaged_is_said_and_the_rest_stays(folder, name, lost, said, damage):
+    if damage == "missing":
+        (folder / name).unlink()
+        reason = f"there is no {name} in the run's folder"
+    else:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+        reason = f"{name} is damaged"
+    page = written(folder)
+    assert set(page.figures) == FIGURES - lost
+    assert f"{said} {reason}" in page.text
+
+
+def test_a_missing_recipe_is_taken_from_the_receipt(folder):
+    (folder / "recipe.yaml").unlink()
+    assert "The recipe, from the receipt" in written(folder).text
+
+
+def test_only_a_receipt_still_gives_a_page(folder):
+    for path in folder.iterdir():
+        if path.name != "receipt.json":
+            path.unlink()
+    page = written(folder)
+    assert set(page.figures) == {"accuracy", "per-class", "parameters", "bytes", "layer-sparsity", "latency"}
+
+
+def test_a_receipt_of_bare_models_gives_a_page(tmp_path, receipt):
+    bare = tuple(made_up.model(name, 10, nonzero) for name, nonzero in (("dense", 10), ("pruned", 8)))
+    replace(receipt, models=bare, comparisons=(), data=None, recipe={}, checks=()).save(tmp_path / "receipt.json")
+    page = written(tmp_path)
+    assert set(page.figures) == {"parameters"}
+    for said in ("Accuracy was not measured.", "Bytes were not measured.", "Speed was not measured."):
+        assert said in page.text
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_fewer_than_two_models_give_a_page(tmp_path, receipt, number):
+    replace(receipt, models=receipt.models[:number], comparisons=()).save(tmp_path / "receipt.json")
+    assert report.words(replace(receipt, models=receipt.models[:number], comparisons=()))[0] in written(tmp_path).text
+
+
+def test_masks_of_another_model_are_not_drawn(folder):
+    Masks({"conv1.weight": torch.ones(3, 3, dtype=torch.bool)}).save(folder / "masks.safetensors")
+    page = written(folder)
+    assert set(page.figures) == FIGURES - {"weights", "weights-by-layer"}
+    assert "masks.safetensors is damaged, or not of the form that prunus run writes" in page.text
+
+
+def test_controls_are_shown_with_what_they_are(run, folder):
+    run.with_controls().save(folder / "receipt.json")
+    page = written(folder)
+    assert "the weights to remove were drawn at random" in page.text
+    names = [trace["y"] for trace in page.figures["accuracy"]["data"]]
+    assert names == [["dense"], ["pruned"], ["finetuned"], ["random"], ["small-dense"], ["dense-longer"]]
+
+
+def test_the_figures_show_the_receipts_numbers(folder, receipt):
+    figures = written(folder).figures
+    finetuned = receipt.models[-1]
+    top1 = figures["accuracy"]["data"][2]
+    assert top1["x"] == [100 * finetuned.accuracy.top1]
+    assert top1["x"][0] - top1["error_x"]["arrayminus"][0] == pytest.approx(100 * finetuned.accuracy.ci95[0])
+    assert figures["parameters"]["data"][0]["x"] == [160_206, 128_214, 128_214]
+    assert figures["parameters"]["data"][1]["x"] == [0, 31_992, 31_992]
+    assert figures["layer-sparsity"]["data"][0]["x"] == [100 * layer.sparsity for layer in finetuned.layers]
+    removed = next(trace for trace in figures["weights"]["data"] if trace["name"] == "removed")
+    assert sum(removed["y"]) == 31_992
+    assert len(figures["training"]["data"][0]["x"]) == 7
+
+
+def test_a_model_has_one_colour_in_all_figures(folder, receipt):
+    figures = written(folder).figures
+    for at, model in enumerate(receipt.models):
+        colour = drawing.marks(receipt)[model.name].colour
+        assert figures["accuracy"]["data"][at]["marker"]["color"] == colour
+        assert figures["per-class"]["data"][at]["marker"]["color"] == colour
+        assert figures["bytes"]["data"][at]["marker"]["color"] == colour
+        assert figures["parameters"]["data"][0]["marker"]["color"][at] == colour
+
+
+def test_of_an_epoch_that_ran_twice_the_later_line_counts(folder):
+    line = made_up.log_lines()[-1] | {"loss": 0.125}
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    losses = written(folder).figures["training"]["data"][0]["y"]
+    assert len(losses) == 7
+    assert losses[-1] == 0.125
+
+
+def test_no_receipt_names_the_command_that_makes_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no receipt\.json in .* prunus run lenet"):
+        report.write_page(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_receipt_is_an_error(folder):
+    (folder / "receipt.json").write_text('{"schema": 1')
+    with pytest.raises(ValueError, match="receipt"):
+        report.write_page(folder)
+    assert not (folder / "report.html").exists()

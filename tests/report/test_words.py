@@ -1,0 +1,293 @@
+"""The words say what the receipt's figures justify, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+from made_up import accuracy_of, latencies, machine, model
+
+from prunus.receipt import Check, Latency, ModelFacts, PairedTest, Receipt
+from prunus.report import claims, sentences, words
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def receipt_of(*models: ModelFacts, **changes: object) -> Receipt:
+    return replace(Receipt(prunus="0.1.0", torch="2.13.0", machine=machine(), models=models), **changes)
+
+
+def topic(receipt: Receipt, wanted: str) -> str:
+    """Return all the words on one topic."""
+    return " ".join(sentence for name, sentence in sentences.paragraphs(receipt) if name == wanted)
+
+
+DENSE = model("dense", 1000, 1000, macs=5000, sizes={"safetensors": 4088, "zstd": 3700})
+PRUNED = model("pruned", 1000, 800, macs=5000, nonzero_macs=4100, sizes={"safetensors": 4088, "zstd": 3108})
+SHRUNK = model("shrunk", 600, 600, macs=2500, sizes={"safetensors": 2488, "zstd": 2220})
+
+
+def test_zeros_are_counted_and_not_called_smaller():
+    said = receipt_of(DENSE, PRUNED)
+    assert topic(said, "Parameters") == "200 of 1,000 parameters are now zero (20.0%)."
+    assert topic(said, "File") == (
+        "The file did not get smaller: 4,088 bytes before and after, because a zero is stored like any other number."
+    )
+    assert "with zstd it is 16.0% smaller (3,700 → 3,108 bytes)" in topic(said, "Compressed")
+    assert "5,000 multiply-adds, as many as before. 18.0% of them multiply by a zero weight" in topic(
+        said, "Arithmetic"
+    )
+
+
+def test_zeros_that_were_there_before_are_not_counted_as_new():
+    before = model("dense", 1000, 950)
+    assert topic(receipt_of(before, PRUNED), "Parameters") == (
+        "200 of 1,000 parameters are now zero (20.0%); 50 were before."
+    )
+    assert topic(receipt_of(PRUNED, DENSE), "Parameters") == (
+        "Nothing was removed: of 1,000 parameters, 200 were zero before and 0 are now."
+    )
+
+
+def test_parameters_taken_out_make_a_smaller_file_and_less_arithmetic():
+    said = receipt_of(DENSE, SHRUNK)
+    assert topic(said, "Parameters") == (
+        "shrunk has 600 parameters, none of them zero. That is 400 fewer than dense has (40.0%)."
+    )
+    assert topic(said, "File") == (
+        "The file is 39.1% smaller (4,088 → 2,488 bytes), because parameters were taken out of it."
+    )
+    assert topic(said, "Arithmetic") == "One image takes 2,500 multiply-adds instead of 5,000 (50.0% fewer)."
+
+
+def test_a_larger_file_and_more_parameters_are_said():
+    masked = model("masked", 2000, 1800, sizes={"safetensors": 8200})
+    said = receipt_of(DENSE, masked)
+    assert "1,000 more than dense has (100.0%)" in topic(said, "Parameters")
+    assert topic(said, "File") == "The file is 100.6% larger (4,088 → 8,200 bytes)."
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            (100, 95, 110),
+            (98, 93, 108),
+            "It does not run measurably faster: with 1 thread and batch 1 it takes 0.98",
+        ),
+        (
+            (100, 95, 110),
+            (50, 48, 55),
+            "It runs faster: 2.00 times as fast with 1 thread and batch 1 (100 µs → 50 µs).",
+        ),
+        ((100, 95, 110), (150, 140, 165), "It runs slower: 1.50 times as long with 1 thread and batch 1"),
+        ((100, 99.9, 100.1), (99, 98.9, 99.1), "It does not run measurably faster"),  # apart, but by 1%
+    ],
+)
+def test_speed_is_told_only_where_the_spreads_are_apart(before, after, expected):
+    first = replace(SHRUNK, name="first", latency_us=latencies({("1", "1"): Latency(*before, 50)}))
+    last = replace(PRUNED, name="last", latency_us=latencies({("1", "1"): Latency(*after, 50)}))
+    assert topic(receipt_of(first, last), "Speed").startswith(expected)
+
+
+def test_zeros_are_given_as_the_reason_only_where_they_are_all_that_changed():
+    slow, reason = latencies({("1", "1"): Latency(100, 95, 110, 50)}), "PyTorch multiplies by the zeros"
+    dense, pruned, shrunk = (replace(facts, latency_us=slow) for facts in (DENSE, PRUNED, SHRUNK))
+    assert reason in topic(receipt_of(dense, pruned), "Speed")
+    assert reason not in topic(receipt_of(dense, shrunk), "Speed")
+    assert "It does need 50.0% fewer multiply-adds" in topic(receipt_of(dense, shrunk), "Speed")
+
+
+def test_a_gain_in_speed_without_less_arithmetic_is_doubted():
+    first = replace(DENSE, latency_us=latencies({("1", "1"): Latency(100, 95, 110, 50)}))
+    last = replace(PRUNED, latency_us=latencies({("1", "1"): Latency(50, 48, 55, 50)}))
+    assert "measure again before relying on it" in topic(receipt_of(first, last), "Speed")
+    fewer = replace(SHRUNK, latency_us=last.latency_us)
+    assert "measure again" not in topic(receipt_of(first, fewer), "Speed")
+
+
+def test_settings_that_differ_are_told_apart():
+    same, slow = Latency(100, 95, 110, 50), Latency(200, 190, 220, 50)
+    first = replace(DENSE, latency_us=latencies({("1", "1"): same, ("1", "64"): slow}))
+    last = replace(SHRUNK, latency_us=latencies({("1", "1"): same, ("1", "64"): same}))
+    said = topic(receipt_of(first, last), "Speed")
+    assert "It runs faster: 2.00 times as fast with 1 thread and batch 64" in said
+    assert "Elsewhere no difference can be told: with 1 thread and batch 1" in said
+    assert sentences.headline(receipt_of(first, last)).endswith("and the model is faster in 1 of 2 settings.")
+
+
+def test_a_busy_machine_is_said():
+    wild = latencies({("1", "1"): Latency(100, 90, 900, 50)})
+    said = topic(receipt_of(replace(DENSE, latency_us=wild), replace(PRUNED, latency_us=wild)), "Speed")
+    assert "Single calls varied up to 10-fold" in said
+
+
+def test_what_was_not_measured_is_not_claimed():
+    said = receipt_of(model("dense", 10, 10), model("pruned", 10, 8))
+    assert topic(said, "Speed") == "Speed was not measured in both models, so nothing can be said about it."
+    assert topic(said, "File") == "The size of the file was not measured in both models."
+    assert topic(said, "Accuracy") == "Accuracy was not measured in both models."
+    assert topic(said, "Arithmetic") == "Multiply-adds were not counted in both models."
+    assert sentences.headline(said) == (
+        "20.0% of the parameters are zero; accuracy was not measured. "
+        "The size of the file was not measured, and the speed was not measured."
+    )
+
+
+def with_accuracies(correct: tuple[int, int], total: int, p_value: float, **changes: object) -> Receipt:
+    first = replace(DENSE, accuracy=accuracy_of(correct[0], total))
+    last = replace(PRUNED, accuracy=accuracy_of(correct[1], total))
+    difference = (correct[1] - correct[0]) / total
+    apart = (max(0, correct[0] - correct[1]) + 3, max(0, correct[1] - correct[0]) + 3)
+    test = PairedTest("dense", "pruned", *apart, difference, (difference - 0.002, difference + 0.002), p_value)
+    return receipt_of(first, last, comparisons=(test,), **changes)
+
+
+def test_a_difference_within_chance_leaves_a_loss_open():
+    assert topic(with_accuracies((9921, 9925), 10_000, 0.61), "Accuracy") == (
+        "99.21% [99.02, 99.37] → 99.25% [99.06, 99.40] on 10,000 test images (in brackets: 95% intervals). "
+        f"The difference is +0.04 points [{MINUS}0.16, +0.24], which can't be told from chance "
+        "(paired test, p = 0.61). "
+        "A loss of up to 0.16 points would fit these figures too."
+    )
+
+
+def test_a_loss_beyond_chance_is_said():
+    said = with_accuracies((9921, 9800), 10_000, 1e-9)
+    expected = f"{MINUS}1.21 points [{MINUS}1.41, {MINUS}1.01], which is more than chance (paired test, p < 0.001)"
+    assert expected in topic(said, "Accuracy")
+    assert "accuracy is worse by 1.21 points" in sentences.headline(said)
+
+
+def test_a_gain_names_the_extra_training_where_there_was_some():
+    doubt = "was also trained for 3 epochs more than dense, which can be the reason"
+    recipe = {"finetune": {"epochs": 3}}
+    assert doubt in topic(with_accuracies((9000, 9500), 10_000, 1e-9, recipe=recipe), "Accuracy")
+    assert doubt not in topic(with_accuracies((9000, 9500), 10_000, 1e-9), "Accuracy")
+    assert doubt not in topic(with_accuracies((9500, 9000), 10_000, 1e-9, recipe=recipe), "Accuracy")
+
+
+def test_few_images_are_said():
+    assert "One test image weighs 0.50 points here." in topic(with_accuracies((190, 191), 200, 0.9), "Accuracy")
+    assert "One test image weighs" not in topic(with_accuracies((9921, 9925), 10_000, 0.61), "Accuracy")
+
+
+def test_without_a_paired_test_only_the_intervals_are_compared():
+    near = receipt_of(replace(DENSE, accuracy=accuracy_of(990, 1000)), replace(PRUNED, accuracy=accuracy_of(985, 1000)))
+    far = receipt_of(replace(DENSE, accuracy=accuracy_of(990, 1000)), replace(PRUNED, accuracy=accuracy_of(900, 1000)))
+    assert f"{MINUS}0.50 points (no paired test was made; the 95% intervals overlap)" in topic(near, "Accuracy")
+    assert "accuracy did not measurably change" in sentences.headline(near)
+    assert "the 95% intervals lie apart" in topic(far, "Accuracy")
+    assert "accuracy is worse by 9.00 points" in sentences.headline(far)
+
+
+def test_a_paired_test_is_read_in_either_direction():
+    forward = with_accuracies((9921, 9800), 10_000, 0.001)
+    test = forward.comparisons[0]
+    low, high = test.ci95
+    backward = replace(
+        test,
+        first="pruned",
+        second="dense",
+        only_first=test.only_second,
+        only_second=test.only_first,
+        difference=-test.difference,
+        ci95=(-high, -low),
+    )
+    assert words(replace(forward, comparisons=(backward,))) == words(forward)
+
+
+@pytest.mark.parametrize(
+    ("correct", "p_value", "meaning"),
+    [
+        (9800, 1e-6, "pruned does better than this control."),
+        (9924, 0.9, "on these images the control does as well."),
+        (9990, 1e-6, "the control does better than pruned."),
+    ],
+)
+def test_controls_are_judged_against_the_result(correct, p_value, meaning):
+    control = model("random", 1000, 800, accuracy=accuracy_of(correct, 10_000))
+    result = replace(PRUNED, accuracy=accuracy_of(9925, 10_000))
+    gap = (correct - 9925) / 10_000
+    counts = (max(0, 9925 - correct), max(0, correct - 9925))
+    test = PairedTest("pruned", "random", *counts, gap, (gap - 0.001, gap + 0.001), p_value)
+    said = receipt_of(DENSE, result, controls=(control,), comparisons=(test,))
+    assert topic(said, "Control").startswith("random (800 of 1,000 parameters nonzero) reaches")
+    assert topic(said, "Control").endswith(meaning)
+
+
+def test_a_failed_check_is_named_with_its_figures():
+    passed, failed = Check("keys", "keys changed", 0, 0, True), Check("zeros", "zeros lost", 3, 0, False)
+    assert topic(receipt_of(DENSE, PRUNED, checks=(passed,)), "Checks") == "Every check passed: keys."
+    assert topic(receipt_of(DENSE, PRUNED, checks=(passed, failed)), "Checks") == (
+        "1 of 2 checks failed: zeros (zeros lost: 3, limit 0)."
+    )
+
+
+def test_notes_of_the_measurement_are_passed_on():
+    noted = [replace(facts, notes=("zstd is not installed",)) for facts in (DENSE, PRUNED)]
+    assert topic(receipt_of(*noted), "Note") == "dense and pruned: zstd is not installed."
+
+
+def test_one_model_alone_claims_no_saving():
+    alone = replace(PRUNED, accuracy=accuracy_of(95, 100))
+    assert words(receipt_of(alone)) == [
+        "pruned has 1,000 parameters; 200 of them are zero (20.0%).",
+        "It takes 4,088 bytes as safetensors and 3,108 bytes as zstd.",
+        "Its accuracy is 95.00% [88.82, 97.85] on 100 test images.",
+        "Only one model was measured, so this says nothing about what pruning saves.",
+    ]
+    assert words(receipt_of()) == ["This receipt holds no model."]
+
+
+counts = st.integers(0, 10**7)
+times = st.tuples(*[st.floats(0.01, 1e7)] * 3).map(sorted).map(lambda t: Latency(t[1], t[0], t[2], 9))
+
+
+@st.composite
+def any_model(draw: st.DrawFn, name: str) -> ModelFacts:
+    parameters, macs = draw(counts), draw(st.none() | counts)
+    total = draw(st.integers(1, 10_000))
+    return model(
+        name,
+        parameters,
+        draw(st.integers(0, parameters)),
+        macs=macs,
+        nonzero_macs=None if macs is None else draw(st.integers(0, macs)),
+        sizes=draw(st.dictionaries(st.sampled_from(["safetensors", "gzip", "zstd", "packed"]), counts)),
+        latency_us=draw(
+            st.sampled_from(["torch", "compiled"]).flatmap(
+                lambda runtime: st.dictionaries(
+                    st.tuples(st.sampled_from("12"), st.sampled_from(["1", "64"])), times
+                ).map(lambda found: latencies(found, runtime))
+            )
+        ),
+        accuracy=draw(st.none() | st.integers(0, total).map(lambda correct: accuracy_of(correct, total))),
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(models=st.tuples(any_model("dense"), any_model("pruned")), control=any_model("random"))
+def test_any_receipt_is_put_into_words_that_its_figures_bear_out(models, control):
+    first, last = models
+    receipt = receipt_of(first, last, controls=(control,))
+    said = {name: topic(receipt, name) for name, _ in sentences.paragraphs(receipt)}
+    whole = " ".join(said.values()) + sentences.headline(receipt)
+    assert not re.search(r"\b(None|nan|inf)\b", whole)
+    assert all(re.search(r"[.]$", sentence) for sentence in words(receipt))
+    before, after = (facts.bytes.get("safetensors") for facts in models)
+    assert ("% smaller" in said["File"]) <= (before is not None and after is not None and after < before)
+    assert ("% larger" in said["File"]) <= (before is not None and after is not None and after > before)
+    pairs = [
+        (was, now)
+        for runtime, threads, batch, now in claims.settings(last)
+        if (was := claims.latency(first, runtime, threads, batch))
+    ]
+    assert ("It runs faster" in said["Speed"]) <= any(now.p90 < was.p10 for was, now in pairs)
+    assert ("It runs slower" in said["Speed"]) <= any(now.p10 > was.p90 for was, now in pairs)
+    assert ("fewer" in said["Parameters"]) == (last.parameters < first.parameters)
+    if "now zero" in said["Parameters"]:
+        assert said["Parameters"].startswith(f"{last.parameters - last.nonzero:,} of {last.parameters:,} parameter")
