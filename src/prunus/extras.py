@@ -12,7 +12,6 @@ EXTRA_OF = {
     "tensorboard": "train",
     "pydantic": "train",
     "yaml": "train",
-    "omegaconf": "train",
     "filelock": "train",
     "mlxtend": "data",
     "sklearn": "data",

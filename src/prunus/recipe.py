@@ -9,21 +9,45 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+import torch
+from torch import nn
 
-from prunus.registry import unknown_name
+from prunus import settings
+from prunus.extras import require
+from prunus.finding import check_reachable
+from prunus.method import check_method, check_sparsity
+from prunus.registry import UnknownNameError, unknown_name
+from prunus.schedules import SCHEDULES
+from prunus.targets import resolve
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
+require("pydantic", "reading recipes")  # else the import below would fail without saying how to get it
+
+from pydantic import (  # noqa: E402
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from prunus.validation import problems, shown  # noqa: E402
+
+# Strict: YAML tells numbers, text and true apart, so a value of another kind is a mistake.
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Flag = Annotated[bool, Field(strict=True)]
+
+# One selector may be written without the brackets of a list.
+Selectors = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 class Section(BaseModel):
     """A part of a recipe: immutable, and strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -32,25 +56,53 @@ class ModelSection(Section):
     name: str
     arguments: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        self.make()
+        return self
+
+    def make(self) -> nn.Module:
+        """Make the model, initialised from torch's global random state, which is left as it was.
+
+        Raises:
+            ValueError: there is no such model, or it does not take these arguments.
+        """
+        from prunus import models
+
+        with torch.random.fork_rng(devices=[]):
+            try:
+                return models.create(self.name, **self.arguments)
+            except TypeError as error:
+                raise ValueError(f"model {self.name!r} can't be made with {self.arguments}: {error}") from error
+
 
 class DataSection(Section):
     """Which data: a name of `prunus.data`, what may stand in for it, and how training images are shifted."""
 
     name: str
     fallback: str | None = None
-    shift: Annotated[int, Field(ge=0, le=8)] = 0
+    shift: Annotated[int, Field(strict=True, ge=0, le=8)] = 0
+
+    @field_validator("name", "fallback")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        from prunus import data
+
+        if name is not None and name not in data.list():
+            raise unknown_name("dataset", name, data.list())
+        return name
 
 
 class TrainingSection(Section):
     """One training phase: `lr` is the peak of the schedule; `shift` and batches come from the data section."""
 
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(strict=True, ge=0)]
     batch_size: Positive = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 0.1
+    lr: Annotated[float, Field(strict=True, gt=0)] = 0.1
     lr_schedule: Literal["one_cycle", "constant"] = "one_cycle"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(strict=True, ge=0)] = 5e-4
     label_smoothing: Fraction = 0.0
 
 
@@ -62,37 +114,39 @@ class PruneSection(Section):
     pattern: str = "unstructured"
     scope: str = "global"
     schedule: str = "one_shot"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: Selectors = ()
+    exclude: Selectors = ()
     training: TrainingSection | None = None
     calibration_batches: Positive = 8
 
     @field_validator("sparsity", mode="before")
     @classmethod
     def _sparsity(cls, value: object) -> object:
-        from prunus.method import check_sparsity
-
-        return check_sparsity(value) if isinstance(value, (int, float)) else value
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return check_sparsity(value) if number else value
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
-        from prunus.method import check_method
-
         check_method(self.sparsity, self.criterion, self.pattern, self.scope, self.schedule)
-        if (self.schedule == "one_shot") != (self.training is None):
+        if self.schedule == "one_shot" and self.training is not None:
             raise ValueError(
-                f"schedule {self.schedule!r} with training {self.training!r}: one_shot prunes at once and takes "
-                "no training; every other schedule needs a training section to run along"
+                "schedule one_shot prunes at once and takes no training: leave training out, or choose a schedule that "
+                f"runs along it ({', '.join(name for name in SCHEDULES if name != 'one_shot')})"
+            )
+        if self.schedule != "one_shot" and (self.training is None or self.training.epochs == 0):
+            raise ValueError(
+                f"schedule {self.schedule} prunes while the model trains: give it a training section of at least one "
+                "epoch, such as training: {epochs: 3}"
             )
         return self
 
 
 class MeasureSection(Section):
-    """What is measured: latency per batch size and number of threads, and the sensitivity curve on validation images."""
+    """What is measured: latency per batch size and number of threads, and the sensitivity curve on validation data."""
 
     batch_sizes: tuple[Positive, ...] = (1, 64)
     threads: tuple[Positive, ...] = (1, 2)
-    sensitivity: bool = True
+    sensitivity: Flag = True
     sensitivity_images: Positive = 1000
 
 
@@ -101,7 +155,7 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     description: str = ""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     devices: Positive = 1
     model: ModelSection
     data: DataSection
@@ -109,14 +163,25 @@ class Recipe(Section):
     prune: PruneSection
     finetune: TrainingSection
     measure: MeasureSection = MeasureSection()
-    controls: bool = False
+    controls: Flag = False
 
     @field_validator("seeds")
     @classmethod
     def _different_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError(f"seeds must differ from each other, got {list(seeds)}")
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError(f"give one or more seeds that differ from each other, got {list(seeds)}")
         return seeds
+
+    @model_validator(mode="after")
+    def _prunable(self) -> Self:
+        """Refuse what could not be pruned like this after hours of training, such as 2:4 of layers with 3 inputs."""
+        section = self.prune
+        method = check_method(section.sparsity, section.criterion, section.pattern, section.scope, section.schedule)
+        try:
+            check_reachable(resolve(self.model.make(), section.include, section.exclude), method, None, min_kept=1)
+        except ValueError as error:
+            raise ValueError(f"model {self.model.name!r} can't be pruned like this: {error}") from error
+        return self
 
     @property
     def hash(self) -> str:
@@ -125,7 +190,7 @@ class Recipe(Section):
 
     def yaml(self) -> str:
         """Return the recipe as YAML that `load` reads back to an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return settings.dump(self.model_dump(mode="json"))
 
 
 def fingerprint(value: Any) -> str:
@@ -155,13 +220,10 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ValueError: the name is unknown, the YAML can't be read, or a setting is unknown or out of range.
     """
     text, origin = _read(source)
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{origin} is not valid YAML: {error}") from error
+    tree = settings.parse(text, origin)
     if not isinstance(tree, dict):
-        raise ValueError(f"{origin} must hold a mapping of settings, got {type(tree).__name__}")
-    return build(_override(tree, overrides), origin)
+        raise ValueError(f"{origin} must hold settings such as 'name: lenet', got {shown(tree)}")
+    return build(settings.override(tree, overrides), origin)
 
 
 def build(tree: Mapping[str, Any], origin: str = "the recipe") -> Recipe:
@@ -173,8 +235,7 @@ def build(tree: Mapping[str, Any], origin: str = "the recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        problems = [_describe(dict(problem)) for problem in error.errors()]
-        raise ValueError(f"{origin} can't be used:\n  " + "\n  ".join(problems)) from error
+        raise ValueError(f"{origin} can't be used:\n  " + "\n  ".join(problems(error, Recipe))) from error
 
 
 def _shipped() -> Any:
@@ -186,39 +247,10 @@ def _read(source: str | Path) -> tuple[str, str]:
     if isinstance(source, Path) or path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise FileNotFoundError(f"no recipe file at {str(path)!r}; shipped recipes: {', '.join(names())}")
-        return path.read_text(encoding="utf-8"), f"recipe {str(path)!r}"
+        try:
+            return path.read_text(encoding="utf-8-sig"), f"recipe {str(path)!r}"
+        except UnicodeDecodeError as error:
+            raise ValueError(f"recipe {str(path)!r} is not a text file in UTF-8 ({error})") from error
     if source not in names():
-        raise unknown_name("recipe", source, names())
+        raise UnknownNameError(f"{unknown_name('recipe', source, names())}; a file's name ends in .yaml")
     return (_shipped() / f"{source}.yaml").read_text(encoding="utf-8"), f"recipe {source!r}"
-
-
-def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise ValueError(f"override {override!r} is not of the form key=value, such as prune.sparsity=0.9")
-    try:
-        merged = OmegaConf.merge(OmegaConf.create(tree), OmegaConf.from_dotlist(list(overrides)))
-        plain = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(f"the overrides {' '.join(overrides)} can't be applied: {error}") from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _describe(problem: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        section: Any = Recipe
-        for part in problem["loc"][:-1]:
-            section = _section_of(section, str(part))
-        return str(unknown_name(f"setting (in {place})", problem["loc"][-1], section.model_fields))
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{place or 'recipe'}: {message}" + (
-        "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
-    )
-
-
-def _section_of(section: Any, name: str) -> Any:
-    annotation = section.model_fields[name].annotation
-    candidates = getattr(annotation, "__args__", (annotation,))
-    return next(item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
