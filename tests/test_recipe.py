@@ -146,10 +146,10 @@ def test_2_of_4_is_written_as_it_is() -> None:
         ("prune.sparsity=1", "prune.sparsity: sparsity must be in [0, 1), got 1"),
         ("prune.sparsity=-0.1", "prune.sparsity: sparsity must be in [0, 1), got -0.1"),
         ("prune.sparsity=.nan", "prune.sparsity: sparsity must be in [0, 1), got nan"),
-        ("prune.sparsity=half", "prune.sparsity must be a number, got 'half'"),
-        ("prune.sparsity=true", "prune.sparsity must be a number, got true"),
-        ("prune.sparsity='0.5'", "prune.sparsity must be a number, got '0.5'"),
-        ("prune.sparsity=", "prune.sparsity must be a number, got nothing"),
+        ("prune.sparsity=half", "prune.sparsity: must be a number, got 'half'"),
+        ("prune.sparsity=true", "prune.sparsity: must be a number, got true"),
+        ("prune.sparsity='0.5'", "prune.sparsity: must be a number, got '0.5'"),
+        ("prune.sparsity=", "prune.sparsity: must be a number, got nothing"),
         (
             "prune.sparsty=0.5",
             "unknown prune setting 'sparsty'; did you mean 'sparsity'? (known: calibration_batches, ",
@@ -183,44 +183,44 @@ def test_2_of_4_is_written_as_it_is() -> None:
             "model 'lenet' can't be pruned like this: sparsity 0.99999 can't be reached: it remov",
         ),
         ("prune.pattern=block-1x8", None),
-        ("prune.include=[5]", "prune.include.0 must be text, got 5"),
-        ("prune=5", "prune must be a group of settings, got 5"),
-        ("prune=", "prune must be a group of settings, got nothing"),
-        ("model=lenet", "model must be a group of settings, got 'lenet'"),
+        ("prune.include=[5]", "prune.include.0: must be text, got 5"),
+        ("prune=5", "prune: must be a group of settings, got 5"),
+        ("prune=", "prune: must be a group of settings, got nothing"),
+        ("model=lenet", "model: must be a group of settings, got 'lenet'"),
         ("model.name=lenett", "model: unknown model 'lenett'; did you mean 'lenet'? (known: "),
         ("model.arguments.width=3", "model: unknown argument (of model 'lenet') 'width'; did you mean 'widths'?"),
         ("model.arguments.num_classes=ten", "model: num_classes must be a whole number of at least 1, got 'ten'"),
         ("model.arguments.name=x", "model: model 'lenet' can't be made with {'name': 'x'}: "),
-        ("model.arguments=5", "model.arguments must be a group of settings, got 5"),
+        ("model.arguments=5", "model.arguments: must be a group of settings, got 5"),
         ("data.name=mnst", "data.name: unknown dataset 'mnst'; did you mean 'mnist'?"),
         ("data.fallback=mnst", "data.fallback: unknown dataset 'mnst'; did you mean 'mnist'?"),
-        ("data.shift=9", "data.shift must be at most 8, got 9"),
-        ("train.epochs=-1", "train.epochs must be at least 0, got -1"),
-        ("train.epochs=1.5", "train.epochs must be a whole number, got 1.5"),
-        ("train.epochs=five", "train.epochs must be a whole number, got 'five'"),
-        ("train.epochs=true", "train.epochs must be a whole number, got true"),
-        ("train.batch_size=0", "train.batch_size must be at least 1, got 0"),
-        ("train.lr=0", "train.lr must be above 0, got 0"),
-        ("train.lr=.inf", "train.lr must be a finite number, got inf"),
-        ("train.lr=fast", "train.lr must be a number, got 'fast'"),
-        ("train.momentum=1", "train.momentum must be below 1, got 1"),
-        ("train.weight_decay=-1", "train.weight_decay must be at least 0, got -1"),
-        ("train.optimizer=adm", "train.optimizer must be 'sgd' or 'adamw', got 'adm'"),
-        ("train=", "train must be a group of settings, got nothing"),
+        ("data.shift=9", "data.shift: must be at most 8, got 9"),
+        ("train.epochs=-1", "train.epochs: must be at least 0, got -1"),
+        ("train.epochs=1.5", "train.epochs: must be a whole number, got 1.5"),
+        ("train.epochs=five", "train.epochs: must be a whole number, got 'five'"),
+        ("train.epochs=true", "train.epochs: must be a whole number, got true"),
+        ("train.batch_size=0", "train.batch_size: must be at least 1, got 0"),
+        ("train.lr=0", "train.lr: must be above 0, got 0"),
+        ("train.lr=.inf", "train.lr: must be a finite number, got inf"),
+        ("train.lr=fast", "train.lr: must be a number, got 'fast'"),
+        ("train.momentum=1", "train.momentum: must be below 1, got 1"),
+        ("train.weight_decay=-1", "train.weight_decay: must be at least 0, got -1"),
+        ("train.optimizer=adm", "train.optimizer: must be 'sgd' or 'adamw', got 'adm'"),
+        ("train=", "train: must be a group of settings, got nothing"),
         ("seeds=[0, 0]", "seeds: give one or more seeds that differ from each other, got [0, 0]"),
         ("seeds=[]", "seeds: give one or more seeds that differ from each other, got []"),
-        ("seeds=0", "seeds must be a list, such as [1, 2], got 0"),
-        ("seeds=[a]", "seeds.0 must be a whole number, got 'a'"),
-        ("seeds=[-1]", "seeds.0 must be at least 0, got -1"),
-        ("seeds=[9223372036854775808]", "seeds.0 must be below 9.22337e+18, got 9223372036854775808"),
+        ("seeds=0", "seeds: must be a list, such as [1, 2], got 0"),
+        ("seeds=[a]", "seeds.0: must be a whole number, got 'a'"),
+        ("seeds=[-1]", "seeds.0: must be at least 0, got -1"),
+        ("seeds=[9223372036854775808]", "seeds.0: must be below 9.22337e+18, got 9223372036854775808"),
         ("seeds.0=3", None),
-        ("devices=0", "devices must be at least 1, got 0"),
-        ("controls=yes", "controls must be true or false, got 'yes'"),
-        ("name=Bad Name", "name must be of lower-case letters, digits, '.', '_' and '-', got 'Bad Name'"),
-        ("name=../up", "name must be of lower-case letters, digits, '.', '_' and '-', got '../up'"),
-        ("name=", "name must be text, got nothing"),
-        ("measure.threads=[0]", "measure.threads.0 must be at least 1, got 0"),
-        (f"name={'x' * 90}!", f"name must be of lower-case letters, digits, '.', '_' and '-', got '{'x' * 59}..."),
+        ("devices=0", "devices: must be at least 1, got 0"),
+        ("controls=yes", "controls: must be true or false, got 'yes'"),
+        ("name=Bad Name", "name: must be of lower-case letters, digits, '.', '_' and '-', got 'Bad Name'"),
+        ("name=../up", "name: must be of lower-case letters, digits, '.', '_' and '-', got '../up'"),
+        ("name=", "name: must be text, got nothing"),
+        ("measure.threads=[0]", "measure.threads.0: must be at least 1, got 0"),
+        (f"name={'x' * 90}!", f"name: must be of lower-case letters, digits, '.', '_' and '-', got '{'x' * 59}..."),
     ],
 )
 def test_a_bad_override_gives_one_clear_line(override: str, expected: str | None) -> None:
@@ -228,7 +228,7 @@ def test_a_bad_override_gives_one_clear_line(override: str, expected: str | None
         assert load("lenet", [override]).prune.pattern == "block-1x8"
         return
     if override == "seeds.0=3":
-        assert problems(override) == ["seeds must be a list, such as [1, 2], got {'0': 3}"]
+        assert problems(override) == ["seeds: must be a list, such as [1, 2], got {'0': 3}"]
         return
     assert expected is not None
     (line,) = problems(override)
@@ -236,13 +236,13 @@ def test_a_bad_override_gives_one_clear_line(override: str, expected: str | None
 
 
 def test_every_problem_is_listed() -> None:
-    assert [line.partition(" ")[0] for line in problems("prune.sparsity=20", "train.epochs=x", "foo=1")] == [
+    assert [line.partition(":")[0] for line in problems("prune.sparsity=20", "train.epochs=x", "foo=1")] == [
         "train.epochs",
-        "prune.sparsity:",
-        "unknown",
+        "prune.sparsity",
+        "unknown setting 'foo' (known",
     ]
     with pytest.raises(
-        ValueError, match=r"^the settings can't be used:\n  model is missing\n  data is missing\n"
+        ValueError, match=r"^the settings can't be used:\n  model: is missing\n  data: is missing\n"
     ) as caught:
         build({"name": "x"}, "the settings")
     assert len(str(caught.value).split("\n")) == 6
@@ -284,7 +284,7 @@ def test_loading_leaves_the_random_state_alone() -> None:
             r"is not a text file in UTF-8 \('utf-8' codec can't decode byte 0x80 in position 128: inval",
         ),
         ("name: ü".encode("utf-16"), r"is not a text file in UTF-8 "),
-        (b"name: x", r"can't be used:\n  model is missing\n"),
+        (b"name: x", r"can't be used:\n  model: is missing\n"),
     ],
 )
 def test_files_that_hold_no_recipe_are_refused(content: bytes, message: str, tmp_path: Path) -> None:

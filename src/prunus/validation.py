@@ -52,14 +52,14 @@ def _describe(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     kind, given, details = problem["type"], shown(problem["input"]), problem.get("ctx", {})
     if kind == "missing":
-        return f"{place} is missing"
+        return f"{place}: is missing"
     if kind == "extra_forbidden":
         return _unknown_setting(place, root)
     if kind == "value_error":
         return f"{place}: {details['error']}" if place else str(details["error"])
     if kind not in _EXPECTED:
         return f"{place}: {problem['msg']}, got {given}"
-    return f"{place} must be {_EXPECTED[kind].format(**details)}, got {given}"
+    return f"{place}: must be {_EXPECTED[kind].format(**details)}, got {given}"
 
 
 def _unknown_setting(place: str, root: type[BaseModel]) -> str:
