@@ -129,10 +129,11 @@ def test_the_doctor_names_the_extra_that_lacks_or_is_old(few_datasets: None, mon
     def version(name: str) -> str:
         if name == "plotly":
             raise metadata.PackageNotFoundError(name)
-        return "0.1.2rc1" if name == "zstandard" else real(name)
+        return {"zstandard": "0.1.2rc1", "jinja2": "10.2"}.get(name) or real(name)
 
     monkeypatch.setattr(metadata, "version", version)
     found = states(doctor.examine())
+    # jinja2 10.2 is younger than the 3.1 that is asked for, though not by the alphabet
     assert (found["report"].state, found["report"].told) == ("missing", "lacks plotly")
     assert found["report"].remedy == "pip install --upgrade 'prunus[report]'"
     assert re.fullmatch(r"lacks zstandard 0\.\d+ \(here is 0\.1\.2rc1\)", found["measure"].told)

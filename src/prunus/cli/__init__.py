@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -35,7 +34,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def prunus(
+def _prunus(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
     ] = False,
@@ -63,13 +62,3 @@ def main() -> None:
         app(prog_name="prunus")
     except KeyboardInterrupt:  # before a command had begun
         sys.exit(STOPPED)
-    finally:
-        _flush()
-
-
-def _flush() -> None:
-    """Write out what is left; where its reader has gone, drop it in silence."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -70,7 +70,8 @@ def measured(chosen: Sequence[Subject], settings: Settings) -> Receipt:
     threads = None if settings.threads is None else subjects.whole_numbers(settings.threads, "--threads")
     arguments = factory.parse_arguments(settings.arguments)
     models = {subject.name: subjects.load(subject, arguments, settings.device) for subject in chosen}
-    inputs = subjects.example_inputs(settings.shape, chosen[0], arguments, models[chosen[0].name])
+    sources = [subject.source for subject in chosen]
+    inputs = subjects.example_inputs(settings.shape, sources, arguments, models[chosen[0].name])
     if inputs is None:
         terminal.say("Note: no --shape was given, so no input to run on: multiply-adds, memory and time are left out.")
     return measure_all(models, inputs, batch_sizes=batch_sizes, threads=threads, latency=settings.latency)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,19 +89,27 @@ def load(subject: Subject, arguments: Mapping[str, Any], device: str = "cpu") ->
 
 
 def example_inputs(
-    shape: str | None, subject: Subject, arguments: Mapping[str, Any], model: nn.Module
+    shape: str | None, sources: Iterable[str], arguments: Mapping[str, Any], model: nn.Module
 ) -> Tensor | None:
-    """Return one random input for a model, on its device and in its dtype; None where no shape is known."""
+    """Return one random input, on the model's device and in its dtype; None where no shape is known.
+
+    Args:
+        shape: as the user wrote it; None takes that of the first source which is a name of `prunus.models`.
+        sources: what makes the models that are to run on it.
+        arguments: what they are made with.
+        model: one of them.
+    """
     import torch
 
     from prunus import models
 
     if shape is not None:
         size = whole_numbers(shape, "--shape")
-    elif subject.source in models.MODELS:
-        size = models.input_shape(subject.source, **arguments)
     else:
-        return None
+        known = next((source for source in sources if source in models.MODELS), None)
+        if known is None:
+            return None
+        size = models.input_shape(known, **arguments)
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     inputs = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
     return inputs.to(like.device, like.dtype)
