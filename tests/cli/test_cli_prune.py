@@ -226,4 +226,6 @@ def test_files_that_can_not_be_read_or_written_are_named(command: Command, linea
     options = ["prune", "--weights", linear_file, "--sparsity", 0.5]
     assert "closed" in refused(command(*options, "--out", closed / "out.safetensors"))
     linear_file.chmod(0)
-    assert refused(command(*options, "--out", "out.safetensors")) == f"'{linear_file}': Permission denied"
+    result = command(*options, "--out", "out.safetensors")
+    assert result.exit_code == 2
+    assert f"'{linear_file}' is not readable" in result.stderr
