@@ -66,26 +66,39 @@ class Page(HTMLParser):
 
 
 def written(folder: Path) -> Page:
-    text = report.write_page(folder).read_text(encoding="utf-8")
+    return read(report.write_page(folder))
+
+
+def read(path: Path) -> Page:
+    text = path.read_text(encoding="utf-8")
     assert text.count(PLOTLY) <= 1
     return Page(text.replace(PLOTLY, ""))  # five million characters that no test looks at
 
 
-def test_the_page_lies_in_the_folder_and_holds_every_figure(folder):
-    assert report.write_page(folder) == folder / "report.html"
-    page = written(folder)
+@pytest.fixture(scope="module")
+def path(run: made_up.MadeUpRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a whole run, for tests that only read it."""
+    return report.write_page(run.write(tmp_path_factory.mktemp("runs") / "lenet" / "seed-0"))
+
+
+@pytest.fixture(scope="module")
+def page(path: Path) -> Page:
+    return read(path)
+
+
+def test_the_page_lies_in_the_folder_and_holds_every_figure(path, page):
+    assert path.name == "report.html"
+    assert (path.parent / "receipt.json").is_file()
     assert set(page.figures) == FIGURES
     assert len(page.ids()) == len(set(page.ids()))
 
 
-def test_the_page_says_the_words(folder, receipt):
-    page = written(folder)
+def test_the_page_says_the_words(page, receipt):
     for sentence in report.words(receipt):
         assert sentence in page.text
 
 
-def test_nothing_is_fetched(folder):
-    page = written(folder)
+def test_nothing_is_fetched(page):
     policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'")
@@ -95,17 +108,15 @@ def test_nothing_is_fetched(folder):
             assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (tag, attributes)
 
 
-def test_figures_and_images_are_told_in_words(folder):
-    page = written(folder)
+def test_figures_and_images_are_told_in_words(page):
     plots = [attributes for _, attributes in page.elements if attributes.get("class") == "plot"]
     assert {plot["id"] for plot in plots} == FIGURES
     assert all(plot["role"] == "img" and len(plot["aria-label"] or "") > 20 for plot in plots)
     assert all(len(attributes["alt"] or "") > 10 for tag, attributes in page.elements if tag == "img")
 
 
-def test_the_page_is_little_more_than_its_script(folder):
-    size = report.write_page(folder).stat().st_size
-    assert size < len(PLOTLY.encode()) + 300_000
+def test_the_page_is_little_more_than_its_script(path):
+    assert path.stat().st_size < len(PLOTLY.encode()) + 300_000
 
 
 def test_large_layers_do_not_make_a_large_page(folder):
@@ -119,23 +130,22 @@ def test_large_layers_do_not_make_a_large_page(folder):
     assert size < len(PLOTLY.encode()) + 600_000
 
 
-def test_the_same_folder_gives_the_same_bytes_in_another_process(folder):
-    first = report.write_page(folder).read_bytes()
-    (folder / "report.html").unlink()
-    code = f"from prunus import report; report.write_page({str(folder)!r})"
+def test_the_same_folder_gives_the_same_bytes_in_another_process(path):
+    first = path.read_bytes()
+    code = f"from prunus import report; report.write_page({str(path.parent)!r})"
+    path.unlink()
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
-    assert (folder / "report.html").read_bytes() == first
+    assert path.read_bytes() == first
 
 
-def test_the_page_does_not_name_its_folder(folder):
-    assert str(folder.parent.parent) not in report.write_page(folder).read_text(encoding="utf-8")
+def test_the_page_does_not_name_its_folder(path):
+    assert str(path.parents[2]) not in path.read_text(encoding="utf-8")
 
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 
 
-def test_hostile_names_stay_text(run, folder, receipt):
-    benign = written(folder)
+def test_hostile_names_stay_text(run, folder, page, receipt):
     layers = [replace(layer, name=f"{HOSTILE}{layer.name}") for layer in receipt.models[-1].layers]
     models = (receipt.models[0], replace(receipt.models[-1], name=HOSTILE, layers=tuple(layers)))
     data = replace(receipt.data, name=HOSTILE, source=HOSTILE)
@@ -150,14 +160,14 @@ def test_hostile_names_stay_text(run, folder, receipt):
     curves = {HOSTILE: [0.9, 0.8], "all layers": [0.9, 0.5]}
     sensitivity = {"split": HOSTILE, "total": 10, "sparsities": [0.0, 0.5], "curves": curves}
     files.write_json(folder / "sensitivity.json", sensitivity)
-    page = written(folder)
-    assert set(page.figures) == FIGURES
-    assert scripts(page) == scripts(benign)
-    assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
-    assert HOSTILE in page.text
+    found = written(folder)
+    assert set(found.figures) == FIGURES
+    assert scripts(found) == scripts(page)
+    assert not [attributes for _, attributes in found.elements if any(name.startswith("on") for name in attributes)]
+    assert HOSTILE in found.text
     # plotly reads <b>, <a href> and the like in texts: no figure may bring a tag of its own
-    assert "<img" not in json.dumps(page.figures)
-    assert "<script" not in json.dumps(page.figures)
+    assert "<img" not in json.dumps(found.figures)
+    assert "<script" not in json.dumps(found.figures)
 
 
 def scripts(page: Page) -> int:
@@ -232,8 +242,8 @@ def test_controls_are_shown_with_what_they_are(run, folder):
     assert names == [["dense"], ["pruned"], ["finetuned"], ["random"], ["small-dense"], ["dense-longer"]]
 
 
-def test_the_figures_show_the_receipts_numbers(folder, receipt):
-    figures = written(folder).figures
+def test_the_figures_show_the_receipts_numbers(page, receipt):
+    figures = page.figures
     finetuned = receipt.models[-1]
     top1 = figures["accuracy"]["data"][2]
     assert top1["x"] == [100 * finetuned.accuracy.top1]
@@ -243,11 +253,15 @@ def test_the_figures_show_the_receipts_numbers(folder, receipt):
     assert figures["layer-sparsity"]["data"][0]["x"] == [100 * layer.sparsity for layer in finetuned.layers]
     removed = next(trace for trace in figures["weights"]["data"] if trace["name"] == "removed")
     assert sum(removed["y"]) == 31_992
+    dense, pruned = (
+        next(trace for trace in figures["weights"]["data"] if trace["name"] == name) for name in ("dense", "pruned")
+    )
+    assert dense["y"] == pruned["y"]  # what pruning leaves of the dense weights is what the pruned model has
     assert len(figures["training"]["data"][0]["x"]) == 7
 
 
-def test_a_model_has_one_colour_in_all_figures(folder, receipt):
-    figures = written(folder).figures
+def test_a_model_has_one_colour_in_all_figures(page, receipt):
+    figures = page.figures
     for at, model in enumerate(receipt.models):
         colour = drawing.marks(receipt)[model.name].colour
         assert figures["accuracy"]["data"][at]["marker"]["color"] == colour
