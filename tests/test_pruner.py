@@ -262,9 +262,22 @@ def test_parameters_that_took_anothers_place_are_pruned(network: nn.Module) -> N
         for name, tensor in network.state_dict().items()
     }
     network.load_state_dict(fresh, assign=True)
+    expected = prune(copy.deepcopy(network), 0.5, masks=pruner.masks)
     pruner.step()
+    assert pruner.masks == expected
     pruner.masks.check(network)
-    assert pruner.sparsity == 0.5
+
+
+def test_a_schedule_that_goes_back_un_prunes_nothing(network: nn.Module) -> None:
+    def there_and_back(progress: float, sparsity: float) -> float:
+        return 0.8 if progress < 0.5 else 0.2 if progress < 1 else 1.0
+
+    pruner = Pruner(network, 0.5, steps=6, schedule=there_and_back)
+    found = []
+    for _ in range(6):
+        pruner.step()
+        found.append(pruner.sparsity)
+    assert found == [pytest.approx(0.4, abs=1e-3)] * 5 + [0.5]
 
 
 # ------------------------------------------------------------------------------------------- refused when it is made

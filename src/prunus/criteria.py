@@ -93,7 +93,7 @@ def lamp(weight: Tensor, stats: Stats) -> Tensor:
     Scores of different layers are comparable, so a global scope over them finds its own spread over the layers.
 
     Args:
-        weight: any shape.
+        weight: any shape, without NaN.
         stats: unused; the score needs no data.
 
     Returns:
@@ -104,15 +104,12 @@ def lamp(weight: Tensor, stats: Stats) -> Tensor:
     >>> lamp(torch.tensor([1.0, -2.0]), Stats())
     tensor([0.2000, 1.0000])
     """
-    scores = torch.zeros(weight.numel(), dtype=_wide(weight), device=weight.device)
-    magnitude = weight.abs().flatten().to(scores.dtype)
-    largest = magnitude.max() if magnitude.numel() else 0.0
-    if largest > 0:
-        ordered, order = magnitude.div_(largest).sort()  # relative to the largest, no square overflows
-        squared = ordered.double().square_()
-        left = squared.flip(0).cumsum(0).flip(0)  # from each place to the largest
-        first = torch.searchsorted(ordered, ordered)  # equal weights share the place of the first of them
-        scores[order] = (squared / left[first]).to(scores.dtype)
+    ordered, order = weight.abs().flatten().sort()
+    squared = ordered.double().square_()  # what float32 can't hold, its running sum included
+    left = squared.flip(0).cumsum(0).flip(0)  # from each place to the largest
+    left = left[torch.searchsorted(ordered, ordered)]  # equal weights share the place of the first of them
+    scores = torch.empty(weight.numel(), dtype=_wide(weight), device=weight.device)
+    scores[order] = torch.where(left > 0, squared / left, 0.0).to(scores.dtype)
     return scores.view(weight.shape)
 
 

@@ -193,8 +193,6 @@ def _gather(
 
 
 def _mask(layer: LayerScores, remove: int, near: select.Threshold | None) -> Tensor:
-    if remove == 0 and layer.num_nan_weights():  # where nothing is selected, nothing else would notice
-        raise select.NanScoresError(0)
     keep = select.pick(layer, remove, near).logical_not_()
     layer.release()
     mask = layer.pattern.expand(keep, layer.shape)

@@ -151,7 +151,6 @@ class Pruner:
         self._names = tuple(targets)
         ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}
         self.masks = Masks({**other_masks(masks, targets), **ones, **earlier_masks(masks, targets)})
-        self._num_removed = self._count_removed()
         self.masks.apply(self._model)
 
     @property
@@ -184,18 +183,14 @@ class Pruner:
         wanted = method.sparsity
         if passed < self.steps:
             wanted *= fraction(method.schedule, passed / self.steps, method.sparsity)
-        num_units = sum(method.pattern.num_units(self.masks[name].shape) for name in self._names)
-        budget = round(wanted * num_units)
-        if budget <= self._num_removed:
+        masks = [self.masks[name] for name in self._names]
+        num_units = sum(method.pattern.num_units(mask.shape) for mask in masks)
+        if round(wanted * num_units) <= sum(num_gone(method.pattern, mask) for mask in masks):
             return  # the schedule has not come to the next unit yet
         targets = named(self._model, self._names)
         self.masks = from_first_rank(
             find_masks(self._model, targets, method, wanted, masks=self.masks, **self._options)
         )
-        self._num_removed = budget
-
-    def _count_removed(self) -> int:
-        return sum(num_gone(self.method.pattern, self.masks[name]) for name in self._names)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what `load_state_dict` needs to go on from here: tensors only."""
@@ -219,7 +214,6 @@ class Pruner:
         masks.apply(self._model)
         self.masks = Masks({name: masks[name].to(mask.device) for name, mask in self.masks.items()})
         self.num_steps = num_steps
-        self._num_removed = self._count_removed()
 
 
 def _whole(name: str, value: object, least: int) -> int:

@@ -151,8 +151,7 @@ def _apportion(shares: Sequence[float], budget: int, layers: Sequence[Layer]) ->
     bounds bite, the difference is spread over the layers that have room, in proportion to it.
     """
     counts = [
-        min(max(math.floor(share + 1e-9), layer.fewest), layer.most)
-        for share, layer in zip(shares, layers, strict=True)
+        min(max(math.floor(share), layer.fewest), layer.most) for share, layer in zip(shares, layers, strict=True)
     ]
     while missing := budget - sum(counts):
         step = 1 if missing > 0 else -1

@@ -106,8 +106,10 @@ class LayerScores:
         """Return the scores of all units, flat."""
         if self._units is None:
             weight = self._living()
+            if torch.isnan(weight).any():  # which need not show in the scores
+                raise NanScoresError(0)
             scores = self._checked(self.criterion(weight, self.stats), self.shape)
-            if torch.isnan(scores).any() or torch.isnan(weight).any():  # which need not show in the scores
+            if torch.isnan(scores).any():
                 raise NanScoresError(0)
             scores = finite(scores)
             if self.mask is not None:
