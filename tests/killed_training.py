@@ -26,20 +26,22 @@ from prunus.train import fit
 from training_parts import cubic, small_network, striped
 
 SECTION = TrainingSection(epochs=16, batch_size=16, lr=0.1)
-MOST_KILLS = 20
+KILLS = 12
 
 
-def attempt(folder: Path, last_call: float) -> int:
-    """Train in a child process up to a function call; return how the process ended."""
+def attempt(folder: Path, last_call: float) -> bool:
+    """Train in a child process up to a function call; tell whether it came to its end."""
     child = os.fork()
     if child:
-        return os.waitpid(child, 0)[1]
+        return os.waitpid(child, 0)[1] == 0
     torch.set_num_threads(1)
-    calls = 0
+    calls = calls_before_training = 0
 
     def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
+        nonlocal calls, calls_before_training
         calls += 1
+        if frame.f_code.co_name == "_train_epoch":
+            calls_before_training = calls_before_training or calls
         if calls >= last_call:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -48,19 +50,23 @@ def attempt(folder: Path, last_call: float) -> int:
     fit(model, striped(), SECTION, name="train", folder=folder, seed=1, shift=1, prune=cubic(SECTION))
     sys.setprofile(None)
     save_tensors(folder.with_suffix(".safetensors"), model.state_dict())
-    folder.with_suffix(".calls").write_text(str(calls))
+    folder.with_suffix(".json").write_text(json.dumps([calls_before_training, calls]))
     os._exit(0)
 
 
 def main(folder: Path) -> None:
-    assert attempt(folder / "whole", float("inf")) == 0
-    calls = int((folder / "whole.calls").read_text())
-    moments = random.Random(0)  # a fifth of the calls come before the first epoch
-    kills = kills_after_an_epoch = 0
-    while attempt(folder / "killed", calls * moments.uniform(0.1, 0.4) if kills < MOST_KILLS else float("inf")) != 0:
-        kills += 1
-        kills_after_an_epoch += (folder / "killed" / "train.state.safetensors").exists()
-    print(json.dumps({"calls": calls, "kills": kills, "kills_after_an_epoch": kills_after_an_epoch}))
+    assert attempt(folder / "whole", float("inf"))
+    before, calls = json.loads((folder / "whole.json").read_text())
+    an_epoch = (calls - before) / SECTION.epochs
+    moments = random.Random(0)
+    epochs_logged = []
+    for kill in range(KILLS):
+        last_call = moments.uniform(0, before) if kill % 4 == 0 else before + moments.uniform(0, 2.5) * an_epoch
+        assert not attempt(folder / "killed", last_call)
+        log = folder / "killed" / "log.jsonl"
+        epochs_logged.append(len(log.read_text().splitlines()) if log.exists() else 0)
+    assert attempt(folder / "killed", float("inf"))
+    print(json.dumps(epochs_logged))
 
 
 if __name__ == "__main__":

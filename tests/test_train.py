@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -173,6 +173,34 @@ def test_the_callers_random_state_stays(tmp_path: Path) -> None:
     torch.manual_seed(5)
     train(model, tmp_path)
     assert torch.equal(torch.rand(3), expected)
+
+
+class Watching(nn.Module):
+    """Notes which images it is shown while training, by their sums; it is copied, so the notes are not its own."""
+
+    shown: ClassVar[list[float]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = plain_network(dtype=torch.float64)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.shown.extend(images.sum((1, 2, 3)).tolist())
+        logits: torch.Tensor = self.network(images)
+        return logits
+
+
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+    data = striped()
+    images = (data.train.images.double() / 255 - data.mean[0]) / data.std[0]
+    every = sorted(images.sum((1, 2, 3)).tolist())
+    Watching.shown.clear()
+    train(Watching(), tmp_path, data=data)
+    first, second = Watching.shown[:49], Watching.shown[49:]
+    assert sorted(first) == pytest.approx(every)
+    assert sorted(second) == pytest.approx(every)
+    assert first != second
 
 
 # What it leaves alone

@@ -81,6 +81,7 @@ def test_interrupted_after_each_epoch_it_ends_with_the_same_bits(
     whole, parts = small_network(), small_network()
     expected = train(whole, tmp_path / "whole", section, prune=prune)
     for epoch in range(1, 5):
+        torch.manual_seed(epoch)  # nobody knows what a new process has drawn before
         if not stored:
             train_until_interrupted(monkeypatch, epoch, False, parts, tmp_path / "parts", section, prune=prune)
             assert len(log_of(tmp_path / "parts")) == epoch
@@ -119,9 +120,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> 
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["kills"] >= 8
-    assert report["kills_after_an_epoch"] >= 4
+    epochs_logged = json.loads(done.stdout.splitlines()[-1])  # at each kill
+    assert len(epochs_logged) == 12
+    assert len(set(epochs_logged)) > 4
     assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
 

@@ -46,8 +46,8 @@ class Loop:
     ) -> None:
         self.fabric, self.phase, self.data = fabric, phase, data
         self.train, self.validation = data.train.to(fabric.device), data.validation.to(fabric.device)
-        self.num_steps = phase.steps_per_epoch(len(data.train))
-        total_steps = self.num_steps * phase.section.epochs
+        self.steps_per_epoch = phase.steps_per_epoch(len(data.train))
+        total_steps = self.steps_per_epoch * phase.section.epochs
         self.lr = learning_rate(phase.section, total_steps)
         self.model = model.to(fabric.device)
         self.dtype = next(model.parameters()).dtype
@@ -104,22 +104,22 @@ class Loop:
             "loss": loss / len(self.train),
             "train_accuracy": correct / len(self.train),
             "validation_accuracy": self._count_correct(self.validation) / len(self.validation),
-            "lr": self.lr((epoch + 1) * self.num_steps - 1),
+            "lr": self.lr((epoch + 1) * self.steps_per_epoch - 1),
             "sparsity": kept.sparsity if kept is not None else 0.0,
             "seconds": round(time.monotonic() - began, 3),
         }
 
     def _train_epoch(self, epoch: int, advance: Callable[[], None]) -> tuple[float, int]:
         """Return the summed loss, and how many images were classified right while training."""
-        losses = torch.zeros(self.num_steps, device=self.fabric.device)
+        losses = torch.zeros(self.steps_per_epoch, device=self.fabric.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
         looked = 0
         self.model.train()
         for index, (images, labels) in enumerate(self._shuffled(epoch)):
-            set_learning_rate(self.optimizer, self.lr(epoch * self.num_steps + index))
+            set_learning_rate(self.optimizer, self.lr(epoch * self.steps_per_epoch + index))
             losses[index], hits = self._step(images, labels)
             correct += hits
-            if index + 1 - looked == self._steps_between_looks or index + 1 == self.num_steps:
+            if index + 1 - looked == self._steps_between_looks or index + 1 == self.steps_per_epoch:
                 self._look(losses, epoch, looked, index + 1)
                 looked = index + 1
             self._keep_zeros()
@@ -171,13 +171,13 @@ class Loop:
 
     def _check_weights(self, epoch: int) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            self._diverged("a weight became NaN or infinite", epoch, self.num_steps - 1)
+            self._diverged("a weight became NaN or infinite", epoch, self.steps_per_epoch - 1)
 
     def _diverged(self, what: str, epoch: int, index: int) -> NoReturn:
-        section, lr = self.phase.section, self.lr(epoch * self.num_steps + index)
+        section, lr = self.phase.section, self.lr(epoch * self.steps_per_epoch + index)
         raise DivergedError(
             f"{what} in phase {self.phase.name!r}, epoch {epoch + 1} of {section.epochs}, step {index + 1} of "
-            f"{self.num_steps}, at learning rate {lr:.4g}; try a lower lr than {section.lr:g}"
+            f"{self.steps_per_epoch}, at learning rate {lr:.4g}; try a lower lr than {section.lr:g}"
         )
 
     def _shuffled(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # How long a process waits for the others before it gives up: far longer than storing a state or choosing masks takes.
 _PATIENCE = timedelta(minutes=5)
+_GRACE_SECONDS = 3.0
 
 
 class RankError(RuntimeError):
@@ -72,7 +73,7 @@ def work(fabric: Fabric, job: Job) -> None:
         for _ in loop.epochs(advance=lambda: None):
             pass
         return
-    with Journal(job.phase, loop.history, loop.num_steps) as journal:
+    with Journal(job.phase, loop.history, loop.steps_per_epoch) as journal:
         for record in loop.epochs(journal.advance):
             journal.finish(record)  # before the state: so where that is complete, the journal is
             save_state(job.phase.state_path, loop.state(), job.settings)
@@ -124,7 +125,8 @@ def _run_processes(packed: bytes, kind: str, devices: int) -> None:
             "the finished epochs are kept, so start again to go on"
         ) from error
     finally:
-        for process in context.processes:  # still there after ctrl-C
+        for process in context.processes:
+            process.join(_GRACE_SECONDS)  # ctrl-C went to it, too, and it puts the terminal in order
             process.kill()
             process.join()
     if not diverged.empty():
@@ -144,14 +146,16 @@ def _work_in_process(
     if parent is None or not parent.is_alive():
         raise SystemExit("the process that started the training is gone")
     torch.set_num_threads(threads)
+    fabric = _join_others(rank, kind, devices, port)
     try:
-        fabric = _join_others(rank, kind, devices, port)
         work(fabric, pickle.loads(packed))  # bytes of the parent process, which came through a pipe
     except DivergedError as error:  # all processes find it together, so none is left waiting
         if rank == 0:
             diverged.put(error)
     except KeyboardInterrupt:
         raise SystemExit(130) from None  # else torch ends the process as if it had done its work
+    fabric.barrier()
+    torch.distributed.destroy_process_group()  # its threads abort a process that ends before they do
 
 
 def _join_others(rank: int, kind: str, devices: int, port: int) -> Fabric:
