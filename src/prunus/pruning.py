@@ -38,15 +38,16 @@ def prune(
 ) -> Masks:
     """Set the least important weights of a model to zero, in place, and return the masks.
 
-    The model stays the module it was: same class, same state_dict keys, dense tensors with zeros in them.
+    The model stays the module it was: same class, same state_dict keys, dense tensors with zeros in them. Under
+    DistributedDataParallel every process has to call this, and all get the masks that the first one found.
 
     Args:
-        model: any module; wrappers of DistributedDataParallel and torch.compile are looked through.
+        model: any module; wrappers of DistributedDataParallel, torch.compile and Lightning Fabric are looked through.
         sparsity: the fraction of the targeted weights to remove, in [0, 1); met exactly, as
             round(sparsity * number of units).
         criterion: how much a weight matters: a name (`prunus ls criteria`) or `(weight, stats) -> scores`.
         pattern: what goes together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``.
-        scope: how the budget is spread: ``"global"``, ``"uniform"``, ``"erk"``.
+        scope: how the budget is spread: ``"global"``, ``"uniform"``, ``"erk"``, or `(layers, budget) -> counts`.
         include: parameters, modules, patterns or classes to prune; by default every weight of a Linear,
             convolution, attention or recurrent layer.
         exclude: what to leave alone, likewise.
@@ -57,8 +58,6 @@ def prune(
             last backward pass left are used.
         seed: for criteria that draw random numbers.
         min_kept: how many units each layer keeps at least; 0 allows a layer to be emptied.
-
-    Under DistributedDataParallel every process has to call it, and all get the masks that the first one found.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -82,7 +81,7 @@ def prune(
         seed=seed,
         min_kept=_whole("min_kept", min_kept, least=0),
     )
-    if isinstance(model, nn.parallel.DistributedDataParallel):
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         found = from_first_rank(found)
     found.apply(model)
     return found
