@@ -180,3 +180,15 @@ def test_the_experiment_has_the_published_counts(section: dict[str, float], nonz
     (found,) = stages.run(recipe.build(lenet), tmp_path)
     counts = [(facts.parameters, facts.nonzero) for facts in found.receipt.models]
     assert counts == [(160_206, 160_206), (160_206, nonzero), (160_206, nonzero)]
+
+
+def test_a_model_that_does_not_take_the_images_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    colour = tiny(model={"name": "resnet20"})
+    with pytest.raises(ValueError, match=r"\(3, 32, 32\).*'digits' has \(1, 28, 28\)"):
+        stages.run(colour, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_model_is_refused_before_data_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'lenet'"):
+        stages.run(tiny(model={"name": "lenett"}, data={"name": "mnist"}), tmp_path, data_folder=tmp_path / "nowhere")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from prunus.criteria import criterion
-from prunus.masks import MaskError, Masks, plain_state_dict
-from prunus.pruning import Pruner, prune
-from prunus.stats import Stats
-
 if TYPE_CHECKING:
     from prunus import data, models, torch_prune
-    from prunus.measure import compare, measure
+    from prunus.criteria import criterion
+    from prunus.masks import MaskError, Masks, plain_state_dict
+    from prunus.measuring import compare, measure
+    from prunus.pruning import Pruner, prune
     from prunus.receipt import Receipt
+    from prunus.stats import Stats
 
 __version__ = "0.1.0"
 
@@ -33,26 +32,31 @@ __all__ = [
     "torch_prune",
 ]
 
-# Found on first use, so that `import prunus` stays quick; None stands for the module itself.
-_LATER = {
-    "Receipt": ("prunus.receipt", "Receipt"),
-    "compare": ("prunus.measure", "compare"),
-    "measure": ("prunus.measure", "measure"),
-    "data": ("prunus.data", None),
-    "models": ("prunus.models", None),
-    "torch_prune": ("prunus.torch_prune", None),
+# Public name -> its module, loaded on first use: so the command line answers `--help` without loading torch.
+_MODULE_OF = {
+    "MaskError": "prunus.masks",
+    "Masks": "prunus.masks",
+    "Pruner": "prunus.pruning",
+    "Receipt": "prunus.receipt",
+    "Stats": "prunus.stats",
+    "compare": "prunus.measuring",
+    "criterion": "prunus.criteria",
+    "measure": "prunus.measuring",
+    "plain_state_dict": "prunus.masks",
+    "prune": "prunus.pruning",
 }
+_MODULES = ("data", "models", "torch_prune")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name in _MODULES:
+        return importlib.import_module(f"prunus.{name}")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'prunus' has no attribute {name!r}")
-    module, attribute = _LATER[name]
-    found = importlib.import_module(module)
-    value = found if attribute is None else getattr(found, attribute)
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,7 @@ from prunus import evaluate
 from prunus.data import Dataset, Images, normalise
 from prunus.files import save_tensors, write_json
 from prunus.masks import Masks
-from prunus.measure import facts, latencies, machine
+from prunus.measuring import facts, latencies, machine
 from prunus.receipt import Check, DataFacts, ModelFacts, PairedTest, Receipt
 from prunus.recipe import Recipe
 from prunus.run_folder import Seconds

@@ -71,7 +71,13 @@ def run(
         RecipeChangedError: the folder holds a run of another recipe or other data, and `redo` is not set.
         ValueError: the data is damaged or not to be had, or the recipe does not fit it.
     """
+    shape = models.input_shape(recipe.model.name, **recipe.model.arguments)  # known before anything is downloaded
     data = datasets.load(recipe.data.name, folder=data_folder, fallback=recipe.data.fallback, download=download)
+    if data.input_shape != shape:
+        raise ValueError(
+            f"model {recipe.model.name!r} takes images of (channels, height, width) {shape}, but {data.name!r} has "
+            f"{data.input_shape}; set model.arguments.in_channels and model.arguments.image_size"
+        )
     finished = []
     for seed in recipe.seeds:
         folder = out / f"seed-{seed}"

@@ -64,7 +64,7 @@ def compare(
 def measured(chosen: Sequence[Subject], settings: Settings) -> Receipt:
     """Make the chosen models and measure them side by side."""
     from prunus import factory
-    from prunus.measure import compare as measure_all
+    from prunus.measuring import compare as measure_all
 
     batch_sizes = subjects.whole_numbers(settings.batch_sizes, "--batch-sizes")
     threads = None if settings.threads is None else subjects.whole_numbers(settings.threads, "--threads")

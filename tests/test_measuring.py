@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prunus import models
-from prunus.measure import compare, facts, measure
+from prunus.measuring import compare, facts, measure
 from prunus.pruning import prune
 from prunus.receipt import Receipt
 
-# `prunus.measure` is also the name of the function, so the module is looked up
 MODULE = sys.modules[measure.__module__]
 
 
