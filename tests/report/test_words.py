@@ -60,7 +60,7 @@ def test_parameters_taken_out_make_a_smaller_file_and_less_arithmetic():
     assert topic(said, "File") == (
         "The file is 39.1% smaller (4,088 → 2,488 bytes), because parameters were taken out of it."
     )
-    assert topic(said, "Arithmetic") == "One image takes 2,500 multiply-adds instead of 5,000 (50.0% fewer)."
+    assert topic(said, "Arithmetic") == "One input takes 2,500 multiply-adds instead of 5,000 (50.0% fewer)."
 
 
 def test_a_larger_file_and_more_parameters_are_said():

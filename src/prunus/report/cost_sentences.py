@@ -120,11 +120,11 @@ def arithmetic(first: ModelFacts, last: ModelFacts) -> str:
     if last.macs is None or first.macs is None:
         return "Multiply-adds were not counted in both models."
     if last.macs == first.macs:
-        said = f"One image takes {spell.plural(last.macs, 'multiply-add')}, as many as before."
+        said = f"One input takes {spell.plural(last.macs, 'multiply-add')}, as many as before."
     else:
         more = "fewer" if last.macs < first.macs else "more"
         share = f" ({_relative(first.macs, last.macs)} {more})" if first.macs else ""
-        said = f"One image takes {spell.plural(last.macs, 'multiply-add')} instead of {spell.count(first.macs)}{share}."
+        said = f"One input takes {spell.plural(last.macs, 'multiply-add')} instead of {spell.count(first.macs)}{share}."
     if last.nonzero_macs is not None and last.nonzero_macs < last.macs:
         share = spell.percent(1 - last.nonzero_macs / last.macs)
         said += f" {share} of them multiply by a zero weight: a program that skips zeros could save those."
@@ -143,10 +143,10 @@ def setting(threads: str, batch: str) -> str:
     return f"{number} and batch {spell.plain(batch)}"
 
 
-def span(changes: list[SpeedChange], to: str = " to ") -> str:
+def span(changes: list[SpeedChange]) -> str:
     """Spell from how many to how many times the time before it takes: ``"0.98 to 1.03"``."""
     low, high = (spell.ratio(pick(change.factor for change in changes)) for pick in (min, max))
-    return low if low == high else f"{low}{to}{high}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _told(changes: list[SpeedChange], verdict: str) -> str:

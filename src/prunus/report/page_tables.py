@@ -117,7 +117,7 @@ def costs(receipt: Receipt) -> Table:
     )
     sizes = [f"{spell.plain(form)} bytes" for form in formats]
     columns = ("model", *sizes, "multiply-adds", "of them nonzero", "peak memory, bytes", "seconds to make")
-    return Table(columns, rows, "What they take: on disk, for one image, in memory, and to make.")
+    return Table(columns, rows, "What they take: on disk, for one input, in memory, and to make.")
 
 
 def checks(receipt: Receipt) -> Table | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from prunus.receipt import ModelFacts, Receipt
 from prunus.report import claims, cost_sentences, spell
 from prunus.report.blocks import Tile
@@ -77,10 +79,11 @@ def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:
         verdict, tone = "saved", "good"
     elif verdicts == {"slower"}:
         verdict, tone = "slower", "bad"
+    middle = statistics.median(change.factor for change in changes)
     number = spell.plural(len(changes), "setting")
-    detail = f"of the time before, in {number}" + ("; within the spread" if verdicts == {"same"} else "")
-    times = cost_sentences.span(changes, to="\N{EN DASH}") + "\N{MULTIPLICATION SIGN}"
-    return Tile("Time of a call", times, detail, verdict, tone)
+    within = "; within the spread" if verdicts == {"same"} else ""
+    detail = f"{cost_sentences.span(changes)} times the time before in {number}{within}"
+    return Tile("Time of a call", f"{spell.ratio(middle)}\N{MULTIPLICATION SIGN}", detail, verdict, tone)
 
 
 def _arithmetic(first: ModelFacts, last: ModelFacts) -> Tile | None:
