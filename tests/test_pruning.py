@@ -610,19 +610,18 @@ def test_a_users_criterion_is_held_to_its_contract(wrong: str, elementwise: bool
 
 
 def test_uniform_holds_one_layers_scores_at_a_time() -> None:
-    model = nn.Sequential(*[nn.Linear(37, 23) for _ in range(5)])
+    model = nn.Sequential(*[nn.Linear(37, 23) for _ in range(3)])
     weights = {parameter.data_ptr() for parameter in model.parameters()}
     held: list[int] = []
 
     def own(weight: Tensor, stats: Stats) -> Tensor:
-        gc.collect()
         tensors = (thing for thing in gc.get_objects() if type(thing) is Tensor)
         sizes = {t.data_ptr() for t in tensors if t.numel() == 37 * 23 and t.dtype == torch.float32} - weights
         held.append(len(sizes))
         return weight.abs()
 
     prune(model, 0.5, criterion=own, scope="uniform")
-    assert held == [0] * 5
+    assert held == [0] * 3
     held.clear()
     prune(model, 0.5, criterion=own, scope="global")
-    assert held == [0, 1, 2, 3, 4], "global compares all scores, so this count can tell"
+    assert held == [0, 1, 2], "global compares all scores, so this count can tell"
