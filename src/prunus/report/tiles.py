@@ -81,7 +81,7 @@ def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:
         verdict, tone = "slower", "bad"
     middle = statistics.median(change.factor for change in changes)
     number = spell.plural(len(changes), "setting")
-    within = "; within the spread" if verdicts == {"same"} else ""
+    within = "; not told apart" if verdicts == {"same"} else ""
     detail = f"{cost_sentences.span(changes)} times the time before in {number}{within}"
     return Tile("Time of a call", f"{spell.ratio(middle)}\N{MULTIPLICATION SIGN}", detail, verdict, tone)
 
