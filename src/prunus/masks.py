@@ -110,9 +110,14 @@ class Masks(Mapping[str, Tensor]):
             listed = ", ".join(f"{count:,} in {name!r}" for name, count in list(counts.items())[:5])
             raise MaskError(f"pruned weights are not zero any more: {listed}; call masks.apply(model) after each step")
 
-    def save(self, path: Path | str) -> None:
-        """Write the masks as a safetensors file of bool tensors, whole or not at all."""
-        save_tensors(path, self._masks, {"kind": "masks", "names": json.dumps(list(self))})
+    def save(self, path: Path | str, made_from: str = "") -> None:
+        """Write the masks as a safetensors file of bool tensors, whole or not at all.
+
+        Args:
+            path: of the file.
+            made_from: kept in its header: a fingerprint by which a run knows its own masks again.
+        """
+        save_tensors(path, self._masks, {"kind": "masks", "names": json.dumps(list(self)), "made_from": made_from})
 
     @classmethod
     def load(cls, path: Path | str) -> Masks:

@@ -200,7 +200,7 @@ class Check:
 class Receipt:
     """Everything measured in one run; `models` is in the order of the road.
 
-    `recipe` is plain JSON, empty where models were compared without one.
+    `recipe` is plain JSON, empty where models were compared without one; `device` is the kind the models ran on.
     """
 
     prunus: str
@@ -210,6 +210,7 @@ class Receipt:
     recipe: dict[str, Any] = field(default_factory=dict)
     recipe_hash: str = ""
     seed: int = 0
+    device: str = "cpu"
     data: DataFacts | None = None
     comparisons: tuple[PairedTest, ...] = ()
     checks: tuple[Check, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 from torch import nn
 
 from prunus.extras import require
-from prunus.files import load_with_metadata, save_tensors, write_json, write_text
+from prunus.files import load_with_metadata, remove_left_overs, save_tensors, write_json, write_text
 from prunus.recipe import Recipe, load
+
+# What the measuring stage concludes from the models, the receipt first: without it nothing else counts.
+CONCLUSIONS = ("receipt.json", "report.html", "sensitivity.json", "predictions.safetensors")
 
 
 class RunLockedError(RuntimeError):
@@ -40,8 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
             f"another prunus run is at work in {str(folder)!r}; wait for it to end, or give this one another folder"
         ) from error
     try:
-        for left_over in folder.rglob(".*.part"):  # of a process that was killed while it wrote
-            left_over.unlink()
+        remove_left_overs(folder)
         yield
     finally:
         lock.release()
@@ -59,13 +61,14 @@ def claim(folder: Path, recipe: Recipe, *, redo: bool) -> None:
         RecipeChangedError: the folder holds a run of another recipe, and `redo` is not set.
     """
     path = folder / "recipe.yaml"
-    if path.is_file() and not redo:
-        earlier = load(path)
-        if earlier.hash != recipe.hash:
+    if path.is_file() and (earlier := load(path)).hash != recipe.hash:
+        if not redo:
             raise RecipeChangedError(
                 f"{str(folder)!r} holds a run of another recipe ({'; '.join(differences(earlier, recipe))}); give "
                 "another folder with --out, or --redo to keep what both share and make the rest anew"
             )
+        for name in CONCLUSIONS:  # drawn from models that are made anew now
+            (folder / name).unlink(missing_ok=True)
     write_text(path, recipe.yaml())
 
 
@@ -88,19 +91,31 @@ def store(path: Path, model: nn.Module, made_from: str) -> None:
     save_tensors(path, model.state_dict(), {"made_from": made_from})
 
 
-def restore(path: Path, model: nn.Module, made_from: str) -> bool:
+def restore(path: Path, model: nn.Module, made_from: str, beside: Sequence[Path] = ()) -> bool:
     """Load a stage's result into the model if there is one of the same fingerprint; tell whether there was.
 
+    Args:
+        path: of the model's file.
+        model: what the weights are loaded into.
+        made_from: the fingerprint of all the result depends on.
+        beside: further files of the same stage; without them, or with others than this stage's, nothing is loaded.
+
     Raises:
-        ValueError: the file is there but damaged.
+        ValueError: a file is there but damaged.
     """
-    if not path.is_file():
+    if not all(file.is_file() for file in (path, *beside)):
         return False
     tensors, metadata = load_with_metadata(path)
-    if metadata.get("made_from") != made_from:
+    found = [metadata, *(load_with_metadata(file)[1] for file in beside)]
+    if any(header.get("made_from") != made_from for header in found):
         return False
     model.load_state_dict(tensors)
     return True
+
+
+def made_from_of(path: Path) -> str | None:
+    """Return the fingerprint in a result's header, None where it has none."""
+    return load_with_metadata(path)[1].get("made_from")
 
 
 class Seconds:

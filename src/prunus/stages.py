@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from prunus.masks import Masks
 from prunus.proof import Evidence, prove
 from prunus.receipt import Receipt
 from prunus.recipe import PruneSection, Recipe, Section, TrainingSection, fingerprint
+from prunus.registry import unknown_name
 from prunus.run_folder import (
     RecipeChangedError,
     RunLockedError,
     Seconds,
     claim,
     locked,
+    made_from_of,
     restore,
     store,
 )
@@ -69,8 +72,9 @@ def run(
     Raises:
         RunLockedError: another process is running in the folder.
         RecipeChangedError: the folder holds a run of another recipe or other data, and `redo` is not set.
-        ValueError: the data is damaged or not to be had, or the recipe does not fit it.
+        ValueError: the data is damaged or not to be had, the recipe does not fit it, or there is no such accelerator.
     """
+    device = _device(accelerator)
     shape = models.input_shape(recipe.model.name, **recipe.model.arguments)  # known before anything is downloaded
     data = datasets.load(recipe.data.name, folder=data_folder, fallback=recipe.data.fallback, download=download)
     if data.input_shape != shape:
@@ -84,7 +88,7 @@ def run(
         alone = recipe.model_copy(update={"seeds": (seed,)})
         with locked(folder):
             claim(folder, alone, redo=redo)
-            road = Road(alone, seed, folder, data, accelerator, redo, say)
+            road = Road(alone, seed, folder, data, device, redo, say)
             receipt = road.go()
             page = report.write_page(folder)
         finished.append(SeedRun(seed, folder, receipt, page))
@@ -99,7 +103,7 @@ class Road:
     seed: int
     folder: Path
     data: Dataset
-    accelerator: str
+    device: torch.device
     redo: bool
     say: Callable[[str], None]
 
@@ -111,13 +115,16 @@ class Road:
         pruned, masks, finetuned = self.prune_and_finetune(dense, recipe.prune, self.folder, trained)
         others = controls.make(self, dense, finetuned, trained) if recipe.controls else {}
         evidence = Evidence({"dense": dense, "pruned": pruned, "finetuned": finetuned}, masks, others)
-        return prove(recipe, self.seed, self.folder, self.data, evidence, self.say)
+        receipt = prove(recipe, self.seed, self.folder, self.data, evidence, self.say)
+        for state in self.folder.rglob("*.state.safetensors"):  # what a killed run would have gone on from
+            state.unlink()
+        return receipt
 
     def made_from(self, *parts: Section | str | None) -> str:
-        """Fingerprint what a result depends on: seed, data, devices, and the given settings or fingerprints."""
+        """Fingerprint what a result depends on: seed, device, data, and the given settings or fingerprints."""
         data = [self.recipe.data.model_dump(mode="json"), self.data.checksum]
         settings = [part.model_dump(mode="json") if isinstance(part, Section) else part for part in parts]
-        return fingerprint([self.seed, self.recipe.devices, data, settings])
+        return fingerprint([self.seed, self.device.type, self.recipe.devices, data, settings])
 
     def prune_and_finetune(
         self, dense: nn.Module, section: PruneSection, folder: Path, trained: str, prefix: str = ""
@@ -126,7 +133,12 @@ class Road:
         path = folder / f"{prefix}masks.safetensors"
         made_from = self.made_from(trained, section)
         pruned = self.stage(
-            f"{prefix}pruned", folder, made_from, copy.deepcopy(dense), lambda model: self._prune(model, section, path)
+            f"{prefix}pruned",
+            folder,
+            made_from,
+            copy.deepcopy(dense),
+            lambda model: self._prune(model, section, path, made_from),
+            beside=[path],
         )
         masks = Masks.load(path).to(self.device)
         finetuned = self.stage(
@@ -139,7 +151,13 @@ class Road:
         return pruned, masks, finetuned
 
     def stage(
-        self, name: str, folder: Path, made_from: str, model: nn.Module, make: Callable[[nn.Module], float]
+        self,
+        name: str,
+        folder: Path,
+        made_from: str,
+        model: nn.Module,
+        make: Callable[[nn.Module], float],
+        beside: Sequence[Path] = (),
     ) -> nn.Module:
         """Return a stage's model: read if it was made from the same things before, else made and stored.
 
@@ -149,21 +167,20 @@ class Road:
             made_from: the fingerprint of all it depends on.
             model: what the stage starts from; changed in place.
             make: does the stage's work on the model and returns the seconds it cost.
+            beside: further files that `make` writes, with the same fingerprint.
         """
         path = folder / f"{name}.safetensors"
-        if restore(path, model, made_from):
+        if restore(path, model, made_from, beside):
             self.say(f"{name}: done before, read from {path}")
             return model
-        if path.is_file() and not self.redo:
+        if not self.redo and any(file.is_file() and made_from_of(file) != made_from for file in (path, *beside)):
             raise RecipeChangedError(
-                f"{str(path)!r} was made from other data or settings than this run's (data: {self.data.source}); "
-                "give another folder with --out, or --redo to make it anew"
+                f"{str(path)!r} was made from other data or settings, or on another kind of device, than this run's "
+                f"(data: {self.data.source}; device: {self.device.type}); give another folder with --out, or --redo to "
+                "make it anew"
             )
-        seconds = make(model)
+        Seconds(self.folder)[name] = make(model)
         store(path, model, made_from)
-        Seconds(self.folder)[name] = seconds
-        for state in folder.glob("*.state.safetensors"):  # what a killed run would have gone on from
-            state.unlink()
         return model
 
     def new_model(self) -> nn.Module:
@@ -176,12 +193,6 @@ class Road:
             torch.manual_seed(self.seed)
             return models.create(self.recipe.model.name, **arguments).to(self.device)
 
-    @property
-    def device(self) -> torch.device:
-        """Where models live between the stages."""
-        cuda = self.accelerator == "cuda" or (self.accelerator == "auto" and torch.cuda.is_available())
-        return torch.device("cuda" if cuda else "cpu")
-
     def fit(
         self,
         model: nn.Module,
@@ -192,9 +203,11 @@ class Road:
         prune: PruneSection | None = None,
         masks: Masks | None = None,
     ) -> train.Fit:
-        """Train a model in place for one phase."""
-        self.say(f"{name}: {section.epochs} epochs" + (", the zeros are kept" if masks else ""))
-        return train.fit(
+        """Train a model in place for one phase; with `redo`, the state of one with other settings makes way."""
+        epochs = f"{section.epochs} epoch" + ("" if section.epochs == 1 else "s")
+        self.say(f"{name}: {epochs}" + (", the zeros are kept" if masks else ""))
+        phase = functools.partial(
+            train.fit,
             model,
             self.data,
             section,
@@ -203,20 +216,28 @@ class Road:
             seed=self.seed,
             shift=self.recipe.data.shift,
             devices=self.recipe.devices,
-            accelerator=self.accelerator,
+            accelerator=self.device.type,
             prune=prune,
             masks=masks,
         )
+        try:
+            return phase()
+        except train.StateError:
+            if not self.redo:
+                raise
+            (folder / f"{name}.state.safetensors").unlink(missing_ok=True)
+            return phase()
 
     def _train(self, model: nn.Module) -> float:
         self.say(f"data: {self.data.name}, {self.data.source}")
         return self.fit(model, self.recipe.train, "train", self.folder).seconds
 
-    def _prune(self, model: nn.Module, section: PruneSection, path: Path) -> float:
+    def _prune(self, model: nn.Module, section: PruneSection, path: Path, made_from: str) -> float:
         name = path.name.removesuffix("masks.safetensors") + "prune"
         method = f"{section.criterion}, {section.pattern}, {section.scope}, {section.schedule}"
-        self.say(f"{name}: {section.sparsity:.4g} of the weights go ({method})")
+        self.say(f"{name}: {100 * section.sparsity:.4g}% of the weights go ({method})")
         if section.training is None:
+            train.forget(path.parent, name)  # an earlier, gradual one
             began = time.monotonic()
             masks: Masks | None = self._prune_at_once(model, section)
             seconds = time.monotonic() - began
@@ -224,7 +245,8 @@ class Road:
             fitted = self.fit(model, section.training, name, path.parent, prune=section)
             masks, seconds = fitted.masks, fitted.seconds
         assert masks is not None
-        masks.save(path)
+        in_order = {parameter: masks[parameter] for parameter, _ in model.named_parameters() if parameter in masks}
+        Masks(in_order).save(path, made_from)
         return seconds
 
     def _prune_at_once(self, model: nn.Module, section: PruneSection) -> Masks:
@@ -243,3 +265,12 @@ class Road:
             loss=nn.functional.cross_entropy if needs == "gradient" else None,
             seed=self.seed,
         )
+
+
+def _device(accelerator: str) -> torch.device:
+    """Return where models live: what was asked for, if it is there."""
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise unknown_name("accelerator", accelerator, ("auto", "cpu", "cuda"))
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("accelerator 'cuda' was asked for, but PyTorch sees no GPU; use 'cpu', or see prunus doctor")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")

@@ -76,6 +76,13 @@ def restart_log(path: Path, name: str, epochs: int, history: Sequence[Record]) -
         write_text(path, wanted)
 
 
+def forget(folder: Path, name: str) -> None:
+    """Remove what the log and TensorBoard hold of a phase, for a run that no longer has it."""
+    if (folder / "log.jsonl").is_file():
+        restart_log(folder / "log.jsonl", name, 0, ())
+    shutil.rmtree(folder / "tensorboard" / name, ignore_errors=True)
+
+
 def _phase_of(line: str) -> str | None:
     """Return which phase a line of the log belongs to, None for one that is not whole."""
     try:
