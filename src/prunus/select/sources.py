@@ -11,9 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Scores in one chunk: large enough that starting threads or a kernel costs little, small enough on a CPU that
-# what is computed from a chunk is still in its cache when it is read. Measured with bench/select_speed.py.
-_CPU_CHUNK = 2**20
+# Scores in one chunk. Each operation on a chunk ends with its threads waiting for each other, which takes milliseconds
+# on a machine busy with other things, so chunks should be large; from 2**22 on the allocator gives what is freed back
+# to the system, and faulting the pages in again costs a quarter of the time (bench/select_speed.py).
+_CPU_CHUNK = 2**21
 _DEVICE_CHUNK = 2**26
 
 
@@ -86,7 +87,7 @@ class ElementwiseScores(Scores):
 
 
 def chunk_length(device: torch.device) -> int:
-    """Return how many scores a source should yield at a time: a few cachefuls on a CPU, more elsewhere."""
+    """Return how many scores a source should yield at a time; on a GPU each chunk costs a synchronisation."""
     return _CPU_CHUNK if device.type == "cpu" else _DEVICE_CHUNK
 
 
