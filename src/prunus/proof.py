@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus import evaluate
-from prunus.data import Dataset, Images, normalise
+from prunus import criteria, evaluate
+from prunus.data import Dataset, normalise
 from prunus.files import save_tensors, write_json
 from prunus.masks import Masks
 from prunus.measuring import facts, latencies, machine
+from prunus.method import check_method
+from prunus.patterns import num_gone
 from prunus.receipt import Check, DataFacts, ModelFacts, PairedTest, Receipt
 from prunus.recipe import Recipe
 from prunus.run_folder import Seconds
@@ -23,6 +25,9 @@ from prunus.sensitivity import SPARSITIES, sensitivity
 
 # A report shows some images whose prediction changed; more than this would not be looked at.
 SHOWN_CHANGES = 24
+
+# The controls that went the whole road: their last stage is named like the road's.
+ROADS = ("random",)
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,13 @@ def prove(
     are used here and nowhere before.
     """
     path = folder / "receipt.json"
+    device = next(evidence.models["dense"].parameters()).device
     if path.is_file():
         earlier = Receipt.load(path)
-        if earlier.recipe_hash == recipe.hash and earlier.data is not None and earlier.data.checksum == data.checksum:
+        if _is_of(earlier, recipe, data, device) and (folder / "predictions.safetensors").is_file():
             say(f"measure: done before, read from {path}")
             return earlier
+    path.unlink(missing_ok=True)  # what follows is written before the receipt, so one that is there speaks of all
     say("measure: test accuracy, sizes and times of all models")
     everything = evidence.models | evidence.controls
     logits = {
@@ -65,6 +72,7 @@ def prove(
         recipe=recipe.model_dump(mode="json"),
         recipe_hash=recipe.hash,
         seed=seed,
+        device=device.type,
         data=_data_facts(data),
         models=tuple(found[name] for name in evidence.models),
         comparisons=_comparisons(logits, data, evidence),
@@ -75,24 +83,42 @@ def prove(
     return receipt
 
 
+def _is_of(receipt: Receipt, recipe: Recipe, data: Dataset, device: torch.device) -> bool:
+    checksum = receipt.data.checksum if receipt.data is not None else ""
+    return (receipt.recipe_hash, checksum, receipt.device) == (recipe.hash, data.checksum, device.type)
+
+
 def _facts(
     recipe: Recipe, folder: Path, data: Dataset, evidence: Evidence, logits: dict[str, Tensor]
 ) -> dict[str, ModelFacts]:
     device = next(evidence.models["dense"].parameters()).device
     example = normalise(data.validation.images[:1].to(device), data.mean, data.std)
+    everything = evidence.models | evidence.controls
+    threads, left_out = _threads(recipe, device)
+    times = latencies(everything, example, batch_sizes=recipe.measure.batch_sizes, threads=threads)
     seconds = Seconds(folder)
-    most = torch.get_num_threads()
-    threads = tuple(count for count in recipe.measure.threads if count <= most) or (most,)
-    times = latencies(evidence.models, example, batch_sizes=recipe.measure.batch_sizes, threads=threads)
-    return {
-        name: replace(
-            facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes)),
+    found = {}
+    for name, model in everything.items():
+        measured = facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes))
+        found[name] = replace(
+            measured,
             accuracy=evaluate.accuracy(logits[name], data.test.labels),
-            latency_us=times.get(name, {}),
-            seconds=seconds[name],
+            latency_us=times[name],
+            seconds=seconds[f"{name}-finetuned" if name in ROADS else name],
+            notes=(*measured.notes, *left_out),
         )
-        for name, model in (evidence.models | evidence.controls).items()
-    }
+    return found
+
+
+def _threads(recipe: Recipe, device: torch.device) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the recipe's numbers of threads that this machine can give, and a note on the others."""
+    most = torch.get_num_threads()
+    if device.type != "cpu":
+        return (most,), ()
+    fitting = tuple(count for count in recipe.measure.threads if count <= most)
+    left_out = [str(count) for count in recipe.measure.threads if count > most]
+    note = f"latency with {', '.join(left_out)} threads: PyTorch uses at most {most} here"
+    return fitting or (most,), (note,) if left_out else ()
 
 
 def _comparisons(logits: dict[str, Tensor], data: Dataset, evidence: Evidence) -> tuple[PairedTest, ...]:
@@ -108,13 +134,14 @@ def _checks(evidence: Evidence, recipe: Recipe) -> tuple[Check, ...]:
         len(dense.state_dict().keys() ^ model.state_dict().keys()) + (type(model) is not type(dense))
         for model in evidence.models.values()
     )
-    missed = abs(masks.sparsity - recipe.prune.sparsity)
-    # blocks at a weight's edge are smaller, so whole blocks meet the target only so far
-    tolerance = 0.5 / masks.num_weights if not recipe.prune.pattern.startswith("block") else 0.05
+    section = recipe.prune
+    method = check_method(section.sparsity, section.criterion, section.pattern, section.scope, section.schedule)
+    units = sum(method.pattern.num_units(mask.shape) for mask in masks.values())
+    missed = abs(sum(num_gone(method.pattern, mask) for mask in masks.values()) - round(method.sparsity * units))
     return (
         Check("zeros kept", "pruned weights that are not zero after finetuning", alive, 0, alive == 0),
         Check("plain model", "state_dict keys or classes that pruning changed", changed, 0, changed == 0),
-        Check("sparsity met", "distance of the sparsity from its target", missed, tolerance, missed <= tolerance),
+        Check("sparsity met", "units (weights or blocks) too many or too few for the target", missed, 0, missed == 0),
     )
 
 
@@ -130,7 +157,8 @@ def _data_facts(data: Dataset) -> DataFacts:
 
 def _write_predictions(path: Path, logits: dict[str, Tensor], data: Dataset) -> None:
     predicted = {name: found.argmax(1) for name, found in logits.items()}
-    changed = (predicted["dense"] != predicted["finetuned"]).nonzero().flatten()[:SHOWN_CHANGES]
+    changed = (predicted["dense"] != predicted["finetuned"]).nonzero().flatten()
+    changed = changed[_evenly(len(changed), SHOWN_CHANGES)]
     extra = {
         "labels": data.test.labels,
         "changed_index": changed,
@@ -140,15 +168,27 @@ def _write_predictions(path: Path, logits: dict[str, Tensor], data: Dataset) -> 
 
 
 def _write_sensitivity(path: Path, recipe: Recipe, data: Dataset, dense: nn.Module) -> None:
-    images = data.validation.images[: recipe.measure.sensitivity_images]
-    labels = data.validation.labels[: recipe.measure.sensitivity_images]
-    split = Images(images, labels)
+    split = data.validation.take(_evenly(len(data.validation), recipe.measure.sensitivity_images))
 
     def score(model: nn.Module) -> float:
         logits = evaluate.predict(model, split, mean=data.mean, std=data.std)
-        return float((logits.argmax(1) == labels).double().mean())
+        return float((logits.argmax(1) == split.labels).double().mean())
 
     section = recipe.prune
-    curves = sensitivity(dense, score, include=section.include, exclude=section.exclude)
-    content = {"split": "validation", "total": len(split), "sparsities": list(SPARSITIES), "curves": curves}
+    # scores that need data would mix what the curve shows with which data was looked at
+    criterion = section.criterion if criteria.resolve(section.criterion).needs is None else "magnitude"
+    curves = sensitivity(dense, score, include=section.include, exclude=section.exclude, criterion=criterion)
+    content = {
+        "criterion": criterion,
+        "split": "validation",
+        "total": len(split),
+        "sparsities": list(SPARSITIES),
+        "curves": curves,
+    }
     write_json(path, content)
+
+
+def _evenly(count: int, most: int) -> Tensor:
+    """Return at most `most` indices at even distances, since a split may be sorted by class."""
+    chosen = min(count, most)
+    return torch.arange(chosen) * count // max(chosen, 1)

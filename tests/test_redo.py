@@ -1,0 +1,131 @@
+"""Taking a folder over with `redo`, and starts after kills between two writes: nothing stale is ever believed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunus import recipe, stages, train
+from prunus.files import load_tensors
+from prunus.masks import Masks
+
+FIRST = {
+    "name": "redo",
+    "model": {"name": "lenet-300-100", "arguments": {"widths": [12, 8]}},
+    "data": {"name": "digits"},
+    "train": {"epochs": 1, "lr": 0.1},
+    "prune": {"sparsity": 0.5},
+    "finetune": {"epochs": 1, "lr": 0.02},
+    "measure": {"batch_sizes": [1], "threads": [1], "sensitivity_images": 40},
+}
+GRADUAL = {"sparsity": 0.8, "schedule": "cubic", "training": {"epochs": 1, "lr": 0.05}}
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def build(**changes: object) -> recipe.Recipe:
+    return recipe.build({**FIRST, **changes})
+
+
+def phases(folder: Path) -> list[str]:
+    return [json.loads(line)["phase"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_kill_between_masks_and_model_leaves_nothing_that_is_mixed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = stages.run(build(), tmp_path)
+    kept = (first.folder / "finetuned.safetensors").read_bytes()
+    store = stages.store
+
+    def killed(path: Path, *rest: object) -> None:
+        if path.name == "pruned.safetensors":
+            raise KilledError
+        store(path, *rest)
+
+    monkeypatch.setattr(stages, "store", killed)
+    with pytest.raises(KilledError):
+        stages.run(build(prune={"sparsity": 0.9}), tmp_path, redo=True)
+    assert Masks.load(first.folder / "masks.safetensors").sparsity == pytest.approx(0.9, abs=1e-3)
+    monkeypatch.undo()
+    (again,) = stages.run(build(), tmp_path, redo=True)
+    assert Masks.load(again.folder / "masks.safetensors").sparsity == pytest.approx(0.5, abs=1e-3)
+    assert (again.folder / "finetuned.safetensors").read_bytes() == kept
+    assert all(check.passed for check in again.receipt.checks)
+
+
+def test_another_recipes_conclusions_go_before_its_models_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = stages.run(build(), tmp_path)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(train, "fit", killed)
+    with pytest.raises(KilledError):
+        stages.run(build(train={"epochs": 2}), tmp_path, redo=True)
+    assert not (first.folder / "receipt.json").exists()
+    assert not (first.folder / "report.html").exists()
+
+
+def test_missing_masks_are_made_again(tmp_path: Path) -> None:
+    (first,) = stages.run(build(), tmp_path)
+    before = (first.folder / "masks.safetensors").read_bytes()
+    (first.folder / "masks.safetensors").unlink()
+    stages.run(build(), tmp_path)
+    assert (first.folder / "masks.safetensors").read_bytes() == before
+
+
+def test_missing_predictions_are_measured_again(tmp_path: Path) -> None:
+    (first,) = stages.run(build(), tmp_path)
+    before = load_tensors(first.folder / "predictions.safetensors")["finetuned"]
+    (first.folder / "predictions.safetensors").unlink()
+    stages.run(build(), tmp_path)
+    assert load_tensors(first.folder / "predictions.safetensors")["finetuned"].equal(before)
+
+
+def test_redo_drops_the_state_and_the_log_of_what_the_new_recipe_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stages.store
+
+    def killed(path: Path, *rest: object) -> None:
+        if path.name == "pruned.safetensors":
+            raise KilledError
+        store(path, *rest)
+
+    monkeypatch.setattr(stages, "store", killed)
+    with pytest.raises(KilledError):
+        stages.run(build(prune=GRADUAL), tmp_path)
+    folder = tmp_path / "seed-0"
+    assert (folder / "prune.state.safetensors").is_file()
+    assert phases(folder) == ["train", "prune"]
+    monkeypatch.undo()
+    with pytest.raises(train.StateError):  # without redo's leave the state of other settings is not touched
+        train.fit(
+            recipe.build(FIRST).model.make(),
+            stages.datasets.load("digits"),
+            recipe.TrainingSection(epochs=5),
+            name="prune",
+            folder=folder,
+            seed=0,
+        )
+    steeper = {**GRADUAL, "training": {"epochs": 1, "lr": 0.01}}
+    stages.run(build(prune=steeper), tmp_path, redo=True)
+    assert phases(folder) == ["train", "prune", "finetune"]
+    stages.run(build(), tmp_path, redo=True)
+    assert phases(folder) == ["train", "finetune"]
+    assert not list(folder.rglob("*.state.safetensors"))
+
+
+def test_an_accelerator_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown accelerator 'gpu'"):
+        stages.run(build(), tmp_path, accelerator="gpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_a_weight_more_or_less_is_no_miss(tmp_path: Path) -> None:
+    (found,) = stages.run(build(prune={"sparsity": 0.6667, "pattern": "1:3", "exclude": ["fc1", "fc3"]}, model={
+        "name": "lenet-300-100", "arguments": {"widths": [12, 8]}}), tmp_path)  # fmt: skip
+    assert {check.name: check.passed for check in found.receipt.checks}["sparsity met"]
