@@ -1,5 +1,5 @@
 # Every target sets up its own environment; the second time nothing is installed again.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=

@@ -8,7 +8,6 @@ from types import ModuleType
 # module -> the extra of this package that installs it
 EXTRA_OF = {
     "lightning_fabric": "train",
-    "torchmetrics": "train",
     "tensorboard": "train",
     "pydantic": "train",
     "yaml": "train",
@@ -16,7 +15,6 @@ EXTRA_OF = {
     "mlxtend": "data",
     "sklearn": "data",
     "zstandard": "measure",
-    "scipy": "measure",
     "jinja2": "report",
     "plotly": "report",
     "rich": "report",
