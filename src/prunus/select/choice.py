@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -63,33 +63,41 @@ def pick(source: Scores, k: int, near: Threshold | None = None) -> Tensor:
 def _cut(source: Scores, k: int, value: float) -> Tensor | None:
     """Mark the scores below the value and the first of those equal to it, k in sum; None where that can't be.
 
-    Chunks that hold ties carry 2 for a tie until it is known how many of them belong to the k smallest.
+    Mostly one reading is enough: either no score of this source ties at the threshold, or all that do are chosen.
     """
     dtype = common_dtype([source])
     bound = float(torch.tensor(value, dtype=torch.float64).to(dtype))
     mask = torch.empty(source.count, dtype=torch.bool, device=source.sample(max(source.count, 1)).device)
-    tied: list[tuple[Tensor, int]] = []
-    start = below = 0
-    for chunk in checked_chunks(source, 0, dtype):
-        part = mask[start : start + chunk.numel()]
-        torch.lt(chunk, bound, out=part)
-        below += int(part.count_nonzero())
-        ties = chunk == bound
-        if num_ties := int(ties.count_nonzero()):
-            tied.append((part.view(torch.uint8).add_(ties, alpha=2), num_ties))
-        start += chunk.numel()
-    assert start == source.count
-    left = k - below
-    if not 0 <= left <= sum(num_ties for _, num_ties in tied):
+    num_marked = _mark(source, torch.le, bound, mask)
+    if num_marked <= k:
+        return mask if num_marked == k else None
+    num_marked = _mark(source, torch.lt, bound, mask)
+    if num_marked > k:
         return None
-    for codes, num_ties in tied:
-        _settle(codes, min(left, num_ties))
-        left -= min(left, num_ties)
+    _mark_ties(source, bound, mask, k - num_marked)
     return mask
 
 
-def _settle(codes: Tensor, num_taken: int) -> None:
-    """Turn the first `num_taken` 2s into 1 and the others into 0."""
-    taken = (codes == 2).nonzero().flatten()[:num_taken]
-    codes.bitwise_and_(1)
-    codes[taken] = 1
+def _mark(source: Scores, compare: Callable[..., Tensor], bound: float, mask: Tensor) -> int:
+    """Write ``compare(scores, bound)`` to the mask, and return how many of them hold."""
+    start = num_marked = 0
+    for chunk in checked_chunks(source, 0, common_dtype([source])):
+        part = mask[start : start + chunk.numel()]
+        num_marked += int(compare(chunk, bound, out=part).count_nonzero())
+        start += chunk.numel()
+    assert start == source.count
+    return num_marked
+
+
+def _mark_ties(source: Scores, bound: float, mask: Tensor, num_left: int) -> None:
+    """Mark the first `num_left` of the scores equal to the bound, reading no further than the last of them."""
+    chunks = source.chunks()
+    start = 0
+    while num_left:
+        ties = next(chunks) == bound
+        num_ties = int(ties.count_nonzero())
+        if num_ties > num_left:
+            ties[ties.nonzero().flatten()[num_left:]] = False
+        mask[start : start + ties.numel()].logical_or_(ties)
+        num_left -= min(num_ties, num_left)
+        start += ties.numel()
