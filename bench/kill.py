@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-RESULTS = ("dense", "pruned", "masks", "finetuned", "predictions")
+RESULTS = tuple(f"{name}.safetensors" for name in ("dense", "pruned", "masks", "finetuned", "predictions"))
+RESULTS += ("sensitivity.json",)
 
 
 def main() -> int:
@@ -36,9 +37,10 @@ def main() -> int:
     subprocess.run([*command, str(work / "whole")], check=True, capture_output=True)
     whole_seconds = time.monotonic() - began
     print(f"an uninterrupted run takes {whole_seconds:.0f} s")
-    moments = kill_again_and_again(command, work / "killed", arguments.kills, arguments.seed, whole_seconds)
-    subprocess.run([*command, str(work / "killed")], check=True, capture_output=True)
-    same = compare(work / "whole" / "seed-0", work / "killed" / "seed-0")
+    killed = work / "killed"
+    moments = kill_again_and_again(command, killed, arguments.kills, arguments.seed, whole_seconds)
+    subprocess.run([*command, str(killed)], check=True, capture_output=True)
+    same = compare(work / "whole" / "seed-0", killed / "seed-0")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({"command": sys.argv, "kills": moments, "same": same}, indent=2) + "\n")
     shutil.rmtree(work)
@@ -49,23 +51,25 @@ def main() -> int:
 def kill_again_and_again(
     command: list[str], out: Path, kills: int, seed: int, whole_seconds: float
 ) -> list[dict[str, object]]:
-    """Start the run `kills` times and kill each; return when, and which results were finished then."""
+    """Start the run `kills` times and kill each; return when, and which results were finished then.
+
+    Raises:
+        RuntimeError: the run was over before the last kill, so the kills did not all hit one run.
+    """
     draw = random.Random(seed)
     moments: list[dict[str, object]] = []
     while len(moments) < kills:
         # short enough that the run is not over before the last kill, long enough to get past the start
-        seconds = draw.uniform(0.5, max(6.0, whole_seconds / 4))
+        seconds = draw.uniform(0.5, max(5.0, whole_seconds / 8))
         process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
         process.wait()
-        done = [name for name in RESULTS if (out / "seed-0" / f"{name}.safetensors").is_file()]
+        done = [name for name in RESULTS if (out / "seed-0" / name).is_file()]
         if process.returncode == 0:
-            print(f"  after {seconds:.1f} s it was over; starting anew")
-            shutil.rmtree(out)
-            continue
+            raise RuntimeError(f"the run was over after {len(moments)} kills; give it more epochs: train.epochs=40")
         moments.append({"seconds": round(seconds, 2), "done": done})
         print(f"  kill {len(moments):2d} after {seconds:5.1f} s; finished by then: {', '.join(done) or 'nothing'}")
     return moments
@@ -73,10 +77,7 @@ def kill_again_and_again(
 
 def compare(first: Path, second: Path) -> dict[str, bool]:
     """Tell for each result whether both runs have the same bytes."""
-    return {
-        name: (first / f"{name}.safetensors").read_bytes() == (second / f"{name}.safetensors").read_bytes()
-        for name in RESULTS
-    }
+    return {name: (first / name).read_bytes() == (second / name).read_bytes() for name in RESULTS}
 
 
 if __name__ == "__main__":
