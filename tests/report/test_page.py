@@ -219,6 +219,42 @@ def test_a_receipt_of_bare_models_gives_a_page(tmp_path, receipt):
     assert set(page.figures) == {"parameters"}
     for said in ("Accuracy was not measured.", "Bytes were not measured.", "Speed was not measured."):
         assert said in page.text
+    for meaningless in (", seed 0", "Seed", "Recipe's hash", "test accuracy"):
+        assert meaningless not in page.text
+
+
+def test_notes_and_what_was_not_counted_are_on_the_page(folder, receipt):
+    noted = replace(receipt.models[1], notes=("zstd is not installed",), uncounted=("aten::fft",))
+    replace(receipt, models=(receipt.models[0], noted, receipt.models[2])).save(folder / "receipt.json")
+    text = written(folder).text
+    assert "pruned: zstd is not installed." in text
+    assert "pruned: not counted among the multiply-adds: aten::fft." in text
+
+
+def test_the_device_is_among_the_facts(folder, receipt):
+    assert "Models ran on" + "cpu" in written(folder).text
+    replace(receipt, device="cuda").save(folder / "receipt.json")
+    assert "Models ran on" + "cuda" in written(folder).text
+
+
+def test_the_accuracy_interval_and_the_test_images_are_described_as_they_are(page):
+    assert "with 95% confidence the accuracy on all such images lies on the bar" in page.text
+    assert "No choice in the run was made by the test images" in page.text
+
+
+@pytest.mark.parametrize(("kept", "said"), [({}, "magnitude"), ({"criterion": "lamp"}, "lamp")])
+def test_the_sensitivity_curve_names_its_method(folder, kept, said):
+    files.write_json(folder / "sensitivity.json", made_up.sensitivity() | kept)
+    page = written(folder)
+    assert f"by {said}, unstructured, at once and without any training after it" in page.text
+    assert "marks only how sparse this run's result is" in page.text
+    (annotation,) = page.figures["sensitivity"]["layout"]["annotations"]
+    assert annotation["text"] == "this run's sparsity"
+
+
+def test_the_latency_figure_says_when_medians_are_told_apart(page):
+    assert "at least 2% apart" in page.text
+    assert "medians can differ where bars overlap" in page.text
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -63,11 +63,23 @@ def test_names_are_shown_and_not_obeyed(receipt):
     assert "\x1b" not in text
 
 
-def test_what_was_not_measured_is_a_dash():
+def test_what_was_measured_of_no_model_has_no_column():
     bare = (made_up.model("dense", 10, 10), made_up.model("pruned", 10, 8))
     text = printed(Receipt(prunus="0.1.0", torch="2.13.0", machine=made_up.machine(), models=bare))
-    assert row(text, "pruned") == ["pruned", "10", "8", "20.0%", *["\N{EN DASH}"] * 3]
+    assert row(text, "pruned") == ["pruned", "10", "8", "20.0%"]  # a column that nobody fills is left out
     assert "bytes" not in text.split("Parameters")[0]
+
+
+def test_a_model_that_was_not_tested_beside_one_that_was_has_dashes():
+    models = (made_up.model("dense", 10, 10, accuracy=made_up.accuracy_of(9, 10)), made_up.model("pruned", 10, 8))
+    text = printed(Receipt(prunus="0.1.0", torch="2.13.0", machine=made_up.machine(), models=models))
+    assert row(text, "pruned") == ["pruned", "10", "8", "20.0%", *["\N{EN DASH}"] * 3]
+
+
+def test_models_compared_without_a_recipe_have_no_seed(receipt):
+    assert "models compared" in printed(replace(receipt, recipe={}))
+    assert "seed" not in printed(replace(receipt, recipe={}))
+    assert "lenet · seed 0" in printed(receipt)
 
 
 def test_many_layers_are_cut_with_their_number(receipt):

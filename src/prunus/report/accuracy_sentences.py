@@ -48,7 +48,7 @@ def control(receipt: Receipt, model: ModelFacts, last: ModelFacts) -> str:
     if change is None:
         return f"{spell.plain(model.name)} ({size}) was not tested beside {name}."
     meaning = {
-        "same": "on these images the control does as well",
+        "same": "these images can't tell the two apart",
         "better": f"{name} does better than this control",
         "worse": f"the control does better than {name}",
     }[change.verdict]
@@ -93,9 +93,11 @@ def _doubt(receipt: Receipt, first: ModelFacts, last: ModelFacts, change: Accura
 
 
 def _extra_epochs(receipt: Receipt) -> int:
-    section = receipt.recipe.get("finetune")
-    epochs = section.get("epochs") if isinstance(section, dict) else None
-    return epochs if isinstance(epochs, int) else 0
+    """Return for how many epochs the run trained after the first model: while pruning, and to finetune."""
+    prune = receipt.recipe.get("prune")
+    sections = (prune.get("training") if isinstance(prune, dict) else None, receipt.recipe.get("finetune"))
+    epochs = [section.get("epochs") for section in sections if isinstance(section, dict)]
+    return sum(number for number in epochs if isinstance(number, int))
 
 
 def _unsigned(difference: float) -> str:

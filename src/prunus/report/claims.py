@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,6 +13,15 @@ SIGNIFICANCE = 0.05
 # two sizes or times closer than this are called the same: headers and clocks differ by as much from run to run
 SAME_SIZE = 0.001
 SAME_TIME = 0.02
+# a 90th percentile this many times the 10th is the mark of a machine with other work to do
+UNSTEADY = 1.5
+
+# of a normal distribution: the 10th and 90th percentile lie this many standard deviations apart,
+_P10_TO_P90 = 2.563
+# a median varies this much more than a mean: sqrt(pi / 2),
+_MEDIAN_TO_MEAN = 1.2533
+# and 95% lie within this many standard deviations
+_Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -52,11 +62,17 @@ class SpeedChange:
 
     @property
     def verdict(self) -> Literal["same", "faster", "slower"]:
-        """`same` where the spreads (10th to 90th percentile) overlap or the medians lie within 2%."""
-        overlap = self.before.p10 <= self.after.p90 and self.after.p10 <= self.before.p90
+        """`same` where the medians' 95% intervals overlap or the medians lie within 2%."""
+        before, after = median_interval(self.before), median_interval(self.after)
+        overlap = before[0] <= after[1] and after[0] <= before[1]
         if overlap or abs(self.factor - 1) < SAME_TIME:
             return "same"
         return "faster" if self.factor < 1 else "slower"
+
+    @property
+    def variation(self) -> float:
+        """How many times the 10th percentile the 90th is, in the model whose calls varied more."""
+        return max(time.p90 / time.p10 for time in (self.before, self.after))
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,26 @@ def speed_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
         for runtime, threads, batch, after in settings(last)
         if (before := latency(first, runtime, threads, batch)) is not None and before.median > 0
     ]
+
+
+def median_interval(time: Latency) -> tuple[float, float]:
+    """Return the 95% interval of a median, in microseconds, from the spread and number of its calls.
+
+    median ± 1.96 · 1.2533 · sigma / sqrt(runs), with sigma = (p90 - p10) / 2.563
+
+    This takes the calls as independent and about normal. Calls on a busy machine are neither, so its interval is
+    too narrow: see `UNSTEADY`.
+
+    Source: McGill, Tukey and Larsen, "Variations of box plots", The American Statistician 32 (1978), which takes
+    sigma from the quartiles instead.
+
+    >>> low, high = median_interval(Latency(100, 95, 105, 100))
+    >>> round(low, 2), round(high, 2)
+    (99.04, 100.96)
+    """
+    sigma = (time.p90 - time.p10) / _P10_TO_P90
+    half_width = _Z95 * _MEDIAN_TO_MEAN * sigma / math.sqrt(time.runs)
+    return time.median - half_width, time.median + half_width
 
 
 def settings(model: ModelFacts) -> list[tuple[str, str, str, Latency]]:

@@ -8,8 +8,6 @@ from prunus.report.claims import SizeChange, SpeedChange
 
 # more settings than this are summed up instead of listed one by one
 LISTED_SETTINGS = 4
-# a 90th percentile this many times the 10th is the mark of a machine with other work to do
-UNSTEADY = 1.5
 
 
 def contents(model: ModelFacts) -> str:
@@ -91,10 +89,12 @@ def speed(first: ModelFacts, last: ModelFacts) -> str:
     told = [change for change in changes if change.verdict != "same"]
     same = [change for change in changes if change.verdict == "same"]
     if not told:
-        return f"It does not run measurably faster: {_untold(same)}.{_unsteady(same)}{_why_no_faster(first, last)}"
+        said = [f"It does not run measurably faster: {_untold(same)}.", _unsteady(same), _why_no_faster(first, last)]
+        return " ".join(filter(None, said))
     said = [_told([c for c in told if c.verdict == verdict], verdict) for verdict in ("faster", "slower")]
     if same:
         said.append(f"Elsewhere no difference can be told: {_untold(same)}.")
+    said.append(_unsteady(changes))
     if _no_reason(first, last):
         said.append(
             "Both models do the same multiply-adds, so pruning is no reason for it: measure again before relying on it."
@@ -104,15 +104,18 @@ def speed(first: ModelFacts, last: ModelFacts) -> str:
 
 def speed_in_short(first: ModelFacts, last: ModelFacts) -> str:
     """Say the same in a few words, without a full stop."""
-    verdicts = [change.verdict for change in claims.speed_changes(first, last)]
+    changes = claims.speed_changes(first, last)
+    verdicts = [change.verdict for change in changes]
     if not verdicts:
         return "the speed was not measured"
     told = [verdict for verdict in ("faster", "slower") if verdict in verdicts]
     if not told:
         return "the model is not measurably faster"
+    doubt = ", though single calls varied widely" if unsteady(changes) else ""
     if len(set(verdicts)) == 1:
-        return f"the model is {told[0]}"
-    return f"the model is {spell.listing([f'{v} in {verdicts.count(v)} of {len(verdicts)} settings' for v in told])}"
+        return f"the model is {told[0]}{doubt}"
+    where = spell.listing([f"{verdict} in {verdicts.count(verdict)} of {len(verdicts)} settings" for verdict in told])
+    return f"the model is {where}{doubt}"
 
 
 def arithmetic(first: ModelFacts, last: ModelFacts) -> str:
@@ -128,8 +131,6 @@ def arithmetic(first: ModelFacts, last: ModelFacts) -> str:
     if last.nonzero_macs is not None and last.nonzero_macs < last.macs:
         share = spell.percent(1 - last.nonzero_macs / last.macs)
         said += f" {share} of them multiply by a zero weight: a program that skips zeros could save those."
-    if last.uncounted:
-        said += f" Not counted: {spell.listing([spell.plain(name) for name in last.uncounted])}."
     return said
 
 
@@ -147,6 +148,11 @@ def span(changes: list[SpeedChange]) -> str:
     """Spell from how many to how many times the time before it takes: ``"0.98 to 1.03"``."""
     low, high = (spell.ratio(pick(change.factor for change in changes)) for pick in (min, max))
     return low if low == high else f"{low} to {high}"
+
+
+def unsteady(changes: list[SpeedChange]) -> bool:
+    """Return whether single calls varied so much in some setting that its verdict needs a warning."""
+    return any(change.variation > claims.UNSTEADY for change in changes)
 
 
 def _told(changes: list[SpeedChange], verdict: str) -> str:
@@ -167,24 +173,27 @@ def _untold(changes: list[SpeedChange]) -> str:
         f"in {len(changes)} settings" if len(changes) > 1 else f"with {setting(changes[0].threads, changes[0].batch)}"
     )
     return (
-        f"{where} it takes {span(changes)} times as long as before, which is within the spread of single calls "
-        f"(10th to 90th percentile) or less than {spell.percent(claims.SAME_TIME, 0)}"
+        f"{where} it takes {span(changes)} times as long as before, which is within the uncertainty of the medians "
+        f"(their 95% intervals overlap), or less than {spell.percent(claims.SAME_TIME, 0)}"
     )
 
 
 def _unsteady(changes: list[SpeedChange]) -> str:
-    """Warn where single calls varied so much that a real difference could hide in it."""
-    widest = max(time.p90 / time.p10 for change in changes for time in (change.before, change.after) if time.p10)
-    if widest < UNSTEADY:
+    """Warn where single calls varied so much that the medians' intervals can't be relied on."""
+    if not unsteady(changes):
         return ""
-    return f" Single calls varied up to {spell.ratio(widest)}-fold, so that only a large difference could show."
+    widest = spell.ratio(max(change.variation for change in changes))
+    return (
+        f"Single calls varied up to {widest}-fold (10th to 90th percentile), which can hide a difference or make one "
+        "up: measure again on a quiet machine before relying on this."
+    )
 
 
 def _why_no_faster(first: ModelFacts, last: ModelFacts) -> str:
     if _only_zeroed(first, last) and _runs_in_torch(last):
-        return " PyTorch multiplies by the zeros like by any other number."
+        return "PyTorch multiplies by the zeros like by any other number."
     if first.macs and last.macs is not None and last.macs < first.macs:
-        return f" It does need {_relative(first.macs, last.macs)} fewer multiply-adds."
+        return f"It does need {_relative(first.macs, last.macs)} fewer multiply-adds."
     return ""
 
 

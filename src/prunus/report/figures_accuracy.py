@@ -138,7 +138,8 @@ def sensitivity(found: Sensitivity, reached: float | None) -> Figure:
         _curve(drawn, found, ALL_LAYERS, "all layers together", {"line": thick, "marker": {"size": 6}})
     if reached is not None:
         line = {"dash": "dot", "width": 1.5, "color": drawing.GREY}
-        drawn.add_vline(x=_stretched(reached), line=line, annotation={"text": "this run", "y": 0, "yanchor": "bottom"})
+        label = {"text": "this run's sparsity", "y": 0, "yanchor": "bottom"}
+        drawn.add_vline(x=_stretched(reached), line=line, annotation=label)
     return drawing.figure(
         "sensitivity",
         f"Accuracy on {spell.plural(found.total, f'{spell.plain(found.split)} image')} against sparsity, "

@@ -109,8 +109,10 @@ def latency(receipt: Receipt) -> Figure | None:
         drawn,
         height=44 + rows * (90 + 30 * len(models)),
         top=44,
-        note="Dots are medians, bars reach from the 10th to the 90th percentile of single calls: "
-        f"where bars overlap, this measurement tells no difference.{more}",
+        note="Dots are medians, bars reach from the 10th to the 90th percentile of single calls. A median is known "
+        "better than a single call, so medians can differ where bars overlap: they are called different where "
+        f"they are at least {spell.percent(claims.SAME_TIME, 0)} apart and their 95% intervals (not drawn) do not "
+        f"overlap.{more}",
         showlegend=False,
     )
 

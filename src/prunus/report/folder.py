@@ -41,12 +41,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """sensitivity.json: the fraction of `total` images of `split` that stay right, per curve and sparsity."""
+    """sensitivity.json: the fraction of `total` images of `split` that stay right, per curve and sparsity.
+
+    `criterion` is what the weights were chosen by: magnitude where the file does not say.
+    """
 
     split: str
     total: int
     sparsities: tuple[float, ...]
     curves: Mapping[str, tuple[float, ...]]
+    criterion: str
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def _sensitivity(path: Path) -> Sensitivity:
     curves = {str(name): tuple(float(value) for value in curve) for name, curve in tree["curves"].items()}
     if not sparsities or not curves or any(len(curve) != len(sparsities) for curve in curves.values()):
         raise ValueError("a curve needs one value per sparsity")
-    return Sensitivity(str(tree["split"]), int(tree["total"]), sparsities, curves)
+    criterion = str(tree.get("criterion", "magnitude"))
+    return Sensitivity(str(tree["split"]), int(tree["total"]), sparsities, curves, criterion)
 
 
 def _predictions(path: Path) -> Predictions:

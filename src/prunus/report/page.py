@@ -43,8 +43,10 @@ def render(run: folder.Run) -> str:
 
 
 def title(receipt: Receipt) -> str:
-    """Return the page's title: the recipe's name and the seed."""
-    return f"{spell.plain(str(receipt.recipe.get('name', 'models compared')))}, seed {receipt.seed}"
+    """Return the page's title: the recipe's name and the seed; models compared without a recipe have neither."""
+    if not receipt.recipe:
+        return "models compared"
+    return f"{spell.plain(str(receipt.recipe.get('name', 'a recipe')))}, seed {receipt.seed}"
 
 
 def _origin(receipt: Receipt) -> str:

@@ -83,21 +83,24 @@ def paired_tests(receipt: Receipt) -> Table | None:
 
 
 def quality(receipt: Receipt) -> Table:
-    """Return what every model holds, and how often it is right."""
+    """Return what every model holds and, where any was tested, how often it is right."""
+    measured = (*receipt.models, *receipt.controls)
+    tested = any(model.accuracy for model in measured)
     rows = tuple(
         (
             spell.plain(model.name),
             spell.count(model.parameters),
             spell.count(model.nonzero),
             spell.percent(model.sparsity),
-            _reached(model),
-            f"{model.accuracy.nll:.4f}" if model.accuracy else spell.ABSENT,
-            spell.percent(model.accuracy.ece, 2) if model.accuracy else spell.ABSENT,
+            *(_quality(model) if tested else ()),
         )
-        for model in (*receipt.models, *receipt.controls)
+        for model in measured
     )
+    held = ("model", "parameters", "nonzero", "sparsity")
+    if not tested:
+        return Table(held, rows, "All models.")
     caption = "All models. NLL: mean negative log-likelihood; ECE: expected calibration error."
-    return Table(("model", "parameters", "nonzero", "sparsity", "test accuracy", "NLL", "ECE"), rows, caption)
+    return Table((*held, "test accuracy", "NLL", "ECE"), rows, caption)
 
 
 def costs(receipt: Receipt) -> Table:
@@ -142,14 +145,21 @@ def facts(receipt: Receipt) -> Pairs:
         ("Memory", memory),
         ("System", machine.system),
         ("Accelerator", machine.accelerator or "none"),
-        ("Seed", str(receipt.seed)),
-        ("Recipe's hash", receipt.recipe_hash or "none"),
+        ("Models ran on", receipt.device),
     ]
+    if receipt.recipe:
+        found += [("Seed", str(receipt.seed)), ("Recipe's hash", receipt.recipe_hash or "none")]
     if data:
         sizes = [f"{spell.count(getattr(data, split))} {split}" for split in ("train", "validation", "test")]
         found.append(("Data", f"{data.name}: {spell.listing(sizes)} images"))
         found += [("From", data.source), ("Checksum (sha256)", data.checksum)]
     return Pairs(tuple((name, spell.plain(value)) for name, value in found))
+
+
+def _quality(model: ModelFacts) -> tuple[str, str, str]:
+    if model.accuracy is None:
+        return (spell.ABSENT,) * 3
+    return _reached(model), f"{model.accuracy.nll:.4f}", spell.percent(model.accuracy.ece, 2)
 
 
 def _reached(model: ModelFacts) -> str:

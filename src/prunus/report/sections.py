@@ -45,8 +45,8 @@ def accuracy(run: Run) -> Section:
     receipt = run.receipt
     tested = [model for model in (*receipt.models, *receipt.controls) if model.accuracy]
     lead = (
-        "Each mark is the share of test images a model gets right. The bar around it is the 95% interval: another "
-        "test set of this size could have put the mark anywhere on it. The test images were used once, at the end."
+        "Each mark is the share of test images a model gets right. The bar around it is the 95% interval: with 95% "
+        "confidence the accuracy on all such images lies on the bar. No choice in the run was made by the test images."
     )
     if not tested:
         return section("accuracy", "Accuracy", lead, missing=["Accuracy was not measured."])
@@ -123,18 +123,23 @@ def answers(run: Run) -> Section:
 
 def sensitivity(run: Run) -> Section:
     """How much more could go."""
+    title, found = "How much more could go", run.sensitivity
+    if isinstance(found, Left):
+        lead = "How accuracy falls when each layer alone is pruned further and further."
+        return section("sensitivity", title, lead, missing=[_missing("The sensitivity curve", found)])
     lead = (
-        "Each line prunes one layer alone, at once and without any training after it; the dashed line prunes all "
-        "together. Where a line falls, that layer was needed. "
+        f"Each line prunes one layer of the dense network alone by {spell.plain(found.criterion)}, unstructured, at "
+        "once and without any training after it; the dashed line prunes all together. Where a line falls, that layer "
+        f"was needed. Measured on {spell.plural(found.total, f'{spell.plain(found.split)} image')}, never on test "
+        "images."
     )
-    if isinstance(run.sensitivity, Left):
-        missing = [_missing("The sensitivity curve", run.sensitivity)]
-        return section("sensitivity", "How much more could go", lead, missing=missing)
-    split = spell.plain(run.sensitivity.split)
-    lead += f"Measured on {spell.plural(run.sensitivity.total, f'{split} image')}, never on test images."
     reached = None if isinstance(run.masks, Left) else run.masks.sparsity
-    drawn = figures_accuracy.sensitivity(run.sensitivity, reached)
-    return section("sensitivity", "How much more could go", lead, [drawn])
+    if reached is not None:
+        lead += (
+            " The dotted line marks only how sparse this run's result is: its method may be another, and it may have "
+            "been trained since, so its accuracy can't be read off these lines."
+        )
+    return section("sensitivity", title, lead, [figures_accuracy.sensitivity(found, reached)])
 
 
 def speed(run: Run) -> Section:

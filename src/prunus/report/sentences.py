@@ -74,9 +74,15 @@ def _alone(model: ModelFacts) -> list[tuple[str, str]]:
 def _notes(receipt: Receipt) -> list[str]:
     notes: dict[str, list[str]] = {}
     for model in (*receipt.models, *receipt.controls):
-        for note in model.notes:
+        for note in (*model.notes, *_uncounted(model)):
             notes.setdefault(spell.plain(note), []).append(spell.plain(model.name))
     return [f"{spell.listing(names)}: {note.rstrip('.')}." for note, names in notes.items()]
+
+
+def _uncounted(model: ModelFacts) -> list[str]:
+    if not model.uncounted:
+        return []
+    return [f"not counted among the multiply-adds: {spell.listing(list(model.uncounted))}"]
 
 
 def _checks(receipt: Receipt) -> str:

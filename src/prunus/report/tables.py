@@ -34,19 +34,20 @@ def show(receipt: Receipt, console: Console) -> None:
 
 
 def title(receipt: Receipt) -> Text:
-    """Return one line: which recipe, which seed, on which data."""
-    name = str(receipt.recipe.get("name", "models compared"))
+    """Return one line: which recipe, which seed, on which data; models compared without a recipe have no seed."""
+    made = [str(receipt.recipe.get("name", "")), f"seed {receipt.seed}"] if receipt.recipe else ["models compared"]
     data = [f"{receipt.data.name}: {spell.plural(receipt.data.test, 'test image')}"] if receipt.data else []
-    return Text(spell.plain(" · ".join([name, f"seed {receipt.seed}", *data])), style="bold")
+    return Text(spell.plain(" · ".join(filter(None, [*made, *data]))), style="bold")
 
 
 def models(receipt: Receipt) -> Table:
-    """Return what each model holds and how often it is right."""
-    columns = ("parameters", "nonzero", "sparsity", "accuracy\n[95% interval]", "NLL", "ECE")
-    table = table_of("\nmodel", columns)
+    """Return what each model holds and, where any was tested, how often it is right."""
+    tested = any(model.accuracy for model in (*receipt.models, *receipt.controls))
+    quality = ("accuracy\n[95% interval]", "NLL", "ECE") if tested else ()
+    table = table_of("\nmodel" if tested else "model", ("parameters", "nonzero", "sparsity", *quality))
     for model in _with_controls(receipt, table):
         held = (spell.count(model.parameters), spell.count(model.nonzero), spell.percent(model.sparsity))
-        table.add_row(_label(receipt, model), *held, *_quality(model.accuracy))
+        table.add_row(_label(receipt, model), *held, *(_quality(model.accuracy) if tested else ()))
     return table
 
 

@@ -83,6 +83,8 @@ def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:
     number = spell.plural(len(changes), "setting")
     within = "; not told apart" if verdicts == {"same"} else ""
     detail = f"{cost_sentences.span(changes)} times the time before in {number}{within}"
+    if cost_sentences.unsteady(changes):
+        detail, tone = f"{detail}; single calls varied widely", "plain"
     return Tile("Time of a call", f"{spell.ratio(middle)}\N{MULTIPLICATION SIGN}", detail, verdict, tone)
 
 
