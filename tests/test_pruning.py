@@ -226,14 +226,38 @@ def test_what_is_pruned_stays_pruned_as_the_sparsity_grows(
         assert all(torch.equal(model.state_dict()[name][masks[name]], live[name][masks[name]]) for name in masks)
 
 
-def test_two_of_four_goes_on_from_any_masks(network: nn.Module) -> None:
-    first = prune(network, 0.3)
+def test_two_of_four_goes_on_from_masks_that_leave_two(network: nn.Module) -> None:
+    first = prune(network, 0.25, pattern="3:4", scope="uniform")
     masks = prune(network, 0.5, pattern="2:4", masks=first)
     assert all((masks[name] <= first[name]).all() for name in first)
+    assert masks.num_pruned == 3552 // 2
     for mask in masks.values():
-        assert (mask.movedim(1, -1).reshape(-1, 4).sum(1) <= 2).all()
+        assert (mask.movedim(1, -1).reshape(-1, 4).sum(1) == 2).all()
     with pytest.raises(ValueError, match=r"pattern 2:4 removes exactly 0\.5 of the weights, got sparsity 0\.6"):
         prune(network, 0.6, pattern="2:4", masks=masks)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_two_of_four_is_refused_where_the_masks_leave_fewer(network: nn.Module, left: int) -> None:
+    earlier = {"conv.weight": torch.ones(8, 4, 3, 3).bool(), "head.weight": torch.ones(8, 24).bool()}
+    earlier["head.weight"][3, 4 : 8 - left] = False
+    before = state_of(network)
+    message = rf"pattern 2:4 needs {2 - left} of the weights of 'head\.weight'.*exclude=\['head\.weight'\]"
+    with pytest.raises(MaskError, match=message):
+        prune(network, 0.5, pattern="2:4", masks=earlier)
+    with pytest.raises(MaskError, match=message):
+        prunus.Pruner(network, 0.5, steps=4, pattern="2:4", masks=earlier)
+    assert unchanged(network, before)
+    masks = prune(network, 0.5, pattern="2:4", masks=earlier, exclude=["head.weight"])
+    assert torch.equal(masks["head.weight"], earlier["head.weight"])
+
+
+def test_denser_masks_do_not_pass_as_the_patterns_own_sparsity() -> None:
+    layer = nn.Linear(16, 4, bias=False)
+    first = prune(layer, 55 / 64)
+    assert first.num_pruned == 55
+    with pytest.raises(MaskError, match=r"pattern 2:4 needs \d+ of the weights of 'weight' that"):
+        prune(layer, 0.5, pattern="2:4", masks=first)
 
 
 def test_gone_weights_count_as_zeros_also_where_they_were_not_set_to_zero() -> None:
@@ -572,12 +596,12 @@ def test_infinite_scores_mean_first_and_last_and_counts_stay_exact(pattern: str,
         layer.weight.clamp_(-0.9, 0.9)
         layer.weight[:4], layer.weight[4:8] = -2.0, 2.0
     earlier = torch.ones(16, 16, dtype=torch.bool)
-    earlier[12:] = False
+    earlier[12:, :: 2 if pattern == "2:4" else 1] = False
     criterion = Criterion("own", own, elementwise=elementwise)
     for sparsity in [0.5] if pattern == "2:4" else [0.375, 0.5]:
         mask = prune(layer, sparsity, criterion=criterion, pattern=pattern, masks={"weight": earlier})["weight"]
         if pattern == "2:4":
-            assert (mask.view(-1, 4).sum(1) <= 2).all()
+            assert (mask.view(-1, 4).sum(1) == 2).all()
         else:  # the 64 that are gone already, then the first rows, whose score is -inf too
             assert int((~mask).sum()) == sparsity * 256
             assert mask[4:12].all()

@@ -1,10 +1,11 @@
 """Whole runs on small data: the folder, going on after a kill, refusals, controls, and the experiment itself."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -142,8 +143,24 @@ def test_controls_are_trained_and_have_the_sizes_they_claim(tmp_path: Path) -> N
     assert sum(line["phase"].startswith("dense-longer") for line in phases) == 2 + 1
 
 
+def kill_once(command: list[str], there: Callable[[], bool]) -> None:
+    """Start a process and kill it as soon as `there` holds; it must be at work until then."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        give_up = time.monotonic() + 120
+        while not there() and process.poll() is None and time.monotonic() < give_up:
+            time.sleep(0.002)
+        process.kill()
+    assert there()
+    assert process.returncode == -signal.SIGKILL  # so it had not ended by itself
+
+
+def logged(folder: Path, phase: str) -> bool:
+    log = folder / "log.jsonl"
+    return log.is_file() and f'"phase": "{phase}"' in log.read_text()
+
+
 def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """The kills fall into start-up, training and what comes after; bench/kill.py does this at length."""
+    """The kills fall into every phase and what comes after; bench/kill.py does this at length."""
     settings = tiny(prune=GRADUAL)
     stages.run(settings, tmp_path / "whole")
     file = tmp_path / "tiny.yaml"
@@ -154,14 +171,18 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -
         "stages.run(recipe.load(Path(sys.argv[1])), Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", program, str(file), str(tmp_path / "killed")]
-    for seconds in (2.5, 4.0, 5.5):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with pytest.raises(subprocess.TimeoutExpired):  # still at work when the kill comes
-            process.wait(timeout=seconds)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    killed = tmp_path / "killed" / "seed-0"
+    for there in (
+        lambda: logged(killed, "train"),
+        lambda: logged(killed, "prune"),
+        (killed / "finetuned.safetensors").is_file,
+        (killed / "predictions.safetensors").is_file,
+    ):
+        assert not there()
+        kill_once(command, there)
+    assert not (killed / "receipt.json").exists()
     subprocess.run(command, check=True, capture_output=True)
-    assert result_bytes(tmp_path / "killed" / "seed-0") == result_bytes(tmp_path / "whole" / "seed-0")
+    assert result_bytes(killed) == result_bytes(tmp_path / "whole" / "seed-0")
 
 
 @pytest.mark.parametrize(

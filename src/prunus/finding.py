@@ -12,6 +12,7 @@ from prunus import scopes, select, stats
 from prunus.criteria import Criterion
 from prunus.masks import MaskError, Masks, check_shape
 from prunus.method import Method
+from prunus.patterns import Pattern, num_missing
 from prunus.scoring import LayerScores
 from prunus.stats import Batch, Loss, Stats
 from prunus.targets import Target, unwrap
@@ -141,10 +142,22 @@ def _layers(
     for name, target in targets.items():
         method.pattern.check(name, target.parameter.shape)
     earlier = earlier_masks(masks, targets)
+    for name, mask in earlier.items():
+        _check_room(method.pattern, name, mask)
     return [
         LayerScores(name, target.parameter, method.criterion, method.pattern, Stats(name), earlier.get(name), min_kept)
         for name, target in targets.items()
     ]
+
+
+def _check_room(pattern: Pattern, name: str, mask: Tensor) -> None:
+    """Refuse a mask that has pruned too much somewhere, though perhaps not in all, for the pattern to hold."""
+    if missing := num_missing(pattern, mask):
+        raise MaskError(
+            f"pattern {pattern.name} needs {missing:,} of the weights of {name!r} that the given masks have pruned: "
+            "too few are left in some groups; pruned weights stay pruned, so give masks that leave enough, or exclude "
+            f"it, as in exclude=[{name!r}]"
+        )
 
 
 def _budget(layers: Sequence[LayerScores], sparsity: float) -> int:

@@ -201,6 +201,14 @@ def num_gone(pattern: Pattern, mask: Tensor) -> int:
     return int(torch.count_nonzero(units == -torch.inf))
 
 
+def num_missing(pattern: Pattern, mask: Tensor) -> int:
+    """Return how many weights the pattern would keep, but the mask has pruned: above 0 the pattern can't hold."""
+    if pattern.only_sparsity is None:
+        return 0
+    stay = pattern.expand(pattern.pool(torch.where(mask, 0.0, -torch.inf)) == torch.inf, mask.shape)
+    return int(torch.count_nonzero(stay & ~mask))
+
+
 PatternMaker: TypeAlias = Callable[[re.Match[str]], Pattern]
 
 

@@ -13,6 +13,8 @@ import prunus
 from prunus.cli import app, ls, terminal
 from prunus.cli.group import explain
 from prunus.extras import MissingExtraError
+from prunus.run_folder import RunLockedError
+from prunus.train import RankError
 
 COMMANDS = ["run", "prune", "measure", "compare", "report", "ls", "doctor"]
 
@@ -92,6 +94,8 @@ class StrangeError(OSError):
         (PermissionError(13, "Permission denied", "a b"), "'a b': Permission denied"),
         (StrangeError("lost"), "lost"),
         (MissingExtraError("this needs more"), "this needs more"),
+        (RankError("process 1 of 2 failed"), "process 1 of 2 failed"),
+        (RunLockedError("at work"), "at work"),
         (ModuleNotFoundError("No module named 'yaml'", name="yaml"), "pip install 'prunus[train]'"),
     ],
 )
@@ -113,12 +117,15 @@ def test_several_problems_keep_their_lines() -> None:
     assert explain(ValueError("two things:\n  one\n  two")) == "two things:\n  one\n  two"
 
 
-def test_a_fault_of_prunus_itself_is_not_hidden(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [AssertionError("can't be"), RuntimeError("out of memory"), NotImplementedError()])
+def test_a_fault_of_prunus_itself_is_not_hidden(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def fail() -> dict[str, str]:
-        raise AssertionError("can't be")
+        raise error
 
     monkeypatch.setitem(ls._KINDS, "models", fail)
-    assert isinstance(command("ls", "models").exception, AssertionError)
+    assert command("ls", "models").exception is error
 
 
 def test_ctrl_c_ends_any_command_with_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,18 @@ def test_a_method_of_ones_own_is_listed(command: Command, monkeypatch: pytest.Mo
     assert re.search(r"^mine +Keep everything alike\.$", command("ls", "criteria").stdout, re.MULTILINE)
 
 
+def test_patterns_are_listed_with_their_own_examples(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns.PATTERNS, "_entries", dict(patterns.PATTERNS._entries))
+
+    @patterns.pattern("strip", r"strip-(\d+)", examples=("strip-3", "strip-8"))
+    def strip(match: re.Match[str]) -> patterns.Pattern:
+        return patterns.Block(1, int(match[1]))
+
+    shown = command("ls", "patterns").stdout
+    assert re.search(r"^strip +Rectangles .* Such as strip-3, strip-8\.$", shown, re.MULTILINE)
+    assert re.search(r"^unstructured +Every weight on its own\.$", shown, re.MULTILINE)
+
+
 def test_an_unknown_kind_is_refused(command: Command) -> None:
     assert refused(command("ls", "criterion")).startswith("unknown kind 'criterion'; did you mean 'criteria'?")
     assert "unknown kind ''" in refused(command("ls", ""))

@@ -18,6 +18,7 @@ from torch.nn.utils import prune as torch_prune
 import prunus
 from prunus import models
 from prunus.files import load_tensors, save_tensors
+from prunus.run_folder import made_from_of, restore, store
 
 LAYERS = ("conv1", "conv2", "conv4", "fc")
 
@@ -112,7 +113,8 @@ def test_a_factory_of_ones_own_with_arguments_leaves_embeddings_alone_and_a_bare
 def test_a_file_keeps_its_dtypes_its_header_and_its_tied_names(command: Command, folder: Path) -> None:
     weight = torch.randn(4, 4).bfloat16()
     tensors = {"first.weight": weight, "second.weight": weight.clone()}
-    safetensors.torch.save_file(tensors, folder / "in.safetensors", {"format": "pt"})
+    header = {"format": "pt", "author": "[bold]me[/]"}
+    safetensors.torch.save_file(tensors, folder / "in.safetensors", header)
     result = command(
         "prune",
         "--model",
@@ -132,7 +134,18 @@ def test_a_file_keeps_its_dtypes_its_header_and_its_tied_names(command: Command,
         assert written[name].dtype == torch.bfloat16
         assert torch.equal(written[name], expected)
     with safetensors.safe_open(folder / "o.safetensors", framework="pt") as file:
-        assert file.metadata() == {"format": "pt"}
+        assert file.metadata() == header
+
+
+def test_what_a_run_wrote_is_not_taken_for_the_runs_own_when_it_was_pruned(command: Command, folder: Path) -> None:
+    layer = nn.Linear(4, 4)
+    store(folder / "dense.safetensors", layer, made_from="a recipe")
+    assert restore(folder / "dense.safetensors", layer, made_from="a recipe")
+    options = ["--sparsity", 0.5, "--out", "dense.safetensors", "--force"]
+    result = command("prune", "--weights", "dense.safetensors", *options)
+    assert result.exit_code == 0, result.output
+    assert made_from_of(folder / "dense.safetensors") is None
+    assert not restore(folder / "dense.safetensors", layer, made_from="a recipe")
 
 
 def test_a_checkpoint_of_torchs_pruning_becomes_plain(command: Command, folder: Path) -> None:

@@ -104,6 +104,19 @@ def test_seeds_are_read_in_the_order_of_their_numbers(command: Command, folder: 
     assert [path.name for path in _seeds(folder / "out")] == ["seed-9", "seed-10", "seed-100"]
 
 
+def test_a_report_of_a_folder_that_a_run_is_working_in_is_refused(
+    finished: tuple[Path, Result], command: Command
+) -> None:
+    out = finished[0] / "out"
+    page = (out / "seed-0" / "report.html").stat()
+    with locked(out / "seed-1"):
+        for folder in (out, out / "seed-1"):
+            message = refused(command("report", folder))
+            assert message.startswith(f"another prunus run is at work in {str(out / 'seed-1')!r}")
+    assert (out / "seed-0" / "report.html").stat().st_mtime_ns == page.st_mtime_ns
+    assert command("report", out).exit_code == 0
+
+
 def test_what_is_no_run_is_refused(command: Command, folder: Path) -> None:
     (folder / "[bold] empty").mkdir()
     (folder / "damaged" / "seed-0").mkdir(parents=True)
@@ -112,6 +125,8 @@ def test_what_is_no_run_is_refused(command: Command, folder: Path) -> None:
     assert "there is no folder 'my_models.py'" in refused(command("report", "my_models.py"))
     assert "no finished run in '[bold] empty'" in refused(command("report", "[bold] empty"))
     assert "schema 99" in refused(command("report", "damaged"))
+    assert not (folder / "nothing").exists()
+    assert not list((folder / "[bold] empty").iterdir())
 
 
 class CalledError(Exception):

@@ -13,6 +13,8 @@ from prunus.extras import EXTRA_OF
 MISTAKE = 2
 STOPPED = 130  # 128 + the number of SIGINT, as shells have it
 _DEBUG = "--debug"
+# By name, since the commands are known without importing what they need.
+_CLEAR_RUNTIME_ERRORS = ("prunus.run_folder.RunLockedError", "prunus.train.processes.RankError")
 
 
 class Command(typer.core.TyperCommand):
@@ -61,11 +63,17 @@ class Commands(typer.core.TyperGroup):
         except KeyboardInterrupt:
             say("Stopped.")
             raise typer.Exit(STOPPED) from None
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            if ctx.params.get("debug"):
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            if ctx.params.get("debug") or not _is_clear(error):
                 raise
             say(f"Error: {explain(error)}")
             raise typer.Exit(MISTAKE) from error
+
+
+def _is_clear(error: Exception) -> bool:
+    """Tell a RuntimeError that says what the user may do from all others: those are faults, ours or PyTorch's."""
+    kind = type(error)
+    return not isinstance(error, RuntimeError) or f"{kind.__module__}.{kind.__name__}" in _CLEAR_RUNTIME_ERRORS
 
 
 def explain(error: Exception) -> str:

@@ -12,9 +12,6 @@ from prunus.cli import options, terminal
 from prunus.cli.group import explain
 from prunus.registry import unknown_name
 
-# How a user writes a pattern that stands for many.
-_EXAMPLES = {"n:m": "2:4", "block": "block-4x4"}
-
 
 def ls(
     kind: Annotated[
@@ -75,12 +72,13 @@ def _criteria() -> dict[str, str]:
 
 
 def _patterns() -> dict[str, str]:
-    from prunus import patterns
+    from prunus.patterns import PATTERNS, resolve
 
-    examples = {name: _EXAMPLES.get(name, name) for name in patterns.PATTERNS}
-    told = _summaries({name: type(patterns.resolve(example)) for name, example in examples.items()})
+    examples = {name: family.examples for name, family in PATTERNS.items()}
+    told = _summaries({name: type(resolve(written[0])) for name, written in examples.items()})
     return {
-        name: text if name == examples[name] else f"{text} Such as {examples[name]}." for name, text in told.items()
+        name: text if examples[name] == (name,) else f"{text} Such as {', '.join(examples[name])}."
+        for name, text in told.items()
     }
 
 

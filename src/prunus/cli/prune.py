@@ -54,6 +54,9 @@ MasksFile: TypeAlias = Annotated[
 ]
 Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
 
+# Where prunus.files keeps, among others, what a run knows its own results by: it is not true of what is made of them.
+_OWN_ENTRY = "prunus"
+
 
 def prune(
     weights: Weights,
@@ -101,7 +104,8 @@ def prune(
         min_kept=min_kept,
     )
     checkpoints.apply_masks(masks, checkpoint.tensors, network)
-    checkpoints.save(out, checkpoint.tensors, checkpoint.header)
+    header = {key: text for key, text in checkpoint.header.items() if key != _OWN_ENTRY}
+    checkpoints.save(out, checkpoint.tensors, header)
     if masks_file is not None:
         masks.save(masks_file)
     _tell(masks, checkpoint, out, masks_file)

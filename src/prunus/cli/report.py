@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,10 +33,15 @@ def report(
     """
     from prunus.receipt import Receipt
     from prunus.report import write_page
+    from prunus.run_folder import locked
 
     seeds = _seeds(folder)
-    receipts = [Receipt.load(seed / "receipt.json") for seed in seeds]
-    show(receipts, [write_page(seed) for seed in seeds])
+    with ExitStack() as held:  # all of them before the first page is written
+        for seed in seeds:
+            held.enter_context(locked(seed))
+        receipts = [Receipt.load(seed / "receipt.json") for seed in seeds]
+        pages = [write_page(seed) for seed in seeds]
+    show(receipts, pages)
 
 
 def show(receipts: Sequence[Receipt], pages: Sequence[Path]) -> None:

@@ -39,8 +39,8 @@ def one_cycle(step: int, num_steps: int, peak: float) -> float:
 
     Source: Smith and Topin, "Super-convergence", 2017; the cosine form is PyTorch's and fast.ai's.
 
-    >>> one_cycle(0, 100, 0.5), one_cycle(29, 100, 0.5)
-    (0.02, 0.5)
+    >>> [round(one_cycle(step, 100, 0.5), 6) for step in (0, 29, 99)]
+    [0.02, 0.5, 2e-06]
     """
     first = peak / _FIRST_DIVISOR
     top, end = _RISING * num_steps - 1, num_steps - 1
