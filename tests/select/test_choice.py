@@ -21,6 +21,7 @@ from prunus.select import (
     count_smallest,
     pick,
     smallest,
+    sources,
 )
 
 
@@ -53,6 +54,14 @@ def test_values_compare_exactly_across_dtypes():
 def test_zeros_tie_whatever_their_sign():
     found = smallest([WholeScores(torch.tensor([0.0, -0.0])), WholeScores(torch.tensor([-0.0, 0.0]))], 3)
     assert torch.cat(found).tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 3072, 2**18])
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_counting_flags(size: int, share: float):
+    flags = torch.rand(size + 16) < share
+    for start in (0, 3, 8):
+        assert int(sources.num_true(flags[start : start + size])) == sum(flags[start : start + size].tolist())
 
 
 @pytest.mark.parametrize("k", range(7))

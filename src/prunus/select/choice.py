@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from prunus.select.sources import Scores, checked_chunks, common_dtype
+from prunus.select.sources import Scores, checked_chunks, common_dtype, num_true
 from prunus.select.threshold import Threshold, count_smallest
 
 
@@ -83,7 +83,7 @@ def _mark(source: Scores, compare: Callable[..., Tensor], bound: float, mask: Te
     start = num_marked = 0
     for chunk in checked_chunks(source, 0, common_dtype([source])):
         part = mask[start : start + chunk.numel()]
-        num_marked += int(compare(chunk, bound, out=part).count_nonzero())
+        num_marked += int(num_true(compare(chunk, bound, out=part)))
         start += chunk.numel()
     assert start == source.count
     return num_marked
@@ -95,7 +95,7 @@ def _mark_ties(source: Scores, bound: float, mask: Tensor, num_left: int) -> Non
     start = 0
     while num_left:
         ties = next(chunks) == bound
-        num_ties = int(ties.count_nonzero())
+        num_ties = int(num_true(ties))
         if num_ties > num_left:
             ties[ties.nonzero().flatten()[num_left:]] = False
         mask[start : start + ties.numel()].logical_or_(ties)

@@ -100,6 +100,14 @@ def common_dtype(sources: Sequence[Scores]) -> torch.dtype:
     return functools.reduce(torch.promote_types, dtypes)
 
 
+def num_true(flags: Tensor) -> Tensor:
+    """Return what `flags.count_nonzero` does, a few times faster for the usual chunk on a CPU."""
+    if flags.device.type != "cpu" or flags.numel() % 1024 or flags.storage_offset() % 8:
+        return flags.count_nonzero()
+    # Eight flags add up in one word, each in its own byte: 128 at most, so that none runs over into the next.
+    return flags.view(torch.int64).view(128, -1).sum(0).view(torch.uint8).sum()
+
+
 def checked_chunks(source: Scores, index: int, dtype: torch.dtype) -> Iterator[Tensor]:
     """Yield a source's chunks in the given dtype, and raise NanScoresError at the end if there was NaN."""
     sums = []
