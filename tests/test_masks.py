@@ -284,3 +284,18 @@ def test_a_plain_state_dict_is_plain_already() -> None:
     state = torch_network().state_dict()
     assert plain_state_dict(state) == dict(state)
     assert plain_state_dict({}) == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_apply_clears_what_is_no_number_and_leaves_the_rest_to_the_bit(dtype: torch.dtype) -> None:
+    layer = nn.Linear(1500, 1000, dtype=dtype)  # more weights than one piece
+    with torch.no_grad():
+        layer.weight[0, :4] = torch.tensor([float("nan"), float("inf"), -1.0, -0.0])
+    mask = torch.rand(1000, 1500, generator=torch.Generator().manual_seed(0)) > 0.5
+    mask[0, :4] = False
+    expected = torch.where(mask, layer.weight.detach(), 0.0)
+    version = layer.weight._version
+    Masks({"weight": mask}).apply(layer)
+    assert torch.equal(layer.weight, expected)
+    assert not torch.signbit(layer.weight[~mask]).any()
+    assert layer.weight._version > version  # autograd knows that the weight changed

@@ -92,7 +92,7 @@ class Masks(Mapping[str, Tensor]):
             MaskError: the model has no parameter of a mask's name, or one of another shape; nothing was changed.
         """
         for parameter, mask in self._pairs(model):
-            parameter.masked_fill_(mask.to(parameter.device).logical_not(), 0)
+            _clear(parameter.detach(), mask.to(parameter.device))
 
     @torch.no_grad()
     def check(self, model: nn.Module) -> None:
@@ -169,6 +169,26 @@ class Masks(Mapping[str, Tensor]):
                 raise MaskError(f"the model has no parameter {name!r} to mask{hint}")
             check_shape(name, mask, parameters[name])
         return [(parameters[name], mask) for name, mask in self.items()]
+
+
+# Pieces of this many weights stay in a core's cache, and are few enough that starting each costs nothing.
+_PIECE = 1 << 20
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _clear(weight: Tensor, mask: Tensor) -> None:
+    """Set what the mask prunes to +0.0, in place.
+
+    On a CPU a weight's bits, taken as an integer, are multiplied by one or nought: that clears NaN and infinity too,
+    and is vectorised, which filling by a mask is not.
+    """
+    if weight.device.type != "cpu" or not (weight.is_contiguous() and mask.is_contiguous()):
+        weight.masked_fill_(mask.logical_not(), 0)
+        return
+    bits = weight.view(-1).view(_BITS[weight.element_size()])
+    kept = mask.view(-1)
+    for start in range(0, weight.numel(), _PIECE):
+        bits[start : start + _PIECE].mul_(kept[start : start + _PIECE])
 
 
 def check_shape(name: str, mask: Tensor, parameter: Tensor) -> None:

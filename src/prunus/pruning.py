@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from prunus import criteria
 from prunus.criteria import Criterion
-from prunus.finding import check_data, check_reachable, earlier_masks, find_masks, from_first_rank, other_masks
+from prunus.finding import (
+    check_data,
+    check_reachable,
+    check_room,
+    earlier_masks,
+    find_masks,
+    from_first_rank,
+    other_masks,
+)
 from prunus.masks import MaskError, Masks
 from prunus.method import check_method
 from prunus.patterns import Pattern, num_gone
@@ -209,6 +217,8 @@ class Pruner:
                 f"this state is not of a Pruner of these parameters: it has {', '.join(list(state)[:4]) or 'nothing'}, "
                 f"expected num_steps and masks for {', '.join(list(self.masks)[:4])}"
             )
+        for name in self.targets:
+            check_room(self.method.pattern, name, masks[name])
         num_steps = int(state["num_steps"])
         masks.apply(self._model)
         self.masks = Masks({name: masks[name].to(mask.device) for name, mask in self.masks.items()})
