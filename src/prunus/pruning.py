@@ -217,7 +217,7 @@ class Pruner:
                 f"this state is not of a Pruner of these parameters: it has {', '.join(list(state)[:4]) or 'nothing'}, "
                 f"expected num_steps and masks for {', '.join(list(self.masks)[:4])}"
             )
-        for name in self.targets:
+        for name in self._targets:
             check_room(self.method.pattern, name, masks[name])
         num_steps = int(state["num_steps"])
         masks.apply(self._model)
