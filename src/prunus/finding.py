@@ -143,14 +143,14 @@ def _layers(
         method.pattern.check(name, target.parameter.shape)
     earlier = earlier_masks(masks, targets)
     for name, mask in earlier.items():
-        check_room(method.pattern, name, mask)
+        _check_room(method.pattern, name, mask)
     return [
         LayerScores(name, target.parameter, method.criterion, method.pattern, Stats(name), earlier.get(name), min_kept)
         for name, target in targets.items()
     ]
 
 
-def check_room(pattern: Pattern, name: str, mask: Tensor) -> None:
+def _check_room(pattern: Pattern, name: str, mask: Tensor) -> None:
     """Refuse a mask that has pruned too much somewhere, though perhaps not in all, for the pattern to hold."""
     if missing := num_missing(pattern, mask):
         raise MaskError(

@@ -14,7 +14,6 @@ from prunus.criteria import Criterion
 from prunus.finding import (
     check_data,
     check_reachable,
-    check_room,
     earlier_masks,
     find_masks,
     from_first_rank,
@@ -217,8 +216,7 @@ class Pruner:
                 f"this state is not of a Pruner of these parameters: it has {', '.join(list(state)[:4]) or 'nothing'}, "
                 f"expected num_steps and masks for {', '.join(list(self.masks)[:4])}"
             )
-        for name in self._targets:
-            check_room(self.method.pattern, name, masks[name])
+        check_reachable(named(self._model, self._names), self.method, masks, self._options["min_kept"])
         num_steps = int(state["num_steps"])
         masks.apply(self._model)
         self.masks = Masks({name: masks[name].to(mask.device) for name, mask in self.masks.items()})
