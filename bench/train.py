@@ -1,6 +1,6 @@
 """Time a LeNet epoch of `prunus.train.fit` beside the loop that people usually write over a DataLoader.
 
-    python bench/train.py [--epochs 3] [--rounds 3] [--shift 2] [--folder DATA] [--out runs/bench/train.json]
+    python bench/train.py [--epochs 3] [--rounds 3] [--shift 2] [--images N] [--folder DATA] [--out FILE]
 
 Both sides train the same model from the same weights with the same optimizer settings, batch size, learning rates and
 kind of shift, and look at the validation split after each epoch. The usual loop runs with 0, 1 and 2 workers, and its
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,8 @@ class Run:
 def run_one(side: str, arguments: argparse.Namespace, seed: int, shift: int) -> Run:
     """Measure one side in this process."""
     data = datasets.load("mnist", folder=arguments.folder, fallback="mnist-5k", download=False)
+    if arguments.images:
+        data = replace(data, train=data.train.take(torch.arange(arguments.images)))
     section = TrainingSection(epochs=arguments.epochs, batch_size=arguments.batch_size, lr=arguments.lr)
     torch.manual_seed(seed)
     model = models.create("lenet")
@@ -173,8 +175,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--shift", type=int, default=2)
+    parser.add_argument("--images", type=int, help="of the training split; by default all")
     parser.add_argument("--folder", type=Path, help="where the data lies; by default as everywhere in prunus")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/train.json"))
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
