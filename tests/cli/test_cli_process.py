@@ -51,7 +51,14 @@ def test_ctrl_c_in_a_run_ends_it_cleanly_with_what_is_done_kept(tmp_path: Path) 
     (tmp_path / "tiny.yaml").write_text(TINY.replace("epochs: 2", "epochs: 1000"))
     command = ["run", "tiny.yaml", "--out", "my runs", "--accelerator", "cpu"]
     with subprocess.Popen(
-        [*PRUNUS, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [*PRUNUS, *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        # a shell starts what runs in the background with SIGINT ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stderr is not None
         assert next(line for line in process.stderr if line.startswith("train 2/1000"))
