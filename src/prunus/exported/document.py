@@ -1,0 +1,154 @@
+"""A graph as a document: plain JSON values, without tensors, which anybody may have written.
+
+    version      1
+    why          why the model's own class was not kept
+    arguments    [name, structure] of each argument
+    positional   how many of them, from the first, may be given by position
+    inputs       {"dtype", "shape"} or {"value"} of each leaf of the arguments; a text in a shape is a free size
+    tensors      name -> {"kind", "dtype", "shape"}, or {"same": name} where it is tied to an earlier one
+    nodes        [operation, arguments, arguments by name] of each call; its result's number counts on from the inputs
+    output       the structure of what comes out
+    leaves       its leaves
+
+A structure is "*" for a leaf, or one of {"tuple": [...]}, {"list": [...]}, {"dict": [[key, structure], ...]}.
+Nothing in a document is run, evaluated, or looked up by name outside `prunus.exported.operations`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from prunus.exported import arguments, operations
+from prunus.exported.arguments import DTYPES, DocumentError
+from prunus.exported.source import FLAG, split
+from prunus.exported.structure import PLAIN, Input, Structure
+
+if TYPE_CHECKING:
+    from prunus.exported.module import ExportedModule
+
+VERSION = 1
+LEAF = "*"
+PARAMETER, FROZEN, BUFFER, CONSTANT = "parameter", "frozen", "buffer", "constant"
+_NUMBER_NAMES = {function: name for name, function in operations.NUMBERS.items()}
+
+
+def write(module: ExportedModule) -> dict[str, Any]:
+    """Return a module's document.
+
+    Raises:
+        DocumentError: it holds an operation, a value or a name that a document can't.
+    """
+    writer = _Writer(module)
+    writer.write()
+    signature = module.signature
+    return {
+        "version": VERSION,
+        "why": module.why,
+        "arguments": [[name, _structure_to_json(found)] for name, found in signature.arguments.items()],
+        "positional": signature.num_positional,
+        "inputs": [writer.input(leaf) for leaf in signature.inputs],
+        "tensors": _tensors_to_json(module),
+        "nodes": writer.nodes,
+        "output": _structure_to_json(signature.output),
+        "leaves": writer.leaves,
+    }
+
+
+class _Writer:
+    def __init__(self, module: ExportedModule) -> None:
+        self._graph, self._own = module.graph, module._like.device
+        self._references: dict[fx.Node, Any] = {}
+        self.nodes: list[list[Any]] = []
+        self.leaves: list[Any] = []
+
+    def write(self) -> None:
+        number = 0
+        for node in self._graph.nodes:
+            if node.op == "get_attr":
+                path = str(node.target)
+                modules, last = split(path)
+                self._references[node] = {"training": ".".join(modules)} if last == FLAG else {"tensor": path}
+                continue
+            if node.op == "output":
+                self.leaves = self._encode(list(node.args[0]))
+                return
+            if node.op == "call_function":
+                name = _operation_name(node)
+                self.nodes.append([name, self._encode(list(node.args)), self._encode_each(node.kwargs)])
+            self._references[node] = {"node": number}
+            number += 1
+
+    def input(self, leaf: Input) -> dict[str, Any]:
+        if leaf.dtype is None:
+            return {"value": self._encode(leaf.value)}
+        return {"dtype": dtype_name(leaf.dtype), "shape": list(leaf.shape)}
+
+    def _encode(self, value: Any) -> Any:
+        return arguments.encode(value, self._references.__getitem__, self._own)
+
+    def _encode_each(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._encode(value) for name, value in values.items()}
+
+
+def _operation_name(node: fx.Node) -> str:
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        name = str(target).removeprefix("aten.")
+        if target.namespace == "aten" and name in operations.ATEN:
+            return name
+    elif target is operator.getitem:
+        return "getitem"
+    elif callable(target) and target in _NUMBER_NAMES:
+        return f"number.{_NUMBER_NAMES[target]}"
+    raise DocumentError(
+        f"operation {target} is none that a document can hold; it holds PyTorch's own operations that compute tensors "
+        "from tensors"
+    )
+
+
+def _tensors_to_json(module: ExportedModule) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    names: dict[int, str] = {}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    not_saved = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, holder in module.named_modules()
+        for name in holder._non_persistent_buffers_set
+    }
+    for name, tensor in {**parameters, **dict(module.named_buffers(remove_duplicate=False))}.items():
+        if id(tensor) in names:
+            found[name] = {"same": names[id(tensor)]}
+            continue
+        names[id(tensor)] = name
+        if name in parameters:
+            kind = PARAMETER if tensor.requires_grad else FROZEN
+        else:
+            kind = CONSTANT if name in not_saved else BUFFER
+        found[name] = {"kind": kind, "dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape)}
+    return found
+
+
+def _structure_to_json(structure: Structure) -> Any:
+    if structure.kind == "leaf":
+        return LEAF
+    children = [_structure_to_json(child) for child in structure.children]
+    if structure.kind == "dict" or structure.keys:  # a class of one's own becomes a dict with its keys
+        return {"dict": [[key, child] for key, child in zip(structure.keys, children, strict=True)]}
+    return {structure.kind if structure.kind in PLAIN else "tuple": children}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype.
+
+    Raises:
+        DocumentError: a document can't hold tensors of it.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise DocumentError(f"a document can't hold a tensor of the dtype {name}")
+    return name
