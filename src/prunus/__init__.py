@@ -6,10 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunus import data, models, torch_prune
+    from prunus import data, models, pack, torch_prune
     from prunus.criteria import criterion
     from prunus.masks import MaskError, Masks, plain_state_dict
     from prunus.measuring import compare, measure
+    from prunus.pack import PackError, load, save
     from prunus.pruning import Pruner, prune
     from prunus.receipt import Receipt
     from prunus.stats import Stats
@@ -19,16 +20,20 @@ __version__ = "0.1.0"
 __all__ = [
     "MaskError",
     "Masks",
+    "PackError",
     "Pruner",
     "Receipt",
     "Stats",
     "compare",
     "criterion",
     "data",
+    "load",
     "measure",
     "models",
+    "pack",
     "plain_state_dict",
     "prune",
+    "save",
     "torch_prune",
 ]
 
@@ -36,16 +41,19 @@ __all__ = [
 _MODULE_OF = {
     "MaskError": "prunus.masks",
     "Masks": "prunus.masks",
+    "PackError": "prunus.pack",
     "Pruner": "prunus.pruning",
     "Receipt": "prunus.receipt",
     "Stats": "prunus.stats",
     "compare": "prunus.measuring",
     "criterion": "prunus.criteria",
+    "load": "prunus.pack",
     "measure": "prunus.measuring",
     "plain_state_dict": "prunus.masks",
     "prune": "prunus.pruning",
+    "save": "prunus.pack",
 }
-_MODULES = ("data", "models", "torch_prune")
+_MODULES = ("data", "models", "pack", "torch_prune")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ EXTRA_OF = {
     "mlxtend": "data",
     "sklearn": "data",
     "zstandard": "measure",
+    "constriction": "pack",
     "jinja2": "report",
     "plotly": "report",
     "rich": "report",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli import compare, doctor, ls, measure, prune, report, run
+from prunus.cli import compare, doctor, ls, measure, pack, prune, report, run, unpack
 from prunus.cli.group import STOPPED, Command, Commands
 
 __all__ = ["app", "main"]
@@ -21,7 +21,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (run.run, prune.prune, measure.measure, compare.compare, report.report, ls.ls, doctor.doctor):
+for command in (
+    run.run,
+    prune.prune,
+    pack.pack,
+    unpack.unpack,
+    measure.measure,
+    compare.compare,
+    report.report,
+    ls.ls,
+    doctor.doctor,
+):
     app.command(cls=Command)(command)
 
 

@@ -1,0 +1,14 @@
+"""What is wrong with a file, in one kind of error."""
+
+from __future__ import annotations
+
+
+class PackError(ValueError):
+    """A file that can't be read as a `.prunus` file; the message says why and what to do."""
+
+
+class DamagedError(PackError):
+    """What the file says of itself does not add up: it was cut, changed, or made up."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the file is damaged: {reason}")
