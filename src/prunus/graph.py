@@ -49,11 +49,9 @@ class Graph:
 
     def tensor(self, name: str) -> Tensor:
         """Return the parameter, buffer or constant of that name."""
-        if name in self.program.state_dict:
-            return self.program.state_dict[name]
-        constant = self.program.constants[name]
-        assert isinstance(constant, Tensor)
-        return constant
+        held: Any = self.program.state_dict.get(name, self.program.constants.get(name))
+        assert isinstance(held, Tensor)
+        return held
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
@@ -73,7 +71,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     args, kwargs = call_arguments(example_inputs)
     inner = unwrap(model)
     batch: dict[int, Any] = {0: Dim.AUTO}
-    shapes: Any = {name: batch for name in kwargs} if kwargs else tuple(batch for _ in args)
+    shapes: Any = dict.fromkeys(kwargs, batch) if kwargs else tuple(batch for _ in args)
     with undisturbed(inner), _quietly(), torch.no_grad():
         try:
             program = torch.export.export(inner, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -187,23 +185,25 @@ def _quietly() -> Iterator[None]:
 def _inline(program: ExportedProgram) -> None:
     """Put the bodies of grad-mode and autocast regions in their place: they compute the same without."""
     for node in list(program.graph.nodes):
-        name = str(node.target)
-        if node.op != "call_function" or name not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
-            continue
-        at = next(index for index, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
-        body = getattr(program.graph_module, node.args[at].target)
-        inputs = node.args[at + 1 :]
-        copies: dict[fx.Node, Any] = {}
-        with program.graph.inserting_before(node):
-            placeholders = [inner for inner in body.graph.nodes if inner.op == "placeholder"]
-            copies |= dict(zip(placeholders, inputs, strict=True))
-            for inner in body.graph.nodes:
-                if inner.op == "output":
-                    outputs = fx.map_arg(inner.args[0], lambda found: copies[found])
-                elif inner.op != "placeholder":
-                    copies[inner] = program.graph.node_copy(inner, lambda found: copies[found])
-        for user in list(node.users):
-            assert user.target.__name__ == "getitem"
-            user.replace_all_uses_with(outputs[user.args[1]])
-            program.graph.erase_node(user)
-        program.graph.erase_node(node)
+        if node.op == "call_function" and str(node.target) in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
+            outputs = _copied(program, node)
+            for user in list(node.users):
+                user.replace_all_uses_with(outputs[user.args[1]])
+                program.graph.erase_node(user)
+            program.graph.erase_node(node)
+
+
+def _copied(program: ExportedProgram, region: fx.Node) -> Any:
+    """Copy what a region computes before it, and return the copies of its outputs."""
+    at = next(index for index, arg in enumerate(region.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
+    body: fx.GraphModule = getattr(program.graph_module, region.args[at].target)  # type: ignore[union-attr, arg-type]
+    placeholders = [node for node in body.graph.nodes if node.op == "placeholder"]
+    copies: dict[fx.Node, Any] = dict(zip(placeholders, region.args[at + 1 :], strict=True))
+    outputs: Any = ()
+    with program.graph.inserting_before(region):
+        for node in body.graph.nodes:
+            if node.op == "output":
+                outputs = fx.map_arg(node.args[0], copies.__getitem__)
+            elif node.op != "placeholder":
+                copies[node] = program.graph.node_copy(node, copies.__getitem__)
+    return outputs

@@ -19,7 +19,7 @@ __all__ = ["Axis", "Coupling", "Product", "Use", "Value", "couple"]
 class Coupling:
     """What a model's graph couples.
 
-    An atom stands for one index of one axis of a parameter; atoms that have to go together form a class, numbered from 0.
+    An atom stands for one index of one axis of a parameter; atoms that have to go together form a class.
 
     Attributes:
         graph: what was read.

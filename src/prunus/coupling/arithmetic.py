@@ -10,16 +10,21 @@ from torch import Tensor
 from prunus.coupling.reader import Call, Reader, rule
 from prunus.coupling.values import Value, along, compact, inert
 
-_ELEMENTWISE = (
-    "add sub mul div true_divide floor_divide rsub pow remainder fmod maximum minimum where atan2 hypot lerp addcmul "
-    "addcdiv relu relu6 gelu silu mish elu celu selu leaky_relu rrelu sigmoid tanh hardtanh hardswish hardsigmoid softplus "
-    "softsign logsigmoid log_sigmoid hardshrink softshrink threshold exp expm1 exp2 log log2 log10 log1p sqrt rsqrt square "
-    "abs absolute neg negative "
-    "reciprocal sin cos tan sinh cosh asin acos atan erf erfc sign floor ceil round trunc clamp clamp_min clamp_max clip "
-    "nan_to_num masked_fill logical_not logical_and logical_or logical_xor bitwise_not bitwise_and bitwise_or __and__ "
-    "__or__ eq ne lt le gt ge isnan isinf isfinite copysign xlogy logit frac heaviside fill zeros_like ones_like full_like "
-    "rand_like randn_like empty_like multiply subtract divide greater less special_expm1 deg2rad sinc digamma lgamma"
-).split()
+# fmt: off
+_ELEMENTWISE = [
+    "add", "sub", "mul", "div", "true_divide", "floor_divide", "rsub", "pow", "remainder", "fmod", "maximum",
+    "minimum", "where", "atan2", "hypot", "lerp", "addcmul", "addcdiv", "relu", "relu6", "gelu", "silu", "mish",
+    "elu", "celu", "selu", "leaky_relu", "rrelu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid",
+    "softplus", "softsign", "logsigmoid", "log_sigmoid", "hardshrink", "softshrink", "threshold", "exp", "expm1",
+    "exp2", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "square", "abs", "absolute", "neg", "negative",
+    "reciprocal", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan", "erf", "erfc", "sign", "floor",
+    "ceil", "round", "trunc", "clamp", "clamp_min", "clamp_max", "clip", "nan_to_num", "masked_fill", "logical_not",
+    "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and", "bitwise_or", "__and__", "__or__",
+    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "copysign", "xlogy", "logit", "frac",
+    "heaviside", "fill", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like",
+    "multiply", "subtract", "divide", "greater", "less", "special_expm1", "deg2rad", "sinc", "digamma", "lgamma",
+]
+# fmt: on
 
 
 @rule(*(f"aten.{name}" for name in _ELEMENTWISE))
@@ -95,7 +100,12 @@ def glu(reader: Reader, call: Call) -> Value:
     return Value(first)
 
 
-_MIXING = "softmax log_softmax _softmax _log_softmax cumsum cumprod logcumsumexp sort argsort topk renorm".split()
+# fmt: off
+_MIXING = [
+    "softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort",
+    "topk", "renorm",
+]
+# fmt: on
 
 
 @rule(*(f"aten.{name}" for name in _MIXING))
@@ -108,10 +118,13 @@ def mixing(reader: Reader, call: Call) -> Value | list[Value]:
     return [Value(labels.narrow(call["dim"], 0, 1).expand(shape)) for shape in call.shapes]
 
 
-_REDUCING = (
-    "mean sum amax amin max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm any all argmax argmin "
-    "median nansum nanmean aminmax count_nonzero"
-).split()
+# fmt: off
+_REDUCING = [
+    "mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "norm",
+    "linalg_vector_norm", "any", "all", "argmax", "argmin", "median", "nansum", "nanmean", "aminmax",
+    "count_nonzero",
+]
+# fmt: on
 
 
 @rule(*(f"aten.{name}" for name in _REDUCING))

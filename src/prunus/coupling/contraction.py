@@ -13,7 +13,6 @@ from torch import Tensor
 from prunus.coupling.reader import Call, Product, Reader, Use, rule
 from prunus.coupling.values import Value, along, first_along, inert
 
-
 # The letter of what is summed over.
 _SUMMED = "+"
 
@@ -37,7 +36,7 @@ class Operand:
 
 @rule("aten.linear")
 def linear(reader: Reader, call: Call) -> Value:
-    """y = x W^T + b."""
+    """Y = x W^T + b."""
     value = call["input"]
     lead = _letters(value.labels.ndim - 1)
     made = contract(reader, call, [(value, f"{lead}i"), (call["weight"], "oi")], f"{lead}o", call["bias"])

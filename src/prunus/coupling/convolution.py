@@ -7,7 +7,7 @@ from torch import Tensor
 from prunus.coupling.reader import Call, Reader, Use, rule
 from prunus.coupling.values import Source, Value, along, inert
 
-_KINDS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution".split()
+_KINDS = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"]
 
 
 @rule(*(f"aten.{name}" for name in _KINDS))

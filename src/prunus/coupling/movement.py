@@ -8,18 +8,28 @@ from torch import Tensor
 from prunus.coupling.reader import Call, Reader, call_with, rule
 from prunus.coupling.values import Value, along, inert
 
-_MOVES = (
-    "view reshape permute transpose t flatten unflatten unsqueeze squeeze expand select slice narrow repeat roll flip "
-    "movedim moveaxis swapaxes swapdims repeat_interleave expand_as view_as reshape_as pixel_shuffle pixel_unshuffle "
-    "channel_shuffle tril triu unfold numpy_T mT diagonal rot90 tile squeeze_copy view_copy adjoint "
-    "index_select"
-).split()
-_PARTS = "chunk split split_with_sizes unbind tensor_split hsplit vsplit dsplit unsafe_split unsafe_chunk".split()
-_SAME = (
-    "clone contiguous detach alias to _to_copy dropout feature_dropout alpha_dropout lift_fresh_copy type_as float half "
-    "double bfloat16 positive requires_grad lift_fresh native_dropout detach_copy _autocast_to_reduced_precision "
-    "_autocast_to_full_precision"
-).split()
+# fmt: off
+_MOVES = [
+    "view", "reshape", "permute", "transpose", "t", "flatten", "unflatten", "unsqueeze", "squeeze", "expand",
+    "select", "slice", "narrow", "repeat", "roll", "flip", "movedim", "moveaxis", "swapaxes", "swapdims",
+    "repeat_interleave", "expand_as", "view_as", "reshape_as", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle", "tril", "triu", "unfold", "numpy_T", "mT", "diagonal", "rot90", "tile", "squeeze_copy",
+    "view_copy", "adjoint", "index_select",
+]
+# fmt: on
+# fmt: off
+_PARTS = [
+    "chunk", "split", "split_with_sizes", "unbind", "tensor_split", "hsplit", "vsplit", "dsplit", "unsafe_split",
+    "unsafe_chunk",
+]
+# fmt: on
+# fmt: off
+_SAME = [
+    "clone", "contiguous", "detach", "alias", "to", "_to_copy", "dropout", "feature_dropout", "alpha_dropout",
+    "lift_fresh_copy", "type_as", "float", "half", "double", "bfloat16", "positive", "requires_grad", "lift_fresh",
+    "native_dropout", "detach_copy", "_autocast_to_reduced_precision", "_autocast_to_full_precision",
+]
+# fmt: on
 
 
 @rule(*(f"aten.{name}" for name in _SAME))
@@ -92,7 +102,7 @@ def _new(reader: Reader, labels: Tensor, dim: int, count: int) -> Tensor:
 
 
 @rule("aten.index", "aten.take_along_dim", "aten.gather")
-def indexed(reader: Reader, call: Call) -> Value:
+def indexed(reader: Reader, call: Call) -> Value | list[Value]:
     """Pick by index: as any move where the index is a constant; else what is indexed must not be channels."""
     value, *indices = call.values
     if indices and all(index.known is not None for index in indices):
@@ -144,23 +154,25 @@ def _spread(labels: Tensor, shape: torch.Size, dims: range) -> Tensor:
     return labels.expand(shape)
 
 
-_SPATIAL = (
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d "
-    "upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_linear1d upsample_trilinear3d upsample_bicubic2d "
-    "reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
-    "_upsample_nearest_exact1d _upsample_nearest_exact2d max_pool2d_with_indices max_pool3d_with_indices "
-    "max_pool1d_with_indices lp_pool1d lp_pool2d grid_sampler"
-).split()
+# fmt: off
+_SPATIAL = [
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
+    "upsample_linear1d", "upsample_trilinear3d", "upsample_bicubic2d", "reflection_pad1d", "reflection_pad2d",
+    "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices",
+    "lp_pool1d", "lp_pool2d", "grid_sampler",
+]
+# fmt: on
 
 
 @rule(*(f"aten.{name}" for name in _SPATIAL))
 def resized(reader: Reader, call: Call) -> Value | list[Value]:
     """Pool, pad or interpolate: only positions are mixed."""
     labels = reader.promote(call.values[0])
-    changed = range(2, labels.ndim) if labels.ndim == len(call.shape) >= 3 else range(labels.ndim)
-    if call.name.rstrip("d_with_indices").endswith(str(labels.ndim - 1)):  # without a batch
-        changed = range(1, labels.ndim)
+    dims = next((int(letter) for letter in call.name if letter.isdigit()), 2)
+    changed = range(labels.ndim - dims, labels.ndim)
     reader.need(labels, changed, "it is pooled or resized over", call.node)
     outputs = [Value(_spread(labels, shape, changed)) for shape in call.shapes]
     return outputs if len(outputs) > 1 else outputs[0]

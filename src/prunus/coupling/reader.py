@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from prunus.coupling.partition import Partition
-from prunus.coupling.values import INERT, Source, Value, along, compact, inert, varying
+from prunus.coupling.values import Source, Value, along, compact, inert, varying
 from prunus.graph import Graph, GraphError, where
 
 # The parameter, and the dimensions of it, that a run of atoms stands for: one dimension mostly, several where their
@@ -82,6 +82,7 @@ class Use:
         groups: of a convolution: outputs meet the inputs of their own group only.
         positions: how many times for one sample the weight is multiplied.
         bias: the bias beside it.
+        recurrent: whether its outputs depend on what they were before.
     """
 
     node: fx.Node
@@ -92,6 +93,7 @@ class Use:
     groups: int = 1
     positions: int = 1
     bias: Source | None = None
+    recurrent: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +162,9 @@ class Reader:
 
     def _operation(self, node: fx.Node) -> Any:
         if node.target is not None and getattr(node.target, "__name__", "") == "getitem":
-            source = self.values.get(node.args[0])  # type: ignore[arg-type]
-            return source[node.args[1]] if isinstance(source, list) else None
+            pieces = self.values.get(node.args[0])  # type: ignore[arg-type]
+            place: Any = node.args[1]
+            return pieces[place] if isinstance(pieces, list) else None
         if not isinstance(node.target, torch._ops.OpOverload) or not _has_tensor(node.meta.get("val")):
             return None
         name = str(node.target.overloadpacket)
@@ -314,7 +317,8 @@ def _compute(call: Call) -> Tensor | None:
     if any(value.known is None for value in call.values) or call.name in FACTORIES:
         return None
     try:
-        return call_with(call, {id(value): value.known for value in call.values})
+        computed = call_with(call, {id(value): value.known for value in call.values})
+        return computed if isinstance(computed, Tensor) else None
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         return None
 
@@ -391,7 +395,8 @@ def _flat(tree: Any) -> Iterator[Any]:
 
 def _compact_both(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Cut the dimensions along which both were expanded, after bringing them to one shape."""
-    first, second = torch.broadcast_tensors(first, second)
+    shape: torch.Size = torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-untyped-call]
+    first, second = first.expand(shape), second.expand(shape)
     for dim, size in enumerate(first.shape):
         if size > 1 and first.stride(dim) == 0 == second.stride(dim):
             first, second = first.narrow(dim, 0, 1), second.narrow(dim, 0, 1)

@@ -61,4 +61,4 @@ def _cell(
         else:
             reader.join(columns, consumed)
         used = columns if consumed is not None else None
-        reader.uses.append(Use(call.node, source, (0, 1), used, own, positions=steps))
+        reader.uses.append(Use(call.node, source, (0, 1), used, own, positions=steps, recurrent=True))
