@@ -114,22 +114,19 @@ def _operation_name(node: fx.Node) -> str:
 def _tensors_to_json(module: ExportedModule) -> dict[str, Any]:
     found: dict[str, Any] = {}
     names: dict[int, str] = {}
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    not_saved = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, holder in module.named_modules()
-        for name in holder._non_persistent_buffers_set
-    }
-    for name, tensor in {**parameters, **dict(module.named_buffers(remove_duplicate=False))}.items():
-        if id(tensor) in names:
-            found[name] = {"same": names[id(tensor)]}
-            continue
-        names[id(tensor)] = name
-        if name in parameters:
-            kind = PARAMETER if tensor.requires_grad else FROZEN
-        else:
-            kind = CONSTANT if name in not_saved else BUFFER
-        found[name] = {"kind": kind, "dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape)}
+    for prefix, holder in module.named_modules():
+        for last, tensor in {**holder._parameters, **holder._buffers}.items():
+            assert tensor is not None
+            name = f"{prefix}.{last}" if prefix else last
+            if id(tensor) in names:
+                found[name] = {"same": names[id(tensor)]}
+                continue
+            names[id(tensor)] = name
+            if last in holder._parameters:
+                kind = PARAMETER if tensor.requires_grad else FROZEN
+            else:
+                kind = CONSTANT if last in holder._non_persistent_buffers_set else BUFFER
+            found[name] = {"kind": kind, "dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape)}
     return found
 
 

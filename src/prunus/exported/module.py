@@ -41,17 +41,17 @@ class ExportedModule(nn.Module):
         self.why = why
         self._signature = parts.signature
         self._graph = parts.graph
-        for name in parts.modules:
-            self._holder(name.split(".") if name else [])
-        for name, parameter in parts.parameters.items():
-            modules, last = split(name)
-            self._holder(modules)._parameters[last] = parameter
-        for name, buffer in parts.buffers.items():
+        for name, tensor in parts.tensors.items():
             modules, last = split(name)
             holder = self._holder(modules)
-            holder._buffers[last] = buffer
+            if isinstance(tensor, nn.Parameter):
+                holder._parameters[last] = tensor
+                continue
+            holder._buffers[last] = tensor
             if name in parts.not_saved:
                 holder._non_persistent_buffers_set.add(last)
+        for name in parts.modules:
+            self._holder(name.split(".") if name else [])
         # An empty tensor with the dtype and on the device that are written in the graph.
         self._like = _like(parts)
         # Each module has a forward of its own, since signatures differ; a copy of the module gets it bound to the copy.
@@ -150,7 +150,7 @@ def _forward(signature: Signature) -> FunctionType:
 
 
 def _like(parts: Parts) -> Tensor:
-    tensors = [*parts.parameters.values(), *parts.buffers.values()]
+    tensors = list(parts.tensors.values())
     floats = (tensor for tensor in tensors if tensor.is_floating_point())
     dtypes = (leaf.dtype for leaf in parts.signature.inputs if leaf.dtype and leaf.dtype.is_floating_point)
     first = next(floats, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from prunus.exported.structure import Signature
 
@@ -16,14 +16,14 @@ class Parts:
     Attributes:
         graph: placeholders for the inputs' leaves, references to tensors and to modules' training flags, and calls.
         signature: how it is called, and what it gives back.
-        parameters, buffers: by name; a name with dots is within modules. One object under two names is tied.
+        tensors: parameters and buffers by name, in the order of the state dict; a name with dots is within modules. One
+            object under two names is tied.
         not_saved: names of buffers that are not in the state dict, such as constants.
         modules: names of modules whose training flag the graph reads, whether they hold tensors or not.
     """
 
     graph: fx.Graph
     signature: Signature
-    parameters: dict[str, nn.Parameter]
-    buffers: dict[str, Tensor]
+    tensors: dict[str, Tensor]
     not_saved: frozenset[str]
     modules: frozenset[str]

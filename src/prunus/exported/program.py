@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import SymInt, Tensor, fx, nn
+from torch import SymInt, Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
@@ -32,14 +32,13 @@ def parts(program: ExportedProgram) -> Parts:
     Raises:
         ValueError: the program holds what a flat graph can't.
     """
-    state = {name: value for name, value in program.state_dict.items() if isinstance(value, Tensor)}
-    parameters = {name: value for name, value in state.items() if isinstance(value, nn.Parameter)}
+    tensors = {name: value for name, value in program.state_dict.items() if isinstance(value, Tensor)}
     constants = {name: value.detach() for name, value in program.constants.items() if isinstance(value, Tensor)}
-    not_saved = frozenset(constants.keys() - state.keys())
-    buffers = {name: value for name, value in {**constants, **state}.items() if name not in parameters}
-    builder = _Builder({*parameters, *buffers})
+    not_saved = frozenset(constants.keys() - tensors.keys())
+    tensors |= {name: constants[name] for name in constants if name in not_saved}
+    builder = _Builder(set(tensors))
     builder.build(program)
-    return Parts(builder.graph, _signature(program), parameters, buffers, not_saved, frozenset(builder.modules))
+    return Parts(builder.graph, _signature(program), tensors, not_saved, frozenset(builder.modules))
 
 
 class _Builder:

@@ -74,8 +74,7 @@ class _Reader:
         self._kinds: dict[fx.Node, str] = {}
         self._results: list[fx.Node] = []
         self._attributes: dict[tuple[str, str], fx.Node] = {}
-        self._parameters: dict[str, nn.Parameter] = {}
-        self._buffers: dict[str, Tensor] = {}
+        self._tensors: dict[str, Tensor] = {}
         self._not_saved: set[str] = set()
         self._references = {"node": self._result, "tensor": self._tensor, "training": self._flag}
 
@@ -98,7 +97,7 @@ class _Reader:
             raise DocumentError(f"the output has {signature.output.num_leaves} leaves, got {len(leaves)}")
         self._graph.output(tuple(leaves))
         modules = frozenset(path for path, kind in self._attributes if kind == FLAG)
-        return Parts(self._graph, signature, self._parameters, self._buffers, frozenset(self._not_saved), modules)
+        return Parts(self._graph, signature, self._tensors, frozenset(self._not_saved), modules)
 
     def _add_tensors(self) -> None:
         declared = self._document.tensors
@@ -130,19 +129,17 @@ class _Reader:
         if kind in (PARAMETER, FROZEN):
             if kind == PARAMETER and not (tensor.is_floating_point() or tensor.is_complex()):
                 raise DocumentError(f"tensor {name!r} is a trained parameter of whole numbers")
-            self._parameters[name] = nn.Parameter(tensor.detach(), requires_grad=kind == PARAMETER)
+            self._tensors[name] = nn.Parameter(tensor.detach(), requires_grad=kind == PARAMETER)
         elif kind in (BUFFER, CONSTANT):
-            self._buffers[name] = tensor.detach()
+            self._tensors[name] = tensor.detach()
             if kind == CONSTANT:
                 self._not_saved.add(name)
         else:
             raise DocumentError(f"tensor {name!r} is of the unknown kind {kind!r:.30}")
 
     def _tie(self, name: str, other: Any) -> None:
-        if isinstance(other, str) and other in self._parameters:
-            self._parameters[name] = self._parameters[other]
-        elif isinstance(other, str) and other in self._buffers:
-            self._buffers[name] = self._buffers[other]
+        if isinstance(other, str) and other in self._tensors:
+            self._tensors[name] = self._tensors[other]
             self._not_saved |= {name} if other in self._not_saved else set()
         else:
             raise DocumentError(f"tensor {name!r} is tied to {other!r:.60}, which is no tensor before it")

@@ -120,7 +120,7 @@ class _Writer:
         if name == FLAG:
             return f"{where}.training"
         # A tensor may have the name of one of the exported module's own attributes, such as its graph.
-        if holder is not self.root or not hasattr(type(holder), name):
+        if holder is not self.root or not (hasattr(type(holder), name) or name in vars(holder)):
             return f"getattr({where}, {name!r})"
         return f"{where}.{'_parameters' if name in holder._parameters else '_buffers'}[{name!r}]"
 
