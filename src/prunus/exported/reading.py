@@ -69,7 +69,7 @@ class _Reader:
     def __init__(self, document: _Document, tensors: Mapping[str, Tensor]) -> None:
         self._document = document
         self._given = tensors
-        self._own = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+        self._own = next((t.device for t in tensors.values() if isinstance(t, Tensor)), torch.device("cpu"))
         self._graph = fx.Graph()
         self._kinds: dict[fx.Node, str] = {}
         self._results: list[fx.Node] = []
