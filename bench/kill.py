@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 RESULTS = tuple(f"{name}.safetensors" for name in ("dense", "pruned", "masks", "finetuned", "predictions"))
-RESULTS += ("sensitivity.json",)
+RESULTS += ("shrunk.prunus", "model.prunus", "sensitivity.json")
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from test_extras import run_without_extras
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ["fashion-lenet", "lenet", "lenet-95", "lenet5-caffe-98", "resnet20-fashion-90"]
+SHIPPED = ["fashion-lenet", "lenet", "lenet-95", "lenet-channels", "lenet5-caffe-98", "resnet20-fashion-90"]
 
 
 def problems(*overrides: str) -> list[str]:
@@ -110,7 +110,7 @@ def test_the_hash_is_that_of_all_settings_but_the_description() -> None:
             "train.lr=0.2",
         ],
         *["prune.sparsity=0.21", "finetune.epochs=5", "measure.threads=[1]", "model.arguments={num_classes: 11}"],
-        *["prune.criterion=lamp", "prune.exclude=[conv1]", "prune.scope=erk", "train.optimizer=adamw"],
+        *["pack.bits=4", "prune.criterion=lamp", "prune.exclude=[conv1]", "prune.scope=erk", "train.optimizer=adamw"],
     ]
     hashes = [load("lenet", [leaf]).hash for leaf in leaves]
     assert len({found.hash, *hashes}) == len(leaves) + 1
@@ -152,7 +152,7 @@ def test_2_of_4_is_written_as_it_is() -> None:
         ("prune.sparsity=", "prune.sparsity: must be a number, got nothing"),
         (
             "prune.sparsty=0.5",
-            "unknown prune setting 'sparsty'; did you mean 'sparsity'? (known: calibration_batches, ",
+            "unknown prune setting 'sparsty'; did you mean 'sparsity'? (known: budget, calibration_ba",
         ),
         ("prun.sparsity=0.5", "unknown setting 'prun'; did you mean 'prune'? (known: controls, data, description, "),
         ("sparsity=0.5", "unknown setting 'sparsity'; did you mean 'prune.sparsity'?"),
@@ -183,6 +183,19 @@ def test_2_of_4_is_written_as_it_is() -> None:
             "model 'lenet' can't be pruned like this: sparsity 0.99999 can't be reached: it remov",
         ),
         ("prune.pattern=block-1x8", None),
+        (
+            "prune.budget=macs",
+            "prune: budget and round_to are for pattern channel, got pattern unstructured with budget m",
+        ),
+        (
+            "prune.round_to=8",
+            "prune: budget and round_to are for pattern channel, got pattern unstructured with budget p",
+        ),
+        ("prune.round_to=0", "prune.round_to: must be at least 1, got 0"),
+        ("prune.budget=bytes", "prune.budget: must be 'parameters' or 'macs', got 'bytes'"),
+        ("pack.bits=9", "pack.bits: must be at most 8, got 9"),
+        ("pack.bits=4.0", "pack.bits: must be a whole number, got 4.0"),
+        ("pack.bit=4", "unknown pack setting 'bit'; did you mean 'bits'? (known: bits)"),
         ("prune.include=[5]", "prune.include.0: must be text, got 5"),
         ("prune=5", "prune: must be a group of settings, got 5"),
         ("prune=", "prune: must be a group of settings, got nothing"),
@@ -263,6 +276,15 @@ def test_n_of_m_that_the_model_cant_hold_is_refused_before_any_training() -> Non
         "model 'lenet' can't be pruned like this: pattern 2:4 needs the inputs (dimension 1) to be a mu"
     )
     assert problems("prune.pattern=2:4", "prune.sparsity=0.9")[0].startswith("prune: pattern 2:4 removes exactly 0.5")
+
+
+def test_whole_channels_that_cant_go_are_refused_before_any_training() -> None:
+    found = load("lenet-channels")
+    assert (found.prune.pattern, found.prune.sparsity, found.prune.budget, found.prune.round_to) == (
+        "channel", 0.5, "parameters", 1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"model 'lenet' can't be pruned like this: .*sparsity 0\.9999"):
+        load("lenet-channels", ["prune.sparsity=0.9999"])
 
 
 def test_loading_leaves_the_random_state_alone() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import prunus
 from prunus import models, recipe, stages
 from prunus.files import load_tensors
 from prunus.masks import Masks
@@ -39,14 +40,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> stages.SeedRun:
 
 
 def result_bytes(folder: Path) -> dict[str, bytes]:
-    """What has to be equal to the bit between two runs of one recipe: every weight, mask and prediction."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+    """What has to be equal to the bit between two runs of one recipe: weights, masks, predictions, packed files."""
+    found = [*folder.rglob("*.safetensors"), *folder.rglob("*.prunus")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found)}
 
 
 def test_a_run_leaves_what_the_architecture_lists(finished: stages.SeedRun) -> None:
     names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
     assert names >= {
         "recipe.yaml", "dense.safetensors", "pruned.safetensors", "masks.safetensors", "finetuned.safetensors",
+        "shrunk.prunus", "shrunk.json", "model.prunus", "model.json",
         "log.jsonl", "seconds.json", "predictions.safetensors", "sensitivity.json", "receipt.json", "report.html",
     }  # fmt: skip
     assert not list(finished.folder.rglob("*.state.safetensors"))
@@ -64,10 +67,26 @@ def test_the_files_load_into_a_plain_model_and_agree_with_the_receipt(finished: 
     receipt = Receipt.load(finished.folder / "receipt.json")
     assert masks.num_pruned == round(0.5 * num_weights)
     by_name = {facts.name: facts for facts in receipt.models}
-    assert list(by_name) == ["dense", "pruned", "finetuned"]
+    assert list(by_name) == ["dense", "pruned", "finetuned", "shrunk", "packed"]
     assert by_name["finetuned"].nonzero == nonzero
     assert by_name["dense"].bytes["safetensors"] == by_name["finetuned"].bytes["safetensors"]
     assert all(check.passed for check in receipt.checks)
+
+
+def test_the_packed_file_is_the_finetuned_model_without_what_cannot_matter(finished: stages.SeedRun) -> None:
+    tuned = models.create("lenet-300-100", widths=(24, 12))
+    tuned.load_state_dict(load_tensors(finished.folder / "finetuned.safetensors"))
+    loaded = prunus.load(finished.folder / "model.prunus")
+    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loaded(images), tuned.eval()(images))
+    # by hand: a pixel or a hidden unit is no channel of its own that could go unless all its weights are zero
+    alive = [(tuned.get_submodule(f"fc{n}").weight != 0).any(1) & (tuned.get_submodule(f"fc{n + 1}").weight != 0).any(0)
+             for n in (1, 2)]  # fmt: skip
+    assert [loaded.fc1.out_features, loaded.fc2.out_features] == [int(width.sum()) for width in alive]
+    facts = finished.receipt.models[-1]
+    assert facts.name == "packed"
+    assert facts.bytes["packed"] == (finished.folder / "model.prunus").stat().st_size
+    assert all(found.bytes["packed"] > 0 for found in finished.receipt.models)
 
 
 def test_accuracy_in_the_receipt_is_that_of_the_stored_weights(finished: stages.SeedRun) -> None:
@@ -97,7 +116,7 @@ def test_a_second_start_does_nothing_again(finished: stages.SeedRun) -> None:
     (again,) = stages.run(tiny(), finished.folder.parent, say=said.append)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again.receipt == finished.receipt
-    assert sum("done before" in line for line in said) == 4
+    assert sum("done before" in line for line in said) == 6
 
 
 def test_another_recipe_is_refused_and_redo_keeps_what_both_share(finished: stages.SeedRun) -> None:
@@ -133,7 +152,7 @@ def test_more_seeds_join_the_first_and_differ_from_it(tmp_path: Path) -> None:
 def test_controls_are_trained_and_have_the_sizes_they_claim(tmp_path: Path) -> None:
     (found,) = stages.run(tiny(prune=GRADUAL, controls=True, finetune={"epochs": 1}), tmp_path)
     controls = {facts.name: facts for facts in found.receipt.controls}
-    finetuned = found.receipt.models[-1]
+    finetuned = found.receipt.models[2]
     assert set(controls) == {"random", "small-dense", "dense-longer"}
     assert controls["random"].nonzero == finetuned.nonzero
     assert controls["dense-longer"].nonzero == controls["dense-longer"].parameters == finetuned.parameters
@@ -176,6 +195,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -
         lambda: logged(killed, "train"),
         lambda: logged(killed, "prune"),
         (killed / "finetuned.safetensors").is_file,
+        (killed / "shrunk.prunus").is_file,
         (killed / "predictions.safetensors").is_file,
     ):
         assert not there()
@@ -183,6 +203,35 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -
     assert not (killed / "receipt.json").exists()
     subprocess.run(command, check=True, capture_output=True)
     assert result_bytes(killed) == result_bytes(tmp_path / "whole" / "seed-0")
+
+
+def test_whole_channels_make_a_narrower_model_that_is_what_was_asked_for(tmp_path: Path) -> None:
+    channels = {"sparsity": 0.4, "pattern": "channel", "schedule": "linear", "training": {"epochs": 1, "lr": 0.02}}
+    quick = {"train": {"epochs": 1}, "finetune": {"epochs": 1, "lr": 0.02}}
+    (found,) = stages.run(tiny(prune=channels, **quick), tmp_path)
+    by_name = {facts.name: facts for facts in found.receipt.models}
+    dense, shrunk = by_name["dense"], by_name["shrunk"]
+    loaded = prunus.load(found.folder / "model.prunus")
+    weights = [parameter for name, parameter in loaded.named_parameters() if name.endswith("weight")]
+    assert type(loaded) is models.LeNet300100
+    assert sum(weight.numel() for weight in weights) == pytest.approx(0.6 * (784 * 24 + 24 * 12 + 12 * 10), rel=0.04)
+    assert shrunk.parameters < 0.65 * dense.parameters
+    assert shrunk.macs is not None
+    assert dense.macs is not None
+    assert shrunk.macs < 0.65 * dense.macs
+    assert {check.name: check.passed for check in found.receipt.checks} == dict.fromkeys(
+        ("zeros kept", "plain model", "sparsity met", "shrunk equals masked", "packed loads back"), True
+    )
+
+
+def test_a_codebook_is_asked_for_in_the_recipe(tmp_path: Path, finished: stages.SeedRun) -> None:
+    quick = {"train": {"epochs": 1}, "finetune": {"epochs": 0}, "measure": {"sensitivity": False, "batch_sizes": [1]}}
+    (found,) = stages.run(tiny(pack={"bits": 3}, **quick), tmp_path)
+    weight = prunus.load(found.folder / "model.prunus").fc1.weight
+    assert len(weight[weight != 0].unique()) <= 8
+    shrunk, packed = found.receipt.models[-2:]
+    assert packed.bytes["packed"] < shrunk.bytes["packed"] / 3
+    assert all(check.passed for check in found.receipt.checks)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +249,8 @@ def test_the_experiment_has_the_published_counts(section: dict[str, float], nonz
     }
     (found,) = stages.run(recipe.build(lenet), tmp_path)
     counts = [(facts.parameters, facts.nonzero) for facts in found.receipt.models]
-    assert counts == [(160_206, 160_206), (160_206, nonzero), (160_206, nonzero)]
+    assert counts[:3] == [(160_206, 160_206), (160_206, nonzero), (160_206, nonzero)]
+    assert counts[3] == counts[4]
 
 
 def test_a_model_that_does_not_take_the_images_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus import criteria, evaluate
+from prunus import checks, criteria, evaluate, pack
 from prunus.data import Dataset, normalise
 from prunus.files import save_tensors, write_json
 from prunus.masks import Masks
 from prunus.measuring import facts, latencies, machine
-from prunus.method import check_method
-from prunus.patterns import num_gone
-from prunus.receipt import Check, DataFacts, ModelFacts, PairedTest, Receipt
+from prunus.receipt import DataFacts, ModelFacts, PairedTest, Receipt
 from prunus.recipe import Recipe
+from prunus.reducing import RESULT
 from prunus.run_folder import Seconds
 from prunus.sensitivity import SPARSITIES, sensitivity
 
@@ -76,7 +76,7 @@ def prove(
         data=_data_facts(data),
         models=tuple(found[name] for name in evidence.models),
         comparisons=_comparisons(logits, data, evidence),
-        checks=_checks(evidence, recipe),
+        checks=checks.checks(recipe, evidence.models, evidence.masks, logits, _example(data, device)),
         controls=tuple(found[name] for name in evidence.controls),
     )
     receipt.save(path)
@@ -92,7 +92,7 @@ def _facts(
     recipe: Recipe, folder: Path, data: Dataset, evidence: Evidence, logits: dict[str, Tensor]
 ) -> dict[str, ModelFacts]:
     device = next(evidence.models["dense"].parameters()).device
-    example = normalise(data.validation.images[:1].to(device), data.mean, data.std)
+    example = _example(data, device)
     everything = evidence.models | evidence.controls
     threads, left_out = _threads(recipe, device)
     times = latencies(everything, example, batch_sizes=recipe.measure.batch_sizes, threads=threads)
@@ -100,14 +100,26 @@ def _facts(
     found = {}
     for name, model in everything.items():
         measured = facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes))
+        packed = (folder / RESULT).stat().st_size if name == "packed" else _packed_size(model, example)
         found[name] = replace(
             measured,
+            bytes=measured.bytes | {"packed": packed},
             accuracy=evaluate.accuracy(logits[name], data.test.labels),
             latency_us=times[name],
             seconds=seconds[f"{name}-finetuned" if name in ROADS else name],
             notes=(*measured.notes, *left_out),
         )
     return found
+
+
+def _example(data: Dataset, device: torch.device) -> Tensor:
+    return normalise(data.validation.images[:1].to(device), data.mean, data.std)
+
+
+def _packed_size(model: nn.Module, example: Tensor) -> int:
+    """Return the bytes of a model as a lossless `.prunus` file."""
+    with tempfile.TemporaryDirectory(prefix="prunus-") as folder:
+        return pack.save(Path(folder) / RESULT, model, example_inputs=example).bytes
 
 
 def _threads(recipe: Recipe, device: torch.device) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -122,32 +134,15 @@ def _threads(recipe: Recipe, device: torch.device) -> tuple[tuple[int, ...], tup
 
 
 def _comparisons(logits: dict[str, Tensor], data: Dataset, evidence: Evidence) -> tuple[PairedTest, ...]:
+    """Test the first model against every other, each against the one before it, and the last against the controls."""
     correct = {name: found.argmax(1) == data.test.labels for name, found in logits.items()}
-    pairs = [*combinations(evidence.models, 2), *(("finetuned", name) for name in evidence.controls)]
+    first, *others = evidence.models
+    pairs = [
+        *((first, name) for name in others),
+        *pairwise(others),
+        *((others[-1], name) for name in evidence.controls),
+    ]
     return tuple(evaluate.paired_test(a, correct[a], b, correct[b]) for a, b in pairs)
-
-
-def _checks(evidence: Evidence, recipe: Recipe) -> tuple[Check, ...]:
-    masks, dense = evidence.masks, evidence.models["dense"]
-    alive = sum(_num_alive(evidence.models[name], masks) for name in ("pruned", "finetuned"))
-    changed = sum(
-        len(dense.state_dict().keys() ^ model.state_dict().keys()) + (type(model) is not type(dense))
-        for model in evidence.models.values()
-    )
-    section = recipe.prune
-    method = check_method(section.sparsity, section.criterion, section.pattern, section.scope, section.schedule)
-    units = sum(method.pattern.num_units(mask.shape) for mask in masks.values())
-    missed = abs(sum(num_gone(method.pattern, mask) for mask in masks.values()) - round(method.sparsity * units))
-    return (
-        Check("zeros kept", "pruned weights that are not zero after finetuning", alive, 0, alive == 0),
-        Check("plain model", "state_dict keys or classes that pruning changed", changed, 0, changed == 0),
-        Check("sparsity met", "units (weights or blocks) too many or too few for the target", missed, 0, missed == 0),
-    )
-
-
-def _num_alive(model: nn.Module, masks: Masks) -> int:
-    parameters = dict(model.named_parameters())
-    return sum(int(torch.count_nonzero(parameters[name].detach()[~mask])) for name, mask in masks.items())
 
 
 def _data_facts(data: Dataset) -> DataFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import nn
 from prunus import settings
 from prunus.extras import require
 from prunus.finding import check_reachable
-from prunus.method import check_method, check_sparsity
+from prunus.method import Method, check_method, check_sparsity
 from prunus.registry import UnknownNameError, unknown_name
 from prunus.schedules import SCHEDULES
 from prunus.targets import resolve
@@ -39,6 +40,9 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Positive = Annotated[int, Field(strict=True, ge=1)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Flag = Annotated[bool, Field(strict=True)]
+
+# The pattern that takes whole channels, with all that is coupled with them, and so needs the model's graph.
+CHANNEL = "channel"
 
 # One selector may be written without the brackets of a list.
 Selectors = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
@@ -107,7 +111,11 @@ class TrainingSection(Section):
 
 
 class PruneSection(Section):
-    """What is removed and how; `training` is the phase a gradual schedule runs along, None for one_shot."""
+    """What is removed and how; `training` is the phase a gradual schedule runs along, None for one_shot.
+
+    `budget` and `round_to` are for pattern channel: what the sparsity is a fraction of, and what the widths left are
+    multiples of.
+    """
 
     sparsity: Fraction
     criterion: str = "magnitude"
@@ -118,6 +126,8 @@ class PruneSection(Section):
     exclude: Selectors = ()
     training: TrainingSection | None = None
     calibration_batches: Positive = 8
+    budget: Literal["parameters", "macs"] = "parameters"
+    round_to: Positive = 1
 
     @field_validator("sparsity", mode="before")
     @classmethod
@@ -127,7 +137,12 @@ class PruneSection(Section):
 
     @model_validator(mode="after")
     def _combination(self) -> Self:
-        check_method(self.sparsity, self.criterion, self.pattern, self.scope, self.schedule)
+        self.method()
+        if self.pattern != CHANNEL and (self.budget, self.round_to) != ("parameters", 1):
+            raise ValueError(
+                f"budget and round_to are for pattern {CHANNEL}, got pattern {self.pattern} with budget {self.budget} "
+                f"and round_to {self.round_to}; leave both out, or write pattern: {CHANNEL}"
+            )
         if self.schedule == "one_shot" and self.training is not None:
             raise ValueError(
                 "schedule one_shot prunes at once and takes no training: leave training out, or choose a schedule that "
@@ -139,6 +154,20 @@ class PruneSection(Section):
                 "epoch, such as training: {epochs: 3}"
             )
         return self
+
+    def method(self) -> Method:
+        """Return the entries of the axes.
+
+        Raises:
+            ValueError: a name is unknown, or the combination makes no sense.
+        """
+        return check_method(self.sparsity, self.criterion, self.pattern, self.scope, self.schedule)
+
+
+class PackSection(Section):
+    """How the result is packed: losslessly, or with at most ``2 ** bits`` values shared by each layer's weights."""
+
+    bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
 
 
 class MeasureSection(Section):
@@ -162,6 +191,7 @@ class Recipe(Section):
     train: TrainingSection
     prune: PruneSection
     finetune: TrainingSection
+    pack: PackSection = PackSection()
     measure: MeasureSection = MeasureSection()
     controls: Flag = False
 
@@ -176,9 +206,12 @@ class Recipe(Section):
     def _prunable(self) -> Self:
         """Refuse what could not be pruned like this after hours of training, such as 2:4 of layers with 3 inputs."""
         section = self.prune
-        method = check_method(section.sparsity, section.criterion, section.pattern, section.scope, section.schedule)
         try:
-            check_reachable(resolve(self.model.make(), section.include, section.exclude), method, None, min_kept=1)
+            if section.pattern == CHANNEL:
+                _check_channels(self.model.model_dump_json(), section.model_dump_json())
+            else:
+                targets = resolve(self.model.make(), section.include, section.exclude)
+                check_reachable(targets, section.method(), None, min_kept=1)
         except ValueError as error:
             raise ValueError(f"model {self.model.name!r} can't be pruned like this: {error}") from error
         return self
@@ -191,6 +224,29 @@ class Recipe(Section):
     def yaml(self) -> str:
         """Return the recipe as YAML that `load` reads back to an equal one."""
         return settings.dump(self.model_dump(mode="json"))
+
+
+@functools.lru_cache(maxsize=8)  # reading a model's graph takes seconds, and a run reads its recipe more than once
+def _check_channels(model: str, section: str) -> None:
+    """Refuse whole channels that could not be removed like this; both sections are given as JSON.
+
+    Raises:
+        ValueError: the sparsity can't be reached, or the model can't be traced.
+    """
+    from prunus import models
+    from prunus.channels import Channels
+
+    network, prune = ModelSection.model_validate_json(model), PruneSection.model_validate_json(section)
+    example = torch.zeros(1, *models.input_shape(network.name, **network.arguments))
+    channels = Channels(
+        network.make(),
+        example,
+        include=prune.include,
+        exclude=prune.exclude,
+        budget=prune.budget,
+        round_to=prune.round_to,
+    )
+    channels.check(prune.sparsity)
 
 
 def fingerprint(value: Any) -> str:

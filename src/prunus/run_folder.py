@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from prunus import pack
 from prunus.extras import require
 from prunus.files import load_with_metadata, remove_left_overs, save_tensors, write_json, write_text
 from prunus.recipe import Recipe, load
@@ -111,6 +113,53 @@ def restore(path: Path, model: nn.Module, made_from: str, beside: Sequence[Path]
         return False
     model.load_state_dict(tensors)
     return True
+
+
+def store_packed(path: Path, model: nn.Module, made_from: str, example: Tensor, bits: int | None = None) -> None:
+    """Write a model as a `.prunus` file, the result of a stage; its fingerprint lies beside it, in a file of its own.
+
+    The fingerprint comes second and names the content it is of, so after a kill between the two it is not believed.
+
+    Args:
+        path: of the file; the fingerprint is in ``<its stem>.json``.
+        model: what is written.
+        made_from: the fingerprint of all the result depends on.
+        example: an input of the model, to trace it with.
+        bits: as in `prunus.save`.
+    """
+    pack.save(path, model, example_inputs=example, bits=bits)
+    write_json(_beside(path), {"made_from": made_from, "sha256": _sha256(path)})
+
+
+def restore_packed(path: Path, made_from: str) -> nn.Module | None:
+    """Return the model of a stage's `.prunus` file if there is one of the same fingerprint.
+
+    Raises:
+        PackError: the file is there but damaged.
+    """
+    if not path.is_file() or packed_from(path) != made_from:
+        return None
+    return pack.load(path)
+
+
+def packed_from(path: Path) -> str | None:
+    """Return the fingerprint of a `.prunus` file; None where there is none, or one of another content."""
+    beside = _beside(path)
+    if not path.is_file() or not beside.is_file():
+        return None
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+        return str(said["made_from"]) if said["sha256"] == _sha256(path) else None
+    except (ValueError, KeyError, TypeError):  # damaged, so it vouches for nothing
+        return None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def made_from_of(path: Path) -> str | None:

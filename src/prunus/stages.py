@@ -1,4 +1,7 @@
-"""A run as stages: train -> prune -> finetune -> controls -> measure -> report; what is already done is skipped."""
+"""A run as stages, each skipped where its result is there.
+
+train -> prune -> finetune -> shrink -> pack -> controls -> measure -> report
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus import controls, criteria, models, pruning, report, train
+from prunus import controls, criteria, models, pruning, reducing, report, train
 from prunus import data as datasets
 from prunus.data import Dataset
+from prunus.extras import require
 from prunus.masks import Masks
 from prunus.proof import Evidence, prove
 from prunus.receipt import Receipt
-from prunus.recipe import PruneSection, Recipe, Section, TrainingSection, fingerprint
+from prunus.recipe import CHANNEL, PruneSection, Recipe, Section, TrainingSection, fingerprint
 from prunus.registry import unknown_name
 from prunus.run_folder import (
     RecipeChangedError,
@@ -73,7 +77,9 @@ def run(
         RunLockedError: another process is running in the folder.
         RecipeChangedError: the folder holds a run of another recipe or other data, and `redo` is not set.
         ValueError: the data is damaged or not to be had, the recipe does not fit it, or there is no such accelerator.
+        MissingExtraError: a package that a stage needs is not installed.
     """
+    require("constriction", "packing the result")  # said before anything is trained
     device = _device(accelerator)
     shape = models.input_shape(recipe.model.name, **recipe.model.arguments)  # known before anything is downloaded
     data = datasets.load(recipe.data.name, folder=data_folder, fallback=recipe.data.fallback, download=download)
@@ -113,8 +119,9 @@ class Road:
         trained = self.made_from(recipe.model, recipe.train)
         dense = self.stage("dense", self.folder, trained, self.new_model(), lambda model: self._train(model))
         pruned, masks, finetuned = self.prune_and_finetune(dense, recipe.prune, self.folder, trained)
+        smaller = reducing.make(self, finetuned, self.finetuned_from(trained, recipe.prune))
         others = controls.make(self, dense, finetuned, trained) if recipe.controls else {}
-        evidence = Evidence({"dense": dense, "pruned": pruned, "finetuned": finetuned}, masks, others)
+        evidence = Evidence({"dense": dense, "pruned": pruned, "finetuned": finetuned} | smaller, masks, others)
         receipt = prove(recipe, self.seed, self.folder, self.data, evidence, self.say)
         for state in self.folder.rglob("*.state.safetensors"):  # what a killed run would have gone on from
             state.unlink()
@@ -125,6 +132,10 @@ class Road:
         data = [self.recipe.data.model_dump(mode="json"), self.data.checksum]
         settings = [part.model_dump(mode="json") if isinstance(part, Section) else part for part in parts]
         return fingerprint([self.seed, self.device.type, self.recipe.devices, data, settings])
+
+    def finetuned_from(self, trained: str, section: PruneSection) -> str:
+        """Return the fingerprint of what `prune_and_finetune` makes of a dense model's fingerprint."""
+        return self.made_from(self.made_from(trained, section), self.recipe.finetune)
 
     def prune_and_finetune(
         self, dense: nn.Module, section: PruneSection, folder: Path, trained: str, prefix: str = ""
@@ -144,7 +155,7 @@ class Road:
         finetuned = self.stage(
             f"{prefix}finetuned",
             folder,
-            self.made_from(made_from, self.recipe.finetune),
+            self.finetuned_from(trained, section),
             copy.deepcopy(pruned),
             lambda model: self.fit(model, self.recipe.finetune, f"{prefix}finetune", folder, masks=masks).seconds,
         )
@@ -173,15 +184,23 @@ class Road:
         if restore(path, model, made_from, beside):
             self.say(f"{name}: done before, read from {path}")
             return model
-        if not self.redo and any(file.is_file() and made_from_of(file) != made_from for file in (path, *beside)):
+        self.check_takes_over(path, *(made_from_of(file) == made_from for file in (path, *beside) if file.is_file()))
+        Seconds(self.folder)[name] = make(model)
+        store(path, model, made_from)
+        return model
+
+    def check_takes_over(self, path: Path, *ours: bool) -> None:
+        """Refuse to write over a stage's files if some are not this run's, unless that was asked for.
+
+        Raises:
+            RecipeChangedError: they are of other settings.
+        """
+        if not self.redo and not all(ours):
             raise RecipeChangedError(
                 f"{str(path)!r} was made from other data or settings, or on another kind of device, than this run's "
                 f"(data: {self.data.source}; device: {self.device.type}); give another folder with --out, or --redo to "
                 "make it anew"
             )
-        Seconds(self.folder)[name] = make(model)
-        store(path, model, made_from)
-        return model
 
     def new_model(self) -> nn.Module:
         """Make the recipe's model, initialised from the seed."""
@@ -235,7 +254,9 @@ class Road:
     def _prune(self, model: nn.Module, section: PruneSection, path: Path, made_from: str) -> float:
         name = path.name.removesuffix("masks.safetensors") + "prune"
         method = f"{section.criterion}, {section.pattern}, {section.scope}, {section.schedule}"
-        self.say(f"{name}: {100 * section.sparsity:.4g}% of the weights go ({method})")
+        gone = "parameters" if section.budget == "parameters" else "multiply-adds"
+        what = f"{gone}, in whole channels," if section.pattern == CHANNEL else "weights"
+        self.say(f"{name}: {100 * section.sparsity:.4g}% of the {what} go ({method})")
         if section.training is None:
             train.forget(path.parent, name)  # an earlier, gradual one
             began = time.monotonic()
@@ -264,6 +285,7 @@ class Road:
             data=batches,
             loss=nn.functional.cross_entropy if needs == "gradient" else None,
             seed=self.seed,
+            **train.channel_options(section, self.data, self.device),
         )
 
 

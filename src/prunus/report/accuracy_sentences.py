@@ -35,9 +35,20 @@ def on_the_way(receipt: Receipt, first: ModelFacts, model: ModelFacts) -> str:
     """Say where a model between the first and the last stood; empty where its accuracy was not measured."""
     if model.accuracy is None:
         return ""
+    alike = _alike(receipt, model)
+    if alike is not None:
+        return f"{spell.plain(model.name)} gets the same test images right as {spell.plain(alike.name)}."
     change = claims.accuracy_change(receipt, first, model)
     against = f" Its difference to {spell.plain(first.name)} is {difference(change)}." if change else ""
     return f"{spell.plain(model.name)} reaches {with_interval(model.accuracy)}.{against}"
+
+
+def _alike(receipt: Receipt, model: ModelFacts) -> ModelFacts | None:
+    """Return the model before this one if a paired test found not one image that tells the two apart."""
+    names = [each.name for each in receipt.models]
+    before = receipt.models[names.index(model.name) - 1]
+    test = claims.paired_test(receipt, before.name, model.name)
+    return before if test is not None and test.only_first == test.only_second == 0 else None
 
 
 def control(receipt: Receipt, model: ModelFacts, last: ModelFacts) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from prunus.receipt import ModelFacts
-from prunus.report import claims, spell
+from prunus.report import claims, spell, steps
 from prunus.report.claims import SizeChange, SpeedChange
 
 # more settings than this are summed up instead of listed one by one
 LISTED_SETTINGS = 4
+# runtimes that multiply by a zero like by any other number
+DENSE_RUNTIMES = ("torch", "onnxruntime")
 
 
 def contents(model: ModelFacts) -> str:
@@ -39,7 +41,9 @@ def removed(first: ModelFacts, last: ModelFacts) -> str:
 def removed_in_short(first: ModelFacts, last: ModelFacts) -> str:
     """Say the same in a few words, without a full stop."""
     if last.parameters < first.parameters:
-        return f"{_relative(first.parameters, last.parameters)} of the parameters are gone"
+        gone = f"{_relative(first.parameters, last.parameters)} of the parameters are gone"
+        zero = claims.zeros(last) / first.parameters
+        return f"{gone}, another {spell.percent(zero)} are zero" if zero else gone
     return f"{spell.percent(claims.zero_fraction(last))} of the parameters are zero"
 
 
@@ -60,8 +64,10 @@ def file(first: ModelFacts, last: ModelFacts) -> str:
 
 
 def file_in_short(first: ModelFacts, last: ModelFacts) -> str:
-    """Say the same in a few words, without a full stop."""
+    """Say the same in a few words, without a full stop: of the packed file, where that is what the last model is."""
     change = _plain_file(first, last)
+    if last.name == steps.PACKED and change is not None and (size := steps.stored(last)) is not None:
+        return f"Packed, its file is {spell.smaller(change.before, size)} ({_bytes(change.before, size)})"
     if change is None:
         return "The size of the file was not measured"
     if change.verdict == "same":
@@ -71,7 +77,8 @@ def file_in_short(first: ModelFacts, last: ModelFacts) -> str:
 
 def compressed(first: ModelFacts, last: ModelFacts) -> str:
     """Say what became of the file in every other format; empty where there is none."""
-    changes = [change for change in claims.size_changes(first, last) if change.format != "safetensors"]
+    ours = ("safetensors", steps.PACKED)
+    changes = [change for change in claims.size_changes(first, last) if change.format not in ours]
     if not changes:
         return ""
     parts = [f"with {spell.plain(change.format)} it is {_resized(change)}" for change in changes]
@@ -86,16 +93,16 @@ def speed(first: ModelFacts, last: ModelFacts) -> str:
     changes = claims.speed_changes(first, last)
     if not changes:
         return "Speed was not measured in both models, so nothing can be said about it."
-    told = [change for change in changes if change.verdict != "same"]
-    same = [change for change in changes if change.verdict == "same"]
-    if not told:
-        said = [f"It does not run measurably faster: {_untold(same)}.", _unsteady(same), _why_no_faster(first, last)]
-        return " ".join(filter(None, said))
-    said = [_told([c for c in told if c.verdict == verdict], verdict) for verdict in ("faster", "slower")]
-    if same:
-        said.append(f"Elsewhere no difference can be told: {_untold(same)}.")
+    by_runtime: dict[str, list[SpeedChange]] = {}
+    for change in changes:
+        by_runtime.setdefault(change.runtime, []).append(change)
+    said = []
+    for runtime, group in by_runtime.items():
+        said += _verdicts(group, f"In {spell.runtime(runtime)} it" if len(by_runtime) > 1 else "It")
     said.append(_unsteady(changes))
-    if _no_reason(first, last):
+    if all(change.verdict == "same" for change in changes):
+        said.append(_why_no_faster(first, last))
+    elif _no_reason(first, last):
         said.append(
             "Both models do the same multiply-adds, so pruning is no reason for it: measure again before relying on it."
         )
@@ -140,8 +147,7 @@ def setting(threads: str, batch: str) -> str:
     >>> setting("1", "64")
     '1 thread and batch 64'
     """
-    number = spell.plural(int(threads), "thread") if threads.isdecimal() else f"{spell.plain(threads)} threads"
-    return f"{number} and batch {spell.plain(batch)}"
+    return f"{spell.threads(threads)} and batch {spell.plain(batch)}"
 
 
 def span(changes: list[SpeedChange]) -> str:
@@ -155,17 +161,25 @@ def unsteady(changes: list[SpeedChange]) -> bool:
     return any(change.variation > claims.UNSTEADY for change in changes)
 
 
-def _told(changes: list[SpeedChange], verdict: str) -> str:
-    if not changes:
-        return ""
+def _verdicts(changes: list[SpeedChange], it: str) -> list[str]:
+    """Say what can be told in one runtime, and where nothing can be."""
+    same = [change for change in changes if change.verdict == "same"]
+    if len(same) == len(changes):
+        return [f"{it} does not run measurably faster: {_untold(same)}."]
+    told = {verdict: [c for c in changes if c.verdict == verdict] for verdict in ("faster", "slower")}
+    said = [_told(found, verdict, it) for verdict, found in told.items() if found]
+    return [*said, f"Elsewhere no difference can be told: {_untold(same)}."] if same else said
+
+
+def _told(changes: list[SpeedChange], verdict: str, it: str) -> str:
     if len(changes) > LISTED_SETTINGS:
-        return f"It runs {verdict} in {len(changes)} settings: it takes {span(changes)} times as long as before."
+        return f"{it} runs {verdict} in {len(changes)} settings: it takes {span(changes)} times as long as before."
     parts = [
         f"{_factor(change)} with {setting(change.threads, change.batch)} "
         f"({spell.microseconds(change.before.median)} → {spell.microseconds(change.after.median)})"
         for change in changes
     ]
-    return f"It runs {verdict}: {spell.listing(parts)}."
+    return f"{it} runs {verdict}: {spell.listing(parts)}."
 
 
 def _untold(changes: list[SpeedChange]) -> str:
@@ -190,19 +204,25 @@ def _unsteady(changes: list[SpeedChange]) -> str:
 
 
 def _why_no_faster(first: ModelFacts, last: ModelFacts) -> str:
-    if _only_zeroed(first, last) and _runs_in_torch(last):
-        return "PyTorch multiplies by the zeros like by any other number."
+    if _only_zeroed(first, last) and _runs_dense(last):
+        names = [spell.runtime(name) for name in last.latency_us]
+        return f"{spell.listing(names)} {_verb(names)} by the zeros like by any other number."
     if first.macs and last.macs is not None and last.macs < first.macs:
         return f"It does need {_relative(first.macs, last.macs)} fewer multiply-adds."
     return ""
 
 
 def _no_reason(first: ModelFacts, last: ModelFacts) -> bool:
-    return last.macs is not None and last.macs == first.macs and _runs_in_torch(first) and _runs_in_torch(last)
+    return last.macs is not None and last.macs == first.macs and _runs_dense(first) and _runs_dense(last)
 
 
-def _runs_in_torch(model: ModelFacts) -> bool:
-    return all(runtime.startswith("torch") for runtime in model.latency_us)
+def _runs_dense(model: ModelFacts) -> bool:
+    """Whether the model was timed only where a zero is multiplied like any other number."""
+    return all(runtime in DENSE_RUNTIMES for runtime in model.latency_us)
+
+
+def _verb(names: list[str]) -> str:
+    return "multiplies" if len(names) == 1 else "multiply"
 
 
 def _only_zeroed(first: ModelFacts, last: ModelFacts) -> bool:
@@ -214,10 +234,14 @@ def _plain_file(first: ModelFacts, last: ModelFacts) -> SizeChange | None:
 
 
 def _resized(change: SizeChange) -> str:
-    bytes_ = f"({spell.count(change.before)} → {spell.count(change.after)} bytes)"
+    bytes_ = _bytes(change.before, change.after)
     if change.verdict == "same":
-        return f"as large as before {bytes_}"
-    return f"{_relative(change.before, change.after)} {change.verdict} {bytes_}"
+        return f"as large as before ({bytes_})"
+    return f"{_relative(change.before, change.after)} {change.verdict} ({bytes_})"
+
+
+def _bytes(before: int, after: int) -> str:
+    return f"{spell.count(before)} → {spell.count(after)} bytes"
 
 
 def _relative(before: int, after: int) -> str:

@@ -6,11 +6,13 @@ from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
 from prunus.receipt import ModelFacts, Receipt
-from prunus.report import claims, drawing, spell
+from prunus.report import claims, drawing, spell, steps
 from prunus.report.drawing import Figure
 
 # with more settings than this the first are drawn; the table has them all
 DRAWN_SETTINGS = 8
+# bars of a page's height; the table lists every layer
+DRAWN_BARS = 40
 
 
 def parameters(receipt: Receipt) -> Figure | None:
@@ -72,9 +74,89 @@ def sizes(receipt: Receipt) -> Figure | None:
         drawn,
         height=100 + 24 * len(formats) * len(models) + 14 * len(formats),
         top=36,
-        note="Bytes of the same weights as a plain safetensors file, and after a general compressor.",
+        note="Bytes of the same weights as a plain safetensors file, after a general compressor, and packed.",
         barmode="group",
         xaxis={"title": {"text": "bytes"}, "range": [0, 1.25 * max(max(model.bytes.values()) for model in models)]},
+        yaxis={"autorange": "reversed", "type": "category"},
+    )
+
+
+def road(receipt: Receipt) -> Figure | None:
+    """Draw what each model of the road takes as a plain file and as a packed one; None where none was packed."""
+    models = [model for model in receipt.models if "safetensors" in model.bytes and steps.PACKED in model.bytes]
+    if not models:
+        return None
+    names, drawn = drawing.texts(model.name for model in models), go.Figure()
+    for form, title, colour in (
+        ("safetensors", "plain file", drawing.GREY),
+        (steps.PACKED, "packed", drawing.COLOURS[0]),
+    ):
+        found = [model.bytes[form] for model in models]
+        drawn.add_bar(
+            x=found,
+            y=names,
+            orientation="h",
+            name=title,
+            marker={"color": colour},
+            text=[spell.count(size) for size in found],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{y}: %{x:,} bytes",
+        )
+    most = max(model.bytes["safetensors"] for model in models)
+    said = [
+        f"{spell.plain(m.name)} {spell.count(m.bytes['safetensors'])} and {spell.count(m.bytes['packed'])}"
+        for m in models
+    ]
+    return drawing.figure(
+        "road",
+        f"Bytes of each model as a plain file and packed: {'; '.join(said)}.",
+        drawn,
+        height=100 + 52 * len(models),
+        top=36,
+        note="From the first model to the last, as a plain safetensors file and as a packed one (.prunus). "
+        "Only the last packed file is what the run hands out; the others show what packing alone would give.",
+        barmode="group",
+        xaxis={"title": {"text": "bytes"}, "range": [0, 1.25 * most]},
+        yaxis={"autorange": "reversed", "type": "category"},
+    )
+
+
+def widths(receipt: Receipt) -> Figure | None:
+    """Draw how many outputs each layer has in the first and the last model; None where no layer became narrower."""
+    if len(receipt.models) < 2:
+        return None
+    first, last = receipt.models[0], receipt.models[-1]
+    after = {layer.name: layer.shape[0] for layer in last.layers}
+    pairs = [(x.name, x.shape[0], after[x.name]) for x in first.layers if x.name in after][:DRAWN_BARS]
+    if all(was == now for _, was, now in pairs):
+        return None
+    names, look, drawn = drawing.texts(name for name, _, _ in pairs), drawing.marks(receipt), go.Figure()
+    for model, at in ((first, 1), (last, 2)):
+        drawn.add_bar(
+            x=[pair[at] for pair in pairs],
+            y=names,
+            orientation="h",
+            name=drawing.text(model.name),
+            marker={"color": look[model.name].colour},
+            text=[spell.count(int(pair[at])) for pair in pairs],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{y}: %{x:,} outputs",
+        )
+    part = f" The first {DRAWN_BARS} layers are drawn." if len(pairs) == DRAWN_BARS else ""
+    said = [f"{spell.plain(name)} {was} to {now}" for name, was, now in pairs[:12]]
+    return drawing.figure(
+        "widths",
+        f"Outputs of each layer before and after: {'; '.join(said)}.",
+        drawn,
+        height=100 + 44 * len(pairs),
+        top=36,
+        note=f"How many outputs (channels, neurons) each layer has in {spell.plain(first.name)} and in "
+        f"{spell.plain(last.name)}: those that are missing were taken out, with every weight that led to or from them."
+        f"{part}",
+        barmode="group",
+        xaxis={"title": {"text": "outputs"}, "range": [0, 1.2 * max(was for _, was, _ in pairs)]},
         yaxis={"autorange": "reversed", "type": "category"},
     )
 
@@ -142,5 +224,4 @@ def _panel(
 
 
 def _title(runtime: str, threads: str, batch: str) -> str:
-    number = spell.plural(int(threads), "thread") if threads.isdecimal() else f"{threads} threads"
-    return f"{drawing.text(f'{runtime}, {number}')}<br>batch {drawing.text(batch)}"
+    return f"{drawing.text(f'{spell.runtime(runtime)}, {spell.threads(threads)}')}<br>batch {drawing.text(batch)}"

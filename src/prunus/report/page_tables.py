@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.receipt import ModelFacts, Receipt
-from prunus.report import accuracy_sentences, claims, spell
+from prunus.report import accuracy_sentences, claims, spell, steps
 from prunus.report.blocks import Pairs, Table
 
 # what the controls of `prunus run` are; a control of another name is shown without a gloss
@@ -30,25 +30,46 @@ def controls(receipt: Receipt) -> Table:
     return Table(("model", "what it is", "parameters", "nonzero", "test accuracy"), rows, prose=(1,))
 
 
+def road(receipt: Receipt) -> Table | None:
+    """Return what each step saved; None where the receipt is not of a run that shrank and packed its model."""
+    found = steps.steps(receipt)
+    if not found:
+        return None
+    columns = ("step", *steps.COLUMNS, *(f"one call: {heading}" for heading in steps.time_columns(found)))
+    rows = tuple(
+        (step.name, *(f"{change} ({worth})" if worth else change for change, worth in cells))
+        for step, cells in zip(found, steps.cells(found), strict=True)
+    )
+    caption = (
+        "What each step saved, from the model before it. The file is the plain one (safetensors) until the last step "
+        "packs it; times are medians, told apart where their 95% intervals are."
+    )
+    return Table(columns, rows, caption)
+
+
 def layers(receipt: Receipt) -> Table | None:
     """Return the last model's layers, with what they held in the first one; None where there are none."""
     if not receipt.models or not receipt.models[-1].layers:
         return None
-    before = {layer.name: layer.nonzero for layer in receipt.models[0].layers}
+    before = {layer.name: layer for layer in receipt.models[0].layers}
+    narrower = any(x.name in before and before[x.name].shape != x.shape for x in receipt.models[-1].layers)
     rows = tuple(
         (
             spell.plain(layer.name),
+            *((spell.shape(was.shape) if was else spell.ABSENT,) if narrower else ()),
             spell.shape(layer.shape),
             spell.count(layer.parameters),
-            _optional(before.get(layer.name)),
+            _optional(was.nonzero if was else None),
             spell.count(layer.nonzero),
             spell.percent(layer.sparsity),
             _optional(layer.macs),
             _optional(layer.nonzero_macs),
         )
         for layer in receipt.models[-1].layers
+        for was in (before.get(layer.name),)
     )
-    columns = ("layer", "shape", "parameters", "nonzero before", "nonzero now", "sparsity")
+    shapes = ("shape before", "shape now") if narrower else ("shape",)
+    columns = ("layer", *shapes, "parameters", "nonzero before", "nonzero now", "sparsity")
     return Table((*columns, "multiply-adds", "of them nonzero"), rows)
 
 

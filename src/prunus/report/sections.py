@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from prunus.masks import Masks
-from prunus.receipt import Receipt
+from prunus.receipt import ModelFacts, Receipt
 from prunus.report import (
     drawing,
     figures_accuracy,
@@ -68,11 +68,13 @@ def training(run: Run) -> Section:
 def size(run: Run) -> Section:
     """Parameters and bytes."""
     lead = (
-        "A weight set to zero is still a number in the file. Only a compressor, or a program that leaves zeros out, "
-        "turns it into fewer bytes."
+        "A weight set to zero is still a number in the file. Shrinking takes out the channels that no longer matter; "
+        "packing, or a compressor, writes the zeros that stay in few bits."
     )
-    parts = [figures_cost.parameters(run.receipt), figures_cost.sizes(run.receipt)]
-    missing = [] if parts[1] else ["Bytes were not measured."]
+    drawn = figures_cost.sizes(run.receipt)
+    road = [page_tables.road(run.receipt), figures_cost.road(run.receipt)]
+    parts = [*road, figures_cost.parameters(run.receipt), figures_cost.widths(run.receipt), drawn]
+    missing = [] if drawn else ["Bytes were not measured."]
     return section("size", "Parameters and bytes", lead, parts, missing)
 
 
@@ -87,8 +89,8 @@ def weights(run: Run) -> Section:
     if isinstance(run.masks, Left):
         missing.append(_missing("The weight histograms", run.masks))
     elif "dense" in states and run.masks:
-        parts = _weight_figures(run.receipt, states, run.masks)
-    last = run.receipt.models[-1] if run.receipt.models else None
+        parts = _weight_figures(run.receipt, states, _of_weights(run.masks))
+    last = _last_whole(run.receipt)
     if last and last.layers:
         parts.append(figures_weights.layer_sparsity(run.receipt, last))
     return section("weights", "Which weights went", lead, parts, missing)
@@ -108,7 +110,7 @@ def kernels(run: Run) -> Section | None:
         return section(
             "kernels", title, lead, missing=["The kernels: left out, because there are no dense weights to draw."]
         )
-    drawn = images.kernels(states, run.masks)
+    drawn = images.kernels(states, _of_weights(run.masks))
     return section("kernels", title, lead, [drawn]) if drawn else None
 
 
@@ -145,7 +147,7 @@ def sensitivity(run: Run) -> Section:
 def speed(run: Run) -> Section:
     """Time of a call."""
     lead = (
-        "The time PyTorch takes for one call, all models measured in turns on the same machine. The axis starts at "
+        "The time of one call, all models measured in turns on the same machine. The axis starts at "
         "zero, so that twice as long looks twice as long."
     )
     drawn = figures_cost.latency(run.receipt)
@@ -187,6 +189,20 @@ def _weight_figures(receipt: Receipt, states: Mapping[str, Mapping[str, Tensor]]
     look = drawing.marks(receipt)
     colour = look["dense"].colour if "dense" in look else drawing.COLOURS[0]
     return [figures_weights.spread(receipt, states, masks), figures_weights.by_layer(states["dense"], masks, colour)]
+
+
+def _of_weights(masks: Masks) -> Masks:
+    """Return the masks of weights; whole channels also have masks of biases and norms, which no histogram is of."""
+    return Masks({name: mask for name, mask in masks.items() if mask.ndim > 1}) or masks
+
+
+def _last_whole(receipt: Receipt) -> ModelFacts | None:
+    """Return the last model whose layers are as large as the first's: in a shrunk one, what went is no zero."""
+    if not receipt.models:
+        return None
+    shapes = [{layer.name: layer.shape for layer in model.layers} for model in receipt.models]
+    whole = [model for model, found in zip(receipt.models, shapes, strict=True) if found == shapes[0]]
+    return whole[-1] if len(whole) > 1 else receipt.models[-1]
 
 
 def _missing(what: str, left: Left) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.receipt import ModelFacts, Receipt
-from prunus.report import accuracy_sentences, claims, cost_sentences, spell
+from prunus.report import accuracy_sentences, claims, cost_sentences, spell, step_sentences
 
 
 def words(receipt: Receipt) -> list[str]:
@@ -42,7 +42,10 @@ def _compared(receipt: Receipt) -> list[tuple[str, str]]:
     first, last = receipt.models[0], receipt.models[-1]
     found = [
         ("Parameters", cost_sentences.removed(first, last)),
-        ("File", cost_sentences.file(first, last)),
+        ("Shrunk", step_sentences.shrinking(receipt)),
+        ("Packed", step_sentences.packed(receipt)),
+        ("Packing", step_sentences.packing(receipt)),
+        ("Plain file" if step_sentences.packed(receipt) else "File", cost_sentences.file(first, last)),
         ("Compressed", cost_sentences.compressed(first, last)),
         ("Speed", cost_sentences.speed(first, last)),
         ("Arithmetic", cost_sentences.arithmetic(first, last)),
@@ -57,9 +60,11 @@ def _alone(model: ModelFacts) -> list[tuple[str, str]]:
     if model.bytes:
         sizes = [f"{spell.count(size)} bytes as {spell.plain(form)}" for form, size in model.bytes.items()]
         found.append(("File", f"It takes {spell.listing(sizes)}."))
+    several = len(model.latency_us) > 1
     times = [
-        f"{spell.microseconds(time.median)} with {cost_sentences.setting(threads, batch)}"
-        for _, threads, batch, time in claims.settings(model)
+        f"{spell.microseconds(time.median)} {f'in {spell.runtime(runtime)} ' if several else ''}with "
+        f"{cost_sentences.setting(threads, batch)}"
+        for runtime, threads, batch, time in claims.settings(model)
     ]
     if times:
         found.append(("Speed", f"One call takes {spell.listing(times)} (medians)."))

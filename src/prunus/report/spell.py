@@ -8,6 +8,7 @@ from collections.abc import Sequence
 # what stands in a table where nothing was measured
 ABSENT = "\N{EN DASH}"
 LEAST_P = 0.001
+MINUS = "\N{MINUS SIGN}"
 
 Units = tuple[tuple[str, int], ...]
 _TIMES: Units = ((" µs", 1), (" ms", 10**3), (" s", 10**6))
@@ -34,6 +35,60 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{fraction * 100:.{digits}f}%"
 
 
+def change(before: int, after: int) -> str:
+    """Spell by how much one count is below or above another.
+
+    >>> change(1000, 750), change(1000, 1100), change(10, 10)
+    ('25.0% fewer', '10.0% more', 'as many')
+    """
+    if before == after:
+        return "as many"
+    if not before:
+        return "instead of none"
+    return f"{percent(abs(after - before) / before)} {'fewer' if after < before else 'more'}"
+
+
+def signed_percent(before: float, after: float) -> str:
+    """Spell a change as a signed percentage.
+
+    >>> signed_percent(100, 75), signed_percent(100, 110), signed_percent(3, 3)
+    ('−25.0%', '+10.0%', 'none')
+    """
+    if before == after:
+        return "none"
+    if not before:
+        return "new"
+    change = (after - before) / before
+    return f"{'+' if change > 0 else MINUS}{percent(abs(change))}"
+
+
+def threads(number: str) -> str:
+    """Spell a number of threads as a receipt holds it.
+
+    >>> threads("1"), threads("2"), threads("all")
+    ('1 thread', '2 threads', 'all threads')
+    """
+    return plural(int(number), "thread") if number.isdecimal() else f"{plain(number)} threads"
+
+
+def smaller(before: int, after: int) -> str:
+    """Spell by how much one file is smaller or larger than another, to be followed by "than".
+
+    >>> smaller(1000, 750), smaller(1000, 1100)
+    ('25.0% smaller', '10.0% larger')
+    """
+    return f"{percent(abs(after - before) / before)} {'larger' if after > before else 'smaller'}"
+
+
+def runtime(name: str) -> str:
+    """Spell the name of a runtime.
+
+    >>> runtime("torch"), runtime("onnxruntime"), runtime("mine")
+    ('PyTorch', 'ONNX Runtime', 'mine')
+    """
+    return {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}.get(name, plain(name))
+
+
 def interval(ci95: tuple[float, float], digits: int = 2) -> str:
     """Spell an interval of fractions in percent, without the sign.
 
@@ -51,7 +106,7 @@ def points(difference: float) -> str:
     ('+0.04', '−1.00', '0.00')
     """
     rounded = round(difference * 100, 2)
-    return f"{rounded:+.2f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.00"
+    return f"{rounded:+.2f}".replace("-", MINUS) if rounded else "0.00"
 
 
 def points_interval(ci95: tuple[float, float]) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunus.receipt import Accuracy, Latency, ModelFacts, Receipt
-from prunus.report import accuracy_sentences, claims, sentences, spell
+from prunus.report import accuracy_sentences, claims, sentences, spell, steps
 
 # a larger model's layers are cut here; the page lists them all
 LISTED_LAYERS = 40
@@ -23,6 +23,7 @@ def show(receipt: Receipt, console: Console) -> None:
     parts = [
         title(receipt),
         models(receipt),
+        road(receipt),
         costs(receipt),
         *latencies(receipt, console.width),
         layers(receipt),
@@ -66,6 +67,21 @@ def costs(receipt: Receipt) -> Table | None:
     return table
 
 
+def road(receipt: Receipt) -> Table | None:
+    """Return what each step saved; None where the receipt is not of a run that shrank and packed its model."""
+    found = steps.steps(receipt)
+    if not found:
+        return None
+    times = [heading.replace(", ", "\n") for heading in steps.time_columns(found)]
+    table = table_of("\n\nwhat each\nstep saved", [*(f"\n\n{column}" for column in steps.COLUMNS), *times])
+    for step, cells in zip(found, steps.cells(found), strict=True):
+        if step is found[-1]:
+            table.add_section()
+        table.add_row(Text(step.name, style="bold"), *(_two_lines(*cell) for cell in cells))
+    table.caption = "the file: plain (safetensors) until the last step packs it"
+    return table
+
+
 def latencies(receipt: Receipt, width: int) -> list[Table]:
     """Return the time of one call per setting, median and spread, in as many tables as the width asks for."""
     timed = [model for model in (*receipt.models, *receipt.controls) if model.latency_us]
@@ -83,12 +99,15 @@ def layers(receipt: Receipt) -> Table | None:
         return None
     before = {layer.name: layer for layer in receipt.models[0].layers}
     last = receipt.models[-1]
-    columns = ("shape", "parameters", "nonzero\nbefore", "nonzero\nnow", "sparsity", "multiply-\nadds")
+    narrower = any(layer.name in before and before[layer.name].shape != layer.shape for layer in last.layers)
+    shapes = ("shape\nbefore", "shape\nnow") if narrower else ("shape",)
+    columns = (*shapes, "parameters", "nonzero\nbefore", "nonzero\nnow", "sparsity", "multiply-\nadds")
     table = table_of(f"layer of\n{spell.plain(last.name)}", columns)
     for layer in last.layers[:LISTED_LAYERS]:
         was = before.get(layer.name)
         table.add_row(
             spell.plain(layer.name),
+            *((spell.shape(was.shape) if was else spell.ABSENT,) if narrower else ()),
             spell.shape(layer.shape),
             spell.count(layer.parameters),
             _optional(was.nonzero if was else None),
@@ -121,8 +140,11 @@ def _latency_table(receipt: Receipt, timed: list[ModelFacts], columns: list[list
 
 
 def _setting(runtime: str, threads: str, batch: str) -> str:
-    number = spell.plural(int(threads), "thread") if threads.isdecimal() else f"{spell.plain(threads)} threads"
-    return f"{spell.plain(runtime)}, {number}\nbatch {spell.plain(batch)}"
+    return f"{spell.runtime(runtime)}, {spell.threads(threads)}\nbatch {spell.plain(batch)}"
+
+
+def _two_lines(change: str, worth: str) -> str:
+    return f"{change}\n{worth}" if worth else change
 
 
 def _quality(measured: Accuracy | None) -> tuple[str, str, str]:

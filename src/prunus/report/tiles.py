@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from prunus.receipt import ModelFacts, Receipt
-from prunus.report import claims, cost_sentences, spell
+from prunus.report import claims, cost_sentences, spell, steps
 from prunus.report.blocks import Tile
 
 
@@ -28,6 +28,8 @@ def _parameters(first: ModelFacts, last: ModelFacts) -> Tile:
     if last.parameters < first.parameters:
         gone = spell.percent(1 - last.parameters / first.parameters)
         detail = f"{spell.count(first.parameters)} → {spell.count(last.parameters)}"
+        if claims.zeros(last):
+            detail += f", {spell.count(claims.zeros(last))} of them zero"
         return Tile("Parameters gone", gone, detail, "removed", "good")
     detail = f"{spell.count(claims.zeros(last))} of {spell.count(last.parameters)}"
     verdict = "set to zero" if claims.zeros(last) > claims.zeros(first) else "nothing removed"
@@ -51,8 +53,10 @@ def _accuracy(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> Tile | N
 def _sizes(first: ModelFacts, last: ModelFacts) -> list[Tile]:
     changes = {change.format: change for change in claims.size_changes(first, last)}
     compressed = changes.get("zstd") or changes.get("gzip")
-    shown = [("File", changes.get("safetensors")), ("Compressed", compressed)]
-    found = []
+    packed = _packed(first, last)
+    shown = [("Plain file" if packed else "File", changes.get("safetensors"))]
+    shown += [] if packed else [("Compressed", compressed)]
+    found = [packed] if packed else []
     for label, change in shown:
         if change is None:
             continue
@@ -65,6 +69,18 @@ def _sizes(first: ModelFacts, last: ModelFacts) -> list[Tile]:
         detail = f"{spell.count(change.before)} → {spell.count(change.after)} bytes{form}"
         found.append(Tile(label, _change(change.relative), detail, verdict, tone))
     return found
+
+
+def _packed(first: ModelFacts, last: ModelFacts) -> Tile | None:
+    """The file that a run is for, beside the plain file of the model it began with."""
+    before, after = first.bytes.get("safetensors"), steps.stored(last)
+    if last.name != steps.PACKED or not before or after is None:
+        return None
+    alike = first.bytes.get(steps.PACKED)
+    detail = f"{spell.count(before)} → {spell.count(after)} bytes"
+    detail += f"; {spell.plain(first.name)} packed alike: {spell.count(alike)}" if alike else ""
+    verdict, tone = ("saved", "good") if after < before else ("not saved", "plain")
+    return Tile("Packed file", _change((after - before) / before), detail, verdict, tone)
 
 
 def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:

@@ -19,14 +19,14 @@ from prunus.forward import undisturbed
 from prunus.masks import Masks
 from prunus.recipe import PruneSection, TrainingSection
 from prunus.targets import unwrap
-from prunus.train.gradual import calibration_batches
+from prunus.train.gradual import calibration_batches, channel_options
 from prunus.train.journal import forget
 from prunus.train.loop import DivergedError
 from prunus.train.phase import Phase, Record
 from prunus.train.processes import Job, RankError, launch
 from prunus.train.state import StateError, check_savable, load_state
 
-__all__ = ["DivergedError", "Fit", "RankError", "StateError", "calibration_batches", "fit", "forget"]
+__all__ = ["DivergedError", "Fit", "RankError", "StateError", "calibration_batches", "channel_options", "fit", "forget"]
 
 
 @dataclass(frozen=True)

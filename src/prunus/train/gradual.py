@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunus import criteria
-from prunus.data import Dataset, batches
+from prunus.data import Dataset, batches, normalise
 from prunus.masks import Masks
 from prunus.pruning import Pruner
-from prunus.recipe import PruneSection
+from prunus.recipe import CHANNEL, PruneSection
 
 
 def calibration_batches(
@@ -35,6 +37,23 @@ def calibration_batches(
     count = min(batch_size * num_batches, len(data.train))
     order = torch.arange(count) * len(data.train) // count
     return list(batches(data.train, batch_size, mean=data.mean, std=data.std, order=order, device=device, dtype=dtype))
+
+
+def channel_options(
+    section: PruneSection, data: Dataset, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Return what `prune` and `Pruner` need to know for whole channels; nothing for other patterns.
+
+    Args:
+        section: what is removed and how.
+        data: where the image comes from that the model's graph is read with.
+        device: where it lies; where the data lies by default.
+        dtype: of the image.
+    """
+    if section.pattern != CHANNEL:
+        return {}
+    image = normalise(data.train.images[:1], data.mean, data.std, dtype).to(device=device)
+    return {"example_inputs": image, "budget": section.budget, "round_to": section.round_to}
 
 
 def make_pruner(
@@ -79,4 +98,5 @@ def make_pruner(
         else None,
         loss=F.cross_entropy if needs == "gradient" else None,
         seed=seed,
+        **channel_options(section, data, first.device, first.dtype),
     )

@@ -1,0 +1,92 @@
+"""The steps of a run's road, and what each of them saved: parameters, multiply-adds, bytes, time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from prunus.receipt import ModelFacts, Receipt
+from prunus.report import claims, spell
+from prunus.report.claims import SpeedChange
+
+# the models of a run, and the step that leads to each from the one before
+ROAD = {"dense": "", "finetuned": "prune, finetune", "shrunk": "shrink", "packed": "pack"}
+PACKED = "packed"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step, and the models before and after it."""
+
+    name: str
+    before: ModelFacts
+    after: ModelFacts
+
+    @property
+    def times(self) -> list[SpeedChange]:
+        """The first setting that both models were timed in, of each runtime."""
+        found: dict[str, SpeedChange] = {}
+        for change in claims.speed_changes(self.before, self.after):
+            found.setdefault(change.runtime, change)
+        return list(found.values())
+
+
+COLUMNS = ("parameters", "multiply-adds", "file, bytes")
+
+
+def cells(found: list[Step]) -> list[list[tuple[str, str]]]:
+    """Return what each step changed, under `COLUMNS` and `time_columns`: before and after, and what that is worth."""
+    settings = [_setting(change) for change in found[-1].times] if found else []
+    rows = []
+    for each in found:
+        before, after = each.before, each.after
+        counts = [(before.parameters, after.parameters), (before.macs, after.macs), (stored(before), stored(after))]
+        times = {_setting(change): _timed(change) for change in each.times}
+        rows.append([*(_counted(*pair) for pair in counts), *(times.get(key, (spell.ABSENT, "")) for key in settings)])
+    return rows
+
+
+def _setting(change: SpeedChange) -> tuple[str, str, str]:
+    return change.runtime, change.threads, change.batch
+
+
+def _counted(before: int | None, after: int | None) -> tuple[str, str]:
+    if before is None or after is None:
+        return spell.ABSENT, ""
+    return f"{spell.count(before)} → {spell.count(after)}", spell.signed_percent(before, after)
+
+
+def _timed(change: SpeedChange) -> tuple[str, str]:
+    medians = " → ".join(spell.microseconds(time.median) for time in (change.before, change.after))
+    if change.verdict == "same":
+        return medians, "not told apart"
+    return medians, spell.signed_percent(change.before.median, change.after.median)
+
+
+def time_columns(found: list[Step]) -> list[str]:
+    """Return the headings over the times of the steps' cells."""
+    changes = found[-1].times if found else []
+    return [
+        f"{spell.runtime(change.runtime)}, {spell.threads(change.threads)}, batch {spell.plain(change.batch)}"
+        for change in changes
+    ]
+
+
+def steps(receipt: Receipt) -> list[Step]:
+    """Return the steps of a run that made its model really smaller, and all of them together; else none."""
+    models = {model.name: model for model in receipt.models}
+    if not {"dense", PACKED} <= models.keys():
+        return []
+    road = [name for name in ROAD if name in models]
+    found = [Step(ROAD[after], models[before], models[after]) for before, after in pairwise(road)]
+    return [*found, Step("together", models["dense"], models[PACKED])]
+
+
+def step(receipt: Receipt, name: str) -> Step | None:
+    """Return one step by its name; None where the run did not take it."""
+    return next((found for found in steps(receipt) if found.name == name), None)
+
+
+def stored(model: ModelFacts) -> int | None:
+    """Return the bytes a model lies on the disk with: packed if that is what it is, else as a plain file."""
+    return model.bytes.get(PACKED if model.name == PACKED else "safetensors")
