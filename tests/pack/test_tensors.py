@@ -124,7 +124,7 @@ def test_the_way_is_taken_that_fits_the_tensor() -> None:
         "lzma": repeated,
         "same": few_zeros.clone(),
         "gaps, fields": pruned((100_000,), 0.999),
-        "dense, listed": levels * 0.0137,
+        "bitmap, listed": levels * 0.0137,
         "empty": torch.zeros(0, 3),
     }
     back, _, codings = through(*tensors.values())

@@ -7,6 +7,7 @@ decodes to the same symbols on every machine.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -75,17 +76,18 @@ class Encoder:
     def finish(self) -> bytes:
         """Return everything written; what would be zeros at the end is left out, since the decoder adds them."""
         words: NDArray[np.uint32] = self._coder.get_compressed()
-        return words.astype(">u4").tobytes().rstrip(b"\0")
+        return _big_endian(words).tobytes().rstrip(b"\0")
 
 
 class Decoder:
     """Gives back what an `Encoder` took, in the same order; anything impossible is a `DamagedError`."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         streams = _streams()
         self._models = streams.model
-        words = np.frombuffer(data + bytes(-len(data) % _WORD), ">u4").astype(np.uint32)
-        self._coder = streams.queue.RangeDecoder(words)
+        words = np.zeros(-(-len(data) // _WORD), np.uint32)
+        words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+        self._coder = streams.queue.RangeDecoder(_big_endian(words))
 
     def uniform(self, count: int, width: int) -> Symbols:
         """Read `count` symbols of `width` bits."""
@@ -159,6 +161,11 @@ def _digits(value: int, below: int) -> list[int]:
     num_low = len(_sizes(below)) - 1
     digits = [value >> _DIGIT * num_low]
     return digits + [value >> _DIGIT * place & ((1 << _DIGIT) - 1) for place in reversed(range(num_low))]
+
+
+def _big_endian(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Turn words into big-endian ones or back, in place: so the last bytes of the last word can be left out."""
+    return words.byteswap(inplace=True) if sys.byteorder == "little" else words
 
 
 def _int32(symbols: NDArray[Any]) -> Symbols:

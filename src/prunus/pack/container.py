@@ -77,7 +77,7 @@ class Content(NamedTuple):
 
     header: dict[str, Any]
     header_text: bytes
-    stream: bytes
+    stream: memoryview
     checksum: bytes
     size: int
 
@@ -116,8 +116,10 @@ def join(text: bytes, stream: bytes, checksum: bytes) -> bytes:
     packing, packed = min(packings.items(), key=lambda item: len(item[1]))
     if len(text) > _most_header(_START + len(packed) + len(stream)):
         packing, packed = _STORED, text
-    body = b"".join((checksum, _varint(_NUM_PACKINGS * len(packed) + packing), _varint(len(text)), packed, stream))
-    return MAGIC + bytes([VERSION]) + hashlib.sha256(body).digest()[:_CHECKSUM] + body
+    start = checksum + _varint(_NUM_PACKINGS * len(packed) + packing) + _varint(len(text)) + packed
+    digest = hashlib.sha256(start)
+    digest.update(stream)
+    return b"".join((MAGIC, bytes([VERSION]), digest.digest()[:_CHECKSUM], start, stream))
 
 
 def read(path: Path | str) -> Content:
@@ -158,7 +160,7 @@ def split(data: bytes) -> Content:
     if size > _most_header(len(data)):
         raise DamagedError(f"its header is said to be {size:,} bytes long, too many for a file of {len(data):,}")
     text = _unpack(data[at : at + packed_size], packing, size)
-    return Content(_parse(text), text, data[at + packed_size :], bytes(body[:_CHECKSUM]), len(data))
+    return Content(_parse(text), text, memoryview(data)[at + packed_size :], bytes(body[:_CHECKSUM]), len(data))
 
 
 def _check_start(data: bytes) -> None:

@@ -209,7 +209,7 @@ def _entries_of_name(header: Mapping[str, Any]) -> list[Entry]:
 def _of_name(header: Mapping[str, Any]) -> nn.Module:
     """Make the model that a header names, without memory for its weights."""
     name, arguments = header["model"], header.get("arguments", {})
-    if name not in _LAYERS:
+    if not isinstance(name, str) or name not in _LAYERS:
         raise PackError(f"it holds the model {name!r:.60}, which this prunus does not have; upgrade prunus")
     if not isinstance(arguments, dict) or not set(arguments) <= set(_ARGUMENTS):
         raise DamagedError(f"its header gives {arguments!r:.60} as arguments of the model {name!r}")
@@ -253,7 +253,10 @@ def make(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
     """
     if "model" in header:
         model = _of_name(header)
-        model.load_state_dict(tensors, assign=True)
+        try:
+            model.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:  # parameters of a number type that can't be trained
+            raise DamagedError(f"its tensors can't be those of its model ({error})") from error
         return model.eval()
     if "graph" not in header:
         raise PackError(

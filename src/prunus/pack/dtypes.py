@@ -18,7 +18,6 @@ _FLOATS = {
     "float8_e5m2": Kind(1, 5, 2),
     "float8_e5m2fnuz": Kind(1, 5, 2),
     "float8_e8m0fnu": Kind(1),
-    "complex32": Kind(2, 5, 10),
     "complex64": Kind(4, 8, 23),
     "complex128": Kind(8, 11, 52),
 }

@@ -23,8 +23,12 @@ _EDGES = np.array([0.1875, 0.375, 0.53125, 0.71875, 1.0, 1.40625, 2.0, 2.8125, 4
 _CENTRES = np.array([0.125, 0.28125, 0.4375, 0.625, 0.84375, 1.1875, 1.6875, 2.375, 3.375, 5.625, 11.0])
 _NUM_CLASSES = len(_CENTRES)
 _EMPTY = _NUM_CLASSES  # a row's class if it has no nonzero at all: none of its flags are written
-# Rows are taken together up to so many entries: fewer would leave the time to Python, more would learn later.
+# So many entries, in whole rows, are taken together: fewer would leave the time to Python, more would learn later. A
+# large tensor is taken in so many steps.
 _ENTRIES = 512
+_STEPS = 2048
+# What a large tensor costs is measured on so many of its entries.
+MEASURED = 1 << 21
 # How many entries of the usual density a column is thought to have had before any was seen.
 _COLUMN_PRIOR = 1.0
 # How many nonzeros' worth of evidence the first guess of a probability counts for.
@@ -47,6 +51,7 @@ class Rows:
         self.bits = bits
         self._density = num_nonzero / total
         self._columns = columns
+        self._together = -(-max(_ENTRIES, total // _STEPS) // columns)
         self._seen = np.zeros(columns, np.int64)
         self._num_rows = 0
         self._row_classes = np.full(_NUM_CLASSES + 1, 0.5)
@@ -55,18 +60,25 @@ class Rows:
         self._tries = _GUESS_WEIGHT / guess
 
     @classmethod
-    def measured(cls, mask: Mask, columns: int) -> float:
-        """Return what `write` would take for a whole tensor, in bits, without writing it."""
-        state = cls(int(np.count_nonzero(mask)), mask.size, columns)
+    def measured(cls, mask: Mask, num_nonzero: int, total: int, columns: int) -> Rows:
+        """Return the model with what `write` would take for a whole tensor, in bits, going by its first rows.
+
+        Args:
+            mask: the first rows, or all.
+            num_nonzero: as for the class.
+            total: likewise.
+            columns: likewise.
+        """
+        state, bits = cls(num_nonzero, total, columns), 0.0
         for flags in state._batches(mask):
             classes = state._classes_of(flags)
-            state.bits += sum(-math.log2(state._row_frequencies_after(each)) for each in classes.tolist())
-            for flags_of_pair, probability in state._pairs(flags, classes):
-                ones = int(np.count_nonzero(flags_of_pair))
-                zeros = len(flags_of_pair) - ones
-                state.bits -= ones * math.log2(probability) + zeros * math.log2(1 - probability)
-            state._learn(flags, classes)
-        return state.bits
+            bits += sum(-math.log2(state._count_row(each)) for each in classes.tolist())
+            pairs = state._pairs(classes)
+            for pair, places in _places(pairs, len(state._hits)):
+                ones, probability = int(np.count_nonzero(flags.reshape(-1)[places])), state._probability(pair)
+                bits -= ones * math.log2(probability) + (len(places) - ones) * math.log2(1 - probability)
+            state._learn(flags, pairs)
+        return cls(num_nonzero, total, columns, bits * total / mask.size)
 
     def write(self, encoder: Encoder, mask: Mask) -> None:
         """Write one piece: some whole rows."""
@@ -74,10 +86,11 @@ class Rows:
             classes = self._classes_of(flags)
             for each in classes.tolist():
                 encoder.symbol(each, self._row_classes)
-                self._row_classes[each] += 1
-            for flags_of_pair, probability in self._pairs(flags, classes):
-                encoder.flags(flags_of_pair, probability)
-            self._learn(flags, classes)
+                self._count_row(each)
+            pairs = self._pairs(classes)
+            for pair, places in _places(pairs, len(self._hits)):
+                encoder.flags(flags.reshape(-1)[places], self._probability(pair))
+            self._learn(flags, pairs)
 
     def read(self, decoder: Decoder, count: int) -> Mask:
         """Read one piece: some whole rows."""
@@ -86,59 +99,55 @@ class Rows:
             classes = np.zeros(len(flags), np.int64)
             for row in range(len(flags)):
                 classes[row] = decoder.symbol(self._row_classes)
-                self._row_classes[classes[row]] += 1
-            for pair, places in self._places(classes):
-                found = decoder.flags(len(places), self._probability(pair))
-                flags.reshape(-1)[places] = found != 0
-            self._learn(flags, classes)
+                self._count_row(int(classes[row]))
+            pairs = self._pairs(classes)
+            for pair, places in _places(pairs, len(self._hits)):
+                flags.reshape(-1)[places] = decoder.flags(len(places), self._probability(pair)) != 0
+            self._learn(flags, pairs)
         return mask
 
     def _batches(self, mask: Mask) -> Iterator[Mask]:
         """Return views of a few rows each."""
         matrix = mask.reshape(-1, self._columns)
-        together = -(-_ENTRIES // self._columns)
-        return (matrix[row : row + together] for row in range(0, len(matrix), together))
+        return (matrix[row : row + self._together] for row in range(0, len(matrix), self._together))
 
     def _classes_of(self, flags: Mask) -> NDArray[np.int64]:
         counts = np.count_nonzero(flags, axis=1)
         classes = _class(counts / (self._columns * self._density))
         return np.where(counts == 0, _EMPTY, classes)
 
-    def _row_frequencies_after(self, row_class: int) -> float:
+    def _count_row(self, row_class: int) -> float:
         """Count a row's class, and return how likely it was before."""
         probability = float(self._row_classes[row_class] / self._row_classes.sum())
         self._row_classes[row_class] += 1
         return probability
 
-    def _pairs(self, flags: Mask, classes: NDArray[np.int64]) -> Iterator[tuple[Mask, float]]:
-        flat = flags.reshape(-1)
-        return ((flat[places], self._probability(pair)) for pair, places in self._places(classes))
-
-    def _places(self, classes: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Return the pairs of classes that these rows hold, each with where it is in them; empty rows have none."""
-        pairs = self._pair_of_each(classes)
-        order = np.argsort(pairs, kind="stable")
-        counts = np.bincount(pairs, minlength=len(self._hits) + 1)
-        ends = np.cumsum(counts)
-        for pair in np.flatnonzero(counts[:-1]).tolist():
-            yield pair, order[ends[pair] - counts[pair] : ends[pair]]
-
-    def _pair_of_each(self, classes: NDArray[np.int64]) -> NDArray[np.int16]:
+    def _pairs(self, classes: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Return the pair of classes of each entry of some rows, flat; one more than there are in empty rows."""
         expected = self._num_rows * self._density + _COLUMN_PRIOR
-        of_columns = _class((self._seen + _COLUMN_PRIOR) / expected)
-        pairs = classes[:, None] * _NUM_CLASSES + of_columns[None, :]
-        return np.where(classes[:, None] == _EMPTY, len(self._hits), pairs).ravel().astype(np.int16)
+        of_columns = _class((self._seen + _COLUMN_PRIOR) / expected).astype(np.int16)
+        pairs = classes.astype(np.int16)[:, None] * np.int16(_NUM_CLASSES) + of_columns
+        pairs[classes == _EMPTY] = len(self._hits)
+        return pairs.reshape(-1)
 
     def _probability(self, pair: int) -> float:
         return float(min(max(self._hits[pair] / self._tries[pair], _LEAST), _MOST))
 
-    def _learn(self, flags: Mask, classes: NDArray[np.int64]) -> None:
-        pairs = self._pair_of_each(classes)
+    def _learn(self, flags: Mask, pairs: NDArray[np.int16]) -> None:
         size = len(self._hits) + 1
         self._tries += np.bincount(pairs, minlength=size)[:-1]
         self._hits += np.bincount(pairs[flags.reshape(-1)], minlength=size)[:-1]
         self._seen += np.count_nonzero(flags, axis=0)
         self._num_rows += len(flags)
+
+
+def _places(pairs: NDArray[np.int16], num_pairs: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Return the pairs of classes that occur, each with where it does; empty rows have none."""
+    order = np.argsort(pairs, kind="stable")
+    counts = np.bincount(pairs, minlength=num_pairs + 1)
+    ends = np.cumsum(counts)
+    for pair in np.flatnonzero(counts[:-1]).tolist():
+        yield pair, order[ends[pair] - counts[pair] : ends[pair]]
 
 
 def _class(relative: NDArray[Any]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from prunus.pack import values
 from prunus.pack.coder import PIECE, Decoder, Encoder
 from prunus.pack.errors import DamagedError
 from prunus.pack.positions import Bitmap, Gaps, Mask, Positions
-from prunus.pack.structure import LEAST_COLUMNS, Rows, promise
+from prunus.pack.structure import LEAST_COLUMNS, MEASURED, Rows, promise
 from prunus.pack.tables import Table
 from prunus.pack.values import Kind, Patterns, Plan
 
@@ -201,18 +201,24 @@ def _best_positions(bits: Patterns, form: Form, num_nonzero: int) -> tuple[str, 
         mask = bits != 0
         if form.size > _ALWAYS_TRIED and promise(mask, form.size // form.rows) < _LEAST_PROMISE * plain:
             return best
-        for mode in ("rows", "columns"):
-            if form.fits(mode):
-                ordered = _ordered(mask, form, mode)
-                cost = Rows.measured(ordered, form.columns(mode))
-                if cost < best[1].bits:
-                    best = mode, Rows(num_nonzero, form.size, form.columns(mode), cost)
+        for mode in filter(form.fits, ("rows", "columns")):
+            columns = form.columns(mode)
+            first = _first(mask, form, mode, max(1, MEASURED // columns))
+            rows = Rows.measured(first, num_nonzero, form.size, columns)
+            if rows.bits < best[1].bits:
+                best = mode, rows
     return best
 
 
 def _ordered(entries: NDArray[Any], form: Form, mode: str) -> NDArray[Any]:
     """Return the entries in the order they are coded in: the matrix, or its transpose."""
     return entries.reshape(form.rows, -1).T.reshape(-1) if mode == "columns" else entries
+
+
+def _first(mask: Mask, form: Form, mode: str, num_rows: int) -> Mask:
+    """Return the first rows that are coded, flat."""
+    matrix = mask.reshape(form.rows, -1)
+    return (matrix[:, :num_rows].T if mode == "columns" else matrix[:num_rows]).reshape(-1)
 
 
 def _restored(entries: Patterns, form: Form, mode: str) -> Patterns:
