@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from axes import PATTERN_NAMES, every_combination, sparsity_for
+from axes import SINGLE_WEIGHT_PATTERNS, every_combination, sparsity_for
 from prunus import MaskError, Masks, Pruner, prune
 from prunus.files import load_tensors, save_tensors
 from prunus.patterns import resolve
@@ -130,7 +130,7 @@ def test_one_shot_goes_at_the_first_step_it_may(network: nn.Module) -> None:
 
 
 def test_one_step_is_prune(make_network: MakeNetwork) -> None:
-    for pattern in PATTERN_NAMES:
+    for pattern in SINGLE_WEIGHT_PATTERNS:
         sparsity = sparsity_for(pattern, 0.6)
         one, other = make_network(3), make_network(3)
         pruner = Pruner(one, sparsity, steps=1, pattern=pattern)

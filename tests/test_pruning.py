@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 import prunus
-from axes import PATTERN_NAMES, every_combination, sparsity_for
+from axes import SINGLE_WEIGHT_PATTERNS, every_combination, sparsity_for
 from prunus import MaskError, Masks, Stats, prune
 from prunus.criteria import CRITERIA, Criterion
 from prunus.method import check_method, check_sparsity
@@ -175,7 +175,7 @@ def test_infinite_weights_are_weights(criterion: str, network: nn.Module) -> Non
 # ---------------------------------------------------------------------------------------------- exact, and growing
 
 
-@pytest.mark.parametrize("pattern", PATTERN_NAMES)
+@pytest.mark.parametrize("pattern", SINGLE_WEIGHT_PATTERNS)
 @pytest.mark.parametrize("scope", ["global", "uniform"])
 def test_a_model_of_nothing_but_ties_is_pruned_exactly(pattern: str, scope: str, network: nn.Module) -> None:
     for parameter in network.parameters():
@@ -477,7 +477,7 @@ def test_memory_layout_does_not_matter(network: nn.Module) -> None:
     turned.conv.weight.data = turned.conv.weight.data.contiguous(memory_format=torch.channels_last)
     turned.hidden.weight.data = turned.hidden.weight.data.T.contiguous().T
     turned.head.weight.data = torch.stack([turned.head.weight.data] * 2, -1)[..., 0]
-    for pattern in PATTERN_NAMES:
+    for pattern in SINGLE_WEIGHT_PATTERNS:
         sparsity = sparsity_for(pattern, 0.5)
         assert prune(copy.deepcopy(turned), sparsity, pattern=pattern) == prune(
             copy.deepcopy(network), sparsity, pattern=pattern

@@ -7,26 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunus import data, models, pack, torch_prune
+    from prunus.channels import ChannelError
     from prunus.criteria import criterion
+    from prunus.exporting import ExportError, export
+    from prunus.graph import GraphError
     from prunus.masks import MaskError, Masks, plain_state_dict
     from prunus.measuring import compare, measure
     from prunus.pack import PackError, load, save
     from prunus.pruning import Pruner, prune
     from prunus.receipt import Receipt
+    from prunus.shrinking import ShrinkError, shrink
     from prunus.stats import Stats
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChannelError",
+    "ExportError",
+    "GraphError",
     "MaskError",
     "Masks",
     "PackError",
     "Pruner",
     "Receipt",
+    "ShrinkError",
     "Stats",
     "compare",
     "criterion",
     "data",
+    "export",
     "load",
     "measure",
     "models",
@@ -34,24 +43,31 @@ __all__ = [
     "plain_state_dict",
     "prune",
     "save",
+    "shrink",
     "torch_prune",
 ]
 
 # Public name -> its module, loaded on first use: so the command line answers `--help` without loading torch.
 _MODULE_OF = {
+    "ChannelError": "prunus.channels",
+    "ExportError": "prunus.exporting",
+    "GraphError": "prunus.graph",
     "MaskError": "prunus.masks",
     "Masks": "prunus.masks",
     "PackError": "prunus.pack",
     "Pruner": "prunus.pruning",
     "Receipt": "prunus.receipt",
+    "ShrinkError": "prunus.shrinking",
     "Stats": "prunus.stats",
     "compare": "prunus.measuring",
     "criterion": "prunus.criteria",
+    "export": "prunus.exporting",
     "load": "prunus.pack",
     "measure": "prunus.measuring",
     "plain_state_dict": "prunus.masks",
     "prune": "prunus.pruning",
     "save": "prunus.pack",
+    "shrink": "prunus.shrinking",
 }
 _MODULES = ("data", "models", "pack", "torch_prune")
 

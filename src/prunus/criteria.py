@@ -27,12 +27,15 @@ class Criterion:
         needs: the field of `Stats` it reads, None where the weight alone is enough.
         elementwise: whether a weight's score depends on nothing but that weight and its gradient, so that
             scores can be computed piece by piece without ever holding a layer's.
+        additive: whether scores are parts of one quantity, such as the loss, so that sums over different layers'
+            weights compare.
     """
 
     name: str
     score: Score
     needs: Need | None = None
     elementwise: bool = False
+    additive: bool = False
 
     def __post_init__(self) -> None:
         if self.needs not in (None, *get_args(Need)):
@@ -46,11 +49,13 @@ class Criterion:
 CRITERIA = Registry[Criterion]("criterion")
 
 
-def criterion(name: str, *, needs: Need | None = None, elementwise: bool = False) -> Callable[[Score], Score]:
+def criterion(
+    name: str, *, needs: Need | None = None, elementwise: bool = False, additive: bool = False
+) -> Callable[[Score], Score]:
     """Enter the decorated function as the criterion `name`; arguments as in `Criterion`."""
 
     def enter(score: Score) -> Score:
-        CRITERIA.register(name)(Criterion(name, score, needs, elementwise))
+        CRITERIA.register(name)(Criterion(name, score, needs, elementwise, additive))
         return score
 
     return enter
@@ -129,7 +134,7 @@ def random(weight: Tensor, stats: Stats) -> Tensor:
     return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
 
 
-@criterion("gradient", needs="gradient", elementwise=True)
+@criterion("gradient", needs="gradient", elementwise=True, additive=True)
 def gradient(weight: Tensor, stats: Stats) -> Tensor:
     """Score a weight by the first-order change of the loss when it goes: score = |g w|.
 

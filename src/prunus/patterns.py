@@ -187,6 +187,39 @@ class Block:
         return padded.reshape(rows, self.height, columns, self.width).sum((1, 3))
 
 
+@dataclass(frozen=True)
+class Channel:
+    """Whole channels: outputs of a layer, with all that other layers couple with them; neurons, heads and groups alike.
+
+    Which weights of which layers go together is read off the model's graph by `prunus.channels`; the units here are
+    those of one weight by itself, its rows.
+
+    Source: Li et al., "Pruning filters for efficient convnets", ICLR 2017.
+    """
+
+    name: str = "channel"
+    only_sparsity: float | None = None
+
+    def check(self, name: str, shape: Size) -> None:
+        """Refuse vectors: they have no rows."""
+        self._rows(shape).check(name, shape)
+
+    def num_units(self, shape: Size) -> int:
+        """Return the number of rows."""
+        return shape[0]
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return the mean score of each row."""
+        return self._rows(scores.shape).pool(scores)
+
+    def expand(self, units: Tensor, shape: Size) -> Tensor:
+        """Repeat each row's value over its weights."""
+        return self._rows(shape).expand(units, shape)
+
+    def _rows(self, shape: Size) -> Block:
+        return Block(1, max(1, shape[1:].numel()))
+
+
 def finite(scores: Tensor) -> Tensor:
     """Bring infinite scores to the largest finite ones: infinity is how units that are gone or must stay are marked."""
     range_ = torch.finfo(scores.dtype)
@@ -279,3 +312,8 @@ def _block(match: re.Match[str]) -> Pattern:
     if height < 1 or width < 1:
         raise ValueError(f"a block needs at least one row and one column, got {match[0]}")
     return Block(height, width)
+
+
+@pattern("channel", r"channel", examples=("channel",))
+def _channel(match: re.Match[str]) -> Pattern:
+    return Channel()

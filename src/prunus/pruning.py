@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus import criteria
+from prunus.channels import Channels
 from prunus.criteria import Criterion
 from prunus.finding import (
     check_data,
@@ -19,9 +20,10 @@ from prunus.finding import (
     from_first_rank,
     other_masks,
 )
+from prunus.graph import ExampleInputs
 from prunus.masks import MaskError, Masks
-from prunus.method import check_method
-from prunus.patterns import Pattern, num_gone
+from prunus.method import Method, check_method
+from prunus.patterns import Channel, Pattern, num_gone
 from prunus.schedules import Schedule, fraction
 from prunus.scopes import Scope
 from prunus.stats import Batch, Loss
@@ -42,6 +44,9 @@ def prune(
     loss: Loss | None = None,
     seed: int = 0,
     min_kept: int = 1,
+    example_inputs: ExampleInputs | None = None,
+    budget: str = "parameters",
+    round_to: int = 1,
 ) -> Masks:
     """Set the least important weights of a model to zero, in place, and return the masks.
 
@@ -51,9 +56,10 @@ def prune(
     Args:
         model: any module; wrappers of DistributedDataParallel, torch.compile and Lightning Fabric are looked through.
         sparsity: the fraction of the targeted weights to remove, in [0, 1); met exactly, as
-            round(sparsity * number of units).
+            round(sparsity * number of units). Pattern ``"channel"`` meets it within two points, or refuses.
         criterion: how much a weight matters: a name (`prunus ls criteria`) or `(weight, stats) -> scores`.
-        pattern: what goes together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``.
+        pattern: what goes together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole channels,
+            neurons and heads, with all that other layers couple with them, so that `prunus.shrink` can remove them.
         scope: how the budget is spread: ``"global"``, ``"uniform"``, ``"erk"``, or `(layers, budget) -> counts`.
         include: parameters, modules, patterns or classes to prune; by default every weight of a Linear,
             convolution, attention or recurrent layer.
@@ -64,7 +70,12 @@ def prune(
         loss: `(outputs, targets) -> scalar`, for ``"gradient"`` with data; without data the gradients that the
             last backward pass left are used.
         seed: for criteria that draw random numbers.
-        min_kept: how many units each layer keeps at least; 0 allows a layer to be emptied.
+        min_kept: how many units each layer keeps at least; 0 allows a layer to be emptied (but of its last channel).
+        example_inputs: what the model takes, for pattern ``"channel"``: a tensor, a tuple of tensors, or argument names
+            with tensors; the batch comes first.
+        budget: what the sparsity is a fraction of, for pattern ``"channel"``: ``"parameters"`` (the targeted weights)
+            or ``"macs"`` (the model's multiply-adds).
+        round_to: for pattern ``"channel"``: what is left of a layer's channels is a multiple of this.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -76,18 +87,23 @@ def prune(
     Masks(1 parameters, 25 of 100 weights pruned)
     """
     method = check_method(sparsity, criterion, pattern, scope)
-    targets = resolve(model, include, exclude)
-    found = find_masks(
-        model,
-        targets,
-        method,
-        method.sparsity,
-        masks=masks,
-        data=data,
-        loss=loss,
-        seed=seed,
-        min_kept=_whole("min_kept", min_kept, least=0),
-    )
+    min_kept = _whole("min_kept", min_kept, least=0)
+    options: dict[str, Any] = {"masks": masks, "data": data, "loss": loss, "seed": seed}
+    if isinstance(method.pattern, Channel):
+        channels = Channels(
+            model,
+            example_inputs,
+            include=include,
+            exclude=exclude,
+            budget=budget,
+            round_to=round_to,
+            min_kept=min_kept,
+        )
+        found = channels.find(model, method, method.sparsity, **options)
+    else:
+        _check_for_channels_only(method, budget, round_to)
+        targets = resolve(model, include, exclude)
+        found = find_masks(model, targets, method, method.sparsity, min_kept=min_kept, **options)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         found = from_first_rank(found)
     found.apply(model)
@@ -108,7 +124,8 @@ class Pruner:
         begin: how many steps pass before the first weight goes.
         every: re-select each so many steps; by default a hundredth of `steps`, at least 1.
         masks: masks to start from.
-        criterion, pattern, scope, include, exclude, data, loss, seed, min_kept: as `prune`.
+        criterion, pattern, scope, include, exclude, data, loss, seed, min_kept, example_inputs, budget, round_to: as
+            `prune`. With pattern ``"channel"`` the graph is read once, when it is made.
 
     Raises:
         TypeError, ValueError: as `prune`, when it is made: before any training was spent.
@@ -140,6 +157,9 @@ class Pruner:
         loss: Loss | None = None,
         seed: int = 0,
         min_kept: int = 1,
+        example_inputs: ExampleInputs | None = None,
+        budget: str = "parameters",
+        round_to: int = 1,
     ) -> None:
         self.method = check_method(sparsity, criterion, pattern, scope, schedule)
         self.steps = _whole("steps", steps, least=1)
@@ -148,15 +168,31 @@ class Pruner:
         self.num_steps = 0
         self._model = unwrap(model)
         self._options: dict[str, Any] = {"data": data, "loss": loss, "seed": seed}
-        self._options["min_kept"] = _whole("min_kept", min_kept, least=0)
-        targets = resolve(model, include, exclude)
-        check_reachable(targets, self.method, masks, self._options["min_kept"])
+        self._min_kept = _whole("min_kept", min_kept, least=0)
+        self._channels: Channels | None = None
+        if isinstance(self.method.pattern, Channel):
+            self._channels = Channels(
+                model,
+                example_inputs,
+                include=include,
+                exclude=exclude,
+                budget=budget,
+                round_to=round_to,
+                min_kept=self._min_kept,
+            )
+            targets = self._channels.targets
+        else:
+            _check_for_channels_only(self.method, budget, round_to)
+            targets = resolve(model, include, exclude)
+        self._names = tuple(targets)
+        self._check(masks)
         check_data(self.method.criterion, data, loss)
         _check_rereadable(data)
         fraction(self.method.schedule, 1.0, self.method.sparsity)
-        self._names = tuple(targets)
         ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}
         self.masks = Masks({**other_masks(masks, targets), **ones, **earlier_masks(masks, targets)})
+        if self._channels is not None:  # all parameters that channels touch, from the start
+            self.masks = self._channels.masks(self.masks)
         self.masks.apply(self._model)
 
     @property
@@ -189,14 +225,28 @@ class Pruner:
         wanted = method.sparsity
         if passed < self.steps:
             wanted *= fraction(method.schedule, passed / self.steps, method.sparsity)
+        if self._channels is not None:
+            if wanted > self._channels.sparsity(self.masks) or passed == self.steps:
+                found = self._channels.find(
+                    self._model, method, wanted, masks=self.masks, strict=passed == self.steps, **self._options
+                )
+                self.masks = from_first_rank(found)
+            return
         masks = [self.masks[name] for name in self._names]
         num_units = sum(method.pattern.num_units(mask.shape) for mask in masks)
         if round(wanted * num_units) <= sum(num_gone(method.pattern, mask) for mask in masks):
             return  # the schedule has not come to the next unit yet
         targets = named(self._model, self._names)
         self.masks = from_first_rank(
-            find_masks(self._model, targets, method, wanted, masks=self.masks, **self._options)
+            find_masks(self._model, targets, method, wanted, masks=self.masks, min_kept=self._min_kept, **self._options)
         )
+
+    def _check(self, masks: Mapping[str, Tensor] | None) -> None:
+        """Refuse masks from which the final sparsity can't be reached."""
+        if self._channels is not None:
+            self._channels.check(self.method.sparsity, masks)
+        else:
+            check_reachable(named(self._model, self._names), self.method, masks, self._min_kept)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what `load_state_dict` needs to go on from here: tensors only."""
@@ -216,11 +266,21 @@ class Pruner:
                 f"this state is not of a Pruner of these parameters: it has {', '.join(list(state)[:4]) or 'nothing'}, "
                 f"expected num_steps and masks for {', '.join(list(self.masks)[:4])}"
             )
-        check_reachable(named(self._model, self._names), self.method, masks, self._options["min_kept"])
+        self._check(masks)
         num_steps = int(state["num_steps"])
         masks.apply(self._model)
         self.masks = Masks({name: masks[name].to(mask.device) for name, mask in self.masks.items()})
         self.num_steps = num_steps
+
+
+def _check_for_channels_only(method: Method, budget: str, round_to: int) -> None:
+    given = [f"budget={budget!r}"] if budget != "parameters" else []
+    given += [f"round_to={round_to!r}"] if round_to != 1 else []
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} belong to pattern 'channel', got pattern {method.pattern.name!r}; leave them out, "
+            "or choose pattern='channel'"
+        )
 
 
 def _whole(name: str, value: object, least: int) -> int:
