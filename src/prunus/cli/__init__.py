@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli import compare, doctor, ls, measure, pack, prune, report, run, unpack
+from prunus.cli import compare, doctor, export, ls, measure, pack, prune, report, run, unpack
 from prunus.cli.group import STOPPED, Command, Commands
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ for command in (
     prune.prune,
     pack.pack,
     unpack.unpack,
+    export.export,
     measure.measure,
     compare.compare,
     report.report,

@@ -1,0 +1,104 @@
+"""`prunus export`: a model as a file for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from prunus.cli import options, subjects, terminal
+from prunus.cli.pack import Force, check_free
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from prunus.exporting import ExportFacts
+
+Packed: TypeAlias = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="A .prunus file; otherwise give --model.", show_default=False),
+]
+Weights: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The weights of --model, a .safetensors file; otherwise as the factory made them."
+    ),
+]
+Out: TypeAlias = Annotated[
+    Path, typer.Option(metavar="FILE", help="Where it goes; the suffix tells the format: .onnx, .pt2, .safetensors.")
+]
+Format: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The format, whatever the suffix: onnx, pt2 or safetensors.")
+]
+
+
+def export(
+    out: Out,
+    packed: Packed = None,
+    model: Annotated[str | None, options.MODEL] = None,
+    weights: Weights = None,
+    arg: options.Arguments = None,
+    shape: options.Shape = None,
+    format: Format = None,
+    force: Force = False,
+) -> None:
+    """Export a model to ONNX, to torch.export's .pt2, or as plain weights.
+
+    The file is loaded again and run, in ONNX Runtime or in PyTorch, before it takes its name: its outputs on random
+    inputs must be the model's. The size of a batch stays free.
+
+    \b
+    Examples:
+      prunus export lenet.prunus --shape 1,28,28 --out lenet.onnx
+      prunus export --model lenet --weights lenet.safetensors --out lenet.pt2
+    """
+    from prunus import exporting
+
+    check_free(out, force)
+    network, inputs = _subject(packed, model, weights, arg or [], shape)
+    facts = exporting.export(network, out, inputs, format=format)
+    source = packed or weights
+    before = None if source is None else source.stat().st_size
+    console = terminal.lines()
+    for sentence in _sentences(facts, out, source, before):
+        console.print(terminal.printable(sentence))
+
+
+def _subject(
+    packed: Path | None, source: str | None, weights: Path | None, settings: list[str], shape: str | None
+) -> tuple[nn.Module, Tensor | None]:
+    """Return the model that the command line names, and an input for it where one is known."""
+    from prunus import checkpoints, factory
+    from prunus import pack as packing
+
+    arguments = factory.parse_arguments(settings)
+    if packed is None:
+        if source is None:
+            raise ValueError("there is nothing to export; give a .prunus file, or --model with --weights")
+        network = subjects.make(source, arguments)
+        if weights is not None:
+            checkpoints.load_into(network, checkpoints.read(weights))
+        return network, subjects.example_inputs(shape, [source], arguments, network)
+    if source is not None or weights is not None or settings:
+        raise ValueError(f"{str(packed)!r} tells its model itself; leave out --model, --weights and --arg")
+    network = packing.load(packed)
+    return network, subjects.example_inputs(shape, [], {}, network)
+
+
+def _sentences(facts: ExportFacts, out: Path, source: Path | None, before: int | None) -> Iterator[str]:
+    told = f"{str(out)!r} has {facts.bytes:,} bytes"
+    if before is not None:
+        told += f"; {str(source)!r} has {before:,}"
+    if facts.state_bytes is not None and facts.format != "safetensors":
+        told += f"; the weights as safetensors have {facts.state_bytes:,}"
+    yield f"{told}."
+    if facts.difference is not None:
+        runtime = {"onnx": "ONNX Runtime", "pt2": "PyTorch, from the file,"}[facts.format]
+        yield (
+            f"On random inputs {runtime} computes what the model does: the largest difference is "
+            f"{facts.difference:.1e} of the largest output."
+        )
+    if facts.format == "pt2":
+        yield f"To have it back: torch.export.load({str(out)!r}).module()"
