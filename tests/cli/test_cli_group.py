@@ -16,7 +16,7 @@ from prunus.extras import MissingExtraError
 from prunus.run_folder import RunLockedError
 from prunus.train import RankError
 
-COMMANDS = ["run", "prune", "pack", "unpack", "measure", "compare", "report", "ls", "doctor"]
+COMMANDS = ["run", "prune", "pack", "unpack", "export", "measure", "compare", "report", "ls", "doctor"]
 
 
 def widest(text: str) -> int:
