@@ -194,7 +194,6 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -
     for there in (
         lambda: logged(killed, "train"),
         lambda: logged(killed, "prune"),
-        (killed / "finetuned.safetensors").is_file,
         (killed / "shrunk.prunus").is_file,
         (killed / "predictions.safetensors").is_file,
     ):

@@ -209,6 +209,32 @@ class MadeUpRun:
             checks=(Check("zeros stay", "largest |w| where the mask is False", 0.0, 0.0, passed=True),),
         )
 
+    def made_smaller(self) -> Receipt:
+        """Return the receipt with the models that shrinking and packing give: conv4 with 100 of its 166 channels."""
+        state = self.states["finetuned"]
+        smaller = state | {
+            "conv4.weight": state["conv4.weight"][:100],
+            "conv4.bias": state["conv4.bias"][:100],
+            "fc.weight": state["fc.weight"][:, :100],
+        }
+        labels, guesses = self.guesses["labels"], self.guesses["finetuned"]
+        packed = {"dense": 560_000, "pruned": 470_000, "finetuned": 471_000, "shrunk": 290_000, "packed": 290_000}
+        new = (facts(name, smaller, accuracy(guesses, labels), 0.7) for name in ("shrunk", "packed"))
+        models = tuple(
+            dataclasses.replace(
+                each,
+                bytes=each.bytes | {"packed": packed[each.name]},
+                latency_us=each.latency_us | {"onnxruntime": latency(0.6)["torch"]},
+            )
+            for each in (*self.receipt.models, *new)
+        )
+        alike = dict.fromkeys(("finetuned", "shrunk", "packed"), guesses) | {"labels": labels}
+        tests = tuple(paired(*names, alike) for names in (("finetuned", "shrunk"), ("shrunk", "packed")))
+        against = tuple(paired("dense", name, self.guesses | alike) for name in ("shrunk", "packed"))
+        return dataclasses.replace(
+            self.receipt, models=models, comparisons=(*self.receipt.comparisons, *tests, *against)
+        )
+
     def with_controls(self) -> Receipt:
         """Return the receipt with three controls, one of them better than the result."""
         labels = self.guesses["labels"]

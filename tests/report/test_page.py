@@ -93,6 +93,33 @@ def test_the_page_lies_in_the_folder_and_holds_every_figure(path, page):
     assert len(page.ids()) == len(set(page.ids()))
 
 
+def test_a_run_that_shrank_and_packed_shows_its_road(run, folder):
+    smaller = run.made_smaller()
+    smaller.save(folder / "receipt.json")
+    page = written(folder)
+    assert set(page.figures) == FIGURES | {"road", "widths"}
+    plain, packed = page.figures["road"]["data"]
+    assert plain["x"] == [model.bytes["safetensors"] for model in smaller.models]
+    assert packed["x"] == [560_000, 470_000, 471_000, 290_000, 290_000]
+    before, after = page.figures["widths"]["data"]
+    assert (before["x"], after["x"]) == ([20, 50, 166, 10], [20, 50, 100, 10])
+    # the zeros of whole layers are those of the last model that still has them whole
+    assert page.figures["layer-sparsity"]["data"][0]["x"] == [
+        100 * layer.sparsity for layer in smaller.models[2].layers
+    ]
+    assert "What each step saved" in page.text
+    for sentence in report.words(smaller):
+        assert sentence in page.text
+
+
+def test_masks_of_whole_channels_are_drawn_by_their_weights(run, folder):
+    biases = {"conv1.bias": torch.ones(20, dtype=torch.bool)}
+    Masks(run.masks | biases).save(folder / "masks.safetensors")
+    titles = [note["text"] for note in written(folder).figures["weights-by-layer"]["layout"]["annotations"]]
+    assert len(titles) == 4
+    assert not any("bias" in title for title in titles)
+
+
 def test_the_page_says_the_words(page, receipt):
     for sentence in report.words(receipt):
         assert sentence in page.text

@@ -42,6 +42,25 @@ def test_tables_fit_the_width_and_lose_nothing(run, width):
         assert name in text
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_run_that_shrank_and_packed_says_what_each_step_saved(run, width):
+    smaller = run.made_smaller()
+    text = printed(smaller, width)
+    assert max(map(len, text.splitlines())) <= width
+    table = text[text.index("step saved") :]
+    dense, _, finetuned, shrunk, packed = smaller.models
+    for name, model in (("dense", dense), ("prune,", finetuned), ("shrink", shrunk), ("pack", packed)):
+        size = 290_000 if model is packed else model.bytes["safetensors"]
+        figures = [f"{model.parameters:,}", f"{model.macs:,}", f"{size:,}"]
+        assert [cell for cell in row(table, name) if cell != "finetune"][1:4] == figures
+    share = 100 * (1 - shrunk.parameters / dense.parameters)
+    assert row(table, "together")[1] == f"\N{MINUS SIGN}{share:.1f}%"
+    assert {"166\N{MULTIPLICATION SIGN}50\N{MULTIPLICATION SIGN}4\N{MULTIPLICATION SIGN}4", "together"} <= set(
+        text.split()
+    )
+    assert "step saved" not in printed(run.receipt, width)
+
+
 def test_a_row_holds_the_models_figures(receipt):
     finetuned = receipt.models[-1]
     assert row(printed(receipt), "finetuned")[:4] == ["finetuned", "160,206", "128,214", "20.0%"]

@@ -66,6 +66,90 @@ def test_parameters_taken_out_make_a_smaller_file_and_less_arithmetic():
     assert topic(said, "Arithmetic") == "One input takes 2,500 multiply-adds instead of 5,000 (50.0% fewer)."
 
 
+ROAD = tuple(
+    replace(facts, name=name, bytes=facts.bytes | {"packed": packed})
+    for facts, name, packed in (
+        (DENSE, "dense", 3500),
+        (PRUNED, "finetuned", 3000),
+        (SHRUNK, "shrunk", 2000),
+        (SHRUNK, "packed", 1900),
+    )
+)
+
+
+def test_each_step_of_a_run_says_what_it_saved():
+    said = receipt_of(*ROAD)
+    assert topic(said, "Shrunk") == (
+        "Shrinking took out 400 of 1,000 parameters (40.0%), in whole channels. That leaves 2,500 multiply-adds of one "
+        "input instead of 5,000 (50.0% fewer) and 2,488 bytes of the plain file instead of 4,088 (39.1% fewer)."
+    )
+    assert topic(said, "Packed") == (
+        "The result is one file of 1,900 bytes: 53.5% smaller than dense as a plain file (4,088) and 45.7% smaller "
+        "than dense packed alike (3,500)."
+    )
+    assert topic(said, "Packing") == (
+        "Packing changes the file only: what is computed, and how fast, stays as it was. It made 1,900 bytes of 2,488, "
+        "23.6% fewer; zstd -19 makes 2,220 of it. By itself, packing makes 3,500 of dense (nothing pruned) and 3,000 "
+        "of finetuned (nothing shrunk)."
+    )
+    assert sentences.headline(said) == (
+        "40.0% of the parameters are gone; accuracy was not measured. Packed, its file is 53.5% smaller (4,088 → 1,900 "
+        "bytes), and the speed was not measured."
+    )
+
+
+def test_a_shrink_that_found_nothing_is_said_in_words():
+    dense, finetuned, _, _ = ROAD
+    same = (replace(finetuned, name="shrunk"), replace(finetuned, name="packed"))
+    said = receipt_of(dense, finetuned, *same)
+    assert topic(said, "Shrunk") == (
+        "Shrinking found nothing to remove: the 200 zeros lie scattered in channels that other weights keep alive. It "
+        "saved no parameter, no multiply-add and no time."
+    )
+    assert topic(said, "Parameters") == "200 of 1,000 parameters are now zero (20.0%)."
+    assert topic(said, "Plain file").startswith("The file did not get smaller: 4,088 bytes before and after")
+
+
+def test_a_codebook_is_not_called_lossless():
+    said = receipt_of(*ROAD, recipe={"pack": {"bits": 4}})
+    assert topic(said, "Packing").startswith("Packing let the weights of each layer share at most 16 values")
+    assert "stays as it was" not in topic(said, "Packing")
+
+
+def test_times_of_a_step_are_told_in_each_runtime():
+    slow, fast = Latency(100, 95, 110, 500), Latency(50, 48, 55, 500)
+    times = [latencies({("1", "1"): slow}), latencies({("1", "1"): fast})]
+    other = latencies({("1", "1"): slow}, "onnxruntime")
+    models = [replace(facts, latency_us=times[at > 1] | other) for at, facts in enumerate(ROAD)]
+    said = topic(receipt_of(*models), "Shrunk")
+    assert "It made a call faster in PyTorch (100 µs → 50 µs, 1 thread, batch 1)." in said
+    assert "No difference in time can be told in ONNX Runtime (100 µs → 100 µs, 1 thread, batch 1)." in said
+    speed = topic(receipt_of(*models), "Speed")
+    assert "In PyTorch it runs faster: 2.00 times as fast with 1 thread and batch 1 (100 µs → 50 µs)." in speed
+    assert "In ONNX Runtime it does not run measurably faster" in speed
+
+
+def test_zeros_are_no_reason_for_speed_in_onnx_runtime_either():
+    same = {("1", "1"): Latency(100, 95, 110, 50)}
+    slow = latencies(same) | latencies(same, "onnxruntime")
+    said = receipt_of(replace(DENSE, latency_us=slow), replace(PRUNED, latency_us=slow))
+    assert "PyTorch and ONNX Runtime multiply by the zeros like by any other number." in topic(said, "Speed")
+
+
+def test_models_that_no_image_tells_apart_are_said_to_be_alike():
+    tested = [replace(facts, accuracy=accuracy_of(900, 1000)) for facts in ROAD]
+    alike = PairedTest("finetuned", "shrunk", 0, 0, 0.0, (-0.001, 0.001), 1.0)
+    said = receipt_of(*tested, comparisons=(alike,))
+    assert topic(said, "On the way").endswith("shrunk gets the same test images right as finetuned.")
+
+
+def test_what_is_gone_and_what_is_zero_are_told_apart_in_the_headline():
+    last = model("packed", 900, 700)
+    assert sentences.headline(receipt_of(DENSE, last)).startswith(
+        "10.0% of the parameters are gone, another 20.0% are zero;"
+    )
+
+
 def test_a_larger_file_and_more_parameters_are_said():
     masked = model("masked", 2000, 1800, sizes={"safetensors": 8200})
     said = receipt_of(DENSE, masked)
@@ -335,17 +419,26 @@ def surely_less(fast: Latency, slow: Latency) -> bool:
 
 
 @settings(deadline=None, max_examples=150)
-@given(models=st.tuples(any_model("dense"), any_model("pruned")), control=any_model("random"))
+@given(
+    models=st.one_of(
+        st.tuples(any_model("dense"), any_model("pruned")),
+        st.tuples(*map(any_model, ("dense", "finetuned", "shrunk", "packed"))),
+    ),
+    control=any_model("random"),
+)
 def test_any_receipt_is_put_into_words_that_its_figures_bear_out(models, control):
-    first, last = models
-    receipt = receipt_of(first, last, controls=(control,))
+    first, last = models[0], models[-1]
+    receipt = receipt_of(*models, controls=(control,))
     said = {name: topic(receipt, name) for name, _ in sentences.paragraphs(receipt)}
     whole = " ".join(said.values()) + sentences.headline(receipt)
     assert not re.search(r"\b(None|nan|inf)\b", whole)
     assert all(re.search(r"[.]$", sentence) for sentence in words(receipt))
-    before, after = (facts.bytes.get("safetensors") for facts in models)
-    assert ("% smaller" in said["File"]) <= (before is not None and after is not None and after < before)
-    assert ("% larger" in said["File"]) <= (before is not None and after is not None and after > before)
+    before, after = (facts.bytes.get("safetensors") for facts in (first, last))
+    file = said.get("File") or said["Plain file"]
+    assert ("% smaller" in file) <= (before is not None and after is not None and after < before)
+    assert ("% larger" in file) <= (before is not None and after is not None and after > before)
+    if "Shrinking took out" in said.get("Shrunk", ""):
+        assert models[2].parameters < models[1].parameters
     pairs = [
         (was, now)
         for runtime, threads, batch, now in claims.settings(last)

@@ -37,8 +37,8 @@ def road(receipt: Receipt) -> Table | None:
         return None
     columns = ("step", *steps.COLUMNS, *(f"one call: {heading}" for heading in steps.time_columns(found)))
     rows = tuple(
-        (step.name, *(f"{change} ({worth})" if worth else change for change, worth in cells))
-        for step, cells in zip(found, steps.cells(found), strict=True)
+        (name, *(f"{figure} ({worth})" if worth else figure for figure, worth in cells))
+        for name, cells in steps.rows(found)
     )
     caption = (
         "What each step saved, from the model before it. The file is the plain one (safetensors) until the last step "

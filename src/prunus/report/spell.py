@@ -54,10 +54,10 @@ def signed_percent(before: float, after: float) -> str:
     >>> signed_percent(100, 75), signed_percent(100, 110), signed_percent(3, 3)
     ('−25.0%', '+10.0%', 'none')
     """
+    if not before:
+        return "new" if after else "none"
     if before == after:
         return "none"
-    if not before:
-        return "new"
     change = (after - before) / before
     return f"{'+' if change > 0 else MINUS}{percent(abs(change))}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.receipt import Receipt
-from prunus.report import spell, steps
+from prunus.report import cost_sentences, spell, steps
 from prunus.report.claims import SpeedChange
 from prunus.report.steps import PACKED, Step
 
@@ -27,7 +27,7 @@ def packed(receipt: Receipt) -> str:
 def shrinking(receipt: Receipt) -> str:
     """Say what shrinking took out; empty where the run has no such step."""
     step = steps.step(receipt, "shrink")
-    if step is None:
+    if step is None or step.after.parameters > step.before.parameters:
         return ""
     before, after = step.before, step.after
     if after.parameters == before.parameters:
@@ -66,12 +66,12 @@ def packing(receipt: Receipt) -> str:
         other = f"; zstd -19 makes {spell.count(zstd)} of it" if zstd else ""
         said.append(f"It made {spell.count(size)} bytes of {spell.count(plain)}, {spell.change(plain, size)}{other}.")
     alone = [
-        f"{spell.count(model.bytes[PACKED])} of {what}"
-        for name, what in (("dense", "the dense model, nothing pruned"), ("finetuned", "finetuned, nothing shrunk"))
+        f"{spell.count(model.bytes[PACKED])} of {name} ({what})"
+        for name, what in (("dense", "nothing pruned"), ("finetuned", "nothing shrunk"))
         for model in receipt.models
         if model.name == name and PACKED in model.bytes
     ]
-    said += [f"By itself it would make {spell.listing(alone)}."] if alone else []
+    said += [f"By itself, packing makes {spell.listing(alone)}."] if alone else []
     return " ".join(said)
 
 
@@ -103,6 +103,8 @@ def _timed(step: Step) -> str:
         said.append(f"It made a call {spell.listing([f'{change.verdict} {_times(change)}' for change in told])}.")
     if same:
         said.append(f"No difference in time can be told {spell.listing([_times(change) for change in same])}.")
+    if told and cost_sentences.unsteady(told):
+        said.append("Single calls varied widely, so measure again on a quiet machine before relying on it.")
     return " ".join(said)
 
 

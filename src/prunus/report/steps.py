@@ -33,34 +33,55 @@ class Step:
 
 COLUMNS = ("parameters", "multiply-adds", "file, bytes")
 
+# a cell of the table of steps: a figure, and what it is worth beside the one before
+Cell = tuple[str, str]
 
-def cells(found: list[Step]) -> list[list[tuple[str, str]]]:
-    """Return what each step changed, under `COLUMNS` and `time_columns`: before and after, and what that is worth."""
-    settings = [_setting(change) for change in found[-1].times] if found else []
-    rows = []
-    for each in found:
-        before, after = each.before, each.after
-        counts = [(before.parameters, after.parameters), (before.macs, after.macs), (stored(before), stored(after))]
-        times = {_setting(change): _timed(change) for change in each.times}
-        rows.append([*(_counted(*pair) for pair in counts), *(times.get(key, (spell.ABSENT, "")) for key in settings)])
-    return rows
+
+def rows(found: list[Step]) -> list[tuple[str, list[Cell]]]:
+    """Return the table of steps, under `COLUMNS` and `time_columns`.
+
+    The first model's figures come first, then what each step made of them, in the end what all of them are worth.
+    """
+    if not found:
+        return []
+    settings = [_setting(change) for change in found[-1].times]
+    start = found[0].before
+    before = [(_spelled(figure), "") for figure in _figures(start)]
+    before += [(spell.microseconds(change.before.median), "") for change in found[-1].times]
+    made = [(step.name, _cells(step, settings)) for step in found]
+    name, together = made.pop()
+    return [(spell.plain(start.name), before), *made, (name, [(worth, "") for _, worth in together])]
+
+
+def _cells(step: Step, settings: list[tuple[str, str, str]]) -> list[Cell]:
+    counts = zip(_figures(step.before), _figures(step.after), strict=True)
+    times = {_setting(change): _timed(change) for change in step.times}
+    return [*(_counted(*pair) for pair in counts), *(times.get(key, (spell.ABSENT, "")) for key in settings)]
+
+
+def _figures(model: ModelFacts) -> tuple[int | None, int | None, int | None]:
+    return model.parameters, model.macs, stored(model)
+
+
+def _counted(before: int | None, after: int | None) -> Cell:
+    if before is None or after is None:
+        return _spelled(after), ""
+    return _spelled(after), "same" if before == after else spell.signed_percent(before, after)
+
+
+def _spelled(figure: int | None) -> str:
+    return spell.ABSENT if figure is None else spell.count(figure)
+
+
+def _timed(change: SpeedChange) -> Cell:
+    median = spell.microseconds(change.after.median)
+    if change.verdict == "same":
+        return median, "not told apart"
+    return median, spell.signed_percent(change.before.median, change.after.median)
 
 
 def _setting(change: SpeedChange) -> tuple[str, str, str]:
     return change.runtime, change.threads, change.batch
-
-
-def _counted(before: int | None, after: int | None) -> tuple[str, str]:
-    if before is None or after is None:
-        return spell.ABSENT, ""
-    return f"{spell.count(before)} → {spell.count(after)}", spell.signed_percent(before, after)
-
-
-def _timed(change: SpeedChange) -> tuple[str, str]:
-    medians = " → ".join(spell.microseconds(time.median) for time in (change.before, change.after))
-    if change.verdict == "same":
-        return medians, "not told apart"
-    return medians, spell.signed_percent(change.before.median, change.after.median)
 
 
 def time_columns(found: list[Step]) -> list[str]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunus.receipt import Accuracy, Latency, ModelFacts, Receipt
+from prunus.receipt import Accuracy, Latency, LayerFacts, ModelFacts, Receipt
 from prunus.report import accuracy_sentences, claims, sentences, spell, steps
 
 # a larger model's layers are cut here; the page lists them all
@@ -73,11 +73,11 @@ def road(receipt: Receipt) -> Table | None:
     if not found:
         return None
     times = [heading.replace(", ", "\n") for heading in steps.time_columns(found)]
-    table = table_of("\n\nwhat each\nstep saved", [*(f"\n\n{column}" for column in steps.COLUMNS), *times])
-    for step, cells in zip(found, steps.cells(found), strict=True):
-        if step is found[-1]:
+    table = table_of("\nwhat each\nstep saved", [*(f"\n\n{column}" for column in steps.COLUMNS), *times])
+    for name, cells in (rows := steps.rows(found)):
+        if name == rows[-1][0]:
             table.add_section()
-        table.add_row(Text(step.name, style="bold"), *(_two_lines(*cell) for cell in cells))
+        table.add_row(Text(name, style="bold"), *("\n".join(filter(None, cell)) for cell in cells))
     table.caption = "the file: plain (safetensors) until the last step packs it"
     return table
 
@@ -99,16 +99,13 @@ def layers(receipt: Receipt) -> Table | None:
         return None
     before = {layer.name: layer for layer in receipt.models[0].layers}
     last = receipt.models[-1]
-    narrower = any(layer.name in before and before[layer.name].shape != layer.shape for layer in last.layers)
-    shapes = ("shape\nbefore", "shape\nnow") if narrower else ("shape",)
-    columns = (*shapes, "parameters", "nonzero\nbefore", "nonzero\nnow", "sparsity", "multiply-\nadds")
+    columns = ("shape", "parameters", "nonzero\nbefore", "nonzero\nnow", "sparsity", "multiply-\nadds")
     table = table_of(f"layer of\n{spell.plain(last.name)}", columns)
     for layer in last.layers[:LISTED_LAYERS]:
         was = before.get(layer.name)
         table.add_row(
             spell.plain(layer.name),
-            *((spell.shape(was.shape) if was else spell.ABSENT,) if narrower else ()),
-            spell.shape(layer.shape),
+            _shapes(was, layer),
             spell.count(layer.parameters),
             _optional(was.nonzero if was else None),
             spell.count(layer.nonzero),
@@ -131,6 +128,12 @@ def words(receipt: Receipt) -> Table:
     return grid
 
 
+def _shapes(was: LayerFacts | None, now: LayerFacts) -> str:
+    """Spell a layer's shape, and in the line above the one it had, if that was another."""
+    changed = was is not None and was.shape != now.shape
+    return f"{spell.shape(was.shape)} →\n{spell.shape(now.shape)}" if was and changed else spell.shape(now.shape)
+
+
 def _latency_table(receipt: Receipt, timed: list[ModelFacts], columns: list[list[str]]) -> Table:
     table = table_of("time of\none call", [header for header, *_ in columns])
     for at, model in enumerate(timed, start=1):
@@ -141,10 +144,6 @@ def _latency_table(receipt: Receipt, timed: list[ModelFacts], columns: list[list
 
 def _setting(runtime: str, threads: str, batch: str) -> str:
     return f"{spell.runtime(runtime)}, {spell.threads(threads)}\nbatch {spell.plain(batch)}"
-
-
-def _two_lines(change: str, worth: str) -> str:
-    return f"{change}\n{worth}" if worth else change
 
 
 def _quality(measured: Accuracy | None) -> tuple[str, str, str]:
