@@ -98,3 +98,12 @@ def test_bits_that_no_encoder_writes_are_an_error_or_symbols_in_range(read: str)
             assert "damaged" in str(error)  # noqa: PT017
         else:
             assert all(0 <= symbol < below for symbol in symbols)
+
+
+def test_frequencies_that_can_not_be_are_an_error_of_the_file() -> None:
+    """A forged density of 1 leaves no gaps: all their frequencies are 0."""
+    for frequencies in (np.zeros(5), np.array([np.nan, 1.0]), np.array([np.inf, 1.0])):
+        with pytest.raises(PackError, match="damaged"):
+            Decoder(b"1234").table(3, frequencies)
+        with pytest.raises(PackError, match="damaged"):
+            Decoder(b"1234").symbol(frequencies)

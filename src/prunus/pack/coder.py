@@ -93,48 +93,51 @@ class Decoder:
         """Read `count` symbols of `width` bits."""
         if not (width and count):
             return np.zeros(count, np.int32)
-        return self._read(self._models.Uniform(1 << width), count)
+        return self._read(lambda: self._models.Uniform(1 << width), count)
 
     def table(self, count: int, frequencies: Frequencies) -> Symbols:
         """Read `count` symbols below ``len(frequencies)``."""
         if not count:
             return np.zeros(0, np.int32)
-        return self._read(self._models.Categorical(frequencies, perfect=False), count)
+        return self._read(lambda: self._models.Categorical(frequencies, perfect=False), count)
 
     def flags(self, count: int, probability: float) -> Symbols:
         """Read `count` bits that are set with a probability."""
         if not count:
             return np.zeros(0, np.int32)
-        return self._read(self._models.Bernoulli(probability, perfect=False), count)
+        return self._read(lambda: self._models.Bernoulli(probability, perfect=False), count)
 
     def number(self, below: int) -> int:
         """Read one whole number in [0, below)."""
         value = 0
         for size in _sizes(below):
-            value = value << _DIGIT | (self._one(self._models.Uniform(size)) if size > 1 else 0)
+            value = value << _DIGIT | (self._one(self._models.Uniform, size) if size > 1 else 0)
         if value >= below:
             raise DamagedError(f"a number is {value}, which must be below {below}")
         return value
 
     def symbol(self, frequencies: Frequencies) -> int:
         """Read one symbol below ``len(frequencies)``."""
-        return self._one(self._models.Categorical(frequencies, lazy=True))
+        return self._one(self._models.Categorical, frequencies, lazy=True)
 
     def raw(self, count: int) -> bytes:
         """Read bytes as they are."""
         pieces = (self.uniform(min(PIECE, count - at), 8) for at in range(0, count, PIECE))
         return b"".join(piece.astype(np.uint8).tobytes() for piece in pieces)
 
-    def _one(self, model: Any) -> int:
-        return int(self._guard(lambda: self._coder.decode(model)))
+    def _one(self, kind: Any, parameter: Any, **options: bool) -> int:
+        return int(self._guard(lambda: self._coder.decode(kind(parameter, **options))))
 
-    def _read(self, model: Any, count: int) -> Symbols:
-        symbols: Symbols = self._guard(lambda: self._coder.decode(model, count))
+    def _read(self, model: Callable[[], Any], count: int) -> Symbols:
+        symbols: Symbols = self._guard(lambda: self._coder.decode(model(), count))
         return symbols
 
     @staticmethod
     def _guard(decode: Callable[[], Any]) -> Any:
-        """Call the coder; it answers bits that no encoder writes with an AssertionError or, at worst, a Rust panic."""
+        """Call the coder; it answers bits that no encoder writes with an AssertionError or, at worst, a Rust panic.
+
+        Probabilities that come from such bits may be none at all: that is a ValueError.
+        """
         try:
             return decode()
         except (AssertionError, ValueError, OverflowError) as error:

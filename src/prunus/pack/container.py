@@ -37,7 +37,7 @@ _CHECKSUM = 8
 _START = len(MAGIC) + 1 + 2 * _CHECKSUM
 
 # A header may be as large as this, and so many times the file: JSON takes many times its size in memory.
-_HEADER_ALWAYS = 1 << 20
+_HEADER_ALWAYS = 1 << 18
 _HEADER_TIMES = 64
 # What a header is likely to hold; deflate finds it there instead of in the file. Part of the format: a change is a new
 # version.

@@ -21,6 +21,7 @@ _STEPS = (1, 2, 4)
 # 2 ** (16 + k / 4), rounded: kept as numbers, since powers are not rounded alike everywhere.
 _QUARTERS = np.array([65536, 77936, 92682, 110218], np.float64)
 _MOST_LEVELS = 128
+_MOST_KNOWN = 256
 # What a symbol costs whose frequency is 0: the coder leaves 2 ** -24 to it.
 _NEVER_BITS = 24.0
 
@@ -93,6 +94,27 @@ class Table:
         if not levels.any():
             raise DamagedError("a table of frequencies is all zero")
         return cls(width, low, steps, levels)
+
+
+class KnownTables:
+    """The tables of a file so far, which later tensors can use again.
+
+    Only so many are kept of each width: a larger choice would cost more bits and time, and a forged file may hold any
+    number of them.
+    """
+
+    def __init__(self) -> None:
+        self._of_width: dict[int, list[Table]] = {}
+
+    def of(self, width: int) -> list[Table]:
+        """Return those for symbols of a width, the oldest first."""
+        return self._of_width.get(width, [])
+
+    def add(self, table: Table) -> None:
+        """Keep a table, unless there are enough."""
+        known = self._of_width.setdefault(table.width, [])
+        if len(known) < _MOST_KNOWN:
+            known.append(table)
 
 
 def _write_levels(encoder: Encoder, levels: NDArray[np.uint8], most: int) -> None:

@@ -16,7 +16,7 @@ from prunus.pack.coder import PIECE, Decoder, Encoder
 from prunus.pack.errors import DamagedError
 from prunus.pack.positions import Bitmap, Gaps, Mask, Positions
 from prunus.pack.structure import LEAST_COLUMNS, MEASURED, Rows, promise
-from prunus.pack.tables import Table
+from prunus.pack.tables import KnownTables
 from prunus.pack.values import Kind, Patterns, Plan
 
 # How a tensor is coded; a mode's number in the file is its place here.
@@ -89,14 +89,14 @@ class Coded:
         places: digest and size -> which tensor; only the writer keeps it.
     """
 
-    tables: list[Table]
+    tables: KnownTables
     forms: list[Form]
     places: dict[tuple[bytes, Form], int]
 
     @classmethod
     def nothing(cls) -> Coded:
         """Return what is known before the first tensor."""
-        return cls([], [], {})
+        return cls(KnownTables(), [], {})
 
 
 def write_tensor(encoder: Encoder, bits: Patterns, form: Form, digest: bytes, coded: Coded) -> str:
@@ -169,7 +169,7 @@ class _Plan(NamedTuple):
     of_values: Plan
 
 
-def _best(bits: Patterns, form: Form, num_nonzero: int, tables: list[Table]) -> _Plan:
+def _best(bits: Patterns, form: Form, num_nonzero: int, tables: KnownTables) -> _Plan:
     def nonzero() -> Iterator[Patterns]:
         for piece in form.slices("gaps"):
             part = bits[piece]
@@ -225,7 +225,7 @@ def _restored(entries: Patterns, form: Form, mode: str) -> Patterns:
     return entries.reshape(-1, form.rows).T.reshape(-1) if mode == "columns" else entries
 
 
-def _write(encoder: Encoder, bits: Patterns, form: Form, num_nonzero: int, plan: _Plan, tables: list[Table]) -> None:
+def _write(encoder: Encoder, bits: Patterns, form: Form, num_nonzero: int, plan: _Plan, tables: KnownTables) -> None:
     _write_mode(encoder, plan.mode)
     if plan.positions is not None:
         encoder.number(num_nonzero - 1, form.size)
@@ -246,7 +246,7 @@ def _write_mode(encoder: Encoder, mode: str) -> None:
     encoder.number(MODES.index(mode), len(MODES))
 
 
-def _read_dense(decoder: Decoder, form: Form, tables: list[Table]) -> Patterns:
+def _read_dense(decoder: Decoder, form: Form, tables: KnownTables) -> Patterns:
     plan = values.read_plan(decoder, form.kind, tables)
     entries = _zeros(form)
     for piece in form.slices("dense"):
@@ -254,7 +254,7 @@ def _read_dense(decoder: Decoder, form: Form, tables: list[Table]) -> Patterns:
     return entries
 
 
-def _read_sparse(decoder: Decoder, form: Form, mode: str, tables: list[Table]) -> Patterns:
+def _read_sparse(decoder: Decoder, form: Form, mode: str, tables: KnownTables) -> Patterns:
     num_nonzero = decoder.number(form.size) + 1
     positions = _read_positions(decoder, form, mode, num_nonzero)
     plan = values.read_plan(decoder, form.kind, tables)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from prunus.pack.coder import PIECE, WIDEST, Decoder, Encoder, Symbols
 from prunus.pack.errors import DamagedError
-from prunus.pack.tables import Table, code_bits, fewest
+from prunus.pack.tables import KnownTables, Table, code_bits, fewest
 
 Patterns: TypeAlias = NDArray[Any]  # unsigned whole numbers, of one to eight bytes
 Pieces: TypeAlias = Callable[[], Iterable[Patterns]]
@@ -121,7 +121,7 @@ class Plan:
         return "listed" if self.listed is not None else "fields"
 
 
-def plan(pieces: Pieces, kind: Kind, tables: list[Table]) -> Plan:
+def plan(pieces: Pieces, kind: Kind, tables: KnownTables) -> Plan:
     """Find how values take the fewest bits.
 
     Args:
@@ -145,7 +145,7 @@ def plan(pieces: Pieces, kind: Kind, tables: list[Table]) -> Plan:
     return Plan(total, listed.joined, listed.whole, listed.fields, values, choice)
 
 
-def _plan_fields(pieces: Pieces, kind: Kind, tables: list[Table]) -> Plan:
+def _plan_fields(pieces: Pieces, kind: Kind, tables: KnownTables) -> Plan:
     joined = kind.most_joined
     fine = [(shift, width, np.zeros(1 << width, np.int64)) for shift, width in kind.spans(joined, whole=False)]
     if kind.exponent and joined:
@@ -159,7 +159,7 @@ def _plan_fields(pieces: Pieces, kind: Kind, tables: list[Table]) -> Plan:
 
 
 def _plan_spans(
-    kind: Kind, joined: int, counted: dict[tuple[int, int], NDArray[np.int64]], tables: list[Table]
+    kind: Kind, joined: int, counted: dict[tuple[int, int], NDArray[np.int64]], tables: KnownTables
 ) -> Plan:
     """Plan with `joined` bits beside the exponent, from the counts of the finest split."""
     found = []
@@ -184,7 +184,7 @@ def _counts(counted: dict[tuple[int, int], NDArray[np.int64]], shift: int, width
     raise AssertionError(f"no counts for the {width} bits from {shift} on")
 
 
-def _plan_field(shift: int, width: int, counts: NDArray[np.int64], tables: list[Table]) -> tuple[float, Field]:
+def _plan_field(shift: int, width: int, counts: NDArray[np.int64], tables: KnownTables) -> tuple[float, Field]:
     present = np.flatnonzero(counts)
     if len(present) == 1:
         return _MODE_BITS + width, Field(shift, width, _CONSTANT, constant=int(present[0]))
@@ -192,7 +192,7 @@ def _plan_field(shift: int, width: int, counts: NDArray[np.int64], tables: list[
     if code_bits(counts, counts.astype(np.float64)) < choices[0][0]:
         table = Table.fitted(counts, width)
         choices.append((table.own_bits + table.bits(counts), Field(shift, width, _NEW_TABLE, table=table)))
-        known = [table for table in tables if table.width == width]
+        known = tables.of(width)
         if known:
             cost, place = fewest(known, counts)
             reused = Field(shift, width, _KNOWN_TABLE, known=place, table=known[place])
@@ -216,7 +216,7 @@ def _distinct(pieces: Pieces) -> tuple[Patterns, NDArray[np.int64]] | None:
     return np.array(order, dtype), np.array([found[value] for value in order], np.int64)
 
 
-def write_plan(encoder: Encoder, plan: Plan, kind: Kind, tables: list[Table]) -> None:
+def write_plan(encoder: Encoder, plan: Plan, kind: Kind, tables: KnownTables) -> None:
     """Write how the values are coded, and what is the same for all of them; new tables join `tables`."""
     encoder.number(int(plan.listed is not None), 2)
     if plan.listed is not None:
@@ -228,7 +228,7 @@ def write_plan(encoder: Encoder, plan: Plan, kind: Kind, tables: list[Table]) ->
         _write_mode(encoder, plan.choice, tables)
 
 
-def read_plan(decoder: Decoder, kind: Kind, tables: list[Table]) -> Plan:
+def read_plan(decoder: Decoder, kind: Kind, tables: KnownTables) -> Plan:
     """Read what `write_plan` wrote."""
     is_listed = decoder.number(2)
     count = decoder.number(_MOST_LISTED) + 1 if is_listed else 0
@@ -240,7 +240,7 @@ def read_plan(decoder: Decoder, kind: Kind, tables: list[Table]) -> Plan:
     return Plan(0, found.joined, found.whole, found.fields, listed, choice)
 
 
-def _write_fields(encoder: Encoder, plan: Plan, kind: Kind, tables: list[Table]) -> None:
+def _write_fields(encoder: Encoder, plan: Plan, kind: Kind, tables: KnownTables) -> None:
     if kind.exponent:
         encoder.number(plan.joined, kind.most_joined + 1)
         encoder.number(int(plan.whole), 2)
@@ -248,34 +248,35 @@ def _write_fields(encoder: Encoder, plan: Plan, kind: Kind, tables: list[Table])
         _write_mode(encoder, each, tables)
 
 
-def _read_fields(decoder: Decoder, kind: Kind, tables: list[Table]) -> Plan:
+def _read_fields(decoder: Decoder, kind: Kind, tables: KnownTables) -> Plan:
     joined = decoder.number(kind.most_joined + 1) if kind.exponent else 0
     whole = bool(decoder.number(2)) if kind.exponent else False
     fields = tuple(_read_mode(decoder, shift, width, tables) for shift, width in kind.spans(joined, whole))
     return Plan(0, joined, whole, fields)
 
 
-def _write_mode(encoder: Encoder, each: Field, tables: list[Table]) -> None:
+def _write_mode(encoder: Encoder, each: Field, tables: KnownTables) -> None:
     encoder.number(each.mode, _NUM_MODES)
     if each.mode == _CONSTANT:
         encoder.number(each.constant, 1 << each.width)
     elif each.mode == _KNOWN_TABLE:
-        encoder.number(each.known, sum(table.width == each.width for table in tables))
+        encoder.number(each.known, len(tables.of(each.width)))
     elif each.mode == _NEW_TABLE and each.table is not None:
         each.table.write(encoder)
-        tables.append(each.table)
+        tables.add(each.table)
 
 
-def _read_mode(decoder: Decoder, shift: int, width: int, tables: list[Table]) -> Field:
+def _read_mode(decoder: Decoder, shift: int, width: int, tables: KnownTables) -> Field:
     mode = decoder.number(_NUM_MODES)
     if mode == _CONSTANT:
         return Field(shift, width, mode, constant=decoder.number(1 << width))
     if mode == _UNIFORM:
         return Field(shift, width, mode)
     if mode == _NEW_TABLE:
-        tables.append(Table.read(decoder, width))
-        return Field(shift, width, mode, table=tables[-1])
-    known = [table for table in tables if table.width == width]
+        table = Table.read(decoder, width)
+        tables.add(table)
+        return Field(shift, width, mode, table=table)
+    known = tables.of(width)
     if not known:
         raise DamagedError("it refers to a table of frequencies that is not there")
     return Field(shift, width, mode, table=known[decoder.number(len(known))])
