@@ -1,5 +1,6 @@
 """Taking a folder over with `redo`, and starts after kills between two writes: nothing stale is ever believed."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ FIRST = {
     "train": {"epochs": 1, "lr": 0.1},
     "prune": {"sparsity": 0.5},
     "finetune": {"epochs": 1, "lr": 0.02},
-    "measure": {"batch_sizes": [1], "threads": [1], "sensitivity_images": 40},
+    "measure": {"runtimes": ["torch"], "batch_sizes": [1], "threads": [1], "sensitivity_images": 40},
 }
 GRADUAL = {"sparsity": 0.8, "schedule": "cubic", "training": {"epochs": 1, "lr": 0.05}}
 
@@ -83,6 +84,29 @@ def test_missing_predictions_are_measured_again(tmp_path: Path) -> None:
     (first.folder / "predictions.safetensors").unlink()
     stages.run(build(), tmp_path)
     assert load_tensors(first.folder / "predictions.safetensors")["finetuned"].equal(before)
+
+
+def test_a_packed_file_is_believed_only_with_the_fingerprint_of_its_content(tmp_path: Path) -> None:
+    (first,) = stages.run(build(), tmp_path)
+    shrunk, model = (first.folder / name for name in ("shrunk.prunus", "model.prunus"))
+    before = shrunk.read_bytes(), model.read_bytes()
+    shrunk.with_suffix(".json").unlink()  # a kill between the two files
+    model.write_bytes(before[1][:-1])  # or one while another recipe was taking the folder over
+    stages.run(build(), tmp_path)
+    assert (shrunk.read_bytes(), model.read_bytes()) == before
+    shrunk.with_suffix(".json").write_text("{")
+    stages.run(build(), tmp_path)
+    assert json.loads(shrunk.with_suffix(".json").read_text())["sha256"] == hashlib.sha256(before[0]).hexdigest()
+
+
+def test_a_packed_file_of_other_settings_is_not_written_over_unasked(tmp_path: Path) -> None:
+    (first,) = stages.run(build(), tmp_path)
+    beside = first.folder / "model.json"
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {"made_from": "other settings"}))
+    with pytest.raises(stages.RecipeChangedError, match=r"model\.prunus.* was made from other data or settings"):
+        stages.run(build(), tmp_path)
+    stages.run(build(), tmp_path, redo=True)
+    assert json.loads(beside.read_text())["made_from"] != "other settings"
 
 
 def test_redo_drops_the_state_and_the_log_of_what_the_new_recipe_has_not(

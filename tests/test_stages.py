@@ -24,7 +24,7 @@ TINY = {
     "train": {"epochs": 3, "lr": 0.1},
     "prune": {"sparsity": 0.5},
     "finetune": {"epochs": 2, "lr": 0.02},
-    "measure": {"batch_sizes": [1], "threads": [1], "sensitivity_images": 50},
+    "measure": {"runtimes": ["torch"], "batch_sizes": [1], "threads": [1], "sensitivity_images": 50},
 }
 GRADUAL = {"sparsity": 0.8, "schedule": "cubic", "training": {"epochs": 2, "lr": 0.05}}
 
@@ -141,7 +141,11 @@ def test_a_folder_takes_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_more_seeds_join_the_first_and_differ_from_it(tmp_path: Path) -> None:
-    quick = {"train": {"epochs": 1}, "finetune": {"epochs": 0}, "measure": {"sensitivity": False, "batch_sizes": [1]}}
+    quick = {
+        "train": {"epochs": 1},
+        "finetune": {"epochs": 0},
+        "measure": {"sensitivity": False, "runtimes": ["torch"], "batch_sizes": [1]},
+    }
     (first,) = stages.run(tiny(**quick), tmp_path)
     both = stages.run(tiny(**quick, seeds=[0, 1]), tmp_path)
     assert both[0].receipt == first.receipt
@@ -223,8 +227,23 @@ def test_whole_channels_make_a_narrower_model_that_is_what_was_asked_for(tmp_pat
     )
 
 
+def test_both_runtimes_are_timed_where_they_are_installed(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    quick = {"train": {"epochs": 0}, "finetune": {"epochs": 0}}
+    measure = {"sensitivity": False, "batch_sizes": [2], "threads": [1]}
+    (found,) = stages.run(tiny(measure=measure, **quick), tmp_path)
+    for facts in found.receipt.models:
+        assert {runtime: list(times["1"]) for runtime, times in facts.latency_us.items()} == {
+            "torch": ["2"], "onnxruntime": ["2"],
+        }  # fmt: skip
+
+
 def test_a_codebook_is_asked_for_in_the_recipe(tmp_path: Path, finished: stages.SeedRun) -> None:
-    quick = {"train": {"epochs": 1}, "finetune": {"epochs": 0}, "measure": {"sensitivity": False, "batch_sizes": [1]}}
+    quick = {
+        "train": {"epochs": 1},
+        "finetune": {"epochs": 0},
+        "measure": {"sensitivity": False, "runtimes": ["torch"], "batch_sizes": [1]},
+    }
     (found,) = stages.run(tiny(pack={"bits": 3}, **quick), tmp_path)
     weight = prunus.load(found.folder / "model.prunus").fc1.weight
     assert len(weight[weight != 0].unique()) <= 8
@@ -244,7 +263,7 @@ def test_the_experiment_has_the_published_counts(section: dict[str, float], nonz
         "prune": section,
         "train": {"epochs": 0},
         "finetune": {"epochs": 1},
-        "measure": {"sensitivity": False, "batch_sizes": [1], "threads": [1]},
+        "measure": {"sensitivity": False, "runtimes": ["torch"], "batch_sizes": [1], "threads": [1]},
     }
     (found,) = stages.run(recipe.build(lenet), tmp_path)
     counts = [(facts.parameters, facts.nonzero) for facts in found.receipt.models]

@@ -15,8 +15,9 @@ import prunus
 from prunus import checks, criteria, evaluate, pack
 from prunus.data import Dataset, normalise
 from prunus.files import save_tensors, write_json
+from prunus.latency import TORCH, timings
 from prunus.masks import Masks
-from prunus.measuring import facts, latencies, machine
+from prunus.measuring import facts, machine
 from prunus.receipt import DataFacts, ModelFacts, PairedTest, Receipt
 from prunus.recipe import Recipe
 from prunus.reducing import RESULT
@@ -95,7 +96,9 @@ def _facts(
     example = _example(data, device)
     everything = evidence.models | evidence.controls
     threads, left_out = _threads(recipe, device)
-    times = latencies(everything, example, batch_sizes=recipe.measure.batch_sizes, threads=threads)
+    # another runtime runs on the CPU, so beside an accelerator its times would compare machines, not models
+    runtimes = recipe.measure.runtimes if device.type == "cpu" else (TORCH,)
+    times = timings(everything, example, batch_sizes=recipe.measure.batch_sizes, threads=threads, runtimes=runtimes)
     seconds = Seconds(folder)
     found = {}
     for name, model in everything.items():
@@ -105,9 +108,9 @@ def _facts(
             measured,
             bytes=measured.bytes | {"packed": packed},
             accuracy=evaluate.accuracy(logits[name], data.test.labels),
-            latency_us=times[name],
+            latency_us=times[name].latency_us,
             seconds=seconds[f"{name}-finetuned" if name in ROADS else name],
-            notes=(*measured.notes, *left_out),
+            notes=(*measured.notes, *left_out, *times[name].notes),
         )
     return found
 

@@ -171,12 +171,23 @@ class PackSection(Section):
 
 
 class MeasureSection(Section):
-    """What is measured: latency per batch size and number of threads, and the sensitivity curve on validation data."""
+    """What is measured: latency per runtime, batch size and threads; the sensitivity curve on validation data.
 
+    A runtime that is not installed, or can't run a model, is left out, and the receipt says so.
+    """
+
+    runtimes: tuple[Literal["torch", "onnxruntime"], ...] = ("torch", "onnxruntime")
     batch_sizes: tuple[Positive, ...] = (1, 64)
     threads: tuple[Positive, ...] = (1, 2)
     sensitivity: Flag = True
     sensitivity_images: Positive = 1000
+
+    @field_validator("runtimes")
+    @classmethod
+    def _some_runtime(cls, runtimes: tuple[str, ...]) -> tuple[str, ...]:
+        if not runtimes:
+            raise ValueError("give at least one of torch and onnxruntime, got []")
+        return runtimes
 
 
 class Recipe(Section):

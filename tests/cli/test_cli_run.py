@@ -27,7 +27,7 @@ data: {name: digits}
 train: {epochs: 2, lr: 0.1}
 prune: {sparsity: 0.5}
 finetune: {epochs: 1, lr: 0.02}
-measure: {batch_sizes: [1], threads: [1], sensitivity: false}
+measure: {runtimes: [torch], batch_sizes: [1], threads: [1], sensitivity: false}
 """
 
 
@@ -60,6 +60,8 @@ def test_a_run_of_several_seeds_ends_with_their_summary_and_pages(finished: tupl
         assert page.is_file()
         assert f"Report: {page}\n" in result.stdout
         assert Receipt.load(page.with_name("receipt.json")).seed == seed
+    model = folder / "out" / "seed-1" / "model.prunus"
+    assert f"{model.stat().st_size:,} bytes; to have it in Python: prunus.load({str(model)!r})" in result.stderr
     assert "train" in result.stderr
     assert "train" not in result.stdout
 

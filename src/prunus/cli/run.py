@@ -52,7 +52,7 @@ def run(
     no_download: NoDownload = False,
     redo: Redo = False,
 ) -> None:
-    """Train a model, prune it, fine-tune it, and prove what that saved.
+    """Train a model, prune it, fine-tune it, shrink and pack it, and prove what each step saved.
 
     A run that was stopped or killed goes on where it was when the same command is given again.
 
@@ -64,6 +64,7 @@ def run(
     """
     from prunus import recipe as recipes
     from prunus import stages
+    from prunus.reducing import RESULT
 
     if accelerator not in _ACCELERATORS:
         raise unknown_name("accelerator", accelerator, _ACCELERATORS)
@@ -82,6 +83,12 @@ def run(
         except stages.RunLockedError as error:
             raise ValueError(str(error)) from error
     show([seed.receipt for seed in finished], [seed.report for seed in finished])
+    for seed in finished:
+        terminal.say(_handed_out(seed.folder / RESULT))
+
+
+def _handed_out(path: Path) -> str:
+    return f"Model: {path} has {path.stat().st_size:,} bytes; to have it in Python: prunus.load({str(path)!r})"
 
 
 @contextmanager

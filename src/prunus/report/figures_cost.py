@@ -29,7 +29,7 @@ def parameters(receipt: Receipt) -> Figure | None:
         x=[claims.zeros(model) for model in models],
         name="zero",
         marker={"color": colours, "opacity": 0.3},
-        text=[f"{spell.count(model.nonzero)} of {spell.count(model.parameters)}" for model in models],
+        text=[_used(model) for model in models],
         textposition="outside",
         **bars,
     )
@@ -42,9 +42,15 @@ def parameters(receipt: Receipt) -> Figure | None:
         note="Nonzero parameters of all: the strong part of a bar is used, the pale part is zeros, still stored.",
         barmode="stack",
         showlegend=False,
-        xaxis={"title": {"text": "parameters"}, "range": [0, 1.35 * max(model.parameters for model in models)]},
+        xaxis={"title": {"text": "parameters"}, "range": [0, 1.5 * max(model.parameters for model in models)]},
         yaxis={"autorange": "reversed", "type": "category"},
     )
+
+
+def _used(model: ModelFacts) -> str:
+    if not claims.zeros(model):
+        return spell.count(model.parameters)
+    return f"{spell.count(model.nonzero)} of {spell.count(model.parameters)}"
 
 
 def sizes(receipt: Receipt) -> Figure | None:
