@@ -3,7 +3,7 @@
     pip install torch-pruning==1.6.1
     python bench/channels.py [--cases NAME ...] [--sides NAME ...] [--large] [--repeats 3] [--limit 60]
 
-Each network is pruned in a process of its own, which is ended after --limit seconds. Then it is asked: does it run, at
+Each network is pruned in a process of its own, ended after --limit seconds of work. Then it is asked: does it run, at
 another batch size too? Has it fewer parameters? Is its output that of the original with the removed weights set to
 zero (float64, within 1e-9 of the largest output)? Does it train a step? Torch-Pruning is used as its README says,
 with the layers that make the model's outputs ignored; it removes half of each layer's channels, prunus half of the
@@ -11,8 +11,9 @@ parameters. Where the model has attention heads it has a second try, with their 
 modules keep set by hand, as in its examples. What Torch-Pruning kept is told by the values that it kept.
 
 Time and memory are those of planning (Torch-Pruning: BasePruner, prunus: prune) and of the whole road to the smaller
-model: medians of --repeats runs in the same process, after the first one that is not counted. Memory is the process's
-resident memory at its highest above what it was before (Linux). --large adds networks of the usual sizes.
+model: medians of --repeats runs in the same process, after the first one that is not counted. Times are processor
+time of one thread, so that a busy machine doesn't matter. Memory is the process's resident memory at its highest above
+what it was before (Linux). --large adds networks of the usual sizes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ import argparse
 import copy
 import gc
 import logging
+import math
 import multiprocessing
 import os
+import resource
+import signal
 import statistics
 import sys
 import time
@@ -46,6 +50,7 @@ from select_speed import reset_peak, resident
 
 SPARSITY = 0.5
 TOLERANCE = 1e-9  # of the largest output, in float64
+MOST_WAITING = 20  # times the limit, for a process that sleeps or gets little of a busy machine
 
 
 class NotComparableError(ValueError):
@@ -83,12 +88,12 @@ def with_torch_pruning(model: nn.Module, case: Case, heads: dict[nn.Module, int]
     original = copy.deepcopy(model)
     args, kwargs = case.arguments(2)
     ignored = output_layers(model, to_float64(args), to_float64(kwargs))
-    began = time.perf_counter()
+    began = time.process_time()
     inputs = to_float64(case.example_inputs)
     pruner = make_pruner(
         model, list(inputs) if isinstance(inputs, tuple) else inputs, ignored, SPARSITY, num_heads=heads or {}
     )
-    planned = time.perf_counter() - began
+    planned = time.process_time() - began
     pruner.step()
     tell_head_sizes(model, heads or {})
     return Pruned(model, lambda: masked_as(original, model), planned)
@@ -102,10 +107,11 @@ def with_torch_pruning_and_heads(model: nn.Module, case: Case) -> Pruned:
 def with_prunus(model: nn.Module, case: Case) -> Pruned:
     """Prune by channels, then shrink."""
     inputs = to_float64(case.example_inputs)
-    began = time.perf_counter()
+    began = time.process_time()
     prunus.prune(model, SPARSITY, pattern="channel", example_inputs=inputs)
-    planned = time.perf_counter() - began
-    return Pruned(prunus.shrink(model, inputs), lambda: model, planned)
+    planned = time.process_time() - began
+    masked = copy.deepcopy(model)
+    return Pruned(prunus.shrink(model, inputs), lambda: masked, planned)
 
 
 SIDES: dict[str, Callable[[nn.Module, Case], Pruned]] = {
@@ -195,9 +201,9 @@ def measure(result: Result, case: Case, repeats: int) -> None:
         model = distinct(case.make())
         gc.collect()
         reset_peak()
-        before, began = resident("VmRSS"), time.perf_counter()
+        before, began = resident("VmRSS"), time.process_time()
         pruned = SIDES[result.side](model, case)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
         peaks.append((resident("VmHWM") - before) / 1e6)
         plans.append(pruned.plan_seconds)
     result.plan_seconds, result.seconds, result.megabytes = map(statistics.median, (plans, seconds, peaks))
@@ -211,42 +217,49 @@ def last_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:160]}{'…' if len(text) > 160 else ''} ({where}:{frame.lineno})"
 
 
-def child(case: Case, side: str, repeats: int, connection: Connection) -> None:
+def child(case: Case, side: str, repeats: int, limit: int, connection: Connection) -> None:
     """Examine in a process of its own, quietly, and send the results."""
+
+    def tell(result: Result) -> None:
+        allow(limit * repeats)
+        connection.send(asdict(result))
+
+    allow(limit)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    examine(case, side, repeats, lambda result: connection.send(asdict(result)))
+    examine(case, side, repeats, tell)
+
+
+def allow(seconds: int) -> None:
+    """Let the system end this process after so many seconds more of processor time."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + seconds, hard))
 
 
 def run_apart(case: Case, side: str, repeats: int, limit: float) -> Result:
     """Examine in a process of its own, which is ended when its time is up."""
     receiving, sending = multiprocessing.Pipe(duplex=False)
     # A fork, so that the imports (seconds for torch and transformers) are shared; no thread has been started here.
-    process = multiprocessing.get_context("fork").Process(target=child, args=(case, side, repeats, sending))
+    arguments = (case, side, repeats, math.ceil(limit), sending)
+    process = multiprocessing.get_context("fork").Process(target=child, args=arguments)
     process.start()
     sending.close()
     found: Result | None = None
-    deadline = time.monotonic() + limit * (1 if repeats == 0 else 1 + repeats)
-    first = time.monotonic() + limit
     try:
-        while receiving.poll(max(0.0, (first if found is None else deadline) - time.monotonic())):
+        while receiving.poll(MOST_WAITING * limit):
             found = Result(**receiving.recv())
-    except EOFError:
-        pass
-    ended = process.exitcode
-    if process.is_alive():
-        process.join(1)
-        ended = process.exitcode
-        process.kill()
+    except EOFError:  # the process has ended
         process.join()
-    if found is None:
-        reason = f"hangs > {limit:g} s" if ended is None else f"process died ({ended})"
-        return Result(case.name, side, reason)
-    return found
+    ended = process.exitcode
+    process.kill()
+    process.join()
+    if found is not None:
+        return found
+    return Result(case.name, side, f"hangs > {limit:g} s" if ended in (None, -signal.SIGXCPU) else f"dies ({ended})")
 
 
 def show(results: list[Result]) -> None:
@@ -282,7 +295,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--large", action="store_true", help="networks of the usual sizes besides")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=60, help="seconds for one pruning")
+    parser.add_argument("--limit", type=float, default=60, help="seconds of processor time for one pruning")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/channels.json"))
     arguments = parser.parse_args()
     cases = ZOO | (LARGE if arguments.large else {})
