@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import time
 from itertools import pairwise
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus.latency import interleaved, latencies
+from prunus import exporting
+from prunus.latency import interleaved, latencies, timings
 from prunus.machine import cores
 
 QUICK = {"seconds": 0.002, "min_runs": 2}
@@ -141,6 +145,116 @@ def test_rising_percentiles_of_random_times():
     cell = interleaved({"net": lambda: time.sleep(next(waits))}, seconds=0.001, min_runs=12)["net"]
     assert all(low <= high for low, high in pairwise((cell.p10, cell.median, cell.p90)))
     assert cell.p90 > cell.p10
+
+
+class Double(nn.Module):
+    """Notes PyTorch's threads and the batch; multiplies by a weight."""
+
+    def __init__(self, weight: float, log: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.note = log.append  # not the list: torch.export puts copies of lists back
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_inference_mode_enabled():
+            self.note((torch.get_num_threads(), len(x)))
+        return x * self.weight
+
+
+def test_onnx_runtime_takes_turns_with_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each runtime runs each model in each cell, on its own weights, threads and batch."""
+    ran: list[tuple[str, int, int]] = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, data: bytes, options: object, **kwargs: object) -> None:
+            super().__init__(data, options, **kwargs)
+            assert (options.inter_op_num_threads, kwargs["providers"]) == (1, ["CPUExecutionProvider"])
+            assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+            assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+            self.threads = options.intra_op_num_threads
+
+        def run(self, names: object, feeds: dict[str, object]) -> list[object]:
+            outputs: list[object] = super().run(names, feeds)
+            (given,) = feeds.values()
+            ran.append((f"{float(outputs[0][0, 0] / given[0, 0]):g}", self.threads, len(given)))
+            return outputs
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    log: list[tuple[int, int]] = []
+    models = {"twice": Double(2.0, log), "thrice": Double(3.0, log).train()}
+    found = latencies(
+        models, torch.ones(1, 3), batch_sizes=(1, 4), threads=(1, 2), runtimes=("torch", "onnxruntime"), **QUICK
+    )
+    cells = [(threads, batch) for threads in (1, 2) for batch in (1, 4)]
+    for name, weight in (("twice", "2"), ("thrice", "3")):
+        assert found[name].keys() == {"torch", "onnxruntime"}
+        for threads, batch in cells:
+            torch_cell = found[name]["torch"][str(threads)][str(batch)]
+            onnx_cell = found[name]["onnxruntime"][str(threads)][str(batch)]
+            assert torch_cell.runs == onnx_cell.runs, "they take turns"
+            assert ran.count((weight, threads, batch)) == onnx_cell.runs + 3  # and the warm-up
+    assert set(log) == set(cells)
+    assert models["thrice"].training
+
+
+def test_a_runtime_alone() -> None:
+    log: list[tuple[int, int]] = []
+    found = latencies({"net": Double(2.0, log)}, torch.ones(1, 3), threads=[1], runtimes=["onnxruntime"], **QUICK)
+    assert found["net"].keys() == {"onnxruntime"}
+    assert found["net"]["onnxruntime"]["1"].keys() == {"1", "64"}
+
+
+def test_what_onnx_runtime_can_not_run_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    models = {"branches": Branches(), "linear": nn.Linear(3, 2)}
+    settings = {"batch_sizes": [1], "threads": [1], **QUICK}
+    found = timings(models, torch.ones(1, 3), runtimes=("torch", "onnxruntime"), **settings)
+    assert found["branches"].latency_us.keys() == {"torch"}
+    (note,) = found["branches"].notes
+    assert note.startswith("latency in onnxruntime: the graph of the model (Branches) can't be traced")
+    assert found["linear"].latency_us.keys() == {"torch", "onnxruntime"}
+    assert found["linear"].notes == ()
+
+    def differs(*_: object) -> object:
+        raise exporting.ExportError("what was exported computes something else")
+
+    monkeypatch.setattr(exporting, "to_onnx", differs)
+    (note,) = timings({"net": nn.Linear(3, 2)}, torch.ones(1, 3), runtimes=["onnxruntime"], **settings)["net"].notes
+    assert note == "latency in onnxruntime: what was exported computes something else"
+
+
+def test_without_the_extra_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = timings(
+        {"net": nn.Linear(3, 2)},
+        torch.ones(1, 3),
+        batch_sizes=[1],
+        threads=[1],
+        runtimes=("torch", "onnxruntime"),
+        **QUICK,
+    )["net"]
+    assert found.latency_us.keys() == {"torch"}
+    assert found.notes[0].endswith("pip install 'prunus[export]'")
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "message"),
+    [
+        (["torch", "onnx"], r"unknown runtime 'onnx'; did you mean 'onnxruntime'\?"),
+        ([], "runtimes is empty; give at least one of torch, onnxruntime"),
+    ],
+)
+def test_unknown_runtimes_are_refused(runtimes: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        latencies({"net": nn.Linear(2, 2)}, torch.ones(1, 2), runtimes=runtimes)
+
+
+def test_timing_pytorch_alone_loads_nothing_more() -> None:
+    code = "import sys, prunus.latency; print(sorted({'onnx', 'onnxruntime', 'prunus.graph'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

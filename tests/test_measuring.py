@@ -122,6 +122,20 @@ def test_compare_gives_a_receipt_that_survives_json():
     assert Receipt.from_json(receipt.to_json()) == receipt
 
 
+def test_a_receipt_holds_each_runtime_and_why_one_is_missing():
+    models_ = {"linear": nn.Linear(4, 2), "half": nn.Conv2d(1, 1, 1).bfloat16()}
+    settings = {"batch_sizes": [1], "threads": [1], "runtimes": ("torch", "onnxruntime")}
+    receipt = compare({"linear": models_["linear"]}, torch.randn(1, 4), **settings)
+    (linear,) = receipt.models
+    assert linear.latency_us.keys() == {"torch", "onnxruntime"}
+    assert Receipt.from_json(receipt.to_json()) == receipt
+    half = measure(models_["half"], torch.randn(1, 1, 3, 3).bfloat16(), **settings)
+    assert half.latency_us.keys() == {"torch"}
+    assert "latency in onnxruntime: the model (Conv2d) can't be exported" in half.notes[-1]
+    with pytest.raises(ValueError, match="unknown runtime 'onnx'"):
+        measure(models_["linear"], torch.randn(1, 4), runtimes=["onnx"])
+
+
 def test_what_was_left_out_is_noted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MODULE, "peak_memory", lambda *_, **__: None)
     found = facts(nn.Linear(2, 2), torch.ones(1, 2), compress_limit=10)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus import files, onnx_runtime
+from prunus import extras, files, onnx_runtime
 from prunus.exported import ExportedModule
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
@@ -103,15 +103,31 @@ def export(
     return ExportFacts(kind, size, _state_bytes(module), found)
 
 
-def _write_onnx(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
+def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, float]:
+    """Return a model as ONNX, and the largest difference of its outputs in ONNX Runtime to the model's.
+
+    Args:
+        model: any module; it is left as it was.
+        example_inputs: see `export`.
+
+    Raises:
+        GraphError: the model can't be traced.
+        ExportError: ONNX can't hold the model, or ONNX Runtime computes something else.
+        MissingExtraError: a package is not installed.
+    """
+    extras.require("onnxruntime", "checking what was exported")  # before minutes of translating
     host = _on_cpu(model)
-    inputs = pytree.tree_map(lambda value: value.cpu(), inputs)
+    inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
     try:
         data = onnx_runtime.translate(trace(host, inputs))
         running = onnx_runtime.session(data)
-        found = _compare(host, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs)
+        return data, _compare(host, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs)
     except onnx_runtime.OnnxError as error:
         raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{_advice(model)}") from error
+
+
+def _write_onnx(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
+    data, found = to_onnx(model, inputs)
     target.write_bytes(data)
     return found
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunus import __version__
 from prunus.forward import Inputs, batch_of, check_inputs, check_models, unique_parameters
-from prunus.latency import check_numbers, latencies
+from prunus.latency import TORCH, check_numbers, check_runtimes, latencies, timings
 from prunus.machine import machine
 from prunus.macs import Macs, count_macs, num_nonzero
 from prunus.memory import peak_memory
@@ -87,6 +87,7 @@ def measure(
     name: str = "model",
     batch_sizes: Sequence[int] = (1, 64),
     threads: Sequence[int] | None = None,
+    runtimes: Sequence[str] = (TORCH,),
     latency: bool = True,
 ) -> ModelFacts:
     """Measure a model: parameters, zeros, multiply-adds, bytes, peak memory and latency.
@@ -97,18 +98,20 @@ def measure(
             forward (MACs, peak memory, latency).
         name: the model's name in the receipt.
         batch_sizes: the batches whose latency is measured; peak memory is that of the largest.
-        threads: numbers of PyTorch threads; None means one, and all cores.
+        threads: numbers of threads an operation may use; None means one, and all cores.
+        runtimes: what times it: ``"torch"``, ``"onnxruntime"`` or both in turns. Where a model can't run in one, its
+            notes say why.
         latency: whether to time the model.
 
     Raises:
         TypeError: the model is not a Module, or the inputs are not tensors.
-        ValueError: a number is not positive, or the inputs don't fit the model.
+        ValueError: a number is not positive, a runtime is unknown, or the inputs don't fit the model.
 
     >>> found = measure(nn.Linear(3, 2), torch.zeros(1, 3), latency=False)
     >>> found.parameters, found.macs
     (8, 6)
     """
-    (found,) = _measure_all({name: model}, example_inputs, batch_sizes, threads, latency)
+    (found,) = _measure_all({name: model}, example_inputs, batch_sizes, threads, runtimes, latency)
     return found
 
 
@@ -118,6 +121,7 @@ def compare(
     *,
     batch_sizes: Sequence[int] = (1, 64),
     threads: Sequence[int] | None = None,
+    runtimes: Sequence[str] = (TORCH,),
     latency: bool = True,
 ) -> Receipt:
     """Measure several models side by side; their latencies are taken in turns in one run.
@@ -126,7 +130,9 @@ def compare(
         models: name -> model, in the order of the receipt.
         example_inputs: what every one of the models takes; see `measure`, as for the other arguments.
         batch_sizes: the batches whose latency is measured; peak memory is that of the largest.
-        threads: numbers of PyTorch threads; None means one, and all cores.
+        threads: numbers of threads an operation may use; None means one, and all cores.
+        runtimes: what times it: ``"torch"``, ``"onnxruntime"`` or both in turns. Where a model can't run in one, its
+            notes say why.
         latency: whether to time the models.
 
     Returns:
@@ -134,10 +140,10 @@ def compare(
 
     Raises:
         TypeError: `models` is not a mapping of Modules, or the inputs are not tensors.
-        ValueError: there is no model, a number is not positive, or the inputs don't fit a model.
+        ValueError: there is no model, a number is not positive, a runtime is unknown, or the inputs don't fit a model.
     """
     check_models(models)
-    found = _measure_all(models, example_inputs, batch_sizes, threads, latency)
+    found = _measure_all(models, example_inputs, batch_sizes, threads, runtimes, latency)
     return Receipt(prunus=__version__, torch=str(torch.__version__), machine=machine(), models=found)
 
 
@@ -146,20 +152,27 @@ def _measure_all(
     example_inputs: Inputs | None,
     batch_sizes: Sequence[int],
     threads: Sequence[int] | None,
+    runtimes: Sequence[str],
     latency: bool,
 ) -> tuple[ModelFacts, ...]:
     check_models(models)
     sizes_wanted = check_numbers("batch_sizes", batch_sizes)
     if threads is not None:
         check_numbers("threads", threads)
+    check_runtimes(runtimes)
     if example_inputs is not None:
         check_inputs(models, example_inputs)
     found = {
         name: facts(model, example_inputs, name=name, batch_size=max(sizes_wanted)) for name, model in models.items()
     }
     if example_inputs is not None and latency:
-        times = latencies(models, example_inputs, batch_sizes=sizes_wanted, threads=threads)
-        found = {name: dataclasses.replace(found[name], latency_us=times[name]) for name in found}
+        times = timings(models, example_inputs, batch_sizes=sizes_wanted, threads=threads, runtimes=runtimes)
+        found = {
+            name: dataclasses.replace(
+                model, latency_us=times[name].latency_us, notes=(*model.notes, *times[name].notes)
+            )
+            for name, model in found.items()
+        }
     return tuple(found.values())
 
 

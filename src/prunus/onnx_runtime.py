@@ -88,6 +88,8 @@ def session(data: bytes, threads: int | None = None) -> Any:
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4  # only what ends the process
+    # Its threads must not go on waiting busily after a call: what is timed in the next turn would pay for it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -47,6 +47,16 @@ def test_names_and_figures_of_what_is_compared(command: Command, linear_file: Pa
         assert facts.name in result.stdout
 
 
+def test_several_runtimes_are_timed(command: Command) -> None:
+    options = ["--shape", "3", "--batch-sizes", "1", "--threads", "1", "--json", "-"]
+    result = command("compare", "my_models:linear", "my_models:shared", "--runtimes", "torch, onnxruntime", *options)
+    assert result.exit_code == 0, result.output
+    for facts in json.loads(result.stdout)["models"]:
+        assert facts["latency_us"].keys() == {"torch", "onnxruntime"}
+    told = refused(command("measure", "--model", "my_models:linear", "--runtimes", "onnx", *options))
+    assert told.startswith("unknown runtime 'onnx'; did you mean 'onnxruntime'?")
+
+
 def test_models_of_prunus_know_their_shape_and_take_arguments(command: Command) -> None:
     result = command("compare", "lenet", "resnet20", "--arg", "in_channels=1", "--no-latency", "--json", "-")
     assert result.exit_code == 0, result.output

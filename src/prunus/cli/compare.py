@@ -24,6 +24,7 @@ class Settings:
     shape: str | None
     batch_sizes: str
     threads: str | None
+    runtimes: str
     latency: bool
     device: str
 
@@ -41,6 +42,7 @@ def compare(
     shape: options.Shape = None,
     batch_sizes: options.BatchSizes = "1,64",
     threads: options.Threads = None,
+    runtimes: options.Runtimes = "torch",
     no_latency: options.NoLatency = False,
     device: options.Device = "cpu",
     json: options.Json = None,
@@ -55,9 +57,10 @@ def compare(
       prunus compare dense.safetensors pruned.safetensors --model lenet
       prunus compare lenet lenet5 resnet20 --arg in_channels=1
       prunus compare my_models:large my_models:small=s.safetensors --shape 3,32,32
+      prunus compare lenet lenet5 --runtimes torch,onnxruntime
     """
     chosen = subjects.distinct([subjects.parse(item, model) for item in items])
-    receipt = measured(chosen, Settings(arg or (), shape, batch_sizes, threads, not no_latency, device))
+    receipt = measured(chosen, Settings(arg or (), shape, batch_sizes, threads, runtimes, not no_latency, device))
     show(receipt, json)
 
 
@@ -74,7 +77,10 @@ def measured(chosen: Sequence[Subject], settings: Settings) -> Receipt:
     inputs = subjects.example_inputs(settings.shape, sources, arguments, models[chosen[0].name])
     if inputs is None:
         terminal.say("Note: no --shape was given, so no input to run on: multiply-adds, memory and time are left out.")
-    return measure_all(models, inputs, batch_sizes=batch_sizes, threads=threads, latency=settings.latency)
+    runtimes = [name.strip() for name in settings.runtimes.split(",")]
+    return measure_all(
+        models, inputs, batch_sizes=batch_sizes, threads=threads, runtimes=runtimes, latency=settings.latency
+    )
 
 
 def show(receipt: Receipt, json: Path | None) -> None:

@@ -44,10 +44,11 @@ def export(
     format: Format = None,
     force: Force = False,
 ) -> None:
-    """Export a model to ONNX, to torch.export's .pt2, or as plain weights.
+    """Export a model as a file for other programs.
 
-    The file is loaded again and run, in ONNX Runtime or in PyTorch, before it takes its name: its outputs on random
-    inputs must be the model's. The size of a batch stays free.
+    To ONNX, to a program of torch.export, or as plain weights. The file is loaded again and run, in ONNX
+    Runtime or in PyTorch, before it takes its name: its outputs on random inputs must be the model's. The size of a
+    batch stays free.
 
     \b
     Examples:

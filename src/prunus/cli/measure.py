@@ -22,6 +22,7 @@ def measure(
     shape: options.Shape = None,
     batch_sizes: options.BatchSizes = "1,64",
     threads: options.Threads = None,
+    runtimes: options.Runtimes = "torch",
     no_latency: options.NoLatency = False,
     device: options.Device = "cpu",
     json: options.Json = None,
@@ -34,4 +35,4 @@ def measure(
       prunus measure --model my_models:cnn --arg width=64 --shape 3,32,32
     """
     subject = Subject(weights.stem if weights else model, model, weights)
-    show(measured([subject], Settings(arg or (), shape, batch_sizes, threads, not no_latency, device)), json)
+    show(measured([subject], Settings(arg or (), shape, batch_sizes, threads, runtimes, not no_latency, device)), json)
