@@ -54,7 +54,9 @@ def families(coupling: Coupling) -> list[Family]:
         axes = axes_of[int(names[group])]
         made = [axis for axis in axes if axis in makers]
         first = (made or axes)[0]
-        width = int(torch.isin(coupling.axis_classes(first), classes).sum()) // len(classes)
+        own = torch.zeros(coupling.num_classes, dtype=torch.bool)
+        own[classes] = True
+        width = int(own[coupling.axis_classes(first)].sum()) // len(classes)
         whole = Family(
             first[0],
             classes,
@@ -82,17 +84,18 @@ def _by_reason(coupling: Coupling, family: Family) -> list[Family]:
 
 def _axes_by_role(coupling: Coupling) -> tuple[set[Axis], set[Axis]]:
     """Return the axes that make channels and those that take them."""
-    makers: set[Axis] = set()
-    takers: set[Axis] = set()
+    roles: tuple[set[Axis], set[Axis]] = (set(), set())
+    uses: dict[str, list[Use]] = {}
+    for use in coupling.uses:
+        uses.setdefault(use.weight.name, []).append(use)
     for axis, (first, size) in coupling.axes.items():
-        inside = [use for use in coupling.uses if use.weight.name == axis[0]]
-        for use in inside:
-            for atoms, role in ((use.outputs, makers), (use.inputs, takers)):
+        for use in uses.get(axis[0], ()):
+            for atoms, role in zip((use.outputs, use.inputs), roles, strict=True):
                 if atoms is not None and bool(((atoms >= first) & (atoms < first + size)).any()):
                     role.add(axis)
-        if not inside:
-            makers.add(axis)  # an embedding, or a weight of many dimensions
-    return makers, takers
+        if axis[0] not in uses:
+            roles[0].add(axis)  # an embedding, or a weight of many dimensions
+    return roles
 
 
 def _signatures(coupling: Coupling) -> Tensor:

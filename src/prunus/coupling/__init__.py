@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +74,11 @@ def couple(graph: Graph) -> Coupling:
     Raises:
         GraphError: an operation on channels has no rule; the message names it, its module and its line.
     """
+    with _one_thread():
+        return _couple(graph)
+
+
+def _couple(graph: Graph) -> Coupling:
     reader = Reader(graph)
     reader.read()
     _settle_grids(reader)
@@ -98,6 +105,17 @@ def couple(graph: Graph) -> Coupling:
         leaky,
         reader.values,
     )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Labels are many small tensors: threads would wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _settle_grids(reader: Reader) -> None:

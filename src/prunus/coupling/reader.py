@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
 
 from prunus.coupling.partition import Partition
-from prunus.coupling.values import Source, Value, along, compact, inert, varying
+from prunus.coupling.values import Source, Value, along, compact, inert, tidy, varying
 from prunus.graph import Graph, GraphError, where
 
 # The parameter, and the dimensions of it, that a run of atoms stands for: one dimension mostly, several where their
@@ -180,9 +180,14 @@ class Reader:
                 "write it with other operations, or have prunus learn it with one rule in prunus/coupling"
             )
         found = function(self, call)
-        for value in found if isinstance(found, list) else [found]:
-            self.grids.append(value.labels)
-        return found
+        if isinstance(found, list):
+            return [self._noted(value) for value in found]
+        return self._noted(found)
+
+    def _noted(self, value: Value) -> Value:
+        labels = tidy(value.labels)
+        self.grids.append(labels)
+        return value if labels is value.labels else replace(value, labels=labels)
 
     def _untouched(self, call: Call) -> Value | list[Value]:
         """Label what depends on no parameter: it stays, or it is made to measure."""
@@ -230,8 +235,7 @@ class Reader:
         first, second = _compact_both(first, second)
         both = (first >= 0) & (second >= 0)
         if both.any():
-            pairs = torch.stack([first[both], second[both]])
-            self.partition.union(*torch.unique(pairs, dim=1))
+            self.partition.union(*_distinct(first[both], second[both]))
         for one, other in ((first, second), (second, first)):
             lonely = (one >= 0) & (other < 0)
             if lonely.any():
@@ -262,8 +266,8 @@ class Reader:
         for source in value.sources:
             ids = source.indices().broadcast_to(labels.shape)
             small_ids, small_labels = _compact_both(ids, labels)
-            pairs = torch.unique(torch.stack([small_ids.reshape(-1), small_labels.reshape(-1)]), dim=1)
-            self.bindings.setdefault(source.name, []).append((source.moved(pairs[0]), pairs[1]))
+            met, neighbours = _distinct(small_ids.reshape(-1), small_labels.reshape(-1))
+            self.bindings.setdefault(source.name, []).append((source.moved(met), neighbours))
 
     def promote(self, value: Value) -> Tensor:
         """Return labels for a value, after giving each element of a parameter an atom of its own."""
@@ -401,6 +405,13 @@ def _compact_both(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         if size > 1 and first.stride(dim) == 0 == second.stride(dim):
             first, second = first.narrow(dim, 0, 1), second.narrow(dim, 0, 1)
     return first, second
+
+
+def _distinct(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct pairs of two vectors; the first's entries are not negative, the second's at least -1."""
+    span = int(second.max()) + 2 if len(second) else 1
+    keys = torch.unique(first * span + second + 1)
+    return keys // span, keys % span - 1
 
 
 def _inner_dim(source: Source, dim: int) -> tuple[tuple[int, ...], Tensor] | None:

@@ -75,6 +75,17 @@ def compact(labels: Tensor) -> Tensor:
     return labels
 
 
+def tidy(labels: Tensor) -> Tensor:
+    """Return the same labels, expanded along every dimension along which they are equal: it makes the rest quick."""
+    small = compact(labels)
+    for dim, size in enumerate(small.shape):
+        if size > 1:
+            first = small.narrow(dim, 0, 1)
+            if torch.equal(small, first.expand_as(small)):
+                small = first
+    return small.contiguous().expand(labels.shape) if small.numel() < labels.numel() else labels
+
+
 def along(vector: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     """Return labels of a shape that vary along one dimension only."""
     view = [1] * len(shape)
