@@ -161,7 +161,8 @@ def examine(case: Case, side: str, repeats: int, tell: Callable[[Result], None])
             result.outcome = "differs"
         tell(result)
         step = "measuring"
-        measure(result, case, repeats)
+        if repeats:
+            measure(result, case, repeats)
     except Exception as error:  # whatever the peer raises is a result
         result.outcome, result.error = f"fails {step}", last_line(error)
     tell(result)
@@ -294,7 +295,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", help="by default all")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--large", action="store_true", help="networks of the usual sizes besides")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="measured runs; 0 looks at the outcome only")
     parser.add_argument("--limit", type=float, default=60, help="seconds of processor time for one pruning")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/channels.json"))
     arguments = parser.parse_args()
