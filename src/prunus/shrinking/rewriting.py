@@ -57,7 +57,7 @@ def _add_bias(module: ExportedModule, name: str, bias: Tensor) -> None:
     owner.register_parameter(attribute, nn.Parameter(bias))
     with module.graph.inserting_before(node):
         held = module.graph.get_attr(f"{path}.{attribute}" if path else attribute)
-    node.update_arg(2, held)
+    node.args = (*node.args[:2], held, *node.args[3:])
 
 
 _FITS: dict[str, Callable[[fx.Node, Kept], None]] = {}
