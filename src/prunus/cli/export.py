@@ -97,9 +97,8 @@ def _sentences(facts: ExportFacts, out: Path, source: Path | None, before: int |
     yield f"{told}."
     if facts.difference is not None:
         runtime = {"onnx": "ONNX Runtime", "pt2": "PyTorch, from the file,"}[facts.format]
-        yield (
-            f"On random inputs {runtime} computes what the model does: the largest difference is "
-            f"{facts.difference:.1e} of the largest output."
-        )
+        apart = f"the largest difference is {facts.difference:.1e} of the largest output"
+        exact = "to the last bit" if facts.difference == 0 else apart
+        yield f"On random inputs {runtime} computes what the model does: {exact}."
     if facts.format == "pt2":
         yield f"To have it back: torch.export.load({str(out)!r}).module()"
