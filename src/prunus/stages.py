@@ -24,7 +24,7 @@ from prunus.extras import require
 from prunus.masks import Masks
 from prunus.proof import Evidence, prove
 from prunus.receipt import Receipt
-from prunus.recipe import CHANNEL, PruneSection, Recipe, Section, TrainingSection, fingerprint
+from prunus.recipe import PruneSection, Recipe, Section, TrainingSection, fingerprint
 from prunus.registry import unknown_name
 from prunus.run_folder import (
     RecipeChangedError,
@@ -254,8 +254,7 @@ class Road:
     def _prune(self, model: nn.Module, section: PruneSection, path: Path, made_from: str) -> float:
         name = path.name.removesuffix("masks.safetensors") + "prune"
         method = f"{section.criterion}, {section.pattern}, {section.scope}, {section.schedule}"
-        gone = "parameters" if section.budget == "parameters" else "multiply-adds"
-        what = f"{gone}, in whole channels," if section.pattern == CHANNEL else "weights"
+        what = "weights" if section.budget == "parameters" else "multiply-adds"
         self.say(f"{name}: {100 * section.sparsity:.4g}% of the {what} go ({method})")
         if section.training is None:
             train.forget(path.parent, name)  # an earlier, gradual one
