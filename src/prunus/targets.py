@@ -84,6 +84,18 @@ def resolve(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequenc
         TypeError: `model` is not a Module, or a selector is neither a string nor a Module class.
         ValueError: a selector matches nothing, nothing is left to prune, or a parameter can't be pruned.
     """
+    targets = select(model, include, exclude)
+    for target in targets.values():
+        _check(target)
+    return targets
+
+
+def select(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence[Selector] = ()) -> dict[str, Target]:
+    """Return what `resolve` does, without looking whether it can be pruned: on the meta device there are no values.
+
+    Raises:
+        TypeError, ValueError: as `resolve`, where the names are at fault.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     everything = _parameters(unwrap(model))
@@ -99,8 +111,6 @@ def resolve(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequenc
             "weights of Linear, convolution, attention and recurrent layers, and this model "
             f"({type(unwrap(model)).__name__}) has the parameters {', '.join(list(everything)[:8]) or 'none'}"
         )
-    for target in targets.values():
-        _check(target)
     return targets
 
 

@@ -19,7 +19,7 @@ from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
 from prunus.method import Method
 from prunus.stats import Batch, Loss
-from prunus.targets import Selector, Target, resolve, unwrap
+from prunus.targets import Selector, Target, select, unwrap
 
 __all__ = ["Budget", "ChannelError", "Channels", "Family"]
 
@@ -150,6 +150,15 @@ class Channels:
         gone = self._search(units, method, sparsity, strict=strict)
         return masks_of(self.coupling, gone, masks)
 
+    def plan(self, method: Method, sparsity: float) -> Tensor:
+        """Return which classes would go if all channels mattered alike, bool per class: it needs no weights.
+
+        Raises:
+            ChannelError: the sparsity can't be met.
+        """
+        self.check(sparsity)
+        return self._search(self._units(None, None), method, sparsity, strict=True)
+
     def sparsity(self, masks: Mapping[str, Tensor]) -> float:
         """Return the fraction of the budget that masks remove by whole channels."""
         return self.cost.removed(gone_of_masks(self.coupling, masks))
@@ -276,8 +285,8 @@ def _targets(
 ) -> dict[str, Target]:
     """Return the weights the sparsity speaks of: those that multiply activations, tables of embeddings left aside."""
     if include:
-        return resolve(model, include, exclude)
-    everything = resolve(model, [name for name, _ in unwrap(model).named_parameters()])
+        return select(model, include, exclude)
+    everything = select(model, [name for name, _ in unwrap(model).named_parameters()])
     used = {use.weight.name for use in coupling.uses}
     names = [
         name
@@ -286,7 +295,7 @@ def _targets(
     ]
     if not names:
         raise ChannelError("nothing to prune: no parameter of this model multiplies an activation")
-    return resolve(model, names, exclude)
+    return select(model, names, exclude)
 
 
 def _moved(units: list[Units], counts: list[int], move: Mapping[int, int]) -> list[int] | None:
