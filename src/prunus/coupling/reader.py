@@ -174,6 +174,8 @@ class Reader:
         if not any(value.sources or value.made or value.labelled for value in values):
             return self._untouched(call)
         function = RULES.get(name) or RULES.get(name.removesuffix("_"))
+        if function is None and not any(value.labelled for value in values):
+            return self._of_weights(call)
         if function is None:
             raise GraphError(
                 f"operation {name} is not known, so prunus can't tell which channels it couples: in {where(node)}; "
@@ -183,6 +185,13 @@ class Reader:
         if isinstance(found, list):
             return [self._noted(value) for value in found]
         return self._noted(found)
+
+    def _of_weights(self, call: Call) -> Value | list[Value]:
+        """Have parameters stay whole that something unknown computes a weight from, such as weight norm."""
+        for value in call.values:
+            self.bind(value, inert(value.shape))
+        outputs = [Value(inert(shape)) for shape in call.shapes]
+        return outputs if isinstance(call.node.meta["val"], (list, tuple)) else outputs[0]
 
     def _noted(self, value: Value) -> Value:
         labels = tidy(value.labels)
