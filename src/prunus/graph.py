@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from prunus.forward import undisturbed
 from prunus.targets import unwrap
@@ -70,10 +72,9 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     args, kwargs = call_arguments(example_inputs)
     inner = unwrap(model)
-    batch: dict[int, Any] = {0: Dim.AUTO}
-    shapes: Any = dict.fromkeys(kwargs, batch) if kwargs else tuple(batch for _ in args)
     with undisturbed(inner), _quietly(), torch.no_grad():
         try:
+            shapes = _free_batch(inner, args, kwargs)
             program = torch.export.export(inner, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
             raise GraphError(_why(inner, args, kwargs, error)) from error
@@ -110,6 +111,12 @@ def call_arguments(example_inputs: ExampleInputs, least: int = 2) -> tuple[tuple
         tuple(_at_least(value, least) for value in in_order),
         {name: _at_least(value, least) for name, value in by_name.items()},
     )
+
+
+def _free_batch(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+    """Return what leaves the batch free, in the form of the forward's own signature: with ``*args``, a tuple in it."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    return pytree.tree_map(lambda _: {0: Dim.AUTO}, dict(bound))
 
 
 def _at_least(value: Tensor, least: int) -> Tensor:
