@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from prunus import data, models, pack, torch_prune
     from prunus.channels import ChannelError
     from prunus.criteria import criterion
+    from prunus.explaining import Explanation, explain
     from prunus.exporting import ExportError, export
     from prunus.graph import GraphError
     from prunus.masks import MaskError, Masks, plain_state_dict
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChannelError",
+    "Explanation",
     "ExportError",
     "GraphError",
     "MaskError",
@@ -35,6 +37,7 @@ __all__ = [
     "compare",
     "criterion",
     "data",
+    "explain",
     "export",
     "load",
     "measure",
@@ -50,6 +53,7 @@ __all__ = [
 # Public name -> its module, loaded on first use: so the command line answers `--help` without loading torch.
 _MODULE_OF = {
     "ChannelError": "prunus.channels",
+    "Explanation": "prunus.explaining",
     "ExportError": "prunus.exporting",
     "GraphError": "prunus.graph",
     "MaskError": "prunus.masks",
@@ -61,6 +65,7 @@ _MODULE_OF = {
     "Stats": "prunus.stats",
     "compare": "prunus.measuring",
     "criterion": "prunus.criteria",
+    "explain": "prunus.explaining",
     "export": "prunus.exporting",
     "load": "prunus.pack",
     "measure": "prunus.measuring",
