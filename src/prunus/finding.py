@@ -49,7 +49,7 @@ def find_masks(
     layers = _layers(targets, method, masks, min_kept)
     budget = _budget(layers, sparsity)
     check_data(method.criterion, data, loss)
-    known = _gather(unwrap(model), targets, method.criterion, data, loss, seed)
+    known = gather(unwrap(model), targets, method.criterion, data, loss, seed)
     for layer in layers:
         layer.stats = known[layer.name]
     try:
@@ -185,7 +185,7 @@ def _budget(layers: Sequence[LayerScores], sparsity: float) -> int:
     return budget
 
 
-def _gather(
+def gather(
     model: nn.Module,
     targets: Mapping[str, Target],
     criterion: Criterion,
@@ -193,7 +193,7 @@ def _gather(
     loss: Loss | None,
     seed: int,
 ) -> dict[str, Stats]:
-    """Return what the criterion needs to know of each target."""
+    """Return what the criterion needs to know of each target; arguments and errors as `find_masks`."""
     gradients: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     if criterion.needs == "gradient" and (data is None or loss is None):

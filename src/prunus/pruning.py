@@ -89,16 +89,9 @@ def prune(
     method = check_method(sparsity, criterion, pattern, scope)
     min_kept = _whole("min_kept", min_kept, least=0)
     options: dict[str, Any] = {"masks": masks, "data": data, "loss": loss, "seed": seed}
+    where: dict[str, Any] = {"include": include, "exclude": exclude, "budget": budget, "round_to": round_to}
     if isinstance(method.pattern, Channel):
-        channels = Channels(
-            model,
-            example_inputs,
-            include=include,
-            exclude=exclude,
-            budget=budget,
-            round_to=round_to,
-            min_kept=min_kept,
-        )
+        channels = Channels(model, example_inputs, min_kept=min_kept, **where)
         found = channels.find(model, method, method.sparsity, **options)
     else:
         _check_for_channels_only(method, budget, round_to)
@@ -170,16 +163,9 @@ class Pruner:
         self._options: dict[str, Any] = {"data": data, "loss": loss, "seed": seed}
         self._min_kept = _whole("min_kept", min_kept, least=0)
         self._channels: Channels | None = None
+        where: dict[str, Any] = {"include": include, "exclude": exclude, "budget": budget, "round_to": round_to}
         if isinstance(self.method.pattern, Channel):
-            self._channels = Channels(
-                model,
-                example_inputs,
-                include=include,
-                exclude=exclude,
-                budget=budget,
-                round_to=round_to,
-                min_kept=self._min_kept,
-            )
+            self._channels = Channels(model, example_inputs, min_kept=self._min_kept, **where)
             targets = self._channels.targets
         else:
             _check_for_channels_only(self.method, budget, round_to)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from prunus import stats
 from prunus.channels.families import Family
 from prunus.coupling import Coupling
 from prunus.criteria import Criterion
+from prunus.finding import gather
 from prunus.stats import Batch, Loss, Stats
 from prunus.targets import Target, named
 
@@ -44,7 +44,7 @@ def unit_scores(
         ValueError: weights or scores are NaN, or what the criterion needs is missing.
     """
     weights = _weights(model, coupling, criterion)
-    known = _gather(model, weights, criterion, data, loss, seed)
+    known = gather(model, weights, criterion, data, loss, seed)
     totals = torch.zeros(coupling.num_classes, dtype=torch.float64)
     for name, target in weights.items():
         scores = _scores(target, criterion, known[name])
@@ -77,24 +77,6 @@ def _weights(model: nn.Module, coupling: Coupling, criterion: Criterion) -> dict
             "none; use another criterion"
         )
     return fitting
-
-
-def _gather(
-    model: nn.Module,
-    weights: dict[str, Target],
-    criterion: Criterion,
-    data: Iterable[Batch] | None,
-    loss: Loss | None,
-    seed: int,
-) -> dict[str, Stats]:
-    gradients: dict[str, Tensor] = {}
-    norms: dict[str, Tensor] = {}
-    if criterion.needs == "gradient":
-        given = data is not None and loss is not None
-        gradients = stats.gradients(model, weights, data, loss) if given else stats.stored_gradients(weights)  # type: ignore[arg-type]
-    elif criterion.needs == "input_norm" and data is not None:
-        norms = stats.input_norms(model, weights, data)
-    return {name: Stats(name, seed, gradients.get(name), norms.get(name)) for name in weights}
 
 
 def _scores(target: Target, criterion: Criterion, known: Stats) -> Tensor:

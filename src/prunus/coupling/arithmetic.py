@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prunus.coupling.reader import Call, Reader, rule
+from prunus.coupling.calls import Call
+from prunus.coupling.reader import Reader, rule
 from prunus.coupling.values import Value, along, compact, inert
 
 # fmt: off

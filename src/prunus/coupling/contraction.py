@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from prunus.coupling.reader import Call, Product, Reader, Use, rule
+from prunus.coupling.calls import Call
+from prunus.coupling.reader import Product, Reader, Use, rule
 from prunus.coupling.values import Value, along, first_along, inert
 
 # The letter of what is summed over.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prunus.coupling.reader import Call, Reader, Use, rule
+from prunus.coupling.calls import Call
+from prunus.coupling.reader import Reader, Use, rule
 from prunus.coupling.values import Source, Value, along, inert
 
 _KINDS = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"]

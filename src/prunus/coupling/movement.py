@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunus.coupling.reader import Call, Reader, call_with, rule
+from prunus.coupling.calls import Call, call_with
+from prunus.coupling.reader import Reader, rule
 from prunus.coupling.values import Value, along, inert
 
 # fmt: off

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prunus.coupling.reader import Call, Reader, Use, rule
+from prunus.coupling.calls import Call
+from prunus.coupling.reader import Reader, Use, rule
 from prunus.coupling.values import Value, along, inert
 
 _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunus.coupling import Value
-from prunus.coupling.reader import hint
+from prunus.coupling.calls import hint
 from prunus.exported import ExportedModule
 from prunus.shrinking.kept import Kept
 
