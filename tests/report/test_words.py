@@ -219,6 +219,18 @@ def test_a_difference_found_on_an_unsteady_machine_is_told_with_caution():
     assert "varied" not in topic(timed(Latency(100, 95, 110, 50), Latency(50, 48, 55, 50)), "Speed")
 
 
+def test_a_difference_that_only_the_machine_explains_is_not_called_one():
+    times = Latency(100, 80, 160, 4000), Latency(50, 40, 80, 4000)
+    first, last = (
+        replace(facts, latency_us=latencies({("1", "1"): time}))
+        for facts, time in zip((DENSE, PRUNED), times, strict=True)
+    )
+    noisy = receipt_of(first, last)
+    assert sentences.headline(noisy).endswith("and no difference in speed could be measured reliably.")
+    (tile,) = (tile for tile in tiles.tiles(noisy) if tile.label == "Time of a call")
+    assert (tile.verdict, tile.tone) == ("unclear", "plain")
+
+
 def test_zeros_are_given_as_the_reason_only_where_they_are_all_that_changed():
     slow, reason = latencies({("1", "1"): Latency(100, 95, 110, 50)}), "PyTorch multiplies by the zeros"
     dense, pruned, shrunk = (replace(facts, latency_us=slow) for facts in (DENSE, PRUNED, SHRUNK))

@@ -118,6 +118,8 @@ def speed_in_short(first: ModelFacts, last: ModelFacts) -> str:
     told = [verdict for verdict in ("faster", "slower") if verdict in verdicts]
     if not told:
         return "the model is not measurably faster"
+    if doubtful(first, last, changes):
+        return "no difference in speed could be measured reliably"
     doubt = ", though single calls varied widely" if unsteady(changes) else ""
     if len(set(verdicts)) == 1:
         return f"the model is {told[0]}{doubt}"
@@ -154,6 +156,11 @@ def span(changes: list[SpeedChange]) -> str:
     """Spell from how many to how many times the time before it takes: ``"0.98 to 1.03"``."""
     low, high = (spell.ratio(pick(change.factor for change in changes)) for pick in (min, max))
     return low if low == high else f"{low} to {high}"
+
+
+def doubtful(first: ModelFacts, last: ModelFacts, changes: list[SpeedChange]) -> bool:
+    """Return whether the differences found have no reason in the models, and one in the machine."""
+    return _no_reason(first, last) and unsteady(changes)
 
 
 def unsteady(changes: list[SpeedChange]) -> bool:

@@ -88,9 +88,11 @@ def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:
     if not changes:
         return None
     verdicts = {change.verdict for change in changes}
-    verdict, tone = "differs by setting", "plain"
+    verdict, tone = "mixed", "plain"
     if verdicts == {"same"}:
         verdict = "not saved"
+    elif cost_sentences.doubtful(first, last, changes):
+        verdict = "unclear"
     elif verdicts == {"faster"}:
         verdict, tone = "saved", "good"
     elif verdicts == {"slower"}:
