@@ -32,6 +32,25 @@ class Tied(nn.Module):
         self.second = nn.Linear(4, 4, bias=False)
         self.second.weight = self.first.weight
 
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x)).relu())
+
+class HardCoded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu().view(-1, 4))
+
+def two_linear(width=4):
+    return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+
 shared = nn.Linear(3, 2)
 
 def fails():
@@ -79,3 +98,15 @@ def linear_file(folder: Path) -> Path:
         layer.bias.copy_(torch.tensor([7.0, 8.0]))
     save_tensors(folder / "linear.safetensors", layer.state_dict())
     return folder / "linear.safetensors"
+
+
+@pytest.fixture
+def holey_file(folder: Path) -> Path:
+    """The weights of a Linear(3, 4), ReLU, Linear(4, 2): of the four neurons nothing takes the second and the third."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[2].weight[:, 1:3] = 0
+    save_tensors(folder / "holey.safetensors", model.state_dict())
+    return folder / "holey.safetensors"

@@ -11,6 +11,7 @@ import torch
 from command_line import Command, refused
 from torch import nn
 
+import prunus
 from prunus import models
 from prunus.files import save_tensors
 from prunus.receipt import Receipt
@@ -106,7 +107,47 @@ def test_the_same_model_object_is_not_loaded_twice_over_itself(command: Command,
     assert [facts["nonzero"] for facts in json.loads(result.stdout)["models"]] == [8, 6]
 
 
+def test_packed_files_are_models_by_themselves(command: Command, linear_file: Path, folder: Path) -> None:
+    """A Linear(3, 1) in a packed file is no Linear(3, 2), though --model says so of the file of weights beside it."""
+    prunus.save("small.prunus", nn.Linear(3, 1), example_inputs=torch.zeros(1, 3))
+    result = command(
+        "compare", linear_file, "small.prunus", "--model", "my_models:linear", "--no-latency", "--json", "-"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""  # the packed file tells the shape
+    large, small = json.loads(result.stdout)["models"]
+    assert (large["name"], large["parameters"], large["macs"]) == ("linear", 8, 6)
+    assert (small["name"], small["parameters"], small["macs"]) == ("small", 4, 3)
+    (measured,) = json.loads(command("measure", "small.prunus", "--no-latency", "--json", "-").stdout)["models"]
+    assert (measured["parameters"], measured["macs"]) == (4, 3)
+
+
+def test_a_packed_model_of_prunus_is_known_with_its_arguments(command: Command, folder: Path) -> None:
+    prunus.save("narrow.prunus", models.create("lenet", in_channels=3, image_size=32, widths=(4, 5, 6)))
+    result = command("measure", "narrow.prunus", "--no-latency", "--json", "-")
+    assert result.exit_code == 0, result.output
+    (facts,) = json.loads(result.stdout)["models"]
+    # by hand: 28 x 28 outputs of 75 weights, 10 x 10 of 100, 2 x 2 of 80, and 24 x 10 at the end
+    assert facts["macs"] == 784 * 75 * 4 + 100 * 100 * 5 + 4 * 80 * 6 + 240
+
+
+def test_a_packed_file_fills_the_model_it_is_given_to(command: Command, linear_file: Path) -> None:
+    options = ["--weights", linear_file, "--model", "my_models:linear", "--shape", 3]
+    assert command("pack", *options, "--out", "linear.prunus").exit_code == 0
+    result = command("compare", "my_models:linear=linear.prunus", "--shape", 3, "--no-latency", "--json", "-")
+    assert result.exit_code == 0, result.output
+    (facts,) = json.loads(result.stdout)["models"]
+    assert (facts["name"], facts["nonzero"]) == ("linear", 6)
+
+
 BAD = [
+    (["measure"], "there is no model; give a .prunus file, or --model with --weights"),
+    (["measure", "linear.safetensors"], "--model MODEL --weights linear.safetensors"),
+    (["measure", "none.prunus"], "none.prunus"),
+    (["measure", "none.prunus", "--model", "lenet"], "tells its model itself; leave out --model"),
+    (["measure", "damaged.prunus"], "damaged.prunus"),
+    (["compare", "lenet", "damaged.prunus"], "damaged.prunus"),
+    (["compare", "damaged.prunus", "--arg", "a=1"], "--arg is for what makes a model"),
     (["measure", "--model", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
     (["measure", "--model", "lenet", "--weights", "linear.safetensors"], "'linear.safetensors' does not fit LeNet"),
     (["measure", "--model", "my_models:linear", "--shape", "4"], "can't run a batch of 1.*cannot be multiplied"),
@@ -134,6 +175,9 @@ BAD = [
 )
 def test_a_mistake_is_one_clear_line(command: Command, linear_file: Path, arguments: list[str], told: str) -> None:
     assert linear_file.exists()
+    prunus.save("damaged.prunus", nn.Linear(3, 2), example_inputs=torch.zeros(1, 3))
+    whole = Path("damaged.prunus").read_bytes()
+    Path("damaged.prunus").write_bytes(whole[:-3] + bytes(3))
     assert re.search(told, refused(command(*arguments)))
 
 

@@ -16,7 +16,20 @@ from prunus.extras import MissingExtraError
 from prunus.run_folder import RunLockedError
 from prunus.train import RankError
 
-COMMANDS = ["run", "prune", "pack", "unpack", "export", "measure", "compare", "report", "ls", "doctor"]
+COMMANDS = [
+    "run",
+    "prune",
+    "shrink",
+    "explain",
+    "pack",
+    "unpack",
+    "export",
+    "measure",
+    "compare",
+    "report",
+    "ls",
+    "doctor",
+]
 
 
 def widest(text: str) -> int:
@@ -63,7 +76,7 @@ def test_the_version(command: Command) -> None:
         (["meassure"], "Did you mean 'measure'?"),
         (["ls", "--jsn"], "--json"),
         (["prune", "--sparsty", "0.5"], "--sparsity"),
-        (["measure"], "Missing option '--model'"),
+        (["pack"], "Missing option '--weights'"),
         (["run"], "Missing argument 'RECIPE'"),
         (["run", "lenet", "--devices", "two"], "'--devices'"),
         (["prune", "--sparsity", "half"], "'--sparsity'"),

@@ -161,6 +161,43 @@ def test_a_checkpoint_of_torchs_pruning_becomes_plain(command: Command, folder: 
     assert set((written["weight"].flatten() == 0).nonzero().flatten().tolist()) == set(smallest.tolist())
 
 
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ("--sparsity 0.5", {"sparsity": 0.5}),
+        ("--sparsity 0.3 --budget macs --exclude conv4", {"sparsity": 0.3, "budget": "macs", "exclude": ["conv4"]}),
+        ("--sparsity 0.475 --round-to 4", {"sparsity": 0.475, "round_to": 4}),
+    ],
+)
+def test_whole_channels_go_as_in_python_and_the_next_command_is_named(
+    command: Command, lenet_file: Path, options: str, arguments: dict[str, Any]
+) -> None:
+    model = lenet_from(lenet_file)
+    masks = prunus.prune(model, pattern="channel", example_inputs=torch.zeros(1, 1, 28, 28), **arguments)
+    files = ["--weights", lenet_file, "--out", "out.safetensors", "--masks", "masks.safetensors"]
+    result = command("prune", "--model", "lenet", "--pattern", "channel", *files, *options.split())
+    assert result.exit_code == 0, result.output
+    assert prunus.Masks.load("masks.safetensors") == masks
+    written = load_tensors(Path("out.safetensors"))
+    assert all(torch.equal(written[name], tensor) for name, tensor in model.state_dict().items())
+    assert re.search(rf"^all of them +160,206 +{masks.num_pruned:,} ", result.stdout, re.MULTILINE)
+    assert result.stdout.count("bias") == 1  # all of them in one row
+    assert "neither smaller nor faster" in result.stdout
+    assert "prunus shrink --model lenet --weights out.safetensors --out out.prunus" in result.stdout
+    assert ("that of the multiply-adds" in result.stdout) == ("macs" in options)
+
+
+def test_the_next_command_repeats_what_made_the_model(command: Command, holey_file: Path) -> None:
+    made = ["--model", "my_models:two_linear", "--arg", "width=4", "--shape", 3]
+    options = ["--weights", holey_file, "--pattern", "channel", "--sparsity", 0.5, "--out", "a b.safetensors"]
+    result = command("prune", *made, *options)
+    assert result.exit_code == 0, result.output
+    said = "prunus shrink --model my_models:two_linear --arg width=4 --shape 3 --weights 'a b.safetensors'"
+    assert f"{said} --out 'a b.prunus'" in result.stdout
+    written = load_tensors(Path("a b.safetensors"))
+    assert (written["0.weight"] == 0).all(1).tolist() == [False, True, True, False]  # those that nothing takes
+
+
 def test_nothing_is_overwritten_unless_forced(command: Command, lenet_file: Path, folder: Path) -> None:
     before = lenet_file.read_bytes()
     (folder / "masks").write_text("mine")
@@ -195,6 +232,18 @@ BAD = [
     (["--out", "my_models.py/out.safetensors"], "Not a directory|File exists"),
     (["--masks", "out.safetensors"], "--out and --masks are the same file"),
     (["--arg", "a=1"], "there is no --model"),
+    (["--pattern", "channel"], "say which model it is of with --model"),
+    (["--pattern", "channel", "--model", "my_models:two_linear", "--weights", "holey.safetensors"], "give the --shape"),
+    (["--pattern", "channel", "--model", "lenet", "--shape", "1,9"], "can't run the example inputs"),
+    (["--pattern", "channel", "--model", "lenet", "--sparsity", "90"], "sparsity must be in .* did you mean 0.9"),
+    (
+        ["--pattern", "channel", "--model", "lenet", "--sparsity", "0.99", "--min-kept", "15"],
+        "can't be reached by whole channels",
+    ),
+    (["--pattern", "channel", "--model", "lenet", "--budget", "bytes"], "budget must be 'parameters' or 'macs'"),
+    (["--pattern", "channel", "--model", "lenet", "--round-to", "0"], "round_to must be a whole number"),
+    (["--budget", "macs"], "budget='macs' belong.* to pattern 'channel'"),
+    (["--model", "lenet", "--shape", "1,28,28"], "--shape is for --pattern channel"),
     (["--model", "lenet5"], "does not fit LeNet5: it lacks"),
     (["--model", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
     (["--model", "lenet", "--arg", "classes"], "argument 'classes' is not of the form key=value"),
@@ -208,7 +257,7 @@ BAD = [
     ("options", "told"), BAD, ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else ""
 )
 def test_a_mistake_is_one_clear_line_and_writes_nothing(
-    command: Command, lenet_file: Path, folder: Path, options: list[object], told: str
+    command: Command, lenet_file: Path, holey_file: Path, folder: Path, options: list[object], told: str
 ) -> None:
     before = sorted(folder.iterdir())
     defaults = ["--weights", lenet_file, "--sparsity", 0.2, "--out", "out.safetensors"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli import compare, doctor, export, ls, measure, pack, prune, report, run, unpack
+from prunus.cli import compare, doctor, explain, export, ls, measure, pack, prune, report, run, shrink, unpack
 from prunus.cli.group import STOPPED, Command, Commands
 
 __all__ = ["app", "main"]
@@ -24,6 +24,8 @@ app = typer.Typer(
 for command in (
     run.run,
     prune.prune,
+    shrink.shrink,
+    explain.explain,
     pack.pack,
     unpack.unpack,
     export.export,
@@ -59,6 +61,7 @@ def _prunus(
     Examples:
       prunus run lenet
       prunus prune --weights in.safetensors --sparsity 0.9 --out out.safetensors
+      prunus shrink --model lenet --weights out.safetensors --out small.prunus
       prunus compare dense.safetensors pruned.safetensors --model lenet
 
     'prunus COMMAND --help' tells everything about a command.

@@ -34,7 +34,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="ITEM",
-            help="What to compare: FILE.safetensors (weights of --model), MODEL, or MODEL=FILE.safetensors.",
+            help="What to compare: FILE.safetensors (weights of --model), FILE.prunus, MODEL, or "
+            "MODEL=FILE.safetensors.",
         ),
     ],
     model: Annotated[str | None, options.MODEL] = None,
@@ -55,6 +56,7 @@ def compare(
     \b
     Examples:
       prunus compare dense.safetensors pruned.safetensors --model lenet
+      prunus compare dense.safetensors small.prunus --model lenet
       prunus compare lenet lenet5 resnet20 --arg in_channels=1
       prunus compare my_models:large my_models:small=s.safetensors --shape 3,32,32
       prunus compare lenet lenet5 --runtimes torch,onnxruntime
@@ -72,9 +74,15 @@ def measured(chosen: Sequence[Subject], settings: Settings) -> Receipt:
     batch_sizes = subjects.whole_numbers(settings.batch_sizes, "--batch-sizes")
     threads = None if settings.threads is None else subjects.whole_numbers(settings.threads, "--threads")
     arguments = factory.parse_arguments(settings.arguments)
+    if arguments and not any(subject.source for subject in chosen):
+        raise ValueError(f"--arg is for what makes a model, and .prunus files tell theirs; got {settings.arguments[0]}")
     models = {subject.name: subjects.load(subject, arguments, settings.device) for subject in chosen}
     sources = [subject.source for subject in chosen]
-    inputs = subjects.example_inputs(settings.shape, sources, arguments, models[chosen[0].name])
+    packed = next((subject for subject in chosen if subject.source is None), None)
+    first = packed or chosen[0]
+    inputs = subjects.example_inputs(
+        settings.shape, sources, arguments, models[first.name], packed.weights if packed else None
+    )
     if inputs is None:
         terminal.say("Note: no --shape was given, so no input to run on: multiply-adds, memory and time are left out.")
     runtimes = [name.strip() for name in settings.runtimes.split(",")]

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli import options
+from prunus.cli import options, subjects
 from prunus.cli.compare import Settings, measured, show
-from prunus.cli.subjects import Subject
 
 
 def measure(
-    model: Annotated[str, options.MODEL],
+    packed: options.Packed = None,
+    model: Annotated[str | None, options.MODEL] = None,
     weights: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Its weights, a .safetensors file; otherwise as the factory made them."),
@@ -33,6 +33,7 @@ def measure(
     Examples:
       prunus measure --model lenet --weights runs/lenet/seed-0/pruned.safetensors
       prunus measure --model my_models:cnn --arg width=64 --shape 3,32,32
+      prunus measure small.prunus
     """
-    subject = Subject(weights.stem if weights else model, model, weights)
+    subject = subjects.named(packed, model, weights, arg or ())
     show(measured([subject], Settings(arg or (), shape, batch_sizes, threads, runtimes, not no_latency, device)), json)

@@ -12,6 +12,10 @@ MODEL = typer.Option(
     help="What makes the model: a name that 'prunus ls models' lists, or package.module:factory of your own, looked "
     "for in the current folder first.",
 )
+Packed: TypeAlias = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="A .prunus file; otherwise give --model.", show_default=False),
+]
 Arguments: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,4 +49,15 @@ Json: TypeAlias = Annotated[
         allow_dash=True,
         help="Write it as JSON too; with - print the JSON instead.",
     ),
+]
+Include: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LAYER",
+        help="Prune only this: a parameter, a module, a pattern such as 'encoder.*', or a class such as Linear. "
+        "Repeatable.",
+    ),
+]
+Exclude: TypeAlias = Annotated[
+    list[str] | None, typer.Option(metavar="LAYER", help="Leave this alone, named likewise. Repeatable.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -11,7 +12,7 @@ import typer
 from prunus.cli import options, subjects, terminal
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from prunus.checkpoints import Checkpoint
     from prunus.criteria import Criterion
@@ -33,20 +34,19 @@ PatternName: TypeAlias = Annotated[
 ScopeName: TypeAlias = Annotated[
     str, typer.Option(metavar="NAME", help="How the sparsity is spread over the layers; see 'prunus ls scopes'.")
 ]
-Include: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="LAYER",
-        help="Prune only this: a parameter, a module, a pattern such as 'encoder.*', or a class such as Linear. "
-        "Repeatable.",
-    ),
-]
-Exclude: TypeAlias = Annotated[
-    list[str] | None, typer.Option(metavar="LAYER", help="Leave this alone, named likewise. Repeatable.")
-]
 Seed: TypeAlias = Annotated[int, typer.Option(metavar="N", help="For criteria that draw random numbers.")]
 MinKept: TypeAlias = Annotated[
-    int, typer.Option(metavar="N", help="How many weights, or blocks, every layer keeps at least.")
+    int, typer.Option(metavar="N", help="How many weights, blocks or channels every layer keeps at least.")
+]
+Budget: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="With --pattern channel, what the sparsity is a fraction of: parameters, or macs."
+    ),
+]
+RoundTo: TypeAlias = Annotated[
+    int,
+    typer.Option(metavar="N", help="With --pattern channel, what is left of a layer's channels is a multiple of this."),
 ]
 MasksFile: TypeAlias = Annotated[
     Path | None,
@@ -67,10 +67,13 @@ def prune(
     criterion: CriterionName = "magnitude",
     pattern: PatternName = "unstructured",
     scope: ScopeName = "global",
-    include: Include = None,
-    exclude: Exclude = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
     seed: Seed = 0,
     min_kept: MinKept = 1,
+    shape: options.Shape = None,
+    budget: Budget = "parameters",
+    round_to: RoundTo = 1,
     masks_file: MasksFile = None,
     force: Force = False,
 ) -> None:
@@ -80,18 +83,27 @@ def prune(
     only names and shapes are known: every floating-point tensor of two or more dimensions counts, embeddings
     too, biases never.
 
+    --pattern channel prunes whole channels, neurons and heads, with all that other layers couple with them. It reads
+    the model's graph, so it needs --model, and the --shape of one input if the model is your own.
+
     \b
     Examples:
       prunus prune --weights in.safetensors --sparsity 0.9 --out out.safetensors
       prunus prune --model my_models:cnn --weights cnn.safetensors \\
           --sparsity 0.5 --pattern 2:4 --arg width=64 --out cnn-24.safetensors
+      prunus prune --model lenet --weights in.safetensors \\
+          --sparsity 0.5 --pattern channel --out channels.safetensors
     """
-    from prunus import checkpoints, method, pruning
+    from prunus import checkpoints, method, patterns, pruning
 
     _check_free([out] if masks_file is None else [out, masks_file], force)
-    _refuse_data(method.check_method(sparsity, criterion, pattern, scope).criterion)
+    chosen = method.check_method(sparsity, criterion, pattern, scope)
+    _refuse_data(chosen.criterion)
+    by_channel = isinstance(chosen.pattern, patterns.Channel)
+    _check_for_channels(by_channel, model, shape)
     checkpoint = checkpoints.read(weights)
     network = _network(checkpoint, model, arg or ())
+    inputs = _inputs(network, str(model), arg or (), shape) if by_channel else None
     masks = pruning.prune(
         network,
         sparsity,
@@ -102,13 +114,22 @@ def prune(
         exclude=exclude or (),
         seed=seed,
         min_kept=min_kept,
+        example_inputs=inputs,
+        budget=budget,
+        round_to=round_to,
     )
     checkpoints.apply_masks(masks, checkpoint.tensors, network)
     header = {key: text for key, text in checkpoint.header.items() if key != _OWN_ENTRY}
     checkpoints.save(out, checkpoint.tensors, header)
     if masks_file is not None:
         masks.save(masks_file)
-    _tell(masks, checkpoint, out, masks_file)
+    terminal.show_table(("layer", "shape", "weights", "pruned", "sparsity"), _rows(masks, by_channel), names=2)
+    closing = list(_sentences(checkpoint, out, masks_file))
+    if by_channel:
+        closing[1:1] = _of_channels(str(model), arg or (), shape, out, budget)
+    console = terminal.lines()
+    for sentence in ("", *closing):
+        console.print(terminal.printable(sentence))
 
 
 def _check_free(targets: Sequence[Path], force: bool) -> None:
@@ -149,12 +170,36 @@ def _by_default(source: str | None) -> tuple[type[nn.Module], ...]:
     return (nn.Module,) if source is None else ()
 
 
-def _tell(masks: Masks, checkpoint: Checkpoint, out: Path, masks_file: Path | None) -> None:
-    headers = ("layer", "shape", "weights", "pruned", "sparsity")
-    terminal.show_table(headers, _rows(masks), names=2)
-    console = terminal.lines()
-    for sentence in ("", *_sentences(checkpoint, out, masks_file)):
-        console.print(terminal.printable(sentence))
+def _check_for_channels(by_channel: bool, source: str | None, shape: str | None) -> None:
+    if by_channel and source is None:
+        raise ValueError(
+            "pattern 'channel' has to see how layers are coupled, which a file of weights does not tell; say which "
+            "model it is of with --model"
+        )
+    if shape is not None and not by_channel:
+        raise ValueError("--shape is for --pattern channel, which runs the model; other patterns look at weights only")
+
+
+def _inputs(network: nn.Module, source: str, settings: Sequence[str], shape: str | None) -> Tensor:
+    from prunus import factory
+
+    inputs = subjects.example_inputs(shape, [source], factory.parse_arguments(settings), network)
+    if inputs is None:
+        raise ValueError(
+            f"pattern 'channel' reads the model's graph, which takes an input; give the --shape of one for {source!r}"
+        )
+    return inputs
+
+
+def _of_channels(source: str, settings: Sequence[str], shape: str | None, out: Path, budget: str) -> Iterator[str]:
+    """Say how zeros that are whole channels become a smaller model."""
+    if budget == "macs":
+        yield "The sparsity asked for is that of the multiply-adds; of the weights, the table tells it."
+    words = ["prunus", "shrink", "--model", source]
+    words += [word for setting in settings for word in ("--arg", setting)]
+    words += ["--shape", shape] if shape is not None else []
+    words += ["--weights", str(out), "--out", str(out.with_suffix(".prunus"))]
+    yield f"To remove the channels, so that it gets smaller and faster: {shlex.join(words)}"
 
 
 def _sentences(checkpoint: Checkpoint, out: Path, masks_file: Path | None) -> Iterator[str]:
@@ -170,14 +215,18 @@ def _sentences(checkpoint: Checkpoint, out: Path, masks_file: Path | None) -> It
         yield f"To keep the zeros while training goes on, after each step: Masks.load({str(masks_file)!r}).apply(model)"
 
 
-def _rows(masks: Masks) -> Iterator[tuple[str, ...]]:
+def _rows(masks: Masks, by_channel: bool) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each weight; where whole channels went, one for all biases and norms together."""
+    rest = {name: mask for name, mask in masks.items() if by_channel and mask.ndim < 2}
     for name, mask in masks.items():
-        pruned = mask.numel() - int(mask.count_nonzero())
-        yield (
-            name,
-            "x".join(map(str, mask.shape)),
-            f"{mask.numel():,}",
-            f"{pruned:,}",
-            f"{pruned / max(mask.numel(), 1):.1%}",
-        )
-    yield "all of them", "", f"{masks.num_weights:,}", f"{masks.num_pruned:,}", f"{masks.sparsity:.1%}"
+        if name not in rest:
+            shape = "x".join(map(str, mask.shape))
+            yield _row(name, shape, mask.numel(), mask.numel() - int(mask.count_nonzero()))
+    if rest:
+        pruned = sum(mask.numel() - int(mask.count_nonzero()) for mask in rest.values())
+        yield _row("biases and norms", "", sum(mask.numel() for mask in rest.values()), pruned)
+    yield _row("all of them", "", masks.num_weights, masks.num_pruned)
+
+
+def _row(name: str, shape: str, weights: int, pruned: int) -> tuple[str, ...]:
+    return name, shape, f"{weights:,}", f"{pruned:,}", f"{pruned / max(weights, 1):.1%}"

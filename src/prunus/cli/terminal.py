@@ -36,11 +36,12 @@ def _console(piped_width: int) -> Console:
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
-def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> None:
-    """Print a table without lines: the first `names` columns are text, the others numbers."""
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1, words: int = 0) -> None:
+    """Print a table without lines: the first `names` and the last `words` columns are text, the others numbers."""
     table = _table()
     for place, header in enumerate(headers):
-        table.add_column(Text(header, style="bold"), justify="left" if place < names else "right", overflow="fold")
+        is_text = place < names or place >= len(headers) - words
+        table.add_column(Text(header, style="bold"), justify="left" if is_text else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     _print(table)
