@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from going import Going, coupled, going, why_kept
+from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -82,7 +82,7 @@ def constants(coupling: Coupling, needed: Tensor) -> Constants:
         values = held.get(id(use), torch.full((len(classes),), torch.nan))
         found.channels[id(use)] = values
         reaches = consumed(use, nonzero(coupling, use), _all_outputs(coupling, use))
-        refused = steady[classes] & reaches & ~_takes(coupling, use, values)
+        refused = steady[classes] & reaches & (~_takes(coupling, use, values) | _strange(coupling, use))
         found.foldable[classes[refused]] = False
     while True:  # what rests on a channel that can't go is constant still, but its own value is not at stake
         again = _settle(coupling, found.foldable)
@@ -218,6 +218,12 @@ def _takes(coupling: Coupling, use: Use, values: Tensor) -> Tensor:
     if shared or use.recurrent or not (use.bias is not None or kind in _TAKES_BIAS) or _pads(use.node, kind):
         return values == 0
     return ~values.isnan()
+
+
+def _strange(coupling: Coupling, use: Use) -> Tensor:
+    """Return which inputs meet a weight that is NaN or infinite, bool per input: times zero that is NaN, not zero."""
+    strange = ~matrix(coupling, use).isfinite()
+    return consumed(use, strange.flatten(2).any(2) if strange.ndim > 2 else strange, _all_outputs(coupling, use))
 
 
 def _pads(node: fx.Node, kind: str) -> bool:

@@ -94,6 +94,8 @@ def _tell_truth(
             if changed:
                 weight = f"{path}.weight" if path else "weight"
                 tell(module, original, uses.get(weight), kept)
+            elif not before:
+                _tell_without_tensors(module, changes)
             return
     used = next((name for name in changed if f"{path}.{name}".lstrip(".") in uses), None)
     own: dict[bool, dict[int, int]] = {True: {}, False: {}}
@@ -105,6 +107,16 @@ def _tell_truth(
         if type(value) is int and not attribute.startswith("_"):
             sizes = own[bool(_OF_INPUTS.search(attribute))]
             setattr(module, attribute, sizes[value] if value in sizes else changes.get(value, value))
+
+
+def _tell_without_tensors(module: Any, changes: Mapping[int, int]) -> None:
+    """A norm that has no weights goes by the size of what it normalises."""
+    if isinstance(module, nn.GroupNorm):
+        per_group = module.num_channels // module.num_groups
+        module.num_channels = changes.get(module.num_channels, module.num_channels)
+        module.num_groups = module.num_channels // per_group
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = changes.get(module.num_features, module.num_features)
 
 
 # Attributes that hold the size of a layer's input; others hold that of its output.
