@@ -44,6 +44,7 @@ from prunus.recipe import TrainingSection
 from prunus.train import fit
 
 BUDGET = 0.5  # of the dense network's multiply-adds
+SLACK = 0.005  # channels come in steps: this much more may be left
 STEPS = 200  # of Torch-Pruning's way to removing every channel
 SHIFT = 2
 # Student's t, two-sided 95%, by degrees of freedom
@@ -161,7 +162,7 @@ class Bench:
             try:
                 model = prune(copy.deepcopy(dense).eval(), self.images)
                 share = macs(model, self.images) / macs(dense, self.images)
-                if share > BUDGET:
+                if share > BUDGET + SLACK:
                     raise MissedBudgetError(f"{share:.1%} of the multiply-adds are left")
             except Exception as error:  # whatever a side raises is its result
                 text = " ".join(f"{type(error).__name__}: {error}".split())

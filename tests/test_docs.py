@@ -45,6 +45,7 @@ def test_the_readmes_make_targets_exist() -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.timeout(600)
 def test_the_readmes_prunus_commands_run_as_written(tmp_path: Path) -> None:
     """All of them in one folder, in order; data is not downloaded and the phases are made short."""
     lines = "".join(blocks(ROOT / "README.md", "console")).replace("\\\n", " ").splitlines()
@@ -52,7 +53,8 @@ def test_the_readmes_prunus_commands_run_as_written(tmp_path: Path) -> None:
     assert {command[1] for command in commands} >= {"run", "prune", "compare", "ls", "doctor"}
     for command in commands:
         if command[1] == "run":
-            short = ["seeds=[0]", "train.epochs=1", "finetune.epochs=1", "measure.batch_sizes=[1]"]
+            short = ["seeds=[0]", "train.epochs=1", "finetune.epochs=1"]
+            short += ["measure.batch_sizes=[1]", "measure.threads=[1]", "measure.sensitivity=false"]
             gradual = ["prune.training.epochs=1"] if command[2] == "lenet-95" else []
             command += ["--no-download", *short, *gradual]
         done = subprocess.run(

@@ -194,7 +194,10 @@ class Channels:
                 high = middle
         starts = sum(each.fewest for each in units)
         options = [self._counts(units, method, count) for count in (low, low - 1) if count >= starts]
-        best = min((self._nearer(units, counts, sparsity) for counts in options), key=lambda found: found[0])
+        tried = [(self._miss(units, counts, sparsity), counts) for counts in options]
+        if strict:  # on the way to another sparsity the scope's own counts are kept: what goes now can't come back
+            tried = [self._nearer(units, counts, sparsity) for counts in options]
+        best = min(tried, key=lambda found: found[0])
         if strict and best[0] > TOLERANCE:
             found = sorted({round(self.cost.removed(self._gone(units, counts)), 3) for counts in options})
             raise ChannelError(
@@ -230,33 +233,44 @@ class Channels:
         Returns:
             How far from the budget it ends, and the counts.
         """
-
-        def miss(counts: Sequence[int]) -> float:
-            return abs(self.cost.removed(self._gone(units, counts)) - sparsity)
-
-        found = miss(counts), counts
-        if self.round_to > 1 or len(units) > _MOST_TOUCHED:
+        found = self._miss(units, counts, sparsity), counts
+        if len(units) > _MOST_TOUCHED:
             return found
-        singles = [{index: step} for index in range(len(units)) for step in (1, -1)]
-        pairs = [{one: 1, other: -1} for one in range(len(units)) for other in range(len(units)) if one != other]
+        step = self.round_to
+        singles = [{index: change} for index in range(len(units)) for change in (step, -step)]
+        pairs = [{one: step, other: -step} for one in range(len(units)) for other in range(len(units)) if one != other]
         for _ in range(_TOUCHES):
             if found[0] <= TOLERANCE / 4:
                 break
             before = found
             for moves in (singles, pairs):
-                tried = [_moved(units, found[1], move) for move in moves]
-                found = min([found, *((miss(each), each) for each in tried if each)], key=lambda option: option[0])
+                tried = [self._moved(units, found[1], move) for move in moves]
+                misses = [(self._miss(units, each, sparsity), each) for each in tried if each]
+                found = min([found, *misses], key=lambda option: option[0])
                 if found[0] < before[0]:
                     break
             if found[0] == before[0]:
                 break
         return found
 
+    def _moved(self, units: list[Units], counts: list[int], move: Mapping[int, int]) -> list[int] | None:
+        """Return the counts after a move, None where it leaves a family's bounds."""
+        new = list(counts)
+        for index, change in move.items():
+            new[index] = self._rounded(units[index].count, counts[index] + change)
+            if not units[index].fewest <= counts[index] + change <= units[index].most:
+                return None
+        return new
+
+    def _miss(self, units: list[Units], counts: Sequence[int], sparsity: float) -> float:
+        """Return how far from the budget it ends when each family loses so many."""
+        return abs(self.cost.removed(self._gone(units, counts)) - sparsity)
+
     def _check_within(self, sparsity: float, most: float) -> None:
         if sparsity > most + TOLERANCE:
             raise ChannelError(
-                f"sparsity {sparsity:g} can't be reached by whole channels: with one of each layer kept, at most "
-                f"{most:.3f} of the {self.budget} can go; {self._why()}"
+                f"sparsity {sparsity:g} can't be reached by whole channels: with {self.min_kept} of each layer kept, "
+                f"at most {most:.3f} of the {self.budget} can go; {self._why()}"
             )
 
     def _why(self) -> str:
@@ -296,13 +310,6 @@ def _targets(
     if not names:
         raise ChannelError("nothing to prune: no parameter of this model multiplies an activation")
     return select(model, names, exclude)
-
-
-def _moved(units: list[Units], counts: list[int], move: Mapping[int, int]) -> list[int] | None:
-    """Return the counts after a move, None where it leaves a family's bounds."""
-    new = [count + move.get(index, 0) for index, count in enumerate(counts)]
-    inside = all(units[index].fewest <= new[index] <= units[index].most for index in move)
-    return new if inside else None
 
 
 def _protected(family: Family, targets: set[str], excluded: set[str]) -> Family:

@@ -52,7 +52,7 @@ def run(
     no_download: NoDownload = False,
     redo: Redo = False,
 ) -> None:
-    """Train a model, prune it, fine-tune it, shrink and pack it, and prove what each step saved.
+    """Train, prune, fine-tune, shrink and pack a model, and prove it.
 
     A run that was stopped or killed goes on where it was when the same command is given again.
 
