@@ -80,7 +80,7 @@ def test_time_is_bounded_unless_the_fewest_runs_take_longer():
     start = time.perf_counter()
     found = interleaved({"slow": lambda: time.sleep(0.02)}, seconds=0.001, min_runs=4)
     assert found["slow"].runs == 4
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 30  # all 10,000 runs would take 200 s
 
 
 def test_token_ids_and_several_inputs():
