@@ -42,7 +42,7 @@ def test_a_packed_model_becomes_a_program_and_weights(command: Command, folder: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "m.onnx"], "there is nothing to export; give a .prunus file, or --model"),
+        (["--out", "m.onnx"], "there is no model; give a .prunus file, or --model"),
         (["--model", "my_models:linear", "--out", "m.txt"], "does not tell its format"),
         (["--model", "my_models:linear", "--out", "m.onnx"], "give example_inputs"),
         (["m.prunus", "--model", "lenet", "--out", "m.onnx"], "leave out --model"),

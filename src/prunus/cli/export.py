@@ -12,8 +12,6 @@ from prunus.cli import options, subjects, terminal
 from prunus.cli.pack import Force, check_free
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from prunus.exporting import ExportFacts
 
 Packed: TypeAlias = Annotated[
@@ -52,40 +50,22 @@ def export(
 
     \b
     Examples:
-      prunus export lenet.prunus --shape 1,28,28 --out lenet.onnx
+      prunus export lenet.prunus --out lenet.onnx
       prunus export --model lenet --weights lenet.safetensors --out lenet.pt2
     """
-    from prunus import exporting
+    from prunus import exporting, factory
 
     check_free(out, force)
-    network, inputs = _subject(packed, model, weights, arg or [], shape)
+    subject = subjects.named(packed, model, weights, arg or ())
+    arguments = factory.parse_arguments(arg or ())
+    network = subjects.load(subject, arguments)
+    inputs = subjects.example_inputs(shape, [model], arguments, network, packed)
     facts = exporting.export(network, out, inputs, format=format)
     source = packed or weights
     before = None if source is None else source.stat().st_size
     console = terminal.lines()
     for sentence in _sentences(facts, out, source, before):
         console.print(terminal.printable(sentence))
-
-
-def _subject(
-    packed: Path | None, source: str | None, weights: Path | None, settings: list[str], shape: str | None
-) -> tuple[nn.Module, Tensor | None]:
-    """Return the model that the command line names, and an input for it where one is known."""
-    from prunus import checkpoints, factory
-    from prunus import pack as packing
-
-    arguments = factory.parse_arguments(settings)
-    if packed is None:
-        if source is None:
-            raise ValueError("there is nothing to export; give a .prunus file, or --model with --weights")
-        network = subjects.make(source, arguments)
-        if weights is not None:
-            checkpoints.load_into(network, checkpoints.read(weights))
-        return network, subjects.example_inputs(shape, [source], arguments, network)
-    if source is not None or weights is not None or settings:
-        raise ValueError(f"{str(packed)!r} tells its model itself; leave out --model, --weights and --arg")
-    network = packing.load(packed)
-    return network, subjects.example_inputs(shape, [], {}, network)
 
 
 def _sentences(facts: ExportFacts, out: Path, source: Path | None, before: int | None) -> Iterator[str]:
