@@ -7,7 +7,7 @@ For each seed and kind of shortcut one dense network is trained. Every entry pru
 multiply-adds and is fine-tuned in the same way: same epochs, learning rates, batches, shifts and seed. Torch-Pruning
 has an entry for each of its group's norm and its root layer's norm, ranked within layers and globally (in 1.6.1
 MagnitudeImportance is GroupMagnitudeImportance under another name), and is stepped until it is there, as in its
-README. prunus has an entry for each of its scopes. Of each side the entry with the best *validation* accuracy counts,
+README. prunus has an entry for each of two criteria and scopes. Of each side the entry with the best *validation* accuracy counts,
 and only that one is tested, once.
 
 What is finished is kept in --folder, so a bench that was stopped goes on. --images, --epochs and --finetune (epochs of
@@ -41,7 +41,7 @@ from prunus.files import write_json
 from prunus.machine import machine
 from prunus.macs import count_macs
 from prunus.recipe import TrainingSection
-from prunus.train import fit
+from prunus.train import calibration_batches, fit
 
 BUDGET = 0.5  # of the dense network's multiply-adds
 SLACK = 0.005  # channels come in steps: this much more may be left
@@ -50,20 +50,25 @@ SHIFT = 2
 # Student's t, two-sided 95%, by degrees of freedom
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
-Prune = Callable[[nn.Module, Tensor], nn.Module]
+Batches = list[tuple[Tensor, Tensor]]
+Prune = Callable[[nn.Module, Tensor, Batches], nn.Module]
 
 
 class MissedBudgetError(ValueError):
     """A side ended above the budget."""
 
 
-def with_prunus(model: nn.Module, images: Tensor, scope: str) -> nn.Module:
+def with_prunus(model: nn.Module, images: Tensor, batches: Batches, criterion: str, scope: str) -> nn.Module:
     """Prune by multiply-adds, then shrink."""
-    prunus.prune(model, 1 - BUDGET, pattern="channel", scope=scope, budget="macs", example_inputs=images)
+    known = {"data": batches, "loss": nn.functional.cross_entropy} if criterion == "gradient" else {}
+    options: dict[str, Any] = {"pattern": "channel", "budget": "macs", "example_inputs": images, **known}
+    prunus.prune(model, 1 - BUDGET, criterion=criterion, scope=scope, **options)
     return prunus.shrink(model, images)
 
 
-def with_torch_pruning(model: nn.Module, images: Tensor, reduction: str, global_pruning: bool) -> nn.Module:
+def with_torch_pruning(
+    model: nn.Module, images: Tensor, batches: Batches, reduction: str, global_pruning: bool
+) -> nn.Module:
     """Step the pruner until the multiply-adds are within the budget."""
     import torch_pruning as tp
 
@@ -86,7 +91,10 @@ def with_torch_pruning(model: nn.Module, images: Tensor, reduction: str, global_
 
 
 ENTRIES: dict[str, dict[str, Prune]] = {
-    "prunus": {scope: functools.partial(with_prunus, scope=scope) for scope in ("global", "uniform")},
+    "prunus": {
+        f"{criterion}, {scope}": functools.partial(with_prunus, criterion=criterion, scope=scope)
+        for criterion, scope in itertools.product(("magnitude", "gradient"), ("global", "uniform"))
+    },
     "torch-pruning": {
         f"{norm} norm, {place}": functools.partial(
             with_torch_pruning, reduction=reduction, global_pruning=place == "global"
@@ -133,6 +141,7 @@ class Bench:
         self.train = TrainingSection(epochs=arguments.epochs, lr=arguments.lr)
         self.finetune = TrainingSection(epochs=arguments.finetune, lr=arguments.finetune_lr)
         self.images = torch.zeros(2, *data.input_shape)
+        self.batches = calibration_batches(data, 128, 8)
         self.sides: list[str] = arguments.sides
 
     def compare(self, shortcut: str, seed: int) -> dict[str, Any]:
@@ -160,7 +169,7 @@ class Bench:
     def _entries(self, side: str, dense: nn.Module, place: Path, seed: int) -> Iterator[tuple[Entry, Any]]:
         for name, prune in ENTRIES[side].items():
             try:
-                model = prune(copy.deepcopy(dense).eval(), self.images)
+                model = prune(copy.deepcopy(dense).eval(), self.images, self.batches)
                 share = macs(model, self.images) / macs(dense, self.images)
                 if share > BUDGET + SLACK:
                     raise MissedBudgetError(f"{share:.1%} of the multiply-adds are left")
