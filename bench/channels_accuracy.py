@@ -7,8 +7,8 @@ For each seed and kind of shortcut one dense network is trained. Every entry pru
 multiply-adds and is fine-tuned in the same way: same epochs, learning rates, batches, shifts and seed. Torch-Pruning
 has an entry for each of its group's norm and its root layer's norm, ranked within layers and globally (in 1.6.1
 MagnitudeImportance is GroupMagnitudeImportance under another name), and is stepped until it is there, as in its
-README. prunus has an entry for each of two criteria and scopes. Of each side the entry with the best *validation* accuracy counts,
-and only that one is tested, once.
+README. prunus has an entry for each of two criteria and scopes. Of each side the entry with the best *validation*
+accuracy counts, and only that one is tested, once.
 
 What is finished is kept in --folder, so a bench that was stopped goes on. --images, --epochs and --finetune (epochs of
 fine-tuning) say how long it takes; --images 0 takes all of them.
