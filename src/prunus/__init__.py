@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prunus.pack import PackError, load, save
     from prunus.pruning import Pruner, prune
     from prunus.receipt import Receipt
+    from prunus.runtime import CompileError, Program, ProgramError, compile, load_program
     from prunus.shrinking import ShrinkError, shrink
     from prunus.stats import Stats
 
@@ -24,22 +25,27 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChannelError",
+    "CompileError",
     "Explanation",
     "ExportError",
     "GraphError",
     "MaskError",
     "Masks",
     "PackError",
+    "Program",
+    "ProgramError",
     "Pruner",
     "Receipt",
     "ShrinkError",
     "Stats",
     "compare",
+    "compile",
     "criterion",
     "data",
     "explain",
     "export",
     "load",
+    "load_program",
     "measure",
     "models",
     "pack",
@@ -53,21 +59,26 @@ __all__ = [
 # Public name -> its module, loaded on first use: so the command line answers `--help` without loading torch.
 _MODULE_OF = {
     "ChannelError": "prunus.channels",
+    "CompileError": "prunus.runtime",
     "Explanation": "prunus.explaining",
     "ExportError": "prunus.exporting",
     "GraphError": "prunus.graph",
     "MaskError": "prunus.masks",
     "Masks": "prunus.masks",
     "PackError": "prunus.pack",
+    "Program": "prunus.runtime",
+    "ProgramError": "prunus.runtime",
     "Pruner": "prunus.pruning",
     "Receipt": "prunus.receipt",
     "ShrinkError": "prunus.shrinking",
     "Stats": "prunus.stats",
     "compare": "prunus.measuring",
+    "compile": "prunus.runtime",
     "criterion": "prunus.criteria",
     "explain": "prunus.explaining",
     "export": "prunus.exporting",
     "load": "prunus.pack",
+    "load_program": "prunus.runtime",
     "measure": "prunus.measuring",
     "plain_state_dict": "prunus.masks",
     "prune": "prunus.pruning",

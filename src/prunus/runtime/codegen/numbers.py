@@ -1,0 +1,159 @@
+"""The C of vector types and of functions of one number: each for single numbers and for vectors.
+
+Vectors are those of the compiler (gcc and clang alike), so that the same text becomes AVX-512, AVX2, SSE or NEON. A
+comparison of vectors gives a mask of all ones or zeros, which `&`, `|` and `~` apply.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The C type that a program computes in.
+
+    Attributes:
+        real: the type's name in C.
+        whole: the type of a whole number of the same size.
+        bytes: its size.
+        suffix: what its constants end in, and its functions of math.h.
+        digits: significant decimal digits that tell every number.
+    """
+
+    real: str
+    whole: str
+    bytes: int
+    suffix: str
+    digits: int
+
+    def constant(self, value: float) -> str:
+        """Return a number as C writes it.
+
+        >>> FLOAT.constant(0.1), FLOAT.constant(float("-inf")), FLOAT.constant(2)
+        ('0.100000001f', '-INFINITY', '2.0f')
+        """
+        if value != value:
+            return "NAN"
+        if value in (float("inf"), float("-inf")):
+            return "INFINITY" if value > 0 else "-INFINITY"
+        rounded = value if self.bytes == 8 else _float32(value)
+        text = f"{rounded:.{self.digits}g}"
+        return text + ("" if re.search(r"[.e]", text) else ".0") + self.suffix
+
+
+def _float32(value: float) -> float:
+    import numpy
+
+    return float(numpy.float32(value))
+
+
+FLOAT = Numbers("float", "int32_t", 4, "f", 9)
+DOUBLE = Numbers("double", "int64_t", 8, "", 17)
+
+# Functions of x for one number, f standing for the suffix of math.h's functions; a, b are the constants.
+SCALARS = {
+    "relu": "x < 0 ? 0 : x",
+    "relu6": "x < 0 ? 0 : x > 6 ? 6 : x",
+    "leaky_relu": "x > 0 ? x : x * a",
+    "clamp": "x < a ? a : x > b ? b : x",
+    "sigmoid": "1 / (1 + exp{f}(-x))",
+    "tanh": "tanh{f}(x)",
+    "silu": "x / (1 + exp{f}(-x))",
+    "gelu": "x * {half} * (1 + erf{f}(x * {sqrt_half}))",
+    "gelu_tanh": "x * {half} * (1 + tanh{f}({gelu_scale} * (x + {gelu_cubic} * x * x * x)))",
+    "elu": "x > 0 ? x : a * expm1{f}(x)",
+    "hardsigmoid": "x <= -3 ? 0 : x >= 3 ? 1 : x / 6 + {half}",
+    "hardswish": "x <= -3 ? 0 : x >= 3 ? x : x * (x + 3) / 6",
+    "exp": "exp{f}(x)",
+    "log": "log{f}(x)",
+    "sqrt": "sqrt{f}(x)",
+    "softplus": "x > 20 ? x : log1p{f}(exp{f}(x))",
+    "neg": "-x",
+    "abs": "fabs{f}(x)",
+    "square": "x * x",
+    "reciprocal": "1 / x",
+}
+
+# The same for vectors, where it is not computed number by number: x of type {vec}, masks of type {mask}.
+_VECTOR = {
+    "relu": "return ({vec})(({mask})x & ~(x < 0));",
+    "relu6": "x = ({vec})(({mask})x & ~(x < 0)); return choose{n}(x > 6, x - x + 6, x);",
+    "leaky_relu": "return choose{n}(x > 0, x, x * a);",
+    "clamp": "x = choose{n}(x < a, x - x + a, x); return choose{n}(x > b, x - x + b, x);",
+    "neg": "return -x;",
+    "square": "return x * x;",
+    "reciprocal": "return 1 / x;",
+}
+
+_NUM_CONSTANTS = {"leaky_relu": 1, "clamp": 2, "elu": 1}
+
+# Two numbers to one: expressions of x and y, for numbers and for vectors.
+COMBINED = {
+    "add": "{x} + {y}",
+    "sub": "{x} - {y}",
+    "mul": "{x} * {y}",
+    "div": "{x} / {y}",
+    "maximum": "larger{n}({x}, {y})",
+    "minimum": "smaller{n}({x}, {y})",
+}
+
+
+def constants_of(function: str) -> int:
+    """Return how many constants a function takes besides x."""
+    return _NUM_CONSTANTS.get(function, 0)
+
+
+def scalar_types(numbers: Numbers) -> str:
+    """Return the C of what all single numbers need; NaN goes through a maximum, as in PyTorch."""
+    return f"""typedef {numbers.real} real;
+
+static inline real larger1(real x, real y) {{ return x > y || x != x ? x : y; }}
+static inline real smaller1(real x, real y) {{ return x < y || x != x ? x : y; }}
+"""
+
+
+def vector_types(numbers: Numbers, width: int) -> str:
+    """Return the C of a vector type of so many numbers, and what all functions on it need.
+
+    `loose` is the same where a vector may begin at any number.
+    """
+    size = width * numbers.bytes
+    vec, loose, mask = f"vec{width}", f"loose{width}", f"mask{width}"
+    splat = ", ".join(["x"] * width)
+    return f"""typedef real {vec} __attribute__((vector_size({size}), may_alias));
+typedef real {loose} __attribute__((vector_size({size}), aligned({numbers.bytes}), may_alias));
+typedef {numbers.whole} {mask} __attribute__((vector_size({size}), may_alias));
+
+static inline {vec} splat{width}(real x) {{ return ({vec}){{{splat}}}; }}
+static inline {vec} choose{width}({mask} which, {vec} x, {vec} y) {{
+    return ({vec})((which & ({mask})x) | (~which & ({mask})y));
+}}
+static inline {vec} larger{width}({vec} x, {vec} y) {{ return choose{width}((x > y) | (x != x), x, y); }}
+static inline {vec} smaller{width}({vec} x, {vec} y) {{ return choose{width}((x < y) | (x != x), x, y); }}
+"""
+
+
+def function(numbers: Numbers, name: str, width: int) -> str:
+    """Return the C of a function of vectors of so many numbers; of single numbers for a width of 1."""
+    more = "".join(f", real {letter}" for letter in "ab"[: constants_of(name)])
+    if width == 1:
+        return f"static inline real {name}1(real x{more}) {{ return {_expression(numbers, name)}; }}\n"
+    vec, mask = f"vec{width}", f"mask{width}"
+    if name in _VECTOR:
+        body = _VECTOR[name].format(vec=vec, mask=mask, n=width)
+        return f"static inline {vec} {name}{width}({vec} x{more}) {{ {body} }}\n"
+    passed = "".join(f", {letter}" for letter in "ab"[: constants_of(name)])
+    loop = f"for (int i = 0; i < {width}; ++i) x[i] = {name}1(x[i]{passed});"
+    return f"static inline {vec} {name}{width}({vec} x{more}) {{ {loop} return x; }}\n"
+
+
+def _expression(numbers: Numbers, name: str) -> str:
+    return SCALARS[name].format(
+        f=numbers.suffix,
+        half=numbers.constant(0.5),
+        sqrt_half=numbers.constant(0.5**0.5),
+        gelu_scale=numbers.constant((2 / 3.141592653589793) ** 0.5),
+        gelu_cubic=numbers.constant(0.044715),
+    )

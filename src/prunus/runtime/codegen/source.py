@@ -1,0 +1,159 @@
+"""The whole C of a program: one text, with a function for each step in each mode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TypeAlias
+
+import numpy
+
+from prunus.runtime.codegen import contraction, transfer
+from prunus.runtime.codegen.contraction import Variant
+from prunus.runtime.codegen.numbers import Numbers, function, scalar_types, vector_types
+from prunus.runtime.codegen.steps import Emitter
+from prunus.runtime.codegen.writing import Constants, Needs, Writer
+from prunus.runtime.net import Contract, Operation
+from prunus.runtime.planning import Plan
+
+
+@dataclass(frozen=True)
+class Source:
+    """A program's C, and the constants that it is given when it runs.
+
+    Attributes:
+        text: the C.
+        constants: what `weights` points to.
+        workspace: numbers that one thread needs.
+    """
+
+    text: str
+    constants: bytes
+    workspace: int
+
+
+@dataclass
+class _Gathered:
+    numbers: Numbers
+    needs: Needs
+    constants: Constants = field(default_factory=Constants)
+    kernels: dict[object, tuple[str, str]] = field(default_factory=dict)
+
+    def kernel(self, shape: contraction.Shape, variant: Variant) -> str:
+        """Return the name of the kernel for a shape, which is written once."""
+        key = (shape, variant)
+        if key not in self.kernels:
+            name = f"contract{len(self.kernels)}"
+            self.kernels[key] = name, contraction.kernel(name, shape, variant, self.needs)
+        return self.kernels[key][0]
+
+
+# (plan it belongs to, what is computed, one way of computing it)
+Trial: TypeAlias = tuple[Plan, Contract, Variant]
+
+
+def write(
+    plans: Sequence[Plan],
+    chosen: Mapping[tuple[str, int], Variant],
+    numbers: Numbers,
+    trials: Sequence[Trial] = (),
+) -> Source:
+    """Write a program.
+
+    Args:
+        plans: of the block mode and of the single one.
+        chosen: (mode, number of the output) -> how that contraction is computed.
+        numbers: what is computed in.
+        trials: contractions written besides, each in one way, so that they can be timed.
+    """
+    found = _Gathered(numbers, Needs(numbers))
+    steps = "\n".join([*(_mode(plan, chosen, found) for plan in plans), _trials(trials, found)])
+    head = _head(found)
+    block = next(plan for plan in plans if not plan.mode.single)
+    workspace = max(plan.size for plan in plans)
+    sizes = f"enum {{ BLOCK = {block.mode.block}, WORKSPACE = {workspace} }};\n"
+    kernels = "\n".join(text for _, text in found.kernels.values())
+    runner = resources.files(__package__).joinpath("runner.c").read_text(encoding="utf-8")
+    return Source("\n".join([head, kernels, steps, sizes, runner]), bytes(found.constants.data), workspace)
+
+
+def _head(found: _Gathered) -> str:
+    widths = sorted(found.needs.widths - {1})
+    functions = sorted(found.needs.functions, key=lambda each: (each[1], each[0]))
+    return "\n".join(
+        [
+            "/* Written by prunus: a pruned model as a program that skips its zeros. */\n",
+            "#include <math.h>\n#include <pthread.h>\n#include <sched.h>\n#include <stdint.h>\n",
+            scalar_types(found.numbers),
+            *(vector_types(found.numbers, width) for width in widths),
+            *(transfer.transpose(width) for width in sorted(found.needs.transposed)),
+            *(function(found.numbers, name, width) for name, width in functions),
+        ]
+    )
+
+
+def _trials(trials: Sequence[Trial], found: _Gathered) -> str:
+    """Return functions that compute one contraction each in one way, and what calls one of them repeatedly."""
+    if not trials:
+        return ""
+    texts = []
+    for place, (plan, operation, variant) in enumerate(trials):
+        body = _contract(operation, plan, variant, found)
+        texts.append(f"{_STEP.format(name=f'trial{place}')} {{\n{body}}}\n")
+    names = ", ".join(f"trial{place}" for place in range(len(trials)))
+    table = f"static void (*const trials[])(const char *, real *, long, long) = {{{names}}};\n"
+    call = "    for (long i = 0; i < times; ++i) trials[trial](weights, work, 0, 1);\n"
+    head = "void prunus_trial(const char *weights, real *work, long trial, long times)"
+    return "\n".join([*texts, table, f"{head} {{\n{call}}}\n"])
+
+
+_STEP = "static void {name}(const char *restrict weights, real *restrict work, long part, long parts)"
+
+
+def _mode(plan: Plan, chosen: Mapping[tuple[str, int], Variant], found: _Gathered) -> str:
+    """Return the functions of one mode's steps, of what loads and stores samples, and a table of the steps."""
+    mode = plan.mode.name
+    emitter = Emitter(plan, found.needs, found.constants)
+    texts, names = [], []
+    for place, operation in enumerate(plan.net.operations):
+        name = f"{mode}_step{place}"
+        names.append(name)
+        if isinstance(operation, Contract):
+            body = _contract(operation, plan, chosen[mode, operation.output], found)
+        else:
+            body = emitter.body(operation)
+        unused = "" if "weights" in body else "    (void)weights;\n"
+        texts.append(f"/* {_title(operation)} */\n{_STEP.format(name=name)} {{\n{unused}{body}}}\n")
+    table = f"enum {{ {mode.upper()}_STEPS = {len(names)} }};\n"
+    table += f"static void (*const {mode}_steps[])(const char *, real *, long, long) = {{{', '.join(names)}}};\n"
+    if not names:
+        table = table.replace("{};", "{0};")
+    return "\n".join([*texts, table, transfer.load(plan, found.needs), transfer.store(plan, found.needs)])
+
+
+def _title(operation: Operation) -> str:
+    shape = "x".join(map(str, operation.box))
+    name = re.sub(r"[^\w.() -]", "_", operation.name)  # a name may hold anything, a comment may not
+    return f"{name}: {type(operation).__name__.lower()} -> {shape}"
+
+
+def _contract(operation: Contract, plan: Plan, variant: Variant, found: _Gathered) -> str:
+    shape = contraction.shape_of(operation, plan, variant)
+    name = found.kernel(shape, variant)
+    dtype = numpy.float32 if found.numbers.bytes == 4 else numpy.float64
+    starts, offsets, values, bias = contraction.weights(operation, plan, variant, found.constants, dtype)
+    source = plan.places[operation.source.value]
+    out = plan.places[operation.output] + plan.layouts[operation.output].origin * plan.mode.block
+    add = "0"
+    if operation.residual is not None:
+        add = f"work + {int(plan.addresses(operation.residual).flat[0])}"
+    groups = len(operation.weight) // variant.rows
+    write = Writer(depth=1)
+    write(
+        f"{name}((const int32_t *)(weights + {starts}), (const int32_t *)(weights + {offsets}),",
+        f"    (const real *)(weights + {values}), (const real *)(weights + {bias}), work + {source}, work + {out},",
+        f"    {add}, {groups}, {groups} * part / parts, {groups} * (part + 1) / parts);",
+    )
+    return write.text()

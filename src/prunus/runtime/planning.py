@@ -1,0 +1,359 @@
+"""A net laid out in memory for one mode: where each value lies, and copies where an operation needs another layout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy
+
+from prunus.runtime.layout import Halo, Layout, Mode, layout
+from prunus.runtime.net import (
+    Box,
+    Contract,
+    Indices,
+    Join,
+    Net,
+    Normalize,
+    Operation,
+    Pool,
+    Reduce,
+    View,
+    Windows,
+    box_of,
+    views_of,
+    whole,
+)
+
+# Workspaces begin at, and slots are multiples of, so many bytes: a cache line.
+ALIGNMENT = 64
+
+# A kernel holds all outputs of a window in registers: more than so many would not fit.
+_MOST_POOLED = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """What a contraction reads for each of its weights.
+
+    Attributes:
+        offsets: (channels, kernel height, kernel width): what the output in the corner reads, in numbers from the
+            beginning of the source's value.
+        steps: numbers from there for the next output below and to the right.
+    """
+
+    offsets: Indices
+    steps: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is computed in one mode, and where it lies.
+
+    Attributes:
+        net: the operations, copies included.
+        layouts: of each value.
+        places: where in the workspace each value begins, in numbers.
+        size: numbers of the workspace up to its end.
+        taps: of each contraction, by the number of its output.
+    """
+
+    mode: Mode
+    net: Net
+    layouts: dict[int, Layout]
+    places: dict[int, int]
+    size: int
+    taps: dict[int, Taps]
+
+    def addresses(self, view: View) -> Indices:
+        """Return where in the workspace the elements of a view lie."""
+        return self.places[view.value] + self.layouts[view.value].addresses(view.index)
+
+
+def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
+    """Lay a net out.
+
+    Args:
+        net: the operations.
+        mode: how samples lie in memory.
+        number_bytes: size of a number.
+        start: numbers of the workspace that belong to another plan: what one leaves behind is no zeros for the other.
+    """
+    planner = _Planner(net, mode)
+    operations = [each for operation in net.operations for each in planner.prepared(operation)]
+    arranged = replace(net, operations=tuple(operations), boxes=planner.boxes)
+    layouts = {number: layout(box, planner.halos.get(number, Halo()), mode) for number, box in planner.boxes.items()}
+    places, size = _placed(arranged, layouts, mode, number_bytes, start)
+    taps = {
+        operation.output: _taps(operation, layouts[operation.source.value], planner.splits.get(operation.output))
+        for operation in operations
+        if isinstance(operation, Contract)
+    }
+    return Plan(mode, arranged, layouts, places, size, taps)
+
+
+def is_dot(contract: Contract, mode: Mode) -> bool:
+    """Tell whether a contraction is computed output by output: singly, where a row is no vector."""
+    height, width = contract.grid
+    return mode.single and (width == 1 or (contract.kind == "linear" and height * width < mode.vector // 2))
+
+
+def row_width(contract: Contract, mode: Mode, vector: int) -> int:
+    """Return how many numbers a vector has: as many as can be; for short rows the fewest of as many vectors."""
+    width = vector
+    while mode.single and width > 4 and -(-contract.grid[1] // (width // 2)) <= -(-contract.grid[1] // width):
+        width //= 2
+    return width
+
+
+class _Planner:
+    def __init__(self, net: Net, mode: Mode) -> None:
+        self.mode = mode
+        self.boxes: dict[int, Box] = dict(net.boxes)
+        self.halos: dict[int, Halo] = {}
+        self.splits: dict[int, int] = {}
+        self._next = max(self.boxes) + 1
+
+    def prepared(self, operation: Operation) -> list[Operation]:
+        """Return an operation behind the copies that it needs."""
+        if isinstance(operation, (Reduce, Normalize)) and not self._alike(operation.source):
+            return self._behind_copy(operation)
+        if isinstance(operation, Pool) and not self._regular(operation.source):
+            return self._behind_copy(operation)
+        if not isinstance(operation, Contract):
+            return [operation]
+        if operation.pool is not None and not self._pools(operation):
+            contract, pool = self._unpooled(operation)
+            return [*self.prepared(contract), *self.prepared(pool)]
+        before: list[Operation] = []
+        contract = operation
+        if self.mode.single and contract.stride[1] > 1 and not is_dot(contract, self.mode):
+            copy, contract = self._split(contract)
+            before.append(copy)
+        elif not self._fits(contract):
+            copy = self._copy(contract.name, contract.source)
+            before.append(copy)
+            contract = replace(contract, source=whole(copy.output, copy.box))
+        if contract.output not in self.splits:
+            self._demand(contract.source.value, _halo(contract))
+        if contract.residual is not None and not self._rows(contract.residual, contract):
+            copy = self._copy(contract.name, contract.residual)
+            before.append(copy)
+            contract = replace(contract, residual=whole(copy.output, copy.box))
+        return [*before, contract]
+
+    def _fits(self, contract: Contract) -> bool:
+        """Tell whether a contraction can read its source where it lies."""
+        index = contract.source.index
+        _, height, width = index.shape
+        _, rows, columns = self.boxes[contract.source.value]
+        grid = index[:, :1, :1] + _plane(height, width, _step(index, 1), _step(index, 2))
+        if not bool((grid == index).all()):
+            return False
+        aligned = height == rows and width == columns and bool((index[:, 0, 0] % (rows * columns) == 0).all())
+        inside = _steps_fit(index, rows, columns)
+        if _halo(contract):
+            return aligned and _step(index, 2) in (0, 1) and (height == 1 or _step(index, 1) == columns)
+        if self.mode.single and not is_dot(contract, self.mode):
+            return inside and (width == 1 or _step(index, 2) == 1)
+        return inside
+
+    def _rows(self, residual: View, contract: Contract) -> bool:
+        """Tell whether a residual can be read beside the output: in blocks anything regular, singly whole rows."""
+        channels, height, width = residual.index.shape
+        _, rows, columns = self.boxes[residual.value]
+        index = residual.index
+        grid = index[:, :1, :1] + _plane(height, width, _step(index, 1), _step(index, 2))
+        step = _step(index, 0)
+        even = bool((index[:, 0, 0] == index[0, 0, 0] + step * numpy.arange(channels)).all())
+        regular = bool((grid == index).all()) and even and _steps_fit(index, rows, columns)
+        regular = regular and (channels == 1 or step % (rows * columns) == 0)
+        if self.mode.single and not is_dot(contract, self.mode):
+            return regular and (width == 1 or _step(index, 2) == 1)
+        return regular
+
+    def _regular(self, view: View) -> bool:
+        """Tell whether rows and columns of a view are equal steps in memory."""
+        index, (_, rows, columns) = view.index, self.boxes[view.value]
+        return _steps_fit(index, rows, columns)
+
+    def _alike(self, view: View) -> bool:
+        """Tell whether the elements of each row of (rows, elements) lie alike, counted from the row's first."""
+        _, height, width = self.boxes[view.value]
+        channel, rest = numpy.divmod(view.index, height * width)
+        row, column = numpy.divmod(rest, width)
+        return all(bool((part - part[:, :1] == part[:1] - part[0, 0]).all()) for part in (channel, row, column))
+
+    def _behind_copy(self, operation: Reduce | Normalize | Pool) -> list[Operation]:
+        source = operation.source
+        flat = View(source.value, source.index.reshape(box_of(source.index.shape)))
+        copy = self._copy(operation.name, flat)
+        again = View(copy.output, whole(copy.output, copy.box).index.reshape(source.index.shape))
+        return [copy, replace(operation, source=again)]
+
+    def _pools(self, contract: Contract) -> bool:
+        """Tell whether a contraction's kernel can pool what it computes."""
+        assert contract.pool is not None
+        _, height, width = contract.pool
+        if height * width > _MOST_POOLED or is_dot(contract, self.mode):
+            return False
+        narrow = self.mode.vector
+        while (
+            self.mode.single and narrow > 4 and -(-contract.grid[1] // (narrow // 2)) == -(-contract.grid[1] // narrow)
+        ):
+            narrow //= 2
+        vectors = width // math.gcd(width, narrow)
+        return not self.mode.single or -(-contract.grid[1] // narrow) % vectors == 0
+
+    def _unpooled(self, contract: Contract) -> tuple[Contract, Pool]:
+        assert contract.pool is not None
+        function, height, width = contract.pool
+        box = (len(contract.weight), *contract.grid)
+        number = self._new(box)
+        rows, columns = (
+            Windows(tuple(range(0, size * count, size)), tuple(range(size, size * count + 1, size)), 1, (size,) * count)
+            for size, count in ((height, contract.box[1]), (width, contract.box[2]))
+        )
+        pool = Pool(
+            f"{contract.name} (pool)", contract.output, contract.box, function, whole(number, box), rows, columns
+        )
+        return replace(contract, output=number, box=box, pool=None), pool
+
+    def _demand(self, value: int, halo: Halo) -> None:
+        self.halos[value] = self.halos.get(value, Halo()).with_(halo)
+
+    def _copy(self, name: str, source: View) -> Join:
+        box: Box = source.index.shape
+        number = self._new(box)
+        return Join(f"{name} (copy)", number, box, ((source, whole(number, box).index),))
+
+    def _split(self, contract: Contract) -> tuple[Join, Contract]:
+        """Put the columns of each remainder by the stride together, so that what a row reads are neighbours again."""
+        step = contract.stride[1]
+        index = contract.source.index
+        channels, height, width = index.shape
+        columns = -(-width // step)
+        box = (channels * step, height, columns)
+        target = numpy.arange(numpy.prod(box), dtype=numpy.int64).reshape(step, channels, height, columns)
+        pieces: list[tuple[View | numpy.ndarray, Indices]] = []
+        for rest in range(step):
+            part = index[:, :, rest::step]
+            pieces.append((View(contract.source.value, part), target[rest, :, :, : part.shape[2]]))
+            if part.shape[2] < columns:
+                end = target[rest, :, :, part.shape[2] :]
+                pieces.append((numpy.zeros(end.shape), end))
+        number = self._new(box)
+        halo, reach = _halo(contract), _reach(contract)
+        first = -(contract.padding[1] // -step) if contract.padding[1] else 0
+        last = (reach[1] - contract.padding[1]) // step + contract.grid[1] - 1
+        self._demand(number, Halo(halo.top, halo.bottom, first, max(0, last - columns + 1)))
+        self.splits[contract.output] = step
+        return Join(f"{contract.name} (columns)", number, box, tuple(pieces)), replace(
+            contract, source=View(number, target)
+        )
+
+    def _new(self, box: Box) -> int:
+        self.boxes[self._next] = box
+        self._next += 1
+        return self._next - 1
+
+
+def _plane(height: int, width: int, down: int, right: int) -> Indices:
+    found: Indices = (numpy.arange(height) * down)[:, None] + numpy.arange(width) * right
+    return found[None]
+
+
+def _step(index: Indices, dim: int) -> int:
+    if index.shape[dim] < 2:
+        return 0
+    return int(index.take(1, dim).flat[0] - index.take(0, dim).flat[0])
+
+
+def _steps_fit(index: Indices, rows: int, columns: int) -> bool:
+    """Tell whether equal steps of places are equal steps in memory, where rows and channels may have gaps between."""
+    flat = index.reshape(len(index), -1)
+    channel, rest = numpy.divmod(flat, rows * columns)
+    row, column = numpy.divmod(rest, columns)
+    for part in (channel, row, column):
+        grid = part.reshape(index.shape)
+        plane = _plane(index.shape[1], index.shape[2], _step(grid, 1), _step(grid, 2))
+        if not bool((grid == grid[:, :1, :1] + plane).all()):
+            return False
+    return True
+
+
+def _reach(contract: Contract) -> tuple[int, int]:
+    """Return how far down and right of its first the last weight of a kernel reads."""
+    height, width = contract.weight.shape[2:]
+    return contract.dilation[0] * (height - 1), contract.dilation[1] * (width - 1)
+
+
+def _halo(contract: Contract) -> Halo:
+    """Return the zeros that a convolution reads around its source."""
+    beyond = [
+        (outputs - 1) * step + reach - pad - (side - 1)
+        for outputs, step, reach, pad, side in zip(
+            contract.grid,
+            contract.stride,
+            _reach(contract),
+            contract.padding,
+            contract.source.index.shape[1:],
+            strict=True,
+        )
+    ]
+    return Halo(contract.padding[0], max(beyond[0], 0), contract.padding[1], max(beyond[1], 0))
+
+
+def _taps(contract: Contract, found: Layout, split: int | None) -> Taps:
+    height, width = contract.weight.shape[2:]
+    down = numpy.arange(height)[:, None] * contract.dilation[0] - contract.padding[0]
+    right = numpy.arange(width) * contract.dilation[1] - contract.padding[1]
+    if split is not None:
+        index = contract.source.index  # (remainder, channels, height, columns)
+        starts = found.addresses(index[:, :, 0, 0])[right % split].T[:, None, :]
+        offsets = starts + (down * found.pitch + right // split) * found.block
+        return Taps(offsets, (contract.stride[0] * found.pitch * found.block, found.block))
+    addresses = found.addresses(contract.source.index)
+    steps = _step(addresses, 1), _step(addresses, 2)
+    if _halo(contract):
+        steps = found.pitch * found.block, found.block
+    offsets = addresses[:, :1, :1] + down * steps[0] + right * steps[1]
+    return Taps(offsets, (contract.stride[0] * steps[0], contract.stride[1] * steps[1]))
+
+
+def _placed(
+    net: Net, layouts: dict[int, Layout], mode: Mode, number_bytes: int, start: int
+) -> tuple[dict[int, int], int]:
+    """Give each value a slot of the workspace, which it shares with values of the same layout that live at other times.
+
+    Where there are zeros around, only values laid out alike share: nobody writes the zeros again.
+    """
+    unit = ALIGNMENT // number_bytes
+    last = {view.value: step for step, each in enumerate(net.operations) for view in views_of(each)}
+    last |= {view.value: len(net.operations) for view in net.outputs}
+    free: dict[object, list[int]] = {}
+    places: dict[int, int] = {}
+    # a vector may be read beyond either end of a value: singly, rows are read whole
+    top = unit * -(-(start + mode.vector) // unit)
+
+    def key(number: int) -> object:
+        found = layouts[number]
+        return found if found.halo else -(-(found.size + mode.vector) // unit)
+
+    def place(number: int) -> None:
+        nonlocal top
+        waiting = free.setdefault(key(number), [])
+        if waiting:
+            places[number] = waiting.pop()
+            return
+        places[number] = top
+        top += unit * -(-(layouts[number].size + mode.vector) // unit)
+
+    for number, _ in net.inputs.values():
+        place(number)
+    for step, operation in enumerate(net.operations):
+        place(operation.output)
+        for number in {view.value for view in views_of(operation)} | {operation.output}:
+            if last.get(number, step) == step:
+                free[key(number)].append(places[number])
+    return places, top

@@ -1,0 +1,128 @@
+"""Programs in files: operations and weights, from which the C is written anew where they are loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunus import files
+from prunus.exported.structure import PLAIN, Structure
+from prunus.runtime import storing, toolchain, tuning
+from prunus.runtime.checking import check
+from prunus.runtime.codegen import source
+from prunus.runtime.codegen.numbers import DOUBLE, FLOAT
+from prunus.runtime.engine import Engine
+from prunus.runtime.errors import ProgramError
+from prunus.runtime.program import Parts, Program
+
+_FORMAT = "prunus program 1"
+_DEEPEST = 20
+
+
+def save(parts: Parts, threads: int, path: Path | str) -> None:
+    """Write a program's net and what it needs to be built: whole or not at all.
+
+    Raises:
+        ProgramError: the outputs are arranged in a class that a file can't hold.
+    """
+    tree, tensors = storing.encode(parts.net)
+    told = {
+        "format": _FORMAT,
+        "net": tree,
+        "structure": _structure_to_json(parts.structure),
+        "dtype": "float64" if parts.dtype == torch.float64 else "float32",
+        "threads": threads,
+        "batch": parts.batch,
+    }
+    files.save_tensors(path, tensors, {"program": json.dumps(told)})
+
+
+def load_program(path: Path | str, *, threads: int | None = None, target: str = "native", tune: bool = True) -> Program:
+    """Read a program that `Program.save` wrote, and build it for this machine; the second time that costs nothing.
+
+    No code is in the file, and what it tells is checked before anything is built: it may come from anywhere.
+
+    Args:
+        path: the file.
+        threads: the most that a call may use; None: as many as when it was saved.
+        target: as in `prunus.compile`.
+        tune: as in `prunus.compile`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ProgramError: it holds no program, or a damaged one.
+        CompileError: it can't be built here.
+    """
+    try:
+        tensors, metadata = files.load_with_metadata(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no program at {str(path)!r}; Program.save writes one") from None
+    except ValueError as error:
+        raise ProgramError(f"{str(path)!r} holds no program: {error}") from error
+    try:
+        told = _told(metadata)
+        net = storing.decode(told["net"], tensors)
+        check(net)
+        structure = _structure(told["structure"])
+        if structure.num_leaves != len(net.outputs):
+            raise ProgramError(f"it has {len(net.outputs)} outputs, arranged as {structure.num_leaves}")
+    except ProgramError as error:
+        raise ProgramError(f"{str(path)!r} can't be loaded: {error}") from error
+    dtype = torch.float64 if told["dtype"] == "float64" else torch.float32
+    numbers = DOUBLE if dtype == torch.float64 else FLOAT
+    count = told["threads"] if threads is None else threads
+    wanted = toolchain.target(target)
+    choice = (
+        tuning.measured(net, wanted, numbers, told["batch"], lambda _: None)
+        if tune
+        else tuning.by_rule(net, wanted, numbers)
+    )
+    text = source.write(tuning.plans_for(net, choice.block, wanted, numbers), choice.chosen, numbers)
+    engine = Engine(toolchain.build(text.text, wanted), text, numbers.bytes, count)
+    return Program(Parts(net, choice, text, wanted, structure, dtype, None, told["batch"], {}), engine)
+
+
+def _told(metadata: dict[str, str]) -> dict[str, Any]:
+    try:
+        told = json.loads(metadata.get("program", "null"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ProgramError(f"its header can't be read ({error})") from error
+    if not isinstance(told, dict) or told.get("format") != _FORMAT:
+        raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
+    numbers = (told.get("threads"), told.get("batch"))
+    if told.get("dtype") not in ("float32", "float64") or not all(type(n) is int and 0 < n < 2**31 for n in numbers):
+        raise ProgramError("its header contradicts itself")
+    return told
+
+
+def _structure_to_json(structure: Structure) -> Any:
+    if structure.kind == "leaf":
+        return "*"
+    if structure.kind not in PLAIN:
+        raise ProgramError(
+            "the model returns its outputs in a class of its own, which a program's file can't hold; return a tensor, "
+            "tuple, list or dict"
+        )
+    children = [_structure_to_json(child) for child in structure.children]
+    return {"kind": structure.kind, "children": children, "keys": list(structure.keys)}
+
+
+def _structure(tree: Any, depth: int = 0) -> Structure:
+    if tree == "*":
+        return Structure()
+    if depth > _DEEPEST or not isinstance(tree, dict) or tree.get("kind") not in PLAIN:
+        raise ProgramError("its outputs are arranged in an unknown way")
+    children, keys = tree.get("children"), tree.get("keys")
+    if not isinstance(children, list) or not isinstance(keys, list):
+        raise ProgramError("its outputs are arranged in an unknown way")
+    if tree["kind"] == "dict" and (
+        len(keys) != len(children)
+        or not all(isinstance(key, (str, int)) for key in keys)
+        or len(set(keys)) != len(keys)
+    ):
+        raise ProgramError("its outputs are arranged in an unknown way")
+    found = tuple(_structure(child, depth + 1) for child in children)
+    return Structure(tree["kind"], found, tuple(keys) if tree["kind"] == "dict" else ())

@@ -1,0 +1,227 @@
+"""The C compiler: which one, what it builds for, and a cache of what it has built."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunus.runtime.errors import CompileError, MissingCompilerError
+
+# For how long a compiler may take over one program, in seconds.
+_PATIENCE = 600
+
+_FLAGS = ("-std=gnu99", "-O2", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
+
+# name -> (flags, macro that the compiler then defines, bytes of a vector register, how many there are)
+_KINDS = {
+    "avx512": (("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"), "__AVX512F__", 64, 32),
+    "avx2": (("-mavx2", "-mfma"), "__AVX2__", 32, 16),
+    "sse": (("-msse2",), "__SSE2__", 16, 16),
+    "neon": ((), "__ARM_NEON", 16, 32),
+    "scalar": ((), "", 16, 16),
+}
+TARGETS = ("native", *_KINDS)
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler: the command that starts it, and what it calls itself."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is built for.
+
+    Attributes:
+        name: of the kind of vector instructions.
+        flags: that tell the compiler.
+        bytes: of a vector register.
+        registers: how many there are.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    bytes: int
+    registers: int
+
+
+def compiler() -> Compiler:
+    """Return the C compiler: that which ``CC`` names, else cc, gcc or clang, else the one in the ziglang package.
+
+    Raises:
+        MissingCompilerError: there is none, or ``CC`` names one that doesn't start.
+    """
+    return _compiler(os.environ.get("CC", ""), os.environ.get("PATH", ""))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiler(named: str, path: str) -> Compiler:
+    if named:
+        found = _started(tuple(shlex.split(named)))
+        if found is None:
+            raise MissingCompilerError(
+                f"the C compiler that CC names, {named!r}, can't be started; set CC to one that can, or unset it"
+            )
+        return found
+    for name in ("cc", "gcc", "clang"):
+        found = _started((name,)) if shutil.which(name, path=path) else None
+        if found is not None:
+            return found
+    if importlib.util.find_spec("ziglang") is not None:
+        found = _started((sys.executable, "-m", "ziglang", "cc"))
+        if found is not None:
+            return found
+    raise MissingCompilerError(
+        "prunus.compile needs a C compiler and found none (CC is not set, and there is no cc, gcc or clang); install "
+        "one, such as Debian's package gcc or Apple's command line tools, or: pip install 'prunus[compile]'"
+    )
+
+
+def _started(command: tuple[str, ...]) -> Compiler | None:
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.splitlines()
+    return Compiler(command, lines[0].strip()) if done.returncode == 0 and lines else None
+
+
+def target(name: str = "native") -> Target:
+    """Return what to build for: this machine, or a named kind of vector instructions.
+
+    Raises:
+        ValueError: there is no such target.
+        CompileError: the compiler can't build for it.
+    """
+    if name not in TARGETS:
+        from prunus.registry import unknown_name
+
+        raise unknown_name("target", name, TARGETS)
+    found = compiler()
+    if name != "native":
+        flags, macro, size, registers = _KINDS[name]
+        if macro and not (macro in _macros(found, flags) and macro in _native(found)[1]):
+            raise CompileError(
+                f"target {name!r} can't be used: the compiler {found.version!r} doesn't know it, or this machine can't "
+                "run it; leave target out to build for this machine"
+            )
+        return Target(name, flags, size, registers)
+    native, macros = _native(found)
+    kind = next((kind for kind, (_, macro, *_) in _KINDS.items() if not macro or macro in macros), "scalar")
+    return Target(kind, native, *_KINDS[kind][2:])
+
+
+def _native(found: Compiler) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the flags that build for this machine, and the macros that are defined then.
+
+    Raises:
+        MissingCompilerError: the compiler takes none.
+    """
+    for native in (("-march=native",), ("-mcpu=native",), ()):
+        macros = _macros(found, native)
+        if macros:
+            return native, macros
+    raise MissingCompilerError(f"the C compiler {found.version!r} can't compile an empty file; set CC to one that can")
+
+
+@functools.lru_cache(maxsize=64)
+def _macros(found: Compiler, flags: tuple[str, ...]) -> frozenset[str]:
+    """Return the macros that a compiler defines for some flags: empty where it refuses them."""
+    done = subprocess.run(
+        [*found.command, *flags, "-dM", "-E", "-x", "c", os.devnull],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        return frozenset()
+    return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define"))
+
+
+def cache_folder() -> Path:
+    """Return where built programs are kept: ``PRUNUS_CACHE``, else the user's cache folder."""
+    given = os.environ.get("PRUNUS_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "prunus" / "programs"
+
+
+@dataclass(frozen=True)
+class Library:
+    """A built program, loaded.
+
+    Attributes:
+        handle: its functions.
+        path: its file.
+        cached: whether it had been built before.
+    """
+
+    handle: ctypes.CDLL
+    path: Path
+    cached: bool
+
+
+def build(text: str, wanted: Target) -> Library:
+    """Build C into a library and load it, or load that which was built from the same text before.
+
+    Two processes may build the same at once: each writes a file of its own, and puts it in place whole.
+
+    Raises:
+        MissingCompilerError: there is no compiler.
+        CompileError: the compiler refuses the text, or the cache can't be written.
+    """
+    found = compiler()
+    features = ",".join(sorted(_macros(found, wanted.flags)))
+    key = "\0".join([text, found.version, *found.command, *wanted.flags, *_FLAGS, *_own_flags(), features])
+    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
+    cached = path.is_file()
+    if cached:
+        with contextlib.suppress(OSError):  # a damaged file is built anew
+            return Library(ctypes.CDLL(str(path)), path, True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _compile(text, found, wanted, path)
+    except OSError as error:
+        raise CompileError(
+            f"the cache of programs {str(path.parent)!r} can't be written ({error}); set PRUNUS_CACHE to another folder"
+        ) from error
+    return Library(ctypes.CDLL(str(path)), path, False)
+
+
+def _own_flags() -> list[str]:
+    """Return the flags that the user adds for every C program, as make and its kin do."""
+    return shlex.split(os.environ.get("CFLAGS", ""))
+
+
+def _compile(text: str, found: Compiler, wanted: Target, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as folder:
+        source = Path(folder) / "program.c"
+        source.write_text(text, encoding="utf-8")
+        built = Path(folder) / f"{secrets.token_hex(4)}.so"
+        flags = (*_FLAGS, *wanted.flags, *_own_flags())
+        command = [*found.command, *flags, "-o", str(built), str(source), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise CompileError(f"the C compiler took more than {_PATIENCE} s over the program") from error
+        if done.returncode != 0 or not built.is_file():
+            said = done.stderr.strip()[:2000] or f"exit code {done.returncode}"
+            raise CompileError(f"the C compiler {found.version!r} can't build the program: {said}")
+        built.replace(path)

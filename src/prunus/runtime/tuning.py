@@ -1,0 +1,182 @@
+"""Which way each contraction is computed: the fastest by measurement on this machine, remembered for the next time."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from prunus import files
+from prunus.machine import machine
+from prunus.runtime import storing, toolchain
+from prunus.runtime.codegen import source
+from prunus.runtime.codegen.contraction import Variant, variants
+from prunus.runtime.codegen.numbers import Numbers
+from prunus.runtime.engine import Engine
+from prunus.runtime.layout import Mode
+from prunus.runtime.net import Contract, Net
+from prunus.runtime.planning import Plan, plan
+from prunus.runtime.toolchain import Target
+
+# Part of what is remembered: whatever changes the kernels makes old measurements worthless.
+_VERSION = 1
+
+# How many ways of computing a contraction are tried, and in how many rounds.
+_MOST_TRIED = 4
+_ROUNDS = 5
+
+# What one measurement should last at least, and all those of one trial at most, in seconds.
+_LEAST_SECONDS = 50e-6
+_MOST_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a program is laid out and computed.
+
+    Attributes:
+        block: samples of a block.
+        chosen: (mode, number of the output) -> how that contraction is computed.
+        most_single: so many samples beside whole blocks are computed singly, more as another block.
+        share_steps: whether threads share the steps of a task where there are fewer tasks than threads.
+    """
+
+    block: int
+    chosen: Mapping[tuple[str, int], Variant]
+    most_single: int
+    share_steps: bool = False
+
+
+def plans_for(net: Net, block: int, target: Target, numbers: Numbers) -> list[Plan]:
+    """Return a net laid out in blocks and singly."""
+    vector = target.bytes // numbers.bytes
+    first = plan(net, Mode(vector, block), numbers.bytes)
+    return [first, plan(net, Mode(vector, 1), numbers.bytes, first.size)]
+
+
+def by_rule(net: Net, target: Target, numbers: Numbers) -> Choice:
+    """Choose without measuring: what needs the fewest cycles by count, a block being one vector."""
+    vector = target.bytes // numbers.bytes
+    chosen = {
+        (each.mode.name, operation.output): _variants(operation, each, target, numbers)[0]
+        for each in plans_for(net, vector, target, numbers)
+        for operation in each.net.operations
+        if isinstance(operation, Contract)
+    }
+    return Choice(vector, chosen, vector // 4)
+
+
+def measured(net: Net, target: Target, numbers: Numbers, batch: int, say: Callable[[str], None]) -> Choice:
+    """Choose by measurement, or return what was measured before for the same net on the same machine.
+
+    Args:
+        net: what is computed.
+        target: what is built for.
+        numbers: what is computed in.
+        batch: samples that are usual in a call: a block is no larger.
+        say: called with a line of text before each measurement.
+    """
+    compiler = toolchain.compiler()
+    own = machine().processor
+    key = storing.digest(net, _VERSION, target, numbers, batch, own, compiler)
+    remembered = toolchain.cache_folder() / f"{key}.json"
+    found = _read(remembered)
+    if found is not None:
+        return found
+    found = min(
+        (_tuned(net, block, target, numbers, say) for block in _blocks(net, target, numbers, batch)),
+        key=lambda each: each[1],
+    )[0]
+    files.write_json(remembered, _to_json(found))
+    return found
+
+
+def _blocks(net: Net, target: Target, numbers: Numbers, batch: int) -> list[int]:
+    """Return sizes of blocks worth trying: larger ones than a vector where most of the work are matrices."""
+    vector = target.bytes // numbers.bytes
+    macs = [(each.macs, math.prod(each.grid)) for each in net.operations if isinstance(each, Contract)]
+    matrices = sum(count for count, positions in macs if positions == 1)
+    if matrices * 2 < sum(count for count, _ in macs):
+        return [vector]
+    return [vector * lanes for lanes in (1, 2, 4) if lanes == 1 or vector * lanes <= batch]
+
+
+def _variants(operation: Contract, each: Plan, target: Target, numbers: Numbers) -> list[Variant]:
+    return variants(operation, each.mode, target.registers, target.bytes // numbers.bytes)
+
+
+def _tuned(net: Net, block: int, target: Target, numbers: Numbers, say: Callable[[str], None]) -> tuple[Choice, float]:
+    """Return the best choice for one size of blocks, and the seconds it takes for each sample of a block."""
+    plans = plans_for(net, block, target, numbers)
+    trials = [
+        (each, operation, variant)
+        for each in plans
+        for operation in each.net.operations
+        if isinstance(operation, Contract)
+        for variant in _variants(operation, each, target, numbers)[:_MOST_TRIED]
+    ]
+    first: dict[tuple[str, int], Variant] = {}
+    for each, operation, variant in trials:
+        first.setdefault((each.mode.name, operation.output), variant)
+    say(f"trying {len(trials)} kernels in blocks of {block}")
+    text = source.write(plans, first, numbers, trials)
+    engine = Engine(toolchain.build(text.text, target), text, numbers.bytes, 1)
+    seconds = _interleaved(engine, len(trials))
+    best: dict[tuple[str, int], tuple[float, Variant]] = {}
+    for (each, operation, variant), taken in zip(trials, seconds, strict=True):
+        key = each.mode.name, operation.output
+        best[key] = min(best.get(key, (math.inf, variant)), (taken, variant), key=lambda pair: pair[0])
+    in_block, singly = (_total(engine, each, best) for each in plans)
+    most_single = min(int(in_block / max(singly, 1e-9)), block - 1)
+    return Choice(block, {key: variant for key, (_, variant) in best.items()}, most_single), in_block / block
+
+
+def _interleaved(engine: Engine, count: int) -> list[float]:
+    """Return the least seconds that each trial took, over rounds in random orders."""
+    once = [engine.trial_seconds(trial, 1) for trial in range(count)]  # and it warms up
+    once = [min(before, engine.trial_seconds(trial, 1)) for trial, before in enumerate(once)]
+    times = [max(1, math.ceil(_LEAST_SECONDS / max(taken, 1e-7))) for taken in once]
+    best = list(once)
+    order = list(range(count))
+    shuffle = random.Random(0).shuffle
+    for round_ in range(_ROUNDS):
+        shuffle(order)
+        for trial in order:
+            if (round_ + 1) * times[trial] * once[trial] <= _MOST_SECONDS:
+                best[trial] = min(best[trial], engine.trial_seconds(trial, times[trial]))
+    return best
+
+
+def _total(engine: Engine, each: Plan, best: Mapping[tuple[str, int], tuple[float, Variant]]) -> float:
+    """Return the seconds of all steps of one mode: of contractions the best trial's, of all else their own."""
+    total = 0.0
+    for step, operation in enumerate(each.net.operations):
+        if isinstance(operation, Contract):
+            total += best[each.mode.name, operation.output][0]
+        else:
+            total += min(engine.step_seconds(not each.mode.single, step, 2) for _ in range(_ROUNDS))
+    return total
+
+
+def _to_json(choice: Choice) -> dict[str, object]:
+    chosen = [[mode, number, *_fields(variant)] for (mode, number), variant in choice.chosen.items()]
+    return {"block": choice.block, "chosen": chosen, "most_single": choice.most_single}
+
+
+def _fields(variant: Variant) -> Sequence[object]:
+    return variant.rows, variant.tile, variant.width, variant.outer, variant.chains, variant.parts
+
+
+def _read(path: object) -> Choice | None:
+    """Return what was remembered; None where nothing was, or it can't be read."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))  # type: ignore[attr-defined]
+        chosen = {
+            (mode, number): Variant(rows, tuple(tile), width, outer, chains, parts)
+            for mode, number, rows, tile, width, outer, chains, parts in tree["chosen"]
+        }
+        return Choice(tree["block"], chosen, tree["most_single"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,45 @@
+"""Loops over addresses visit exactly the addresses they were found for, in order."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunus.runtime.layout import Nest, nest
+
+
+def visited(found: Nest, buffer: int) -> list[int]:
+    """Walk the loops as C does."""
+    addresses = []
+    for counters in itertools.product(*map(range, found.counts)):
+        at = found.bases[buffer] + sum(c * s for c, s in zip(counters, found.strides[buffer], strict=True))
+        if found.tables is not None:
+            at += int(found.tables[buffer][counters[0]])
+        addresses.append(at)
+    return addresses
+
+
+@given(st.data())
+def test_any_addresses(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    size = int(numpy.prod(shape))
+    arrays = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        if data.draw(st.booleans()):
+            flat = data.draw(st.lists(st.integers(0, 50), min_size=size, max_size=size))
+            arrays.append(numpy.array(flat, dtype=numpy.int64).reshape(shape))
+        else:
+            strides = data.draw(st.lists(st.integers(-5, 20), min_size=len(shape), max_size=len(shape)))
+            arrays.append(sum(i * s for i, s in zip(numpy.indices(shape), strides, strict=True)))
+    found = nest(arrays)
+    for buffer, array in enumerate(arrays):
+        assert visited(found, buffer) == array.reshape(-1).tolist()
+
+
+def test_what_lies_in_order_is_one_loop() -> None:
+    found = nest([numpy.arange(24).reshape(2, 3, 4), 7 + 2 * numpy.arange(24).reshape(2, 3, 4)])
+    assert found.counts == (24,)
+    assert found.tables is None

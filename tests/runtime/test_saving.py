@@ -1,0 +1,137 @@
+"""Programs in files: the same on the other side, and nothing a damaged or hostile file tells is believed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+import prunus
+from prunus.runtime import ProgramError, storing
+from prunus.runtime.checking import check
+from zoo import ZOO
+
+
+@pytest.mark.parametrize(
+    "name", ["plain-cnn", "residual-projection", "shufflenet-v2", "densenet", "dict-output", "mlp-mixer"]
+)
+def test_a_saved_program_computes_the_same(name: str, tmp_path: Path) -> None:
+    case = ZOO[name]
+    program = prunus.compile(case.make(), case.example_inputs, tune=False)
+    program.save(tmp_path / "program.safetensors")
+    again = prunus.load_program(tmp_path / "program.safetensors", tune=False)
+    args, kwargs = case.arguments(5)
+    one, other = (_pytree.tree_leaves(each(*args, **kwargs)) for each in (program, again))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert again.source == program.source
+
+
+class Net(nn.Module):
+    """A little of everything that a file has to hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return two outputs."""
+        x = nn.functional.max_pool2d(self.conv(images).relu(), 3, 2, 1)
+        x = self.norm(torch.cat([x, x.flip(1)], 1)[:, ::2].mean((2, 3)))
+        return {"logits": self.fc(x).softmax(-1), "features": x}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program's file."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("saved") / "net.safetensors"
+    prunus.compile(Net().eval(), torch.randn(2, 3, 12, 12), tune=False).save(path)
+    return path
+
+
+def test_it_loads_in_another_process_without_the_model(saved: Path) -> None:
+    code = (
+        "import sys, torch, prunus; p = prunus.load_program(sys.argv[1], tune=False); "
+        "torch.manual_seed(1); print(p(torch.randn(3, 3, 12, 12))['logits'].double().sum().item())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(3)  # three rows of a softmax
+
+
+def test_the_file_holds_only_nonzero_weights(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(1000, 100)).eval()
+    prunus.prune(model, 0.98)
+    prunus.compile(model, torch.randn(2, 1000), tune=False).save(tmp_path / "p.safetensors")
+    assert (tmp_path / "p.safetensors").stat().st_size < 2000 * 8 + 8000
+
+
+def test_no_file_and_other_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no program at .*; Program\.save writes one"):
+        prunus.load_program(tmp_path / "none.safetensors")
+    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ProgramError, match="not in the format 'prunus program 1'"):
+        prunus.load_program(tmp_path / "weights.safetensors")
+    (tmp_path / "text.safetensors").write_bytes(b"not a program")
+    with pytest.raises(ProgramError, match="holds no program"):
+        prunus.load_program(tmp_path / "text.safetensors")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_changed_file_is_refused_or_a_net_that_stays_inside_its_values(saved: Path, data: st.DataObject) -> None:
+    tensors = safetensors.torch.load_file(saved)
+    with safetensors.safe_open(saved, "pt") as file:
+        told = json.loads(json.loads(file.metadata()["prunus"])["program"])["net"]
+    places = list(_places(told))
+    path = data.draw(st.sampled_from(places))
+    values = st.one_of(
+        st.integers(-(2**40), 2**40),
+        st.floats(),
+        st.text(max_size=5),
+        st.none(),
+        st.just([]),
+        st.just({}),
+        st.booleans(),
+    )
+    _put(told, path, data.draw(values))
+    try:
+        net = storing.decode(told, tensors)
+        check(net)
+    except ProgramError:
+        return
+    for operation in net.operations:  # what was let through is sound by an independent look
+        box = operation.box
+        assert len(box) == 3
+        assert all(side > 0 for side in box)
+    for view in net.outputs:
+        size = torch.Size(net.boxes[view.value]).numel()
+        assert view.index.min() >= 0
+        assert view.index.max() < size
+
+
+def _places(tree: object, path: tuple[object, ...] = ()) -> object:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _places(value, (*path, key))
+    elif isinstance(tree, list):
+        for place, value in enumerate(tree):
+            yield from _places(value, (*path, place))
+    else:
+        yield path
+
+
+def _put(tree: object, path: tuple[object, ...], value: object) -> None:
+    for key in path[:-1]:
+        tree = tree[key]  # type: ignore[index]
+    tree[path[-1]] = value  # type: ignore[index]
