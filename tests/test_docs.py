@@ -55,6 +55,7 @@ def test_the_readmes_prunus_commands_run_as_written(tmp_path: Path) -> None:
         if command[1] == "run":
             short = ["seeds=[0]", "train.epochs=1", "finetune.epochs=1"]
             short += ["measure.batch_sizes=[1]", "measure.threads=[1]", "measure.sensitivity=false"]
+            short += ["measure.runtimes=[torch,onnxruntime]", "measure.break_even=false"]
             gradual = ["prune.training.epochs=1"] if command[2] == "lenet-95" else []
             command += ["--no-download", *short, *gradual]
         done = subprocess.run(

@@ -73,6 +73,8 @@ def test_every_module_is_in_the_extra_it_is_said_to_be_in() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     distributions = importlib.metadata.packages_distributions()
     for module, extra in EXTRA_OF.items():
+        if module not in distributions and extra not in extras["all"][0]:
+            continue  # what only some have installed
         brought = {re.split(r"[><=]", requirement)[0] for requirement in extras[extra]}
         installed_by = {name.lower().replace("_", "-") for name in distributions[module]}
         assert installed_by & brought, f"extra {extra!r} does not bring {module!r}"

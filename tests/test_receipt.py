@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from prunus.evaluate import mcnemar, paired_interval, wilson
 from prunus.receipt import (
     Accuracy,
+    BreakEven,
+    BreakEvenPoint,
     Check,
     DataFacts,
     Latency,
@@ -23,6 +25,7 @@ from prunus.receipt import (
     Receipt,
     ReceiptError,
 )
+from prunus.times import crossing
 
 names = st.text(min_size=1, max_size=6)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -52,6 +55,16 @@ def accuracies(draw: st.DrawFn) -> Accuracy:
 def times(draw: st.DrawFn) -> Latency:
     p10, median, p90 = sorted(draw(st.lists(st.floats(1e-3, 1e9), min_size=3, max_size=3)))
     return Latency(median, p10, p90, draw(st.integers(1, 1000)))
+
+
+@st.composite
+def break_evens(draw: st.DrawFn) -> BreakEven:
+    sparsities = sorted(draw(st.sets(st.floats(0, 1, exclude_max=True), min_size=1, max_size=4)))
+    points = tuple(BreakEvenPoint(s, round(1000 * (1 - s)), draw(times())) for s in sparsities)
+    dense = draw(st.dictionaries(names, times(), min_size=1, max_size=3))
+    fastest = min(time.median for time in dense.values())
+    found = crossing(sparsities, [point.latency_us.median / fastest for point in points])
+    return BreakEven(draw(st.integers(1, 9)), 64, dense, points, found, tuple(draw(st.lists(names, max_size=1))))
 
 
 @st.composite
@@ -98,6 +111,7 @@ def receipts(draw: st.DrawFn) -> Receipt:
         data=draw(st.none() | st.builds(DataFacts, names, names, *[st.integers(0, 10**6)] * 3, names)),
         comparisons=draw(st.sampled_from([(), (test,)])),
         checks=tuple(draw(st.lists(st.builds(Check, names, names, finite, finite, st.booleans()), max_size=2))),
+        break_even=draw(st.none() | break_evens()),
     )
 
 
@@ -132,6 +146,14 @@ def example() -> Receipt:
         data=DataFacts("mnist", "a mirror", 55_000, 5_000, 10_000, "ab"),
         comparisons=(PairedTest("dense", "pruned", 1, 2, 0.1, (-0.2, 0.4), 1.0),),
         checks=(Check("zeros stay", "largest |w| under the mask", 0.0, 0.0, passed=True),),
+        break_even=BreakEven(
+            threads=1,
+            batch=64,
+            dense_us={"torch": Latency(20.0, 19.0, 21.0, 9), "onnxruntime": Latency(10.0, 9.0, 11.0, 9)},
+            points=tuple(BreakEvenPoint(s, n, Latency(t, t, t, 9)) for s, n, t in ((0.0, 12, 30.0), (0.5, 7, 5.0))),
+            sparsity=0.4,  # by hand: from three times to half of 10 µs, 1 is 2 of 2.5 down
+            notes=("openvino is not installed",),
+        ),
     )
 
 
@@ -170,7 +192,7 @@ def test_any_field_of_another_type_is_refused_by_name(path: tuple[str | int, ...
 
 def test_every_field_must_be_there():
     tree = json.loads(example().to_json())
-    for name in tree:
+    for name in tree.keys() - {"break_even"}:
         text = json.dumps({key: value for key, value in tree.items() if key != name})
         with pytest.raises(ReceiptError, match=f"{name} is missing"):
             Receipt.from_json(text)
@@ -180,9 +202,40 @@ def test_every_field_must_be_there():
             Receipt.from_json(json.dumps({**tree, "models": [entry]}))
 
 
+def test_a_receipt_from_before_the_break_even_curve_is_read() -> None:
+    tree = json.loads(example().to_json())
+    del tree["break_even"]
+    assert Receipt.from_json(json.dumps(tree)) == dataclasses.replace(example(), break_even=None)
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "ratios", "expected"),
+    [
+        ([0.0, 0.5, 0.9], [2.0, 1.5, 0.5], 0.7),
+        ([0.0, 0.8], [1.5, 1.0], 0.8),
+        ([0.2, 0.8], [0.9, 0.5], 0.2),
+        ([0.0, 0.8], [2.0, 1.1], None),
+        ([0.0, 0.2, 0.4, 0.6], [1.5, 0.9, 1.2, 0.8], 0.5),  # of several crossings the last
+        ([0.0, 0.5], [0.9, 1.1], None),
+    ],
+)
+def test_the_break_even_is_where_the_line_crosses_one(
+    sparsities: list[float], ratios: list[float], expected: float | None
+) -> None:
+    assert crossing(sparsities, ratios) == (expected if expected is None else pytest.approx(expected))
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        (("break_even", "sparsity"), 0.5, r"break_even: sparsity must be the points' crossing = 0.4, got 0.5"),
+        (("break_even", "sparsity"), None, r"break_even: sparsity must be the points' crossing 0.4, got None"),
+        (("break_even", "dense_us"), {}, "dense_us must hold at least one runtime"),
+        (("break_even", "points"), [], "points must hold at least one"),
+        (("break_even", "points", 1, "nonzero"), 13, "never in nonzero"),
+        (("break_even", "points", 0, "sparsity"), 0.6, "points must rise in sparsity"),
+        (("break_even", "points", 1, "sparsity"), 1.0, r"points\[1\]: sparsity must be in \[0, 1\), got 1.0"),
+        (("break_even", "batch"), 0, "batch must be at least 1"),
         (("models", 0, "nonzero"), 13, r"models\[0\]: nonzero must be at most parameters, got 13 of 12"),
         (("models", 0, "nonzero"), -1, "nonzero must be at least 0, got -1"),
         (("models", 0, "sparsity"), 0.2, "sparsity must be 1 - nonzero / parameters = 0.25, got 0.2"),

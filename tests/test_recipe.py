@@ -232,8 +232,14 @@ def test_2_of_4_is_written_as_it_is() -> None:
         ("name=Bad Name", "name: must be of lower-case letters, digits, '.', '_' and '-', got 'Bad Name'"),
         ("name=../up", "name: must be of lower-case letters, digits, '.', '_' and '-', got '../up'"),
         ("name=", "name: must be text, got nothing"),
-        ("measure.runtimes=[tensorrt]", "measure.runtimes.0: must be 'torch' or 'onnxruntime', got 'tensorrt'"),
-        ("measure.runtimes=[]", "measure.runtimes: give at least one of torch and onnxruntime, got []"),
+        (
+            "measure.runtimes=[tensorrt]",
+            "measure.runtimes.0: must be 'torch', 'torch-compile', 'onnxruntime', 'openvino' or 'prunus', got 'tenso",
+        ),
+        (
+            "measure.runtimes=[]",
+            "measure.runtimes: give at least one of torch, torch-compile, onnxruntime, openvino, prunus, got []",
+        ),
         ("measure.threads=[0]", "measure.threads.0: must be at least 1, got 0"),
         (f"name={'x' * 90}!", f"name: must be of lower-case letters, digits, '.', '_' and '-', got '{'x' * 59}..."),
     ],

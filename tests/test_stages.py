@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,15 +228,31 @@ def test_whole_channels_make_a_narrower_model_that_is_what_was_asked_for(tmp_pat
     )
 
 
-def test_both_runtimes_are_timed_where_they_are_installed(tmp_path: Path) -> None:
+def test_runtimes_are_timed_and_those_that_cost_seconds_at_the_ends_of_the_road(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("onnxruntime")
+    runtime = types.ModuleType("prunus.runtime")
+    runtime.__dict__["compile"] = lambda model, example_inputs, *, threads: model
+    monkeypatch.setitem(sys.modules, "prunus.runtime", runtime)
     quick = {"train": {"epochs": 0}, "finetune": {"epochs": 0}}
-    measure = {"sensitivity": False, "batch_sizes": [2], "threads": [1]}
+    runtimes = ["torch", "onnxruntime", "prunus"]
+    measure = {
+        "sensitivity": False,
+        "batch_sizes": [2],
+        "threads": [1],
+        "runtimes": runtimes,
+        "break_even": True,
+    }
     (found,) = stages.run(tiny(measure=measure, **quick), tmp_path)
     for facts in found.receipt.models:
-        assert {runtime: list(times["1"]) for runtime, times in facts.latency_us.items()} == {
-            "torch": ["2"], "onnxruntime": ["2"],
-        }  # fmt: skip
+        timed = runtimes if facts.name in ("dense", "packed") else runtimes[:2]
+        found_in = {runtime: list(times["1"]) for runtime, times in facts.latency_us.items()}
+        assert found_in == {runtime: ["2"] for runtime in timed}
+    curve = found.receipt.break_even
+    assert curve is not None
+    assert (curve.threads, curve.batch, set(curve.dense_us)) == (1, 64, {"torch", "onnxruntime"})
+    assert curve.points[0].nonzero == found.receipt.models[0].nonzero
 
 
 def test_a_codebook_is_asked_for_in_the_recipe(tmp_path: Path, finished: stages.SeedRun) -> None:

@@ -19,6 +19,7 @@ EXTRA_OF = {
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
+    "openvino": "openvino",
     "jinja2": "report",
     "plotly": "report",
     "rich": "report",

@@ -99,8 +99,8 @@ def measure(
         name: the model's name in the receipt.
         batch_sizes: the batches whose latency is measured; peak memory is that of the largest.
         threads: numbers of threads an operation may use; None means one, and all cores.
-        runtimes: what times it: ``"torch"``, ``"onnxruntime"`` or both in turns. Where a model can't run in one, its
-            notes say why.
+        runtimes: what times it, in turns: names of `prunus.latency.RUNTIMES`, or ``"all"`` for those that are
+            installed. Where a model can't run in one, its notes say why.
         latency: whether to time the model.
 
     Raises:
@@ -131,8 +131,8 @@ def compare(
         example_inputs: what every one of the models takes; see `measure`, as for the other arguments.
         batch_sizes: the batches whose latency is measured; peak memory is that of the largest.
         threads: numbers of threads an operation may use; None means one, and all cores.
-        runtimes: what times it: ``"torch"``, ``"onnxruntime"`` or both in turns. Where a model can't run in one, its
-            notes say why.
+        runtimes: what times it, in turns: names of `prunus.latency.RUNTIMES`, or ``"all"`` for those that are
+            installed. Where a model can't run in one, its notes say why.
         latency: whether to time the models.
 
     Returns:

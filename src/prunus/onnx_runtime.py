@@ -67,7 +67,7 @@ def translate(graph: Graph) -> bytes:
                 data = path.read_bytes()
             return _finished(data, _output_names(graph))
         except Exception as error:
-            raise OnnxError(f"it can't be translated to ONNX: {_reason(error)}") from error
+            raise OnnxError(f"it can't be translated to ONNX: {reason(error)}") from error
 
 
 def session(data: bytes, threads: int | None = None) -> Any:
@@ -93,7 +93,7 @@ def session(data: bytes, threads: int | None = None) -> Any:
     try:
         return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise OnnxError(f"ONNX Runtime can't run it: {_reason(error)}") from error
+        raise OnnxError(f"ONNX Runtime can't run it: {reason(error)}") from error
 
 
 def call(running: Any, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> Callable[[], list[Any]]:
@@ -120,7 +120,7 @@ def outputs(running: Any, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) 
     try:
         found = call(running, args, kwargs)()
     except Exception as error:
-        raise OnnxError(f"ONNX Runtime can't run it: {_reason(error)}") from error
+        raise OnnxError(f"ONNX Runtime can't run it: {reason(error)}") from error
     return [torch.from_numpy(value.copy()) for value in found]
 
 
@@ -211,7 +211,7 @@ def _output_names(graph: Graph) -> list[str]:
     return [str(key) for key in keys] if named and keys else [f"output_{place}" for place in range(len(specs))]
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return what an error says, on one line; torch.onnx puts pages of advice around it."""
     cause = error.__cause__ if error.__cause__ is not None else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

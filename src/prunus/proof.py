@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 import prunus
 from prunus import checks, criteria, evaluate, pack
+from prunus.break_even import break_even
 from prunus.data import Dataset, normalise
 from prunus.files import save_tensors, write_json
-from prunus.latency import TORCH, timings
+from prunus.latency import OPENVINO, PRUNUS, TORCH, TORCH_COMPILE, timings
+from prunus.latency.runtimes import LeftOutError
 from prunus.masks import Masks
 from prunus.measuring import facts, machine
-from prunus.receipt import DataFacts, ModelFacts, PairedTest, Receipt
+from prunus.receipt import BreakEven, DataFacts, ModelFacts, PairedTest, Receipt
 from prunus.recipe import Recipe
 from prunus.reducing import RESULT
 from prunus.run_folder import Seconds
@@ -26,6 +28,10 @@ from prunus.sensitivity import SPARSITIES, sensitivity
 
 # A report shows some images whose prediction changed; more than this would not be looked at.
 SHOWN_CHANGES = 24
+
+# Only the first and the last model of the road are timed in these: making each ready takes seconds, and a model between
+# the two would tell no more.
+ENDS_ONLY = (TORCH_COMPILE, OPENVINO, PRUNUS)
 
 # The controls that went the whole road: their last stage is named like the road's.
 ROADS = ("random",)
@@ -66,6 +72,8 @@ def prove(
         say("measure: how sensitive each layer is, on validation data")
         _write_sensitivity(folder / "sensitivity.json", recipe, data, evidence.models["dense"])
     found = _facts(recipe, folder, data, evidence, logits)
+    overtaking, why = _break_even(recipe, data, evidence.models["dense"], device, say)
+    found["dense"] = replace(found["dense"], notes=(*found["dense"].notes, *why))
     receipt = Receipt(
         prunus=prunus.__version__,
         torch=torch.__version__,
@@ -79,6 +87,7 @@ def prove(
         comparisons=_comparisons(logits, data, evidence),
         checks=checks.checks(recipe, evidence.models, evidence.masks, logits, _example(data, device)),
         controls=tuple(found[name] for name in evidence.controls),
+        break_even=overtaking,
     )
     receipt.save(path)
     return receipt
@@ -98,7 +107,15 @@ def _facts(
     threads, left_out = _threads(recipe, device)
     # another runtime runs on the CPU, so beside an accelerator its times would compare machines, not models
     runtimes = recipe.measure.runtimes if device.type == "cpu" else (TORCH,)
-    times = timings(everything, example, batch_sizes=recipe.measure.batch_sizes, threads=threads, runtimes=runtimes)
+    road = list(evidence.models)
+    times = timings(
+        everything,
+        example,
+        batch_sizes=recipe.measure.batch_sizes,
+        threads=threads,
+        runtimes=runtimes,
+        only=dict.fromkeys(ENDS_ONLY, (road[0], road[-1])),
+    )
     seconds = Seconds(folder)
     found = {}
     for name, model in everything.items():
@@ -113,6 +130,27 @@ def _facts(
             notes=(*measured.notes, *left_out, *times[name].notes),
         )
     return found
+
+
+def _break_even(
+    recipe: Recipe, data: Dataset, dense: nn.Module, device: torch.device, say: Callable[[str], None]
+) -> tuple[BreakEven | None, tuple[str, ...]]:
+    """Return the break-even curve if it was asked for, and a note where it could not be had."""
+    if not recipe.measure.break_even or device.type != "cpu":
+        return None, ()
+    say("measure: from which sparsity on a program that skips zeros is faster")
+    section = recipe.prune
+    try:
+        found = break_even(
+            dense,
+            _example(data, device),
+            runtimes=(TORCH, *recipe.measure.runtimes),
+            include=section.include,
+            exclude=section.exclude,
+        )
+    except LeftOutError as error:
+        return None, (f"break-even curve: {error}",)
+    return found, ()
 
 
 def _example(data: Dataset, device: torch.device) -> Tensor:

@@ -8,18 +8,30 @@ error where it arises, and a file that was edited or damaged is an error when it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from prunus import files, strict_json
+from prunus.consistency import ReceiptError, at_most, between, close, counts, interval, require, unique
+from prunus.times import BreakEven, BreakEvenPoint, Latency
+
+__all__ = [
+    "Accuracy",
+    "BreakEven",
+    "BreakEvenPoint",
+    "Check",
+    "DataFacts",
+    "Latency",
+    "LayerFacts",
+    "Machine",
+    "ModelFacts",
+    "PairedTest",
+    "Receipt",
+    "ReceiptError",
+]
 
 SCHEMA = 1
-
-
-class ReceiptError(ValueError):
-    """A receipt that contradicts itself, or a file that holds none; the message names the file and the field."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Machine:
     accelerator: str | None = None
 
     def __post_init__(self) -> None:
-        _counts(self, "cores", "threads", "memory_bytes", least=1)
+        counts(self, "cores", "threads", "memory_bytes", least=1)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class DataFacts:
     checksum: str
 
     def __post_init__(self) -> None:
-        _counts(self, "train", "validation", "test")
+        counts(self, "train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class LayerFacts:
     def __post_init__(self) -> None:
         _check_sparsity(self)
         _check_macs(self)
-        _require(math.prod(self.shape) == self.parameters, f"shape {self.shape} must hold {self.parameters} parameters")
+        require(math.prod(self.shape) == self.parameters, f"shape {self.shape} must hold {self.parameters} parameters")
 
 
 @dataclass(frozen=True)
@@ -90,33 +102,16 @@ class Accuracy:
     ece: float
 
     def __post_init__(self) -> None:
-        _counts(self, "total", least=1)
-        _counts(self, "correct")
-        _at_most("correct", self.correct, "total", self.total)
-        _close("top1", self.top1, "correct / total", self.correct / self.total)
-        _between("ece", self.ece, 0, 1)
-        _check_interval("top1", self.top1, self.ci95, 0, 1)
-        _require(self.nll >= 0, f"nll must be at least 0, got {self.nll}")
+        counts(self, "total", least=1)
+        counts(self, "correct")
+        at_most("correct", self.correct, "total", self.total)
+        close("top1", self.top1, "correct / total", self.correct / self.total)
+        between("ece", self.ece, 0, 1)
+        interval("top1", self.top1, self.ci95, 0, 1)
+        require(self.nll >= 0, f"nll must be at least 0, got {self.nll}")
         for index, value in enumerate(self.per_class):
             if value is not None:
-                _between(f"per_class[{index}]", value, 0, 1)
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Microseconds a call took: median, 10th and 90th percentile over `runs` calls."""
-
-    median: float
-    p10: float
-    p90: float
-    runs: int
-
-    def __post_init__(self) -> None:
-        _counts(self, "runs", least=1)
-        _require(
-            0 < self.p10 <= self.median <= self.p90,
-            f"p10, median, p90 must be above 0 and rise, got {self.p10}, {self.median}, {self.p90}",
-        )
+                between(f"per_class[{index}]", value, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -149,14 +144,14 @@ class ModelFacts:
     def __post_init__(self) -> None:
         _check_sparsity(self)
         _check_macs(self)
-        _counts(self, "peak_memory_bytes")
-        _require(self.seconds is None or self.seconds >= 0, f"seconds must be at least 0, got {self.seconds}")
-        _unique("layers", [layer.name for layer in self.layers])
+        counts(self, "peak_memory_bytes")
+        require(self.seconds is None or self.seconds >= 0, f"seconds must be at least 0, got {self.seconds}")
+        unique("layers", [layer.name for layer in self.layers])
         for name in ("parameters", "nonzero", "macs", "nonzero_macs"):
             in_layers = sum(getattr(layer, name) or 0 for layer in self.layers)
-            _at_most(f"{name} of the layers", in_layers, name, getattr(self, name) or 0)
+            at_most(f"{name} of the layers", in_layers, name, getattr(self, name) or 0)
         for name, size in self.bytes.items():
-            _require(size >= 0, f"bytes[{name!r}] must be at least 0, got {size}")
+            require(size >= 0, f"bytes[{name!r}] must be at least 0, got {size}")
 
 
 @dataclass(frozen=True)
@@ -175,11 +170,11 @@ class PairedTest:
     p_value: float
 
     def __post_init__(self) -> None:
-        _counts(self, "only_first", "only_second")
-        _between("p_value", self.p_value, 0, 1)
-        _check_interval("difference", self.difference, self.ci95, -1, 1)
+        counts(self, "only_first", "only_second")
+        between("p_value", self.p_value, 0, 1)
+        interval("difference", self.difference, self.ci95, -1, 1)
         same_sign = self.difference * (self.only_second - self.only_first) > 0
-        _require(
+        require(
             same_sign or self.difference == 0 == self.only_second - self.only_first,
             f"difference {self.difference} must have the sign of only_second - only_first",
         )
@@ -201,6 +196,7 @@ class Receipt:
     """Everything measured in one run; `models` is in the order of the road.
 
     `recipe` is plain JSON, empty where models were compared without one; `device` is the kind the models ran on.
+    `break_even` is None where it was not asked for, or the model can't become a program.
     """
 
     prunus: str
@@ -215,15 +211,16 @@ class Receipt:
     comparisons: tuple[PairedTest, ...] = ()
     checks: tuple[Check, ...] = ()
     controls: tuple[ModelFacts, ...] = ()
+    break_even: BreakEven | None = field(default=None, metadata=strict_json.MAY_LACK)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        _require(self.schema == SCHEMA, f"schema must be {SCHEMA}, got {self.schema!r}")
+        require(self.schema == SCHEMA, f"schema must be {SCHEMA}, got {self.schema!r}")
         names = [facts.name for facts in (*self.models, *self.controls)]
-        _unique("models and controls", names)
+        unique("models and controls", names)
         for test in self.comparisons:
             for name in (test.first, test.second):
-                _require(name in names, f"comparisons name {name!r}, which is none of {', '.join(names)}")
+                require(name in names, f"comparisons name {name!r}, which is none of {', '.join(names)}")
 
     def to_json(self) -> str:
         """Return the receipt as JSON text that `from_json` reads back to an equal one.
@@ -277,55 +274,15 @@ class Receipt:
         return cls.from_json(text, f"receipt {str(path)!r}")
 
 
-# Quotients are recomputed from integers, so only the last bits may differ between two ways of writing them.
-_TOLERANCE = 1e-9
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ReceiptError(message)
-
-
-def _counts(facts: object, *names: str, least: int = 0) -> None:
-    for name in names:
-        value = getattr(facts, name)
-        _require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
-
-
-def _at_most(name: str, value: int, limit_name: str, limit: int) -> None:
-    _require(value <= limit, f"{name} must be at most {limit_name}, got {value} of {limit}")
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    _require(low <= value <= high, f"{name} must be in [{low}, {high}], got {value}")
-
-
-def _close(name: str, value: float, source: str, expected: float) -> None:
-    _require(abs(value - expected) <= _TOLERANCE, f"{name} must be {source} = {expected}, got {value}")
-
-
-def _check_interval(name: str, value: float, interval: tuple[float, float], least: float, most: float) -> None:
-    low, high = interval
-    _between("ci95[0]", low, least, most)
-    _between("ci95[1]", high, least, most)
-    inside = low - _TOLERANCE <= value <= high + _TOLERANCE
-    _require(inside, f"ci95 must hold {name} {value}, got [{low}, {high}]")
-
-
 def _check_sparsity(facts: LayerFacts | ModelFacts) -> None:
-    _counts(facts, "nonzero")
-    _at_most("nonzero", facts.nonzero, "parameters", facts.parameters)
+    counts(facts, "nonzero")
+    at_most("nonzero", facts.nonzero, "parameters", facts.parameters)
     expected = 1 - facts.nonzero / facts.parameters if facts.parameters else 0.0
-    _close("sparsity", facts.sparsity, "1 - nonzero / parameters", expected)
+    close("sparsity", facts.sparsity, "1 - nonzero / parameters", expected)
 
 
 def _check_macs(facts: LayerFacts | ModelFacts) -> None:
-    _counts(facts, "nonzero_macs")
-    _require((facts.macs is None) == (facts.nonzero_macs is None), "macs and nonzero_macs must come together")
+    counts(facts, "nonzero_macs")
+    require((facts.macs is None) == (facts.nonzero_macs is None), "macs and nonzero_macs must come together")
     if facts.macs is not None and facts.nonzero_macs is not None:
-        _at_most("nonzero_macs", facts.nonzero_macs, "macs", facts.macs)
-
-
-def _unique(what: str, names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    _require(not twice, f"{what} must have different names, got {', '.join(map(repr, twice))} twice")
+        at_most("nonzero_macs", facts.nonzero_macs, "macs", facts.macs)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -170,23 +170,28 @@ class PackSection(Section):
     bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
 
 
+RuntimeName: TypeAlias = Literal["torch", "torch-compile", "onnxruntime", "openvino", "prunus"]
+
+
 class MeasureSection(Section):
     """What is measured: latency per runtime, batch size and threads; the sensitivity curve on validation data.
 
-    A runtime that is not installed, or can't run a model, is left out, and the receipt says so.
+    A runtime that is not installed, or can't run a model, is left out, and the receipt says so. `break_even` times
+    programs of ever sparser copies of the dense model beside it in PyTorch and these runtimes, see `prunus.break_even`.
     """
 
-    runtimes: tuple[Literal["torch", "onnxruntime"], ...] = ("torch", "onnxruntime")
+    runtimes: tuple[RuntimeName, ...] = ("torch", "torch-compile", "onnxruntime", "openvino", "prunus")
     batch_sizes: tuple[Positive, ...] = (1, 64)
     threads: tuple[Positive, ...] = (1, 2)
     sensitivity: Flag = True
     sensitivity_images: Positive = 1000
+    break_even: Flag = False
 
     @field_validator("runtimes")
     @classmethod
     def _some_runtime(cls, runtimes: tuple[str, ...]) -> tuple[str, ...]:
         if not runtimes:
-            raise ValueError("give at least one of torch and onnxruntime, got []")
+            raise ValueError(f"give at least one of {', '.join(get_args(RuntimeName))}, got []")
         return runtimes
 
 

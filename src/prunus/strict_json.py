@@ -15,6 +15,9 @@ from prunus.registry import nearest
 
 T = TypeVar("T")
 
+# metadata of a field that files written before it was thought of don't have: there its default stands for it
+MAY_LACK = types.MappingProxyType({"may_lack": True})
+
 
 class FieldError(ValueError):
     """A value is not what its dataclass says; the message names the field."""
@@ -86,14 +89,18 @@ def build(kind: Any, value: Any, place: str = "") -> Any:
 def _build_dataclass(kind: Any, value: Any, place: str) -> Any:
     entries = _expect(value, dict, "an object", place)
     annotations = _annotations(kind)
-    missing = [name for name in annotations if name not in entries]
+    missing = [name for name in annotations if name not in entries and name not in _may_lack(kind)]
     if missing:
         raise FieldError(f"{_join(place, missing[0])} is missing")
     for name in entries:
         if name not in annotations:
             guess = nearest(str(name), annotations)
             raise FieldError(f"{_join(place, name)} is unknown" + (f"; did you mean {guess!r}?" if guess else ""))
-    values = {name: build(annotation, entries[name], _join(place, name)) for name, annotation in annotations.items()}
+    values = {
+        name: build(annotation, entries[name], _join(place, name))
+        for name, annotation in annotations.items()
+        if name in entries
+    }
     try:
         return kind(**values)
     except ValueError as error:
@@ -166,6 +173,11 @@ def _plain(value: Any) -> Any:
 def _annotations(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {item.name: hints[item.name] for item in fields(kind)}
+
+
+@functools.cache
+def _may_lack(kind: Any) -> frozenset[str]:
+    return frozenset(item.name for item in fields(kind) if item.metadata.get("may_lack"))
 
 
 def _refuse_constant(constant: str) -> Any:

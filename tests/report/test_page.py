@@ -112,6 +112,34 @@ def test_a_run_that_shrank_and_packed_shows_its_road(run, folder):
         assert sentence in page.text
 
 
+def test_several_runtimes_are_drawn_by_setting_and_the_break_even_as_a_curve(run, folder):
+    programs = run.with_programs()
+    programs.save(folder / "receipt.json")
+    page = written(folder)
+    assert set(page.figures) == FIGURES | {"road", "widths", "break-even"}
+    drawn = page.figures["latency"]
+    assert len(drawn["data"]) == 4 * (5 + 5 + 2 + 2 + 2)  # settings x models of each runtime
+    rows = drawn["layout"]["yaxis"]["categoryarray"]
+    assert rows[:6] == [f"PyTorch: {name}" for name in ("dense", "pruned", "finetuned", "shrunk", "packed")] + [
+        "ONNX Runtime: dense"
+    ]
+    assert rows[-2:] == ["prunus: dense", "prunus: packed"]
+    titles = [note["text"] for note in drawn["layout"]["annotations"]]
+    assert titles == [f"{threads}, batch {batch}" for threads in ("1 thread", "2 threads") for batch in (1, 64)]
+    last = next(trace for trace in drawn["data"] if trace["y"] == ["prunus: packed"])
+    assert last["x"] == [pytest.approx(0.2 * 152)]
+    curve, eager, best = page.figures["break-even"]["data"]
+    assert curve["x"] == pytest.approx([0, 50, 90])
+    assert curve["y"] == pytest.approx([3.0, 1.5, 0.3])
+    assert (eager["y"], best["y"]) == ([6.0, 6.0], [1.2, 1.2])
+    (line,) = page.figures["break-even"]["layout"]["shapes"]
+    assert line["x0"] == line["x1"] == pytest.approx(60)
+    assert "the break-even curve: latency in torch-compile: it needs a C++ compiler." in page.text
+    assert "prunus: packed" in page.text
+    for sentence in report.words(programs):
+        assert sentence in page.text
+
+
 def test_masks_of_whole_channels_are_drawn_by_their_weights(run, folder):
     biases = {"conv1.bias": torch.ones(20, dtype=torch.bool)}
     Masks(run.masks | biases).save(folder / "masks.safetensors")

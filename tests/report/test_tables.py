@@ -61,6 +61,25 @@ def test_a_run_that_shrank_and_packed_says_what_each_step_saved(run, width):
     assert "step saved" not in printed(run.receipt, width)
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_several_runtimes_are_told_apart(run, width):
+    programs = run.with_programs()
+    text = printed(programs, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    times = text[text.index("one call") :]
+    for runtime, spelled in (("openvino", "OpenVINO"), ("prunus", "prunus"), ("torch-compile", "torch.compile")):
+        dense = programs.models[0].latency_us[runtime]["1"]["1"]
+        figures = f"{dense.median:.3g} [{dense.p10:.3g}, {dense.p90:.3g}] µs".split()
+        assert ["dense", spelled, *figures] == next(
+            line.split()[:6] for line in times.splitlines() if line.split()[:2] == ["dense", spelled]
+        )
+    # the steps between the ends were not timed in these, so they have no column among the steps
+    steps = text[: text.index("the file: plain")]
+    assert "PyTorch" in steps
+    assert "OpenVINO" not in steps
+
+
 def test_a_row_holds_the_models_figures(receipt):
     finetuned = receipt.models[-1]
     assert row(printed(receipt), "finetuned")[:4] == ["finetuned", "160,206", "128,214", "20.0%"]

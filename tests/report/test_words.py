@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from made_up import accuracy_of, latencies, machine, model
 
-from prunus.receipt import Check, Latency, ModelFacts, PairedTest, Receipt
+from prunus.receipt import BreakEven, BreakEvenPoint, Check, Latency, ModelFacts, PairedTest, Receipt
 from prunus.report import claims, sentences, tiles, words
+from prunus.times import crossing
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -134,6 +135,101 @@ def test_zeros_are_no_reason_for_speed_in_onnx_runtime_either():
     slow = latencies(same) | latencies(same, "onnxruntime")
     said = receipt_of(replace(DENSE, latency_us=slow), replace(PRUNED, latency_us=slow))
     assert "PyTorch and ONNX Runtime multiply by the zeros like by any other number." in topic(said, "Speed")
+
+
+def with_program(dense: dict[str, float], last: dict[str, float], **changes: object) -> Receipt:
+    """Return a receipt of two models timed with one thread: runtime@batch -> median, known to 1%."""
+    models = []
+    for facts, times in ((DENSE, dense), (replace(PRUNED, name="packed"), last)):
+        found: dict[str, dict[str, dict[str, Latency]]] = {}
+        for key, median in times.items():
+            runtime, _, batch = key.partition("@")
+            found.setdefault(runtime, {"1": {}})["1"][batch] = Latency(median, median * 0.99, median * 1.01, 100)
+        models.append(replace(facts, latency_us=found))
+    return receipt_of(*models, **changes)
+
+
+def test_a_program_is_held_against_the_fastest_that_the_dense_model_can_be_run():
+    dense = {
+        "torch@1": 100,
+        "torch@64": 900,
+        "openvino@1": 40,
+        "openvino@64": 800,
+        "onnxruntime@64": 600,
+        "prunus@1": 99,
+    }
+    last = {"torch@1": 100, "torch@64": 900, "onnxruntime@64": 300, "prunus@1": 60, "prunus@64": 200}
+    said = with_program(dense, last)
+    assert topic(said, "Program") == (
+        "As a program of prunus packed is faster than dense in its fastest runtime: 3.00 times as fast with 1 thread "
+        "and batch 64 (200 µs, ONNX Runtime takes 600 µs). As a program of prunus packed is slower than dense in its "
+        "fastest runtime: 1.50 times as long with 1 thread and batch 1 (60 µs, OpenVINO takes 40 µs). Beside packed "
+        "itself in its fastest other runtime it takes 0.60 to 0.67 times as long."
+    )
+    assert sentences.headline(said).endswith(
+        "and as a program of prunus it is faster in 1 of 2 settings and slower in 1 of 2 settings than dense in its "
+        "fastest runtime."
+    )
+    # the program of the dense model is nothing that anybody would run
+    assert "prunus" not in topic(said, "Speed")
+    (tile,) = (tile for tile in tiles.tiles(said) if tile.label == "Time as a program")
+    assert (tile.value, tile.verdict) == ("0.92\N{MULTIPLICATION SIGN}", "mixed")
+    assert tile.detail == "0.33 to 1.50 times the time of dense in its fastest runtime in 2 settings"
+
+
+@pytest.mark.parametrize(
+    ("time", "told"),
+    [
+        (20, "as a program of prunus it is 2.00 times as fast as dense in its fastest runtime."),
+        (80, "as a program of prunus it takes 2.00 times as long as dense in its fastest runtime."),
+        (40, "as a program of prunus it is not measurably faster than dense in its fastest runtime."),
+    ],
+)
+def test_the_headline_is_about_the_program_where_there_is_one(time: float, told: str):
+    said = with_program({"torch@1": 100, "openvino@1": 40}, {"torch@1": 50, "prunus@1": time})
+    assert sentences.headline(said).endswith(told)
+
+
+def test_many_runtimes_are_summed_up():
+    names = ("torch", "torch-compile", "onnxruntime", "openvino")
+    dense = {f"{name}@{batch}": 100.0 for name in names for batch in (1, 64)}
+    last = dense | {"openvino@1": 50.0, "torch-compile@1": 200.0, "torch-compile@64": 80.0, "torch@1": 101.0}
+    said = topic(with_program(dense, last), "Speed")
+    assert said.startswith(
+        "In torch.compile it runs faster in 1 of 2 settings and slower in 1 of 2 settings: it takes 0.80 to 2.00 times "
+        "as long as before. In OpenVINO it runs faster in 1 of 2 settings: it takes 0.50 to 1.00 times as long as "
+        "before. In PyTorch and ONNX Runtime it does not run measurably faster: in 4 settings it takes 1.00 to 1.01 "
+    )
+
+
+def test_a_program_without_anything_to_stand_beside_claims_nothing():
+    said = with_program({"torch@64": 100}, {"prunus@1": 10})
+    assert topic(said, "Program") == ""
+    assert sentences.headline(said).endswith("the speed was not measured.")
+
+
+def curve_of(*times: tuple[float, float], **changes: object) -> BreakEven:
+    found = tuple(BreakEvenPoint(s, 1000, Latency(t, t, t, 9)) for s, t in times)
+    dense = {"torch": Latency(900, 900, 900, 9), "openvino": Latency(400, 400, 400, 9)}
+    return BreakEven(1, 64, dense, found, crossing([s for s, _ in times], [t / 400 for _, t in times]), **changes)
+
+
+def test_the_break_even_is_told_with_what_it_is_held_against():
+    start = "With 1 thread and batch 64, programs of copies pruned by magnitude at once and not trained "
+    against = "as fast as the dense model in OpenVINO, the fastest of PyTorch and OpenVINO"
+    found = receipt_of(DENSE, PRUNED, break_even=curve_of((0.0, 800), (0.5, 500), (0.9, 100)))
+    assert topic(found, "Break-even") == (
+        f"{start}are {against}, from 60% sparsity on; at 90% they take 0.25 times as long."
+    )
+    never = receipt_of(DENSE, PRUNED, break_even=curve_of((0.0, 800), (0.5, 500)))
+    assert topic(never, "Break-even") == f"{start}never become {against}: at 50% they take 1.25 times as long."
+    always = receipt_of(DENSE, PRUNED, break_even=curve_of((0.0, 300), (0.9, 100)))
+    assert topic(always, "Break-even") == (
+        f"{start}are faster than the dense model in OpenVINO, the fastest of PyTorch and OpenVINO, at every sparsity: "
+        "at 0% sparsity they take 0.75 times as long, at 90% they take 0.25 times as long."
+    )
+    noted = receipt_of(DENSE, PRUNED, break_even=curve_of((0.0, 800), notes=("sparsity 0.98 and above: too much",)))
+    assert topic(noted, "Note") == "the break-even curve: sparsity 0.98 and above: too much."
 
 
 def test_models_that_no_image_tells_apart_are_said_to_be_alike():
@@ -412,7 +508,7 @@ def any_model(draw: st.DrawFn, name: str) -> ModelFacts:
         nonzero_macs=None if macs is None else draw(st.integers(0, macs)),
         sizes=draw(st.dictionaries(st.sampled_from(["safetensors", "gzip", "zstd", "packed"]), counts)),
         latency_us=draw(
-            st.sampled_from(["torch", "compiled"]).flatmap(
+            st.sampled_from(["torch", "compiled", "prunus"]).flatmap(
                 lambda runtime: st.dictionaries(
                     st.tuples(st.sampled_from("12"), st.sampled_from(["1", "64"])), times
                 ).map(lambda found: latencies(found, runtime))

@@ -36,7 +36,12 @@ Threads: TypeAlias = Annotated[
     str | None, typer.Option(metavar="N,N,...", help="Numbers of threads to time; otherwise one, and all cores.")
 ]
 Runtimes: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME,NAME", help="What to time in: torch, onnxruntime, or both with a comma between.")
+    str,
+    typer.Option(
+        metavar="NAME,NAME",
+        help="What to time in: torch, torch-compile, onnxruntime, openvino, prunus, with commas between, or all that "
+        "are installed.",
+    ),
 ]
 NoLatency: TypeAlias = Annotated[bool, typer.Option("--no-latency", help="Time nothing; the rest takes seconds.")]
 Device: TypeAlias = Annotated[str, typer.Option(metavar="DEVICE", help="Where the models run: cpu, cuda, mps.")]

@@ -16,6 +16,10 @@ SAME_TIME = 0.02
 # a 90th percentile this many times the 10th is the mark of a machine with other work to do
 UNSTEADY = 1.5
 
+# the runtime that skips zeros, and those in which a zero takes as long as any other number
+PROGRAM = "prunus"
+DENSE_RUNTIMES = ("torch", "torch-compile", "onnxruntime", "openvino")
+
 # of a normal distribution: the 10th and 90th percentile lie this many standard deviations apart,
 _P10_TO_P90 = 2.563
 # a median varies this much more than a mean: sqrt(pi / 2),
@@ -76,6 +80,13 @@ class SpeedChange:
 
 
 @dataclass(frozen=True)
+class Overtaking(SpeedChange):
+    """From a model in the fastest of the runtimes that multiply by zeros, `against`, to a program that skips them."""
+
+    against: str
+
+
+@dataclass(frozen=True)
 class AccuracyChange:
     """The accuracy of two models, with the paired test between them where there is one."""
 
@@ -116,6 +127,34 @@ def speed_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
     ]
 
 
+def overtakings(model: ModelFacts, compiled: ModelFacts) -> list[Overtaking]:
+    """Return how the program of one model stands beside another, or the same, in its fastest dense runtime.
+
+    Threads and batch are the same for both.
+    """
+    found = []
+    for runtime, threads, batch, after in settings(compiled):
+        times = [
+            (before.median, name, before)
+            for name in DENSE_RUNTIMES
+            if (before := latency(model, name, threads, batch)) is not None
+        ]
+        if runtime == PROGRAM and times:
+            _, against, before = min(times, key=lambda time: time[0])
+            found.append(Overtaking(runtime, threads, batch, before, after, against))
+    return found
+
+
+def dense_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
+    """Return `speed_changes` without those of the program, unless there are no others.
+
+    How much the program of a sparse model is faster than that of the dense one says little: nobody would run the
+    latter.
+    """
+    changes = speed_changes(first, last)
+    return [change for change in changes if change.runtime != PROGRAM] or changes
+
+
 def median_interval(time: Latency) -> tuple[float, float]:
     """Return the 95% interval of a median, in microseconds, from the spread and number of its calls.
 
@@ -144,6 +183,16 @@ def settings(model: ModelFacts) -> list[tuple[str, str, str, Latency]]:
         for threads, by_batch in by_threads.items()
         for batch, measured in by_batch.items()
     ]
+
+
+def timed(receipt: Receipt) -> list[ModelFacts]:
+    """Return the models and controls that were timed."""
+    return [model for model in (*receipt.models, *receipt.controls) if model.latency_us]
+
+
+def grid(models: list[ModelFacts]) -> list[tuple[str, str]]:
+    """Return every (threads, batch) that any of the models was timed in."""
+    return list(dict.fromkeys(setting[1:3] for model in models for setting in settings(model)))
 
 
 def latency(model: ModelFacts, runtime: str, threads: str, batch: str) -> Latency | None:

@@ -6,10 +6,9 @@ from prunus.receipt import ModelFacts
 from prunus.report import claims, spell, steps
 from prunus.report.claims import SizeChange, SpeedChange
 
-# more settings than this are summed up instead of listed one by one
+# more settings or runtimes than this are summed up instead of listed one by one
 LISTED_SETTINGS = 4
-# runtimes that multiply by a zero like by any other number
-DENSE_RUNTIMES = ("torch", "onnxruntime")
+LISTED_RUNTIMES = 2
 
 
 def contents(model: ModelFacts) -> str:
@@ -90,19 +89,19 @@ def compressed(first: ModelFacts, last: ModelFacts) -> str:
 
 def speed(first: ModelFacts, last: ModelFacts) -> str:
     """Say in which settings the model became faster or slower, and where no difference can be told."""
-    changes = claims.speed_changes(first, last)
+    changes = claims.dense_changes(first, last)
     if not changes:
         return "Speed was not measured in both models, so nothing can be said about it."
     by_runtime: dict[str, list[SpeedChange]] = {}
     for change in changes:
         by_runtime.setdefault(change.runtime, []).append(change)
-    said = []
-    for runtime, group in by_runtime.items():
+    said = _in_short_by_runtime(by_runtime) if len(by_runtime) > LISTED_RUNTIMES else []
+    for runtime, group in by_runtime.items() if not said else ():
         said += _verdicts(group, f"In {spell.runtime(runtime)} it" if len(by_runtime) > 1 else "It")
     said.append(_unsteady(changes))
     if all(change.verdict == "same" for change in changes):
-        said.append(_why_no_faster(first, last))
-    elif _no_reason(first, last):
+        said.append(_why_no_faster(first, last, changes))
+    elif _no_reason(first, last, changes):
         said.append(
             "Both models do the same multiply-adds, so pruning is no reason for it: measure again before relying on it."
         )
@@ -111,7 +110,7 @@ def speed(first: ModelFacts, last: ModelFacts) -> str:
 
 def speed_in_short(first: ModelFacts, last: ModelFacts) -> str:
     """Say the same in a few words, without a full stop."""
-    changes = claims.speed_changes(first, last)
+    changes = claims.dense_changes(first, last)
     verdicts = [change.verdict for change in changes]
     if not verdicts:
         return "the speed was not measured"
@@ -154,13 +153,12 @@ def setting(threads: str, batch: str) -> str:
 
 def span(changes: list[SpeedChange]) -> str:
     """Spell from how many to how many times the time before it takes: ``"0.98 to 1.03"``."""
-    low, high = (spell.ratio(pick(change.factor for change in changes)) for pick in (min, max))
-    return low if low == high else f"{low} to {high}"
+    return spell.span([change.factor for change in changes])
 
 
 def doubtful(first: ModelFacts, last: ModelFacts, changes: list[SpeedChange]) -> bool:
     """Return whether the differences found have no reason in the models, and one in the machine."""
-    return _no_reason(first, last) and unsteady(changes)
+    return _no_reason(first, last, changes) and unsteady(changes)
 
 
 def unsteady(changes: list[SpeedChange]) -> bool:
@@ -178,11 +176,32 @@ def _verdicts(changes: list[SpeedChange], it: str) -> list[str]:
     return [*said, f"Elsewhere no difference can be told: {_untold(same)}."] if same else said
 
 
+def _in_short_by_runtime(by_runtime: dict[str, list[SpeedChange]]) -> list[str]:
+    """Say in which runtimes the model became faster or slower, one sentence each, and in which it did not."""
+    said, alike = [], []
+    for runtime, changes in by_runtime.items():
+        verdicts = [change.verdict for change in changes]
+        told = [verdict for verdict in ("faster", "slower") if verdict in verdicts]
+        if not told:
+            alike.append(runtime)
+            continue
+        where = [
+            f"{verdict} in {verdicts.count(verdict)} of {spell.plural(len(changes), 'setting')}" for verdict in told
+        ]
+        times = f"it takes {span(changes)} times as long as before"
+        said.append(f"In {spell.runtime(runtime)} it runs {spell.listing(where)}: {times}.")
+    if alike:
+        names = spell.listing([spell.runtime(runtime) for runtime in alike])
+        same = [change for runtime in alike for change in by_runtime[runtime]]
+        said.append(f"In {names} it does not run measurably faster: {_untold(same)}.")
+    return said
+
+
 def _told(changes: list[SpeedChange], verdict: str, it: str) -> str:
     if len(changes) > LISTED_SETTINGS:
         return f"{it} runs {verdict} in {len(changes)} settings: it takes {span(changes)} times as long as before."
     parts = [
-        f"{_factor(change)} with {setting(change.threads, change.batch)} "
+        f"{factor(change)} with {setting(change.threads, change.batch)} "
         f"({spell.microseconds(change.before.median)} → {spell.microseconds(change.after.median)})"
         for change in changes
     ]
@@ -210,22 +229,22 @@ def _unsteady(changes: list[SpeedChange]) -> str:
     )
 
 
-def _why_no_faster(first: ModelFacts, last: ModelFacts) -> str:
-    if _only_zeroed(first, last) and _runs_dense(last):
-        names = [spell.runtime(name) for name in last.latency_us]
+def _why_no_faster(first: ModelFacts, last: ModelFacts, changes: list[SpeedChange]) -> str:
+    if _only_zeroed(first, last) and _runs_dense(changes):
+        names = [spell.runtime(name) for name in dict.fromkeys(change.runtime for change in changes)]
         return f"{spell.listing(names)} {_verb(names)} by the zeros like by any other number."
     if first.macs and last.macs is not None and last.macs < first.macs:
         return f"It does need {_relative(first.macs, last.macs)} fewer multiply-adds."
     return ""
 
 
-def _no_reason(first: ModelFacts, last: ModelFacts) -> bool:
-    return last.macs is not None and last.macs == first.macs and _runs_dense(first) and _runs_dense(last)
+def _no_reason(first: ModelFacts, last: ModelFacts, changes: list[SpeedChange]) -> bool:
+    return last.macs is not None and last.macs == first.macs and _runs_dense(changes)
 
 
-def _runs_dense(model: ModelFacts) -> bool:
-    """Whether the model was timed only where a zero is multiplied like any other number."""
-    return all(runtime in DENSE_RUNTIMES for runtime in model.latency_us)
+def _runs_dense(changes: list[SpeedChange]) -> bool:
+    """Whether the models were timed only where a zero is multiplied like any other number."""
+    return all(change.runtime in claims.DENSE_RUNTIMES for change in changes)
 
 
 def _verb(names: list[str]) -> str:
@@ -255,7 +274,8 @@ def _relative(before: int, after: int) -> str:
     return spell.percent(abs(after - before) / before)
 
 
-def _factor(change: SpeedChange) -> str:
+def factor(change: SpeedChange) -> str:
+    """Spell a change: ``"2.00 times as fast"``, ``"1.50 times as long"``."""
     if change.verdict == "faster":
         return f"{spell.ratio(1 / change.factor)} times as fast"
     return f"{spell.ratio(change.factor)} times as long"

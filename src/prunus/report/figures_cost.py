@@ -1,16 +1,13 @@
-"""Figures on what the models cost: parameters, bytes, time."""
+"""Figures on what the models cost: parameters and bytes."""
 
 from __future__ import annotations
 
 from plotly import graph_objects as go
-from plotly.subplots import make_subplots
 
 from prunus.receipt import ModelFacts, Receipt
 from prunus.report import claims, drawing, spell, steps
 from prunus.report.drawing import Figure
 
-# with more settings than this the first are drawn; the table has them all
-DRAWN_SETTINGS = 8
 # bars of a page's height; the table lists every layer
 DRAWN_BARS = 40
 
@@ -165,69 +162,3 @@ def widths(receipt: Receipt) -> Figure | None:
         xaxis={"title": {"text": "outputs"}, "range": [0, 1.2 * max(was for _, was, _ in pairs)]},
         yaxis={"autorange": "reversed", "type": "category"},
     )
-
-
-def latency(receipt: Receipt) -> Figure | None:
-    """Draw the time of a call in each setting with its spread; None where it was not measured."""
-    models = [model for model in (*receipt.models, *receipt.controls) if model.latency_us]
-    settings = list(dict.fromkeys(setting[:3] for model in models for setting in claims.settings(model)))
-    drawn_settings = settings[:DRAWN_SETTINGS]
-    if not drawn_settings:
-        return None
-    columns = min(2, len(drawn_settings))
-    rows = -(-len(drawn_settings) // columns)
-    titles = [_title(*setting) for setting in drawn_settings]
-    drawn = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=titles,
-        shared_yaxes=True,
-        vertical_spacing=0.38 / rows,
-        horizontal_spacing=0.05,
-    )
-    for at, setting in enumerate(drawn_settings):
-        _panel(drawn, receipt, models, setting, row=at // columns + 1, column=at % columns + 1)
-    drawn.update_xaxes(rangemode="tozero")
-    drawn.update_yaxes(range=[len(models) - 0.5, -0.5], type="category")
-    rest = len(settings) - len(drawn_settings)
-    more = f" {spell.plural(rest, 'more setting')} can be read in receipt.json." if rest else ""
-    return drawing.figure(
-        "latency",
-        f"Time of one call in {spell.plural(len(drawn_settings), 'setting')}, median with 10th to 90th percentile.",
-        drawn,
-        height=44 + rows * (90 + 30 * len(models)),
-        top=44,
-        note="Dots are medians, bars reach from the 10th to the 90th percentile of single calls. A median is known "
-        "better than a single call, so medians can differ where bars overlap: they are called different where "
-        f"they are at least {spell.percent(claims.SAME_TIME, 0)} apart and their 95% intervals (not drawn) do not "
-        f"overlap.{more}",
-        showlegend=False,
-    )
-
-
-def _panel(
-    drawn: go.Figure, receipt: Receipt, models: list[ModelFacts], setting: tuple[str, str, str], row: int, column: int
-) -> None:
-    look = drawing.marks(receipt)
-    found = [claims.latency(model, *setting) for model in models]
-    unit, size = spell.time_unit(max(measured.p90 for measured in found if measured))
-    drawn.update_xaxes(ticksuffix=unit, row=row, col=column)
-    for model, name in zip(models, drawing.texts(model.name for model in models), strict=True):
-        measured = claims.latency(model, *setting)
-        if measured is None:
-            continue
-        mark = look[model.name]
-        drawn.add_scatter(
-            x=[measured.median / size],
-            y=[name],
-            error_x=drawing.errors(measured.median / size, measured.p10 / size, measured.p90 / size, mark.colour),
-            mode="markers",
-            marker={"color": mark.colour, "symbol": mark.symbol, "size": 10},
-            hovertemplate=f"{spell.spread(measured.median, measured.p10, measured.p90)}<extra>{name}</extra>",
-            row=row,
-            col=column,
-        )
-
-
-def _title(runtime: str, threads: str, batch: str) -> str:
-    return f"{drawing.text(f'{spell.runtime(runtime)}, {spell.threads(threads)}')}<br>batch {drawing.text(batch)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunus.receipt import ModelFacts, Receipt
+from prunus.receipt import Latency, ModelFacts, Receipt
 from prunus.report import accuracy_sentences, claims, spell, steps
 from prunus.report.blocks import Pairs, Table
 
@@ -45,6 +45,26 @@ def road(receipt: Receipt) -> Table | None:
         "packs it; times are medians, told apart where their 95% intervals are."
     )
     return Table(columns, rows, caption)
+
+
+def latencies(receipt: Receipt) -> Table | None:
+    """Return the time of one call of each model in each runtime; None where there are not several to compare."""
+    models = claims.timed(receipt)
+    runtimes = list(dict.fromkeys(runtime for model in models for runtime in model.latency_us))
+    if len(runtimes) < 2:
+        return None
+    grid = claims.grid(models)
+    rows = tuple(
+        (
+            f"{spell.runtime(runtime)}: {spell.plain(model.name)}",
+            *(_time(claims.latency(model, runtime, *setting)) for setting in grid),
+        )
+        for runtime in runtimes
+        for model in models
+        if runtime in model.latency_us
+    )
+    columns = [f"{spell.threads(threads)}, batch {spell.plain(batch)}" for threads, batch in grid]
+    return Table(("runtime: model", *columns), rows, "Time of one call: median [10th, 90th percentile].")
 
 
 def layers(receipt: Receipt) -> Table | None:
@@ -185,6 +205,10 @@ def _quality(model: ModelFacts) -> tuple[str, str, str]:
 
 def _reached(model: ModelFacts) -> str:
     return accuracy_sentences.with_interval(model.accuracy) if model.accuracy else spell.ABSENT
+
+
+def _time(measured: Latency | None) -> str:
+    return spell.spread(measured.median, measured.p10, measured.p90) if measured else spell.ABSENT
 
 
 def _optional(number: int | None) -> str:

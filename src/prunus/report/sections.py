@@ -13,6 +13,7 @@ from prunus.report import (
     drawing,
     figures_accuracy,
     figures_cost,
+    figures_time,
     figures_weights,
     images,
     page_tables,
@@ -150,8 +151,9 @@ def speed(run: Run) -> Section:
         "The time of one call, all models measured in turns on the same machine. The axis starts at "
         "zero, so that twice as long looks twice as long."
     )
-    drawn = figures_cost.latency(run.receipt)
-    return section("speed", "Speed", lead, [drawn], [] if drawn else ["Speed was not measured."])
+    drawn = figures_time.latency(run.receipt)
+    parts = [drawn, page_tables.latencies(run.receipt), figures_time.break_even(run.receipt)]
+    return section("speed", "Speed", lead, parts, [] if drawn else ["Speed was not measured."])
 
 
 def controls(receipt: Receipt) -> Section:

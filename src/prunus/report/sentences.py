@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.receipt import ModelFacts, Receipt
-from prunus.report import accuracy_sentences, claims, cost_sentences, spell, step_sentences
+from prunus.report import accuracy_sentences, claims, cost_sentences, program_sentences, spell, step_sentences
 
 
 def words(receipt: Receipt) -> list[str]:
@@ -23,7 +23,8 @@ def headline(receipt: Receipt) -> str:
         return cost_sentences.contents(last)
     gone = cost_sentences.removed_in_short(first, last)
     accuracy = accuracy_sentences.accuracy_in_short(receipt, first, last)
-    size, speed = cost_sentences.file_in_short(first, last), cost_sentences.speed_in_short(first, last)
+    size = cost_sentences.file_in_short(first, last)
+    speed = program_sentences.in_short(first, last) or cost_sentences.speed_in_short(first, last)
     return f"{gone}; {accuracy}. {size}, and {speed}."
 
 
@@ -48,6 +49,8 @@ def _compared(receipt: Receipt) -> list[tuple[str, str]]:
         ("Plain file" if step_sentences.packed(receipt) else "File", cost_sentences.file(first, last)),
         ("Compressed", cost_sentences.compressed(first, last)),
         ("Speed", cost_sentences.speed(first, last)),
+        ("Program", program_sentences.program(first, last)),
+        ("Break-even", program_sentences.break_even(receipt)),
         ("Arithmetic", cost_sentences.arithmetic(first, last)),
         ("Accuracy", accuracy_sentences.accuracy(receipt, first, last)),
     ]
@@ -81,6 +84,8 @@ def _notes(receipt: Receipt) -> list[str]:
     for model in (*receipt.models, *receipt.controls):
         for note in (*model.notes, *_uncounted(model)):
             notes.setdefault(spell.plain(note), []).append(spell.plain(model.name))
+    for note in receipt.break_even.notes if receipt.break_even else ():
+        notes.setdefault(spell.plain(note), []).append("the break-even curve")
     return [f"{spell.listing(names)}: {note.rstrip('.')}." for note, names in notes.items()]
 
 

@@ -83,10 +83,16 @@ def smaller(before: int, after: int) -> str:
 def runtime(name: str) -> str:
     """Spell the name of a runtime.
 
-    >>> runtime("torch"), runtime("onnxruntime"), runtime("mine")
-    ('PyTorch', 'ONNX Runtime', 'mine')
+    >>> runtime("torch"), runtime("onnxruntime"), runtime("prunus"), runtime("mine")
+    ('PyTorch', 'ONNX Runtime', 'prunus', 'mine')
     """
-    return {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}.get(name, plain(name))
+    spelled = {
+        "torch": "PyTorch",
+        "torch-compile": "torch.compile",
+        "onnxruntime": "ONNX Runtime",
+        "openvino": "OpenVINO",
+    }
+    return spelled.get(name, plain(name))
 
 
 def interval(ci95: tuple[float, float], digits: int = 2) -> str:
@@ -165,6 +171,16 @@ def ratio(value: float) -> str:
     if value < 0.1:
         return f"{value:.2g}"
     return f"{value:.0f}" if value >= 10 else f"{value:.2f}"
+
+
+def span(values: Sequence[float]) -> str:
+    """Spell the range of several ratios.
+
+    >>> span([0.984, 1.03, 1.0]), span([2.0, 2.001])
+    ('0.98 to 1.03', '2.00')
+    """
+    low, high = ratio(min(values)), ratio(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def compact(number: int) -> str:

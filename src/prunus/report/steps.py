@@ -44,10 +44,11 @@ def rows(found: list[Step]) -> list[tuple[str, list[Cell]]]:
     """
     if not found:
         return []
-    settings = [_setting(change) for change in found[-1].times]
+    shown = _shown_times(found)
+    settings = [_setting(change) for change in shown]
     start = found[0].before
     before = [(_spelled(figure), "") for figure in _figures(start)]
-    before += [(spell.microseconds(change.before.median), "") for change in found[-1].times]
+    before += [(spell.microseconds(change.before.median), "") for change in shown]
     made = [(step.name, _cells(step, settings)) for step in found]
     name, together = made.pop()
     return [(spell.plain(start.name), before), *made, (name, [(worth, "") for _, worth in together])]
@@ -86,11 +87,18 @@ def _setting(change: SpeedChange) -> tuple[str, str, str]:
 
 def time_columns(found: list[Step]) -> list[str]:
     """Return the headings over the times of the steps' cells."""
-    changes = found[-1].times if found else []
     return [
         f"{spell.runtime(change.runtime)}, {spell.threads(change.threads)}, batch {spell.plain(change.batch)}"
-        for change in changes
+        for change in _shown_times(found)
     ]
+
+
+def _shown_times(found: list[Step]) -> list[SpeedChange]:
+    """Return the times of all steps together, of the runtimes that every step was timed in, if there is one."""
+    if not found:
+        return []
+    everywhere = set.intersection(*({_setting(change) for change in step.times} for step in found))
+    return [change for change in found[-1].times if _setting(change) in everywhere] or found[-1].times
 
 
 def steps(receipt: Receipt) -> list[Step]:

@@ -83,14 +83,20 @@ def road(receipt: Receipt) -> Table | None:
 
 
 def latencies(receipt: Receipt, width: int) -> list[Table]:
-    """Return the time of one call per setting, median and spread, in as many tables as the width asks for."""
-    timed = [model for model in (*receipt.models, *receipt.controls) if model.latency_us]
-    settings = list(dict.fromkeys(setting[:3] for model in timed for setting in claims.settings(model)))
-    columns = [[_setting(*s), *(_time(claims.latency(model, *s)) for model in timed)] for s in settings]
+    """Return the time of one call, a row per model and runtime, in as many tables as the width asks for."""
+    timed = claims.timed(receipt)
+    runtimes = list(dict.fromkeys(runtime for model in timed for runtime in model.latency_us))
+    rows = [(runtime, model) for runtime in runtimes for model in timed if runtime in model.latency_us]
+    columns = [
+        [_setting(*s), *(_time(claims.latency(model, runtime, *s)) for runtime, model in rows)]
+        for s in claims.grid(timed)
+    ]
     rest = width - max((len(spell.plain(model.name)) for model in timed), default=0)
+    if len(runtimes) > 1:
+        rest -= GAP + max(len(spell.runtime(runtime)) for runtime in runtimes)
     widest = max((len(line) for column in columns for cell in column for line in cell.split("\n")), default=1)
     at_once = max(1, rest // (widest + GAP))
-    return [_latency_table(receipt, timed, columns[at : at + at_once]) for at in range(0, len(columns), at_once)]
+    return [_latency_table(receipt, rows, columns[at : at + at_once]) for at in range(0, len(columns), at_once)]
 
 
 def layers(receipt: Receipt) -> Table | None:
@@ -134,16 +140,24 @@ def _shapes(was: LayerFacts | None, now: LayerFacts) -> str:
     return f"{spell.shape(was.shape)} →\n{spell.shape(now.shape)}" if was and changed else spell.shape(now.shape)
 
 
-def _latency_table(receipt: Receipt, timed: list[ModelFacts], columns: list[list[str]]) -> Table:
-    table = table_of("time of\none call", [header for header, *_ in columns])
-    for at, model in enumerate(timed, start=1):
-        table.add_row(_label(receipt, model), *(column[at] for column in columns))
+def _latency_table(receipt: Receipt, rows: list[tuple[str, ModelFacts]], columns: list[list[str]]) -> Table:
+    """Name the runtime at the top where there is one, else in front of its first row."""
+    (only,) = runtimes if len(runtimes := {runtime for runtime, _ in rows}) == 1 else ("",)
+    first = f"time of one call\nin {spell.runtime(only)}" if only else "time of\none call"
+    table = table_of(first, [*([] if only else [""]), *(header for header, *_ in columns)])
+    before = ""
+    for at, (runtime, model) in enumerate(rows, start=1):
+        if before not in ("", runtime):
+            table.add_section()
+        named = [] if only else [spell.runtime(runtime) if runtime != before else ""]
+        table.add_row(_label(receipt, model), *named, *(column[at] for column in columns))
+        before = runtime
     table.caption = "median [10th, 90th percentile]"
     return table
 
 
-def _setting(runtime: str, threads: str, batch: str) -> str:
-    return f"{spell.runtime(runtime)}, {spell.threads(threads)}\nbatch {spell.plain(batch)}"
+def _setting(threads: str, batch: str) -> str:
+    return f"{spell.threads(threads)}\nbatch {spell.plain(batch)}"
 
 
 def _quality(measured: Accuracy | None) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ import statistics
 from prunus.receipt import ModelFacts, Receipt
 from prunus.report import claims, cost_sentences, spell, steps
 from prunus.report.blocks import Tile
+from prunus.report.claims import SpeedChange
 
 
 def tiles(receipt: Receipt) -> list[Tile]:
@@ -84,14 +85,15 @@ def _packed(first: ModelFacts, last: ModelFacts) -> Tile | None:
 
 
 def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:
-    changes = claims.speed_changes(first, last)
+    programs: list[SpeedChange] = list(claims.overtakings(first, last))
+    changes = programs or claims.dense_changes(first, last)
     if not changes:
         return None
     verdicts = {change.verdict for change in changes}
     verdict, tone = "mixed", "plain"
     if verdicts == {"same"}:
         verdict = "not saved"
-    elif cost_sentences.doubtful(first, last, changes):
+    elif not programs and cost_sentences.doubtful(first, last, changes):
         verdict = "unclear"
     elif verdicts == {"faster"}:
         verdict, tone = "saved", "good"
@@ -100,10 +102,12 @@ def _speed(first: ModelFacts, last: ModelFacts) -> Tile | None:
     middle = statistics.median(change.factor for change in changes)
     number = spell.plural(len(changes), "setting")
     within = "; not told apart" if verdicts == {"same"} else ""
-    detail = f"{cost_sentences.span(changes)} times the time before in {number}{within}"
+    than = f"of {spell.plain(first.name)} in its fastest runtime" if programs else "before"
+    detail = f"{cost_sentences.span(changes)} times the time {than} in {number}{within}"
     if cost_sentences.unsteady(changes):
         detail, tone = f"{detail}; single calls varied widely", "plain"
-    return Tile("Time of a call", f"{spell.ratio(middle)}\N{MULTIPLICATION SIGN}", detail, verdict, tone)
+    label = "Time as a program" if programs else "Time of a call"
+    return Tile(label, f"{spell.ratio(middle)}\N{MULTIPLICATION SIGN}", detail, verdict, tone)
 
 
 def _arithmetic(first: ModelFacts, last: ModelFacts) -> Tile | None:
