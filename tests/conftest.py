@@ -22,6 +22,15 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return found
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_of_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Build programs into a cache of this test run, without optimisation: what they compute does not depend on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNUS_CACHE", str(tmp_path_factory.mktemp("programs")))
+        patch.setenv("CFLAGS", "-O0")
+        yield
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Run the test on one thread: with tensors this small, threads cost more than they bring."""

@@ -90,6 +90,17 @@ def test_the_packed_file_is_the_finetuned_model_without_what_cannot_matter(finis
     assert all(found.bytes["packed"] > 0 for found in finished.receipt.models)
 
 
+def test_the_program_in_the_folder_computes_what_the_packed_model_does(finished: stages.SeedRun) -> None:
+    images = torch.randn(70, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    program = prunus.load_program(finished.folder / "program.safetensors")
+    expected = prunus.load(finished.folder / "model.prunus")(images)
+    torch.testing.assert_close(
+        program(images), expected.detach(), rtol=0, atol=1e-4 * float(expected.detach().abs().max())
+    )
+    (check,) = (check for check in finished.receipt.checks if check.name == "program equals packed")
+    assert check.value < 1e-5
+
+
 def test_accuracy_in_the_receipt_is_that_of_the_stored_weights(finished: stages.SeedRun) -> None:
     predictions = load_tensors(finished.folder / "predictions.safetensors")
     for facts in finished.receipt.models:
@@ -117,7 +128,7 @@ def test_a_second_start_does_nothing_again(finished: stages.SeedRun) -> None:
     (again,) = stages.run(tiny(), finished.folder.parent, say=said.append)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again.receipt == finished.receipt
-    assert sum("done before" in line for line in said) == 6
+    assert sum("done before" in line for line in said) == 7
 
 
 def test_another_recipe_is_refused_and_redo_keeps_what_both_share(finished: stages.SeedRun) -> None:
@@ -224,7 +235,15 @@ def test_whole_channels_make_a_narrower_model_that_is_what_was_asked_for(tmp_pat
     assert dense.macs is not None
     assert shrunk.macs < 0.65 * dense.macs
     assert {check.name: check.passed for check in found.receipt.checks} == dict.fromkeys(
-        ("zeros kept", "plain model", "sparsity met", "shrunk equals masked", "packed loads back"), True
+        (
+            "zeros kept",
+            "plain model",
+            "sparsity met",
+            "shrunk equals masked",
+            "packed loads back",
+            "program equals packed",
+        ),
+        True,
     )
 
 

@@ -18,6 +18,9 @@ from prunus.targets import resolve
 # Whole channels come in steps, so a target counts as met when it is missed by no more than this.
 CHANNEL_TOLERANCE = 0.02
 
+# A program may differ from the model by so much of the largest logit: it folds norms into weights, in float32.
+PROGRAM_TOLERANCE = 1e-4
+
 
 def checks(
     recipe: Recipe, models: Mapping[str, nn.Module], masks: Masks, logits: Mapping[str, Tensor], example: Tensor
@@ -101,6 +104,18 @@ def _loads_back(bits: int | None, models: Mapping[str, nn.Module], logits: Mappi
         wrong = _num_different(exact, {name: after[name] for name in exact}) + _num_crowded(after, 2**bits)
         what = f"biases and norms that differ in a bit, and weights with more than {2**bits} values beside zero"
     return Check("packed loads back", what, wrong, 0, wrong == 0)
+
+
+def program_equals_packed(expected: Tensor, found: Tensor) -> Check:
+    """The program adds the same numbers in another order.
+
+    Args:
+        expected: the packed model's logits for the test images, (images, classes).
+        found: the program's.
+    """
+    apart = difference([expected], [found])
+    what = "largest difference of the compiled program's logits on the test images, relative to the largest logit"
+    return Check("program equals packed", what, apart, PROGRAM_TOLERANCE, apart <= PROGRAM_TOLERANCE)
 
 
 def _num_different(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""A model for other programs: ONNX, PyTorch's exported program, or plain weights; checked before the file is there.
+"""A model for other programs: ONNX, PyTorch's exported program, C, or plain weights; checked before the file is there.
 
 prunus.export(model, "model.onnx", example_inputs)
 """
@@ -27,6 +27,7 @@ from prunus.targets import unwrap
 
 if TYPE_CHECKING:
     from prunus.graph import Graph
+    from prunus.runtime.embedded import CFacts
 
 Call: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor]]
 Run: TypeAlias = Callable[..., list[Tensor]]
@@ -46,17 +47,20 @@ class ExportFacts:
     """What `export` wrote.
 
     Attributes:
-        format: "onnx", "pt2" or "safetensors".
-        bytes: of the file.
+        format: "onnx", "pt2", "c" or "safetensors".
+        bytes: of the file; of both for C.
         state_bytes: of the model's state dict as a safetensors file.
         difference: the largest between the outputs of the file and of the model, relative to the largest output, on
-            random inputs of the batches `BATCHES`; None for weights, which are compared to the bit.
+            random inputs of the batches `BATCHES`; None for weights, which are compared to the bit, and for C where
+            there is no compiler.
+        c: what C takes of a microcontroller; None for the others.
     """
 
     format: str
     bytes: int
     state_bytes: int | None
     difference: float | None
+    c: CFacts | None = None
 
 
 def export(
@@ -65,6 +69,7 @@ def export(
     example_inputs: ExampleInputs | None = None,
     *,
     format: str | None = None,
+    bits: int | None = None,
 ) -> ExportFacts:
     """Write a model as a file for other programs.
 
@@ -77,11 +82,13 @@ def export(
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first; None
             is enough for a `prunus.exported.ExportedModule`, which knows its inputs, and for ``"safetensors"``.
         format: ``"onnx"`` (weights inside; checked by ONNX's checker and in ONNX Runtime on the CPU), ``"pt2"``
-            (`torch.export.save`, for the model's device; loading it is PyTorch's part), or ``"safetensors"`` (the
-            state dict). None takes the path's suffix.
+            (`torch.export.save`, for the model's device; loading it is PyTorch's part), ``"c"`` (C99 for
+            microcontrollers, which computes one sample at a time: the path's .c and a .h beside it), or
+            ``"safetensors"`` (the state dict). None takes the path's suffix.
+        bits: for C: None keeps float32, 8 rounds weights to int8 with a scale for each output channel.
 
     Raises:
-        ValueError: the format is unknown, or example inputs are missing.
+        ValueError: the format is unknown, example inputs are missing, or bits are given for a format other than C.
         GraphError: the model can't be traced.
         ExportError: the format can't hold the model, or what was written computes something else.
         MissingExtraError: a package that ONNX takes is not installed.
@@ -93,10 +100,14 @@ def export(
     ('safetensors', None)
     """
     kind = _format(Path(path), format)
+    if bits is not None and kind != "c":
+        raise ValueError(f"bits are for the format c, got bits={bits!r} for {kind}; prunus.save takes bits too")
     module = unwrap(_loaded(model))
     if kind == "safetensors":
         return _write_weights(module, Path(path))
     inputs = _inputs(module, example_inputs)
+    if kind == "c":
+        return _write_c(module, inputs, Path(path), bits)
     with files.whole_file(path) as temporary:
         found = FORMATS[kind](module, inputs, temporary)
         size = temporary.stat().st_size
@@ -159,7 +170,19 @@ FORMATS: Mapping[str, Callable[[nn.Module, ExampleInputs, Path], float]] = {
     "onnx": _write_onnx,
     "pt2": _write_program,
 }
-_ALL_FORMATS = (*FORMATS, "safetensors")
+_ALL_FORMATS = (*FORMATS, "c", "safetensors")
+
+
+def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, bits: int | None) -> ExportFacts:
+    from prunus.runtime.embedded import write_c
+    from prunus.runtime.errors import CompileError
+
+    host = _on_cpu(model)
+    try:
+        found = write_c(host, pytree.tree_map(lambda value: value.cpu(), inputs), path, bits)
+    except CompileError as error:
+        raise ExportError(f"the model ({type(model).__name__}) can't be exported to C: {error}") from error
+    return ExportFacts("c", found.bytes, _state_bytes(model), found.difference, found)
 
 
 def _write_weights(model: nn.Module, path: Path) -> ExportFacts:

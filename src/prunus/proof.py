@@ -20,14 +20,18 @@ from prunus.latency import OPENVINO, PRUNUS, TORCH, TORCH_COMPILE, timings
 from prunus.latency.runtimes import LeftOutError
 from prunus.masks import Masks
 from prunus.measuring import facts, machine
-from prunus.receipt import BreakEven, DataFacts, ModelFacts, PairedTest, Receipt
+from prunus.receipt import BreakEven, Check, DataFacts, ModelFacts, PairedTest, Receipt
 from prunus.recipe import Recipe
 from prunus.reducing import RESULT
 from prunus.run_folder import Seconds
+from prunus.runtime import Program
 from prunus.sensitivity import SPARSITIES, sensitivity
 
 # A report shows some images whose prediction changed; more than this would not be looked at.
 SHOWN_CHANGES = 24
+
+# Test images in one call of the program: memory stays small.
+PREDICTED_AT_ONCE = 1000
 
 # Only the first and the last model of the road are timed in these: making each ready takes seconds, and a model between
 # the two would tell no more.
@@ -39,11 +43,12 @@ ROADS = ("random",)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run has made: the models in the order of the road, the masks, and the controls if there are any."""
+    """What a run has made: the models in the order of the road, masks, controls and a program if there are any."""
 
     models: dict[str, nn.Module]
     masks: Masks
     controls: dict[str, nn.Module] = field(default_factory=dict)
+    program: Program | None = None
 
 
 def prove(
@@ -85,12 +90,24 @@ def prove(
         data=_data_facts(data),
         models=tuple(found[name] for name in evidence.models),
         comparisons=_comparisons(logits, data, evidence),
-        checks=checks.checks(recipe, evidence.models, evidence.masks, logits, _example(data, device)),
+        checks=(
+            *checks.checks(recipe, evidence.models, evidence.masks, logits, _example(data, device)),
+            *_program_checks(evidence.program, data, logits["packed"]),
+        ),
         controls=tuple(found[name] for name in evidence.controls),
         break_even=overtaking,
     )
     receipt.save(path)
     return receipt
+
+
+def _program_checks(program: Program | None, data: Dataset, expected: Tensor) -> tuple[Check, ...]:
+    """Run the program on the test images, and hold it against what the packed model gave."""
+    if program is None:
+        return ()
+    images = normalise(data.test.images.cpu(), data.mean, data.std)
+    found = torch.cat([program(batch) for batch in torch.split(images, PREDICTED_AT_ONCE)])
+    return (checks.program_equals_packed(expected.cpu(), found),)
 
 
 def _is_of(receipt: Receipt, recipe: Recipe, data: Dataset, device: torch.device) -> bool:

@@ -128,6 +128,11 @@ def store_packed(path: Path, model: nn.Module, made_from: str, example: Tensor, 
         bits: as in `prunus.save`.
     """
     pack.save(path, model, example_inputs=example, bits=bits)
+    vouch(path, made_from)
+
+
+def vouch(path: Path, made_from: str) -> None:
+    """Write beside a stage's file what it was made from."""
     write_json(_beside(path), {"made_from": made_from, "sha256": _sha256(path)})
 
 
@@ -137,13 +142,13 @@ def restore_packed(path: Path, made_from: str) -> nn.Module | None:
     Raises:
         PackError: the file is there but damaged.
     """
-    if not path.is_file() or packed_from(path) != made_from:
+    if not path.is_file() or vouched(path) != made_from:
         return None
     return pack.load(path)
 
 
-def packed_from(path: Path) -> str | None:
-    """Return the fingerprint of a `.prunus` file; None where there is none, or one of another content."""
+def vouched(path: Path) -> str | None:
+    """Return the fingerprint beside a stage's file; None where there is none, or one of another content."""
     beside = _beside(path)
     if not path.is_file() or not beside.is_file():
         return None

@@ -1,6 +1,6 @@
 """A run as stages, each skipped where its result is there.
 
-train -> prune -> finetune -> shrink -> pack -> controls -> measure -> report
+train -> prune -> finetune -> shrink -> pack -> compile -> controls -> measure -> report
 """
 
 from __future__ import annotations
@@ -119,9 +119,12 @@ class Road:
         trained = self.made_from(recipe.model, recipe.train)
         dense = self.stage("dense", self.folder, trained, self.new_model(), lambda model: self._train(model))
         pruned, masks, finetuned = self.prune_and_finetune(dense, recipe.prune, self.folder, trained)
-        smaller = reducing.make(self, finetuned, self.finetuned_from(trained, recipe.prune))
+        made_from = self.finetuned_from(trained, recipe.prune)
+        smaller = reducing.make(self, finetuned, made_from)
+        program = reducing.compiled(self, smaller["packed"], made_from)
         others = controls.make(self, dense, finetuned, trained) if recipe.controls else {}
-        evidence = Evidence({"dense": dense, "pruned": pruned, "finetuned": finetuned} | smaller, masks, others)
+        models = {"dense": dense, "pruned": pruned, "finetuned": finetuned} | smaller
+        evidence = Evidence(models, masks, others, program)
         receipt = prove(recipe, self.seed, self.folder, self.data, evidence, self.say)
         for state in self.folder.rglob("*.state.safetensors"):  # what a killed run would have gone on from
             state.unlink()

@@ -53,3 +53,19 @@ def test_a_packed_model_becomes_a_program_and_weights(command: Command, folder: 
 def test_mistakes_are_one_line(command: Command, folder: Path, arguments: list[str], message: str) -> None:
     assert message in refused(command("export", *arguments))
     assert not (folder / "m.onnx").exists()
+
+
+def test_c_tells_flash_and_ram(command: Command, linear_file: Path, folder: Path) -> None:
+    options = ["--model", "my_models:linear", "--weights", linear_file, "--shape", 3, "--out", "net.c"]
+    result = command("export", *options)
+    assert result.exit_code == 0, result.output
+    assert "'net.c' and 'net.h' are written" in result.stdout
+    assert "Flash: 25 bytes of constants" in result.stdout, "four weights, a mask of six bits, two biases: 16 + 1 + 8"
+    assert "RAM: 0 bytes of static buffers" in result.stdout
+    assert 'To use it: #include "net.h" and call net_run' in result.stdout
+    assert "net.c' is there already" in refused(command("export", *options))
+    (folder / "net.c").unlink()
+    assert "net.h' is there already" in refused(command("export", *options))
+    result = command("export", *options, "--bits", 8, "--force")
+    assert result.exit_code == 0, result.output
+    assert (folder / "net.c").exists()

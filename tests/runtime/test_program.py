@@ -267,7 +267,8 @@ def test_two_threads_may_call_at_once(caffe: tuple[nn.Module, Tensor]) -> None:
 def test_threads_share_the_steps_of_one_sample(caffe: tuple[nn.Module, Tensor]) -> None:
     model, images = caffe
     program = prunus.compile(model, images, threads=3, tune=False)
-    object.__setattr__(program._parts.choice, "share_steps", True)
+    program._engine._settings = 0, 1
+    program._engine._idle.clear()
     for batch in (1, 2, 21):
         close(program(images[:batch]), model(images[:batch]))
 

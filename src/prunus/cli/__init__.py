@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli import compare, doctor, explain, export, ls, measure, pack, prune, report, run, shrink, unpack
+from prunus.cli import compare, compile, doctor, explain, export, ls, measure, pack, prune, report, run, shrink, unpack
 from prunus.cli.group import STOPPED, Command, Commands
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ for command in (
     prune.prune,
     shrink.shrink,
     explain.explain,
+    compile.compile,
     pack.pack,
     unpack.unpack,
     export.export,

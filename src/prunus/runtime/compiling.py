@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -17,10 +18,13 @@ from prunus.runtime import toolchain, tuning
 from prunus.runtime.checking import check
 from prunus.runtime.codegen import source
 from prunus.runtime.codegen.numbers import DOUBLE, FLOAT, Numbers
+from prunus.runtime.codegen.source import Source
 from prunus.runtime.engine import Engine
 from prunus.runtime.errors import CompileError, ProgramError
 from prunus.runtime.lowering import lower
+from prunus.runtime.net import Net
 from prunus.runtime.program import Parts, Program
+from prunus.runtime.toolchain import Target
 from prunus.runtime.tuning import Choice
 from prunus.shrinking.verification import difference, outputs, random_like
 
@@ -94,15 +98,29 @@ def compile(
     clock.lap("trace")
     choice = tuning.measured(net, wanted, numbers, batch, say) if tune else tuning.by_rule(net, wanted, numbers)
     clock.lap("tune")
-    plans = tuning.plans_for(net, choice.block, wanted, numbers)
-    text = source.write(plans, choice.chosen, numbers)
-    say(f"building {text.text.count(chr(10)):,} lines of C")
-    engine = Engine(toolchain.build(text.text, wanted), text, numbers.bytes, count)
+    say("building the program")
+    text, engine = built(net, choice, wanted, numbers, count)
     clock.lap("build")
     parts = Parts(net, choice, text, wanted, Structure.of(spec), kind, None, batch, {})
     apart = _difference(host, Program(parts, engine), few, choice)
     clock.lap("check")
     return Program(Parts(net, choice, text, wanted, Structure.of(spec), kind, apart, batch, clock.seconds), engine)
+
+
+def built(net: Net, choice: Choice, wanted: Target, numbers: Numbers, threads: int) -> tuple[Source, Engine]:
+    """Write a net's C, build it, and load it with its constants.
+
+    Raises:
+        CompileError: it can't be built.
+    """
+    text = source.write(tuning.plans_for(net, choice.block, wanted, numbers), choice.chosen, numbers)
+    library = toolchain.build(text.text, wanted)
+
+    def make(share: bool) -> Engine:
+        return Engine(library, text, numbers.bytes, threads, choice.most_single, share)
+
+    sizes = [math.prod(shape) for _, shape in net.inputs.values()], [view.index.size for view in net.outputs]
+    return text, make(threads > 1 and tuning.shares_steps(make, *sizes))
 
 
 class _Clock:

@@ -8,12 +8,23 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
 
 from prunus.runtime.codegen.source import Source
 from prunus.runtime.toolchain import Library
 
 _ALIGNMENT = 64
+
+
+class _Context(ctypes.Structure):
+    """What C calls by the same name, in its order."""
+
+    _fields_ = (
+        ("weights", ctypes.c_void_p),
+        ("work", ctypes.c_void_p),
+        ("threads", ctypes.c_long),
+        ("most_single", ctypes.c_long),
+        ("share_steps", ctypes.c_long),
+    )
 
 
 class Engine:
@@ -24,23 +35,39 @@ class Engine:
         source: what it was built from.
         itemsize: bytes of a number.
         threads: the most a call may use.
+        most_single: so many samples beside whole blocks are computed singly.
+        share_steps: whether threads share the steps of a task where there are fewer tasks than threads.
     """
 
-    def __init__(self, library: Library, source: Source, itemsize: int, threads: int) -> None:
+    def __init__(
+        self,
+        library: Library,
+        source: Source,
+        itemsize: int,
+        threads: int = 1,
+        most_single: int = 0,
+        share_steps: bool = False,
+    ) -> None:
         self.library, self.source, self.threads = library, source, threads
-        self._itemsize = itemsize
-        memory, self._constants = _aligned(len(source.constants))
-        memory.numpy()[: len(source.constants)] = numpy.frombuffer(source.constants, numpy.uint8)
-        self._memory = memory
-        self._run = _function(library.handle.prunus_run, 4, 4)
-        self._step = _function(library.handle.prunus_step, 2, 3)
-        self._idle: list[tuple[Tensor, int]] = []  # workspaces that no call has: taking and giving are atomic
+        self._itemsize, self._settings = itemsize, (most_single, int(share_steps))
+        self._constants = _Memory(len(source.constants))
+        self._constants.fill(source.constants)
+        self._run = _function(library.handle.prunus_run, 3, 1)
+        self._call = _function(library.handle.prunus_call, 3, 1)
+        self._step = _function(library.handle.prunus_step, 1, 3)
+        self._idle: list[tuple[_Memory, _Context, int]] = []  # what no call has: taking and giving are atomic
 
-    def run(self, inputs: Any, outputs: Any, batch: int, threads: int, most_single: int, share_steps: bool) -> None:
+    def run(self, inputs: Any, outputs: Any, batch: int) -> None:
         """Compute a batch; inputs and outputs are ctypes arrays of addresses."""
-        workspace = self._take()
-        self._run(self._constants, workspace[1], inputs, outputs, batch, threads, most_single, share_steps)
-        self._idle.append(workspace)
+        taken = self._take()
+        self._run(taken[2], inputs, outputs, batch)
+        self._idle.append(taken)
+
+    def call(self, source: int, target: int, batch: int) -> None:
+        """Compute a batch of one input and one output, given their addresses."""
+        taken = self._take()
+        self._call(taken[2], source, target, batch)
+        self._idle.append(taken)
 
     def step_seconds(self, block: bool, step: int, times: int) -> float:
         """Return how long one step took, on average over repeated calls."""
@@ -48,31 +75,39 @@ class Engine:
 
     def trial_seconds(self, trial: int, times: int) -> float:
         """Return how long one of the trials took, on average over repeated calls."""
-        return self._seconds(_function(self.library.handle.prunus_trial, 2, 2), (trial,), times)
+        return self._seconds(_function(self.library.handle.prunus_trial, 1, 2), (trial,), times)
 
     def _seconds(self, function: Any, which: tuple[int, ...], times: int) -> float:
-        workspace = self._take()
+        taken = self._take()
         start = time.perf_counter()
-        function(self._constants, workspace[1], *which, times)
-        taken = time.perf_counter() - start
-        self._idle.append(workspace)
-        return taken / times
+        function(taken[2], *which, times)
+        passed = time.perf_counter() - start
+        self._idle.append(taken)
+        return passed / times
 
-    def _take(self) -> tuple[Tensor, int]:
+    def _take(self) -> tuple[_Memory, _Context, int]:
         try:
             return self._idle.pop()
         except IndexError:
-            return _aligned(self.source.workspace * self._itemsize * self.threads)
+            memory = _Memory(self.source.workspace * self._itemsize * self.threads)
+            context = _Context(self._constants.address, memory.address, self.threads, *self._settings)
+            return memory, context, ctypes.addressof(context)
+
+
+class _Memory:
+    """Memory of zeros that begins with a cache line."""
+
+    def __init__(self, size: int) -> None:
+        self._bytes = torch.zeros(size + _ALIGNMENT, dtype=torch.uint8)
+        self._skip = -self._bytes.data_ptr() % _ALIGNMENT
+        self.address = self._bytes.data_ptr() + self._skip
+
+    def fill(self, content: bytes) -> None:
+        """Write to its beginning."""
+        self._bytes.numpy()[self._skip : self._skip + len(content)] = numpy.frombuffer(content, numpy.uint8)
 
 
 def _function(found: Any, addresses: int, numbers: int) -> Any:
     found.argtypes = [ctypes.c_void_p] * addresses + [ctypes.c_long] * numbers
     found.restype = None
     return found
-
-
-def _aligned(size: int) -> tuple[Tensor, int]:
-    """Return memory of zeros that begins with a cache line, and its address."""
-    memory = torch.zeros(size + _ALIGNMENT, dtype=torch.uint8)
-    part = memory[-memory.data_ptr() % _ALIGNMENT :]
-    return part, part.data_ptr()

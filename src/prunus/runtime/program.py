@@ -67,6 +67,8 @@ class Program:
         self._shapes = [view.index.shape for view in parts.net.outputs]
         self._numpy_dtype = numpy.float64 if parts.dtype == torch.float64 else numpy.float32
         self._pointers = ctypes.c_void_p * len(self._inputs), ctypes.c_void_p * len(self._shapes)
+        plain = len(self._inputs) == len(self._shapes) == 1 and parts.structure.kind == "leaf"
+        self._only = torch.Size(self._inputs[0][1][1]) if plain else None  # shape of a sample of the only input
 
     @property
     def source(self) -> str:
@@ -107,6 +109,24 @@ class Program:
             TypeError: an input is missing, unknown, or no tensor or array.
             ProgramError: an input has another shape, dtype or device than the program takes.
         """
+        if self._only is not None and len(args) == 1 and not kwargs:
+            found = self._quickly(args[0])
+            if found is not None:
+                return found
+        return self._call(args, kwargs)
+
+    def _quickly(self, value: Any) -> Tensor | None:
+        """Compute the usual: a tensor of the program's dtype to a tensor; None where it is anything else."""
+        if type(value) is not Tensor or value.dtype is not self._parts.dtype or not value.is_cpu:
+            return None
+        batch, *sides = shape if (shape := value.shape) else (0,)
+        if tuple(sides) != self._only or not batch or not value.is_contiguous():
+            return None
+        found = torch.empty((batch, *self._shapes[0]), dtype=self._parts.dtype)
+        self._engine.call(value.data_ptr(), found.data_ptr(), batch)
+        return found
+
+    def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         given = args if not kwargs and len(args) == len(self._inputs) else self._bound(args, kwargs)
         tensors = [self._tensor(value, *entry) for value, entry in zip(given, self._inputs, strict=True)]
         batch = tensors[0].shape[0]
@@ -115,14 +135,10 @@ class Program:
         found = [torch.empty((batch, *shape), dtype=self._parts.dtype) for shape in self._shapes]
         if batch:
             inputs, outputs = self._pointers
-            choice = self._parts.choice
             self._engine.run(
                 inputs(*[tensor.data_ptr() for tensor in tensors]),
                 outputs(*[tensor.data_ptr() for tensor in found]),
                 batch,
-                self._engine.threads,
-                choice.most_single,
-                choice.share_steps,
             )
         return self._arranged(found, given[0])
 

@@ -12,9 +12,8 @@ from prunus import files
 from prunus.exported.structure import PLAIN, Structure
 from prunus.runtime import storing, toolchain, tuning
 from prunus.runtime.checking import check
-from prunus.runtime.codegen import source
 from prunus.runtime.codegen.numbers import DOUBLE, FLOAT
-from prunus.runtime.engine import Engine
+from prunus.runtime.compiling import built
 from prunus.runtime.errors import ProgramError
 from prunus.runtime.program import Parts, Program
 
@@ -80,8 +79,7 @@ def load_program(path: Path | str, *, threads: int | None = None, target: str = 
         if tune
         else tuning.by_rule(net, wanted, numbers)
     )
-    text = source.write(tuning.plans_for(net, choice.block, wanted, numbers), choice.chosen, numbers)
-    engine = Engine(toolchain.build(text.text, wanted), text, numbers.bytes, count)
+    text, engine = built(net, choice, wanted, numbers, count)
     return Program(Parts(net, choice, text, wanted, structure, dtype, None, told["batch"], {}), engine)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from prunus import files
 from prunus.machine import machine
@@ -21,7 +25,7 @@ from prunus.runtime.planning import Plan, plan
 from prunus.runtime.toolchain import Target
 
 # Part of what is remembered: whatever changes the kernels makes old measurements worthless.
-_VERSION = 1
+_VERSION = 2
 
 # How many ways of computing a contraction are tried, and in how many rounds.
 _MOST_TRIED = 4
@@ -30,6 +34,9 @@ _ROUNDS = 5
 # What one measurement should last at least, and all those of one trial at most, in seconds.
 _LEAST_SECONDS = 50e-6
 _MOST_SECONDS = 0.05
+
+# Threads that share each step wait for each other after each: it has to pay.
+_WORTH_SHARING = 0.9
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,11 @@ class Choice:
         block: samples of a block.
         chosen: (mode, number of the output) -> how that contraction is computed.
         most_single: so many samples beside whole blocks are computed singly, more as another block.
-        share_steps: whether threads share the steps of a task where there are fewer tasks than threads.
     """
 
     block: int
     chosen: Mapping[tuple[str, int], Variant]
     most_single: int
-    share_steps: bool = False
 
 
 def plans_for(net: Net, block: int, target: Target, numbers: Numbers) -> list[Plan]:
@@ -122,7 +127,7 @@ def _tuned(net: Net, block: int, target: Target, numbers: Numbers, say: Callable
         first.setdefault((each.mode.name, operation.output), variant)
     say(f"trying {len(trials)} kernels in blocks of {block}")
     text = source.write(plans, first, numbers, trials)
-    engine = Engine(toolchain.build(text.text, target), text, numbers.bytes, 1)
+    engine = Engine(toolchain.build(text.text, target), text, numbers.bytes)
     seconds = _interleaved(engine, len(trials))
     best: dict[tuple[str, int], tuple[float, Variant]] = {}
     for (each, operation, variant), taken in zip(trials, seconds, strict=True):
@@ -158,6 +163,28 @@ def _total(engine: Engine, each: Plan, best: Mapping[tuple[str, int], tuple[floa
         else:
             total += min(engine.step_seconds(not each.mode.single, step, 2) for _ in range(_ROUNDS))
     return total
+
+
+def shares_steps(make: Callable[[bool], Engine], inputs: Sequence[int], outputs: Sequence[int]) -> bool:
+    """Tell whether threads that share the steps of one sample are faster than one that computes it alone.
+
+    Args:
+        make: of whether they share -> the engine.
+        inputs: numbers of one sample of each input.
+        outputs: likewise.
+    """
+    arrays = [torch.zeros(size, dtype=torch.float64) for size in (*inputs, *outputs)]  # large enough for either dtype
+    addresses = [array.data_ptr() for array in arrays]
+    given = (ctypes.c_void_p * len(inputs))(*addresses[: len(inputs)])
+    found = (ctypes.c_void_p * len(outputs))(*addresses[len(inputs) :])
+    taken = {False: math.inf, True: math.inf}
+    engines = {share: make(share) for share in taken}
+    for _ in range(4 * _ROUNDS):
+        for share, engine in engines.items():
+            start = time.perf_counter()
+            engine.run(given, found, 1)
+            taken[share] = min(taken[share], time.perf_counter() - start)
+    return taken[True] < _WORTH_SHARING * taken[False]
 
 
 def _to_json(choice: Choice) -> dict[str, object]:

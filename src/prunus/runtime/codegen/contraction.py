@@ -48,6 +48,8 @@ class Variant:
     def __str__(self) -> str:
         if self == DOT:
             return "number by number"
+        if self == SCATTER:
+            return "weight by weight"
         words = [f"{self.rows} row{'s' * (self.rows > 1)}", f"tile {self.tile[0]}x{self.tile[1]} of {self.width}"]
         words += ["outputs outside"] * (self.outer == "outputs") + [f"{self.chains} chains"] * (self.chains > 1)
         return ", ".join([*words, *[f"{self.parts} parts"] * (self.parts > 1)])
@@ -58,6 +60,9 @@ _NEAREST_CACHE = 16 * 1024
 
 # One output after the other, number by number: for rows too short for vectors.
 DOT = Variant(1, (1, 1), 1, "outputs")
+
+# The same, but one weight after the other wherever its output is: no list begins and ends, which costs short ones most.
+SCATTER = Variant(1, (1, 1), 1, "weights")
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Lists:
 
 def lists(contract: Contract, plan: Plan, variant: Variant) -> Lists:
     """Return a contraction's weights in groups of outputs, those that are zero for a whole group left out."""
+    if variant == SCATTER:
+        return _scattered(contract, plan)
     weight, rows = contract.weight, variant.rows
     count = len(weight)
     per_group = count // contract.groups
@@ -151,7 +158,7 @@ def variants(contract: Contract, mode: Mode, registers: int, vector: int) -> lis
         vector: numbers in the widest of them.
     """
     if is_dot(contract, mode):
-        return [DOT]
+        return [DOT, SCATTER] if math.prod(contract.grid) == 1 else [DOT]
     found = {}
     width = row_width(contract, mode, vector)
     lanes = 1 if mode.single else mode.block // width
@@ -219,6 +226,8 @@ def kernel(name: str, shape: Shape, variant: Variant, needs: Needs) -> str:
     """Return the C function of a kernel."""
     if variant == DOT:
         return _dot(name, shape, needs)
+    if variant == SCATTER:
+        return _scatter(name, shape, needs)
     return _Kernel(name, shape, variant, needs).text()
 
 
@@ -481,6 +490,46 @@ def _dot(name: str, shape: Shape, needs: Needs) -> str:
             y, x, channel = shape.out_steps
             write(f"out[{sum_of(times('y', y), times('x', x), times('group', channel))}] = sum;")
     return write.text()
+
+
+def _scatter(name: str, shape: Shape, needs: Needs) -> str:
+    """Return a kernel that adds each weight's product to its output, which lies in memory meanwhile.
+
+    `starts` holds how many weights there are, then the output of each; they come in the order of what they read.
+    """
+    write = Writer()
+    write(*(line.format(name=name) for line in _HEAD))
+    to = f"out[{{}} * {shape.out_steps[2]}]".format
+    with write.block(""):
+        if shape.add_steps is None:
+            write("(void)add;")
+        write("const long count = starts[0];", "const int32_t *const outputs = starts + 1;")
+        write(f"for (long i = first; i < last; ++i) {to('i')} = bias[i];")
+        product = f"{to('outputs[k]')} += values[k] * in[offsets[k]];"
+        with write.block("if (first == 0 && last == groups)"):
+            write(f"for (long k = 0; k < count; ++k) {product}")
+        with write.block("else"), write.block("for (long k = 0; k < count; ++k)"):
+            write(f"if (first <= outputs[k] && outputs[k] < last) {product}")
+        value = to("i")
+        if shape.add_steps is not None:
+            value = f"{value} + add[i * {shape.add_steps[2]}]"
+        if shape.activation is not None:
+            value = needs.call(shape.activation, value, 1)
+        if value != to("i"):
+            write(f"for (long i = first; i < last; ++i) {to('i')} = {value};")
+    return write.text()
+
+
+def _scattered(contract: Contract, plan: Plan) -> Lists:
+    """Return a contraction's weights in the order of what they read, and how many there are and their outputs."""
+    count = len(contract.weight)
+    flat = contract.weight.reshape(count, -1)
+    taps = plan.taps[contract.output].offsets.reshape(contract.groups, -1)
+    output, entry = numpy.nonzero(flat)
+    offsets = taps[output * contract.groups // count, entry]
+    order = numpy.lexsort((output, offsets))
+    outputs = numpy.concatenate([[len(order)], output[order]])
+    return Lists(outputs.astype(numpy.int32), offsets[order].astype(numpy.int32), flat[output, entry][order])
 
 
 def weights(contract: Contract, plan: Plan, variant: Variant, constants: Constants, dtype: type) -> list[int]:

@@ -145,25 +145,36 @@ static void prunus_share(prunus_work work, void *argument, long parts) {
 /* Numbers of a workspace for one thread. */
 long prunus_workspace(void) { return WORKSPACE; }
 
-/* Compute a batch.
+/* What a call needs besides its arrays.
  *
  * weights: the program's constants. work: a workspace for each thread, zeros the first time. most_single: if that many
  * samples or fewer are left beside whole blocks, they are computed singly. share_steps: whether several threads share
  * the steps of one task where there are fewer tasks than threads.
  */
-void prunus_run(const char *weights, real *work, const real *const *inputs, real *const *outputs, long batch,
-                long threads, long most_single, long share_steps) {
-    prunus_job job = {weights, work, inputs, outputs, batch, batch / BLOCK, 0, 0, 0, 0};
-    const long left = batch % BLOCK;
-    job.tasks = job.blocks + left;
-    if (left > most_single) job.tasks = ++job.blocks;
-    if (share_steps && threads > job.tasks)
+typedef struct {
+    const char *weights;
+    real *work;
+    long threads, most_single, share_steps;
+} prunus_context;
+
+/* Compute a batch. */
+void prunus_run(const prunus_context *context, const real *const *inputs, real *const *outputs, long batch) {
+    const long blocks = batch / BLOCK, left = batch % BLOCK, threads = context->threads;
+    prunus_job job = {context->weights, context->work, inputs, outputs, batch, blocks, blocks + left, 0, 0, 0};
+    if (left > context->most_single) job.tasks = ++job.blocks;
+    if (context->share_steps && threads > job.tasks)
         prunus_share(prunus_together, &job, threads);
     else
         prunus_share(prunus_apart, &job, threads < job.tasks ? threads : job.tasks);
 }
 
+/* Compute a batch of a model of one input and one output. */
+void prunus_call(const prunus_context *context, const real *input, real *output, long batch) {
+    prunus_run(context, &input, &output, batch);
+}
+
 /* Compute one step repeatedly, for timing: of the block mode or the single one. */
-void prunus_step(const char *weights, real *work, long block, long step, long times) {
-    for (long i = 0; i < times; ++i) (block ? block_steps : single_steps)[step](weights, work, 0, 1);
+void prunus_step(const prunus_context *context, long block, long step, long times) {
+    for (long i = 0; i < times; ++i)
+        (block ? block_steps : single_steps)[step](context->weights, context->work, 0, 1);
 }

@@ -76,6 +76,7 @@ def write(
     sizes = f"enum {{ BLOCK = {block.mode.block}, WORKSPACE = {workspace} }};\n"
     kernels = "\n".join(text for _, text in found.kernels.values())
     runner = resources.files(__package__).joinpath("runner.c").read_text(encoding="utf-8")
+    runner += _TRIAL if trials else ""
     return Source("\n".join([head, kernels, steps, sizes, runner]), bytes(found.constants.data), workspace)
 
 
@@ -95,7 +96,7 @@ def _head(found: _Gathered) -> str:
 
 
 def _trials(trials: Sequence[Trial], found: _Gathered) -> str:
-    """Return functions that compute one contraction each in one way, and what calls one of them repeatedly."""
+    """Return functions that compute one contraction each in one way, and a table of them."""
     if not trials:
         return ""
     texts = []
@@ -104,10 +105,15 @@ def _trials(trials: Sequence[Trial], found: _Gathered) -> str:
         texts.append(f"{_STEP.format(name=f'trial{place}')} {{\n{body}}}\n")
     names = ", ".join(f"trial{place}" for place in range(len(trials)))
     table = f"static void (*const trials[])(const char *, real *, long, long) = {{{names}}};\n"
-    call = "    for (long i = 0; i < times; ++i) trials[trial](weights, work, 0, 1);\n"
-    head = "void prunus_trial(const char *weights, real *work, long trial, long times)"
-    return "\n".join([*texts, table, f"{head} {{\n{call}}}\n"])
+    return "\n".join([*texts, table])
 
+
+_TRIAL = """
+/* Compute one contraction in one of the ways to be tried, repeatedly. */
+void prunus_trial(const prunus_context *context, long trial, long times) {
+    for (long i = 0; i < times; ++i) trials[trial](context->weights, context->work, 0, 1);
+}
+"""
 
 _STEP = "static void {name}(const char *restrict weights, real *restrict work, long part, long parts)"
 
