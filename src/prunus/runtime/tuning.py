@@ -25,7 +25,7 @@ from prunus.runtime.planning import Plan, plan
 from prunus.runtime.toolchain import Target
 
 # Part of what is remembered: whatever changes the kernels makes old measurements worthless.
-_VERSION = 2
+_VERSION = 3
 
 # How many ways of computing a contraction are tried, and in how many rounds.
 _MOST_TRIED = 4

@@ -48,8 +48,6 @@ class Variant:
     def __str__(self) -> str:
         if self == DOT:
             return "number by number"
-        if self == SCATTER:
-            return "weight by weight"
         words = [f"{self.rows} row{'s' * (self.rows > 1)}", f"tile {self.tile[0]}x{self.tile[1]} of {self.width}"]
         words += ["outputs outside"] * (self.outer == "outputs") + [f"{self.chains} chains"] * (self.chains > 1)
         return ", ".join([*words, *[f"{self.parts} parts"] * (self.parts > 1)])
@@ -61,15 +59,16 @@ _NEAREST_CACHE = 16 * 1024
 # One output after the other, number by number: for rows too short for vectors.
 DOT = Variant(1, (1, 1), 1, "outputs")
 
-# The same, but one weight after the other wherever its output is: no list begins and ends, which costs short ones most.
-SCATTER = Variant(1, (1, 1), 1, "weights")
-
 
 @dataclass(frozen=True)
 class Shape:
-    """What a kernel's text depends on, besides the variant: everything else it is given."""
+    """What a kernel's text depends on, besides the variant: everything else it is given.
+
+    Offsets are counted in elements, and kept in 16 bits where that is enough: the lists are most of what is read.
+    """
 
     mode: Mode
+    narrow: bool
     grid: tuple[int, int]
     in_steps: tuple[int, int]
     out_steps: tuple[int, int, int]
@@ -85,7 +84,7 @@ class Lists:
 
     Attributes:
         starts: where the list of each group begins, part by part, and the last one ends.
-        offsets: where each entry's number lies, relative to the output's.
+        offsets: where each entry's element lies, relative to the output's, counted in elements.
         values: (entries, rows).
     """
 
@@ -96,8 +95,6 @@ class Lists:
 
 def lists(contract: Contract, plan: Plan, variant: Variant) -> Lists:
     """Return a contraction's weights in groups of outputs, those that are zero for a whole group left out."""
-    if variant == SCATTER:
-        return _scattered(contract, plan)
     weight, rows = contract.weight, variant.rows
     count = len(weight)
     per_group = count // contract.groups
@@ -110,11 +107,12 @@ def lists(contract: Contract, plan: Plan, variant: Variant) -> Lists:
     if variant.parts > 1:
         low, high = int(taps.min()), int(taps.max()) + 1
         part = (offsets - low) * variant.parts // (high - low)
-    order = numpy.lexsort((offsets, group, part))
+    turns = numpy.where(group % 2 == 0, offsets, -offsets)  # there and back: what was read last is still in the cache
+    order = numpy.lexsort((turns, group, part))
     bounds = numpy.bincount(part * len(flat) + group, minlength=variant.parts * len(flat))
     return Lists(
         numpy.concatenate([[0], numpy.cumsum(bounds)]).astype(numpy.int32),
-        offsets[order].astype(numpy.int32),
+        offsets[order] // plan.mode.block,
         flat[group[order], :, entry[order]],
     )
 
@@ -138,6 +136,7 @@ def shape_of(contract: Contract, plan: Plan, variant: Variant) -> Shape:
     masked = out.box[2] if mode.single and out.halo.right and out.box[2] % variant.width and variant.width > 1 else 0
     return Shape(
         mode,
+        _is_narrow(contract, plan),
         grid,
         plan.taps[contract.output].steps,
         (out.pitch * out.block, out.block, out.plane * out.block),
@@ -146,6 +145,10 @@ def shape_of(contract: Contract, plan: Plan, variant: Variant) -> Shape:
         contract.pool,
         masked,
     )
+
+
+def _is_narrow(contract: Contract, plan: Plan) -> bool:
+    return int(plan.taps[contract.output].offsets.max()) // plan.mode.block < 1 << 16
 
 
 def variants(contract: Contract, mode: Mode, registers: int, vector: int) -> list[Variant]:
@@ -158,7 +161,7 @@ def variants(contract: Contract, mode: Mode, registers: int, vector: int) -> lis
         vector: numbers in the widest of them.
     """
     if is_dot(contract, mode):
-        return [DOT, SCATTER] if math.prod(contract.grid) == 1 else [DOT]
+        return [DOT]
     found = {}
     width = row_width(contract, mode, vector)
     lanes = 1 if mode.single else mode.block // width
@@ -226,16 +229,18 @@ def kernel(name: str, shape: Shape, variant: Variant, needs: Needs) -> str:
     """Return the C function of a kernel."""
     if variant == DOT:
         return _dot(name, shape, needs)
-    if variant == SCATTER:
-        return _scatter(name, shape, needs)
     return _Kernel(name, shape, variant, needs).text()
 
 
 _HEAD = (
-    "static void {name}(const int32_t *restrict starts, const int32_t *restrict offsets, const real *restrict values,",
+    "static void {name}(const int32_t *restrict starts, const {index} *restrict offsets, const real *restrict values,",
     "    const real *restrict bias, const real *restrict in, real *restrict out, const real *restrict add,",
     "    long groups, long first, long last)",
 )
+
+
+def _head(name: str, shape: Shape) -> list[str]:
+    return [line.format(name=name, index="uint16_t" if shape.narrow else "int32_t") for line in _HEAD]
 
 
 class _Kernel:
@@ -256,7 +261,7 @@ class _Kernel:
     def text(self) -> str:
         """Return the whole function."""
         write = Writer()
-        write(*(line.format(name=self.name) for line in _HEAD))
+        write(*_head(self.name, self.shape))
         with write.block(""):
             write("(void)groups;")
             if self.shape.add_steps is None:
@@ -329,7 +334,8 @@ class _Kernel:
         """Write the multiply-adds of one entry, the one that is so many behind entry k."""
         rows = self.variant.rows
         entry = sum_of("k", chain)
-        write(f"const real *from = corner + offsets[{entry}];")
+        unit = f" * {self.shape.mode.block}" if self.shape.mode.block > 1 else ""
+        write(f"const real *from = corner + offsets[{entry}]{unit};")
         entry = f"({entry})" if chain and rows > 1 else entry
         for row in range(rows):
             write(f"const {self.vec} w{row} = splat{self.width}(values[{sum_of(times(entry, rows), row)}]);")
@@ -465,7 +471,7 @@ def _tile_loops(write: Writer, shape: Shape, variant: Variant, across: int) -> I
 def _dot(name: str, shape: Shape, needs: Needs) -> str:
     """Return a kernel that sums up one output after the other, in four sums that don't wait for each other."""
     write = Writer()
-    write(*(line.format(name=name) for line in _HEAD))
+    write(*_head(name, shape))
     down, right = shape.in_steps
     with write.block(""):
         write("(void)groups;")
@@ -492,49 +498,10 @@ def _dot(name: str, shape: Shape, needs: Needs) -> str:
     return write.text()
 
 
-def _scatter(name: str, shape: Shape, needs: Needs) -> str:
-    """Return a kernel that adds each weight's product to its output, which lies in memory meanwhile.
-
-    `starts` holds how many weights there are, then the output of each; they come in the order of what they read.
-    """
-    write = Writer()
-    write(*(line.format(name=name) for line in _HEAD))
-    to = f"out[{{}} * {shape.out_steps[2]}]".format
-    with write.block(""):
-        if shape.add_steps is None:
-            write("(void)add;")
-        write("const long count = starts[0];", "const int32_t *const outputs = starts + 1;")
-        write(f"for (long i = first; i < last; ++i) {to('i')} = bias[i];")
-        product = f"{to('outputs[k]')} += values[k] * in[offsets[k]];"
-        with write.block("if (first == 0 && last == groups)"):
-            write(f"for (long k = 0; k < count; ++k) {product}")
-        with write.block("else"), write.block("for (long k = 0; k < count; ++k)"):
-            write(f"if (first <= outputs[k] && outputs[k] < last) {product}")
-        value = to("i")
-        if shape.add_steps is not None:
-            value = f"{value} + add[i * {shape.add_steps[2]}]"
-        if shape.activation is not None:
-            value = needs.call(shape.activation, value, 1)
-        if value != to("i"):
-            write(f"for (long i = first; i < last; ++i) {to('i')} = {value};")
-    return write.text()
-
-
-def _scattered(contract: Contract, plan: Plan) -> Lists:
-    """Return a contraction's weights in the order of what they read, and how many there are and their outputs."""
-    count = len(contract.weight)
-    flat = contract.weight.reshape(count, -1)
-    taps = plan.taps[contract.output].offsets.reshape(contract.groups, -1)
-    output, entry = numpy.nonzero(flat)
-    offsets = taps[output * contract.groups // count, entry]
-    order = numpy.lexsort((output, offsets))
-    outputs = numpy.concatenate([[len(order)], output[order]])
-    return Lists(outputs.astype(numpy.int32), offsets[order].astype(numpy.int32), flat[output, entry][order])
-
-
 def weights(contract: Contract, plan: Plan, variant: Variant, constants: Constants, dtype: type) -> list[int]:
     """Put a contraction's arrays among the constants; return where starts, offsets, values and bias lie."""
     found = lists(contract, plan, variant)
+    offsets = found.offsets.astype(numpy.uint16 if _is_narrow(contract, plan) else numpy.int32)
     values: Any = found.values.astype(dtype)
     bias: Any = contract.bias.astype(dtype)
-    return [constants.add(array) for array in (found.starts, found.offsets, values, bias)]
+    return [constants.add(array) for array in (found.starts, offsets, values, bias)]

@@ -158,7 +158,7 @@ def _contract(operation: Contract, plan: Plan, variant: Variant, found: _Gathere
     groups = len(operation.weight) // variant.rows
     write = Writer(depth=1)
     write(
-        f"{name}((const int32_t *)(weights + {starts}), (const int32_t *)(weights + {offsets}),",
+        f"{name}((const int32_t *)(weights + {starts}), (const void *)(weights + {offsets}),",
         f"    (const real *)(weights + {values}), (const real *)(weights + {bias}), work + {source}, work + {out},",
         f"    {add}, {groups}, {groups} * part / parts, {groups} * (part + 1) / parts);",
     )
