@@ -54,8 +54,8 @@ COMPILED = {"lenet5-caffe": (0.0, 0.9), "resnet20": (0.9,)}
 
 
 def program(model: nn.Module, batch: Tensor, threads: int) -> Call:
-    """Compile the model's nonzeros; the batch stays free."""
-    compiled = prunus.compile(model, torch.zeros(2, *batch.shape[1:]), threads=threads)
+    """Compile the model for batches as large as this one; it takes any."""
+    compiled = prunus.compile(model, batch, threads=threads)
     return lambda: compiled(batch)
 
 
@@ -108,7 +108,7 @@ def measure_threads(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def compile_once(subject: str, sparsity: float, work: Path) -> dict[str, Any]:
     """Compile one model in this process, and tell how long that took and its first call."""
     torch.set_num_threads(1)
-    model, batch = pruned(subject, trained(subject, work, None), sparsity), samples(subject, 2)
+    model, batch = pruned(subject, trained(subject, work, None), sparsity), samples(subject, 64)
     began = time.perf_counter()
     compiled = prunus.compile(model, batch, threads=1)
     seconds = time.perf_counter() - began

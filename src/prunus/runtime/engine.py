@@ -73,15 +73,9 @@ class Engine:
         """Return how long one step took, on average over repeated calls."""
         return self._seconds(self._step, (int(block), step), times)
 
-    def trial_seconds(self, trial: int, times: int) -> float:
-        """Return how long one of the trials took, on average over repeated calls."""
-        return self._seconds(_function(self.library.handle.prunus_trial, 1, 2), (trial,), times)
-
     def _seconds(self, function: Any, which: tuple[int, ...], times: int) -> float:
         taken = self._take()
-        start = time.perf_counter()
-        function(taken[2], *which, times)
-        passed = time.perf_counter() - start
+        passed = _timed(function, taken[2], *which, times)
         self._idle.append(taken)
         return passed / times
 
@@ -92,6 +86,33 @@ class Engine:
             memory = _Memory(self.source.workspace * self._itemsize * self.threads)
             context = _Context(self._constants.address, memory.address, self.threads, *self._settings)
             return memory, context, ctypes.addressof(context)
+
+
+class Trials:
+    """Operations built to be timed, one at a time on one thread.
+
+    Args:
+        library: what `write_trials` gave, built.
+        source: what it was built from.
+        itemsize: bytes of a number.
+    """
+
+    def __init__(self, library: Library, source: Source, itemsize: int) -> None:
+        self._constants = _Memory(len(source.constants))
+        self._constants.fill(source.constants)
+        self._work = _Memory(source.workspace * itemsize)
+        self._context = _Context(self._constants.address, self._work.address, 1, 0, 0)
+        self._function = _function(library.handle.prunus_trial, 1, 2)
+
+    def seconds(self, trial: int, times: int) -> float:
+        """Return how long one of them took, on average over repeated calls."""
+        return _timed(self._function, ctypes.addressof(self._context), trial, times) / times
+
+
+def _timed(function: Any, *arguments: int) -> float:
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
 
 
 class _Memory:

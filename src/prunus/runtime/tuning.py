@@ -8,6 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -16,16 +17,17 @@ from prunus import files
 from prunus.machine import machine
 from prunus.runtime import storing, toolchain
 from prunus.runtime.codegen import source
-from prunus.runtime.codegen.contraction import Variant, variants
 from prunus.runtime.codegen.numbers import Numbers
-from prunus.runtime.engine import Engine
+from prunus.runtime.codegen.source import Trial
+from prunus.runtime.codegen.variants import Variant, variants
+from prunus.runtime.engine import Engine, Trials
 from prunus.runtime.layout import Mode
 from prunus.runtime.net import Contract, Net
 from prunus.runtime.planning import Plan, plan
 from prunus.runtime.toolchain import Target
 
 # Part of what is remembered: whatever changes the kernels makes old measurements worthless.
-_VERSION = 3
+_VERSION = 5
 
 # How many ways of computing a contraction are tried, and in how many rounds.
 _MOST_TRIED = 4
@@ -90,6 +92,8 @@ def measured(net: Net, target: Target, numbers: Numbers, batch: int, say: Callab
     found = _read(remembered)
     if found is not None:
         return found
+    if not net.operations:
+        return by_rule(net, target, numbers)
     found = min(
         (_tuned(net, block, target, numbers, say) for block in _blocks(net, target, numbers, batch)),
         key=lambda each: each[1],
@@ -115,33 +119,40 @@ def _variants(operation: Contract, each: Plan, target: Target, numbers: Numbers)
 def _tuned(net: Net, block: int, target: Target, numbers: Numbers, say: Callable[[str], None]) -> tuple[Choice, float]:
     """Return the best choice for one size of blocks, and the seconds it takes for each sample of a block."""
     plans = plans_for(net, block, target, numbers)
-    trials = [
-        (each, operation, variant)
-        for each in plans
-        for operation in each.net.operations
-        if isinstance(operation, Contract)
-        for variant in _variants(operation, each, target, numbers)[:_MOST_TRIED]
-    ]
-    first: dict[tuple[str, int], Variant] = {}
-    for each, operation, variant in trials:
-        first.setdefault((each.mode.name, operation.output), variant)
-    say(f"trying {len(trials)} kernels in blocks of {block}")
-    text = source.write(plans, first, numbers, trials)
-    engine = Engine(toolchain.build(text.text, target), text, numbers.bytes)
-    seconds = _interleaved(engine, len(trials))
-    best: dict[tuple[str, int], tuple[float, Variant]] = {}
-    for (each, operation, variant), taken in zip(trials, seconds, strict=True):
-        key = each.mode.name, operation.output
-        best[key] = min(best.get(key, (math.inf, variant)), (taken, variant), key=lambda pair: pair[0])
-    in_block, singly = (_total(engine, each, best) for each in plans)
+    trials = [_trials(each, target, numbers) for each in plans]
+    say(f"trying {sum(map(len, trials))} kernels in blocks of {block}")
+    texts = [source.write_trials(each, numbers) for each in trials]
+    with ThreadPoolExecutor() as pool:  # the compiler is a process of its own
+        libraries = list(pool.map(lambda text: toolchain.build(text.text, target), texts))
+    best: dict[tuple[str, int], tuple[float, Variant | None]] = {}
+    for each, text, library in zip(trials, texts, libraries, strict=True):
+        seconds = _interleaved(Trials(library, text, numbers.bytes), len(each))
+        for (plan_, operation, variant), taken in zip(each, seconds, strict=True):
+            key = plan_.mode.name, operation.output
+            best[key] = min(best.get(key, (math.inf, variant)), (taken, variant), key=lambda pair: pair[0])
+    in_block, singly = (
+        sum(taken for (mode, _), (taken, _) in best.items() if mode == each.mode.name) for each in plans
+    )
     most_single = min(int(in_block / max(singly, 1e-9)), block - 1)
-    return Choice(block, {key: variant for key, (_, variant) in best.items()}, most_single), in_block / block
+    chosen = {key: variant for key, (_, variant) in best.items() if variant is not None}
+    return Choice(block, chosen, most_single), in_block / block
 
 
-def _interleaved(engine: Engine, count: int) -> list[float]:
+def _trials(each: Plan, target: Target, numbers: Numbers) -> list[Trial]:
+    """Return the operations of a plan, contractions in several ways."""
+    found: list[Trial] = []
+    for operation in each.net.operations:
+        if isinstance(operation, Contract):
+            found += [(each, operation, way) for way in _variants(operation, each, target, numbers)[:_MOST_TRIED]]
+        else:
+            found.append((each, operation, None))
+    return found
+
+
+def _interleaved(trials: Trials, count: int) -> list[float]:
     """Return the least seconds that each trial took, over rounds in random orders."""
-    once = [engine.trial_seconds(trial, 1) for trial in range(count)]  # and it warms up
-    once = [min(before, engine.trial_seconds(trial, 1)) for trial, before in enumerate(once)]
+    once = [trials.seconds(trial, 1) for trial in range(count)]  # and it warms up
+    once = [min(before, trials.seconds(trial, 1)) for trial, before in enumerate(once)]
     times = [max(1, math.ceil(_LEAST_SECONDS / max(taken, 1e-7))) for taken in once]
     best = list(once)
     order = list(range(count))
@@ -150,19 +161,8 @@ def _interleaved(engine: Engine, count: int) -> list[float]:
         shuffle(order)
         for trial in order:
             if (round_ + 1) * times[trial] * once[trial] <= _MOST_SECONDS:
-                best[trial] = min(best[trial], engine.trial_seconds(trial, times[trial]))
+                best[trial] = min(best[trial], trials.seconds(trial, times[trial]))
     return best
-
-
-def _total(engine: Engine, each: Plan, best: Mapping[tuple[str, int], tuple[float, Variant]]) -> float:
-    """Return the seconds of all steps of one mode: of contractions the best trial's, of all else their own."""
-    total = 0.0
-    for step, operation in enumerate(each.net.operations):
-        if isinstance(operation, Contract):
-            total += best[each.mode.name, operation.output][0]
-        else:
-            total += min(engine.step_seconds(not each.mode.single, step, 2) for _ in range(_ROUNDS))
-    return total
 
 
 def shares_steps(make: Callable[[bool], Engine], inputs: Sequence[int], outputs: Sequence[int]) -> bool:

@@ -145,18 +145,6 @@ static void prunus_share(prunus_work work, void *argument, long parts) {
 /* Numbers of a workspace for one thread. */
 long prunus_workspace(void) { return WORKSPACE; }
 
-/* What a call needs besides its arrays.
- *
- * weights: the program's constants. work: a workspace for each thread, zeros the first time. most_single: if that many
- * samples or fewer are left beside whole blocks, they are computed singly. share_steps: whether several threads share
- * the steps of one task where there are fewer tasks than threads.
- */
-typedef struct {
-    const char *weights;
-    real *work;
-    long threads, most_single, share_steps;
-} prunus_context;
-
 /* Compute a batch. */
 void prunus_run(const prunus_context *context, const real *const *inputs, real *const *outputs, long batch) {
     const long blocks = batch / BLOCK, left = batch % BLOCK, threads = context->threads;

@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 import numpy
 
-from prunus.runtime.codegen import contraction, transfer
-from prunus.runtime.codegen.contraction import Variant
+from prunus.runtime.codegen import kernel_shapes, kernels, lists, transfer
 from prunus.runtime.codegen.numbers import Numbers, function, scalar_types, vector_types
 from prunus.runtime.codegen.steps import Emitter
+from prunus.runtime.codegen.variants import Variant
 from prunus.runtime.codegen.writing import Constants, Needs, Writer
 from prunus.runtime.net import Contract, Operation
 from prunus.runtime.planning import Plan
@@ -41,24 +41,23 @@ class _Gathered:
     constants: Constants = field(default_factory=Constants)
     kernels: dict[object, tuple[str, str]] = field(default_factory=dict)
 
-    def kernel(self, shape: contraction.Shape, variant: Variant) -> str:
+    def kernel(self, shape: kernel_shapes.Shape, variant: Variant) -> str:
         """Return the name of the kernel for a shape, which is written once."""
         key = (shape, variant)
         if key not in self.kernels:
             name = f"contract{len(self.kernels)}"
-            self.kernels[key] = name, contraction.kernel(name, shape, variant, self.needs)
+            self.kernels[key] = name, kernels.kernel(name, shape, variant, self.needs)
         return self.kernels[key][0]
 
 
-# (plan it belongs to, what is computed, one way of computing it)
-Trial: TypeAlias = tuple[Plan, Contract, Variant]
+# (plan it belongs to, what is computed, one way of computing it if that is a contraction)
+Trial: TypeAlias = tuple[Plan, Operation, Variant | None]
 
 
 def write(
     plans: Sequence[Plan],
     chosen: Mapping[tuple[str, int], Variant],
     numbers: Numbers,
-    trials: Sequence[Trial] = (),
 ) -> Source:
     """Write a program.
 
@@ -66,17 +65,15 @@ def write(
         plans: of the block mode and of the single one.
         chosen: (mode, number of the output) -> how that contraction is computed.
         numbers: what is computed in.
-        trials: contractions written besides, each in one way, so that they can be timed.
     """
     found = _Gathered(numbers, Needs(numbers))
-    steps = "\n".join([*(_mode(plan, chosen, found) for plan in plans), _trials(trials, found)])
+    steps = "\n".join(_mode(plan, chosen, found) for plan in plans)
     head = _head(found)
     block = next(plan for plan in plans if not plan.mode.single)
     workspace = max(plan.size for plan in plans)
     sizes = f"enum {{ BLOCK = {block.mode.block}, WORKSPACE = {workspace} }};\n"
     kernels = "\n".join(text for _, text in found.kernels.values())
-    runner = resources.files(__package__).joinpath("runner.c").read_text(encoding="utf-8")
-    runner += _TRIAL if trials else ""
+    runner = _resource("runner.c")
     return Source("\n".join([head, kernels, steps, sizes, runner]), bytes(found.constants.data), workspace)
 
 
@@ -88,6 +85,7 @@ def _head(found: _Gathered) -> str:
             "/* Written by prunus: a pruned model as a program that skips its zeros. */\n",
             "#include <math.h>\n#include <pthread.h>\n#include <sched.h>\n#include <stdint.h>\n",
             scalar_types(found.numbers),
+            _resource("context.h"),
             *(vector_types(found.numbers, width) for width in widths),
             *(transfer.transpose(width) for width in sorted(found.needs.transposed)),
             *(function(found.numbers, name, width) for name, width in functions),
@@ -95,21 +93,29 @@ def _head(found: _Gathered) -> str:
     )
 
 
-def _trials(trials: Sequence[Trial], found: _Gathered) -> str:
-    """Return functions that compute one contraction each in one way, and a table of them."""
-    if not trials:
-        return ""
+def write_trials(trials: Sequence[Trial], numbers: Numbers) -> Source:
+    """Write operations of one plan by themselves, to time them: `prunus_trial` computes one of them repeatedly."""
+    found = _Gathered(numbers, Needs(numbers))
     texts = []
     for place, (plan, operation, variant) in enumerate(trials):
-        body = _contract(operation, plan, variant, found)
+        if isinstance(operation, Contract):
+            assert variant is not None
+            body = _contract(operation, plan, variant, found)
+        else:
+            body = Emitter(plan, found.needs, found.constants).body(operation)
         texts.append(f"{_STEP.format(name=f'trial{place}')} {{\n{body}}}\n")
     names = ", ".join(f"trial{place}" for place in range(len(trials)))
     table = f"static void (*const trials[])(const char *, real *, long, long) = {{{names}}};\n"
-    return "\n".join([*texts, table])
+    kernels = (text for _, text in found.kernels.values())
+    head = _head(found)
+    return Source("\n".join([head, *kernels, *texts, table, _TRIAL]), bytes(found.constants.data), trials[0][0].size)
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 _TRIAL = """
-/* Compute one contraction in one of the ways to be tried, repeatedly. */
 void prunus_trial(const prunus_context *context, long trial, long times) {
     for (long i = 0; i < times; ++i) trials[trial](context->weights, context->work, 0, 1);
 }
@@ -146,10 +152,10 @@ def _title(operation: Operation) -> str:
 
 
 def _contract(operation: Contract, plan: Plan, variant: Variant, found: _Gathered) -> str:
-    shape = contraction.shape_of(operation, plan, variant)
+    shape = kernel_shapes.shape_of(operation, plan, variant)
     name = found.kernel(shape, variant)
     dtype = numpy.float32 if found.numbers.bytes == 4 else numpy.float64
-    starts, offsets, values, bias = contraction.weights(operation, plan, variant, found.constants, dtype)
+    starts, offsets, values, bias = lists.weights(operation, plan, variant, found.constants, dtype)
     source = plan.places[operation.source.value]
     out = plan.places[operation.output] + plan.layouts[operation.output].origin * plan.mode.block
     add = "0"

@@ -1,18 +1,18 @@
 """From a model's graph to a net: what only moves elements becomes views, the rest becomes operations.
 
 What depends on parameters alone is computed once, here, by PyTorch itself. Each operation on activations has a rule
-in `rules`; one that has none is an error that names it: nothing is left to be run elsewhere.
+in one of the modules here; one that has none is an error that names it: nothing is left to be run elsewhere.
 """
 
 from __future__ import annotations
 
 from prunus.graph import Graph
-from prunus.runtime.lowering import rules
+from prunus.runtime.lowering import elementwise, moves, norms, products  # noqa: F401 - each enters its rules
 from prunus.runtime.lowering.fusing import fuse
 from prunus.runtime.lowering.reader import Reader
 from prunus.runtime.net import Net
 
-__all__ = ["lower", "rules"]
+__all__ = ["lower"]
 
 
 def lower(graph: Graph) -> Net:
