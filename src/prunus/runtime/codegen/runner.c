@@ -8,7 +8,7 @@ typedef struct {
     long batch;
     long blocks;  /* samples from here on are computed singly */
     long tasks;
-    long next;    /* task that nobody has begun */
+    long *begun;  /* of each thread's share of the tasks, how many somebody has begun */
     long arrived; /* threads that wait for the others */
     long round;
 } prunus_job;
@@ -28,15 +28,19 @@ static void prunus_task(const prunus_job *job, real *work, long task) {
     }
 }
 
-/* Each thread takes the next task until none is left. */
+/* Each thread does its share of the tasks, then what others have not begun of theirs: a thread that wakes late should
+ * not find its share gone, since the one that took it would then do more than half. */
 static void prunus_apart(void *argument, long part, long parts) {
     prunus_job *job = argument;
     real *work = job->work + part * WORKSPACE;
-    (void)parts;
-    for (;;) {
-        const long task = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
-        if (task >= job->tasks) return;
-        prunus_task(job, work, task);
+    for (long turn = 0; turn < parts; ++turn) {
+        const long owner = (part + turn) % parts;
+        const long first = job->tasks * owner / parts, last = job->tasks * (owner + 1) / parts;
+        for (;;) {
+            const long task = first + __atomic_fetch_add(&job->begun[owner], 1, __ATOMIC_RELAXED);
+            if (task >= last) break;
+            prunus_task(job, work, task);
+        }
     }
 }
 
@@ -148,7 +152,9 @@ long prunus_workspace(void) { return WORKSPACE; }
 /* Compute a batch. */
 void prunus_run(const prunus_context *context, const real *const *inputs, real *const *outputs, long batch) {
     const long blocks = batch / BLOCK, left = batch % BLOCK, threads = context->threads;
-    prunus_job job = {context->weights, context->work, inputs, outputs, batch, blocks, blocks + left, 0, 0, 0};
+    long begun[threads];
+    prunus_job job = {context->weights, context->work, inputs, outputs, batch, blocks, blocks + left, begun, 0, 0};
+    for (long part = 0; part < threads; ++part) begun[part] = 0;
     if (left > context->most_single) job.tasks = ++job.blocks;
     if (context->share_steps && threads > job.tasks)
         prunus_share(prunus_together, &job, threads);
