@@ -88,6 +88,10 @@ def test_the_packed_file_is_the_finetuned_model_without_what_cannot_matter(finis
     assert facts.name == "packed"
     assert facts.bytes["packed"] == (finished.folder / "model.prunus").stat().st_size
     assert all(found.bytes["packed"] > 0 for found in finished.receipt.models)
+    assert facts.embedded is not None
+    assert facts.embedded.ram_bytes >= 4 * (loaded.fc1.out_features + loaded.fc2.out_features)  # both lie there at once
+    assert 0 < facts.embedded.flash_bytes < facts.bytes["safetensors"]
+    assert finished.receipt.models[0].embedded is None
 
 
 def test_the_program_in_the_folder_computes_what_the_packed_model_does(finished: stages.SeedRun) -> None:

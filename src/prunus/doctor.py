@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -76,16 +74,15 @@ def _machine() -> Iterator[Finding]:
 
 
 def _compiler() -> Finding:
-    path = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if path is None:
-        return Finding(
-            "machine", "C compiler", "missing", "none found; torch.compile needs one", "install gcc or clang"
-        )
+    from prunus.runtime import toolchain
+    from prunus.runtime.errors import MissingCompilerError
+
     try:
-        asked = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return Finding("machine", "C compiler", "broken", f"{path}: {error}", "install gcc or clang anew")
-    return Finding("machine", "C compiler", "ok", f"{asked.stdout.partition(chr(10))[0]}, at {path}")
+        found = toolchain.compiler()
+    except MissingCompilerError as error:
+        remedy = "install gcc or clang, or: pip install 'prunus[compile]'"
+        return Finding("machine", "C compiler", "missing", f"{str(error).partition(';')[0]}", remedy)
+    return Finding("machine", "C compiler", "ok", f"{found.version}, by {' '.join(found.command)}")
 
 
 def _cache() -> Finding:

@@ -20,6 +20,7 @@ EXTRA_OF = {
     "onnxscript": "export",
     "onnxruntime": "export",
     "openvino": "openvino",
+    "ziglang": "compile",
     "jinja2": "report",
     "plotly": "report",
     "rich": "report",

@@ -16,15 +16,17 @@ from prunus import checks, criteria, evaluate, pack
 from prunus.break_even import break_even
 from prunus.data import Dataset, normalise
 from prunus.files import save_tensors, write_json
+from prunus.graph import GraphError
 from prunus.latency import OPENVINO, PRUNUS, TORCH, TORCH_COMPILE, timings
 from prunus.latency.runtimes import LeftOutError
 from prunus.masks import Masks
 from prunus.measuring import facts, machine
-from prunus.receipt import BreakEven, Check, DataFacts, ModelFacts, PairedTest, Receipt
+from prunus.receipt import BreakEven, Check, DataFacts, Embedded, ModelFacts, PairedTest, Receipt
 from prunus.recipe import Recipe
 from prunus.reducing import RESULT
 from prunus.run_folder import Seconds
 from prunus.runtime import Program
+from prunus.runtime.embedded import c_cost
 from prunus.sensitivity import SPARSITIES, sensitivity
 
 # A report shows some images whose prediction changed; more than this would not be looked at.
@@ -134,6 +136,7 @@ def _facts(
         only=dict.fromkeys(ENDS_ONLY, (road[0], road[-1])),
     )
     seconds = Seconds(folder)
+    embedded, why = _embedded(everything[road[-1]], example)
     found = {}
     for name, model in everything.items():
         measured = facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes))
@@ -144,9 +147,18 @@ def _facts(
             accuracy=evaluate.accuracy(logits[name], data.test.labels),
             latency_us=times[name].latency_us,
             seconds=seconds[f"{name}-finetuned" if name in ROADS else name],
-            notes=(*measured.notes, *left_out, *times[name].notes),
+            notes=(*measured.notes, *left_out, *times[name].notes, *(why if name == road[-1] else ())),
+            embedded=embedded if name == road[-1] else None,
         )
     return found
+
+
+def _embedded(model: nn.Module, example: Tensor) -> tuple[Embedded | None, tuple[str, ...]]:
+    """Return what a model takes as C, or a note why it can't be written as such."""
+    try:
+        return Embedded(*c_cost(model, example)), ()
+    except (GraphError, ValueError) as error:
+        return None, (f"C for microcontrollers: {error}",)
 
 
 def _break_even(

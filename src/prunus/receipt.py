@@ -115,6 +115,17 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """Bytes a model takes as C on a microcontroller: constants in flash (the code is extra), and buffers in RAM."""
+
+    flash_bytes: int
+    ram_bytes: int
+
+    def __post_init__(self) -> None:
+        counts(self, "flash_bytes", "ram_bytes")
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """What was measured of one model; what does not apply, or was not measured, is None or empty.
 
@@ -123,7 +134,7 @@ class ModelFacts:
     hold products without a parameter, such as attention scores; operations in `uncounted` are in neither. `bytes`
     maps a format (safetensors, gzip, zstd) to a size; `latency_us` maps runtime -> threads -> batch.
     `peak_memory_bytes` is the most one forward held above the model and its inputs, at the largest batch.
-    `notes` says what was left out and why.
+    `embedded` is what it takes as exported C with weights in float32. `notes` says what was left out and why.
     """
 
     name: str
@@ -140,6 +151,7 @@ class ModelFacts:
     peak_memory_bytes: int | None = None
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    embedded: Embedded | None = field(default=None, metadata=strict_json.MAY_LACK)
 
     def __post_init__(self) -> None:
         _check_sparsity(self)

@@ -29,6 +29,17 @@ def program(first: ModelFacts, last: ModelFacts) -> str:
     return " ".join([*said, *_doubt(changes)])
 
 
+def embedded(last: ModelFacts) -> str:
+    """Say what the last model takes as C on a microcontroller; empty where that was not counted."""
+    if last.embedded is None:
+        return ""
+    flash, ram = spell.count(last.embedded.flash_bytes), spell.count(last.embedded.ram_bytes)
+    return (
+        f"Written as C for a microcontroller (prunus export --format c), its constants take {flash} bytes of flash, "
+        f"the code a little more, and its buffers {ram} bytes of RAM."
+    )
+
+
 def in_short(first: ModelFacts, last: ModelFacts) -> str:
     """Say the same in a few words, without a full stop; empty where there is no program."""
     changes = claims.overtakings(first, last)

@@ -51,6 +51,7 @@ def _compared(receipt: Receipt) -> list[tuple[str, str]]:
         ("Speed", cost_sentences.speed(first, last)),
         ("Program", program_sentences.program(first, last)),
         ("Break-even", program_sentences.break_even(receipt)),
+        ("Microcontroller", program_sentences.embedded(last)),
         ("Arithmetic", cost_sentences.arithmetic(first, last)),
         ("Accuracy", accuracy_sentences.accuracy(receipt, first, last)),
     ]

@@ -92,7 +92,8 @@ static void *prunus_thread(void *argument) {
     const long part = (long)(intptr_t)argument;
     long seen = 0;
     for (;;) {
-        for (long spins = 0; spins < 2000 && __atomic_load_n(&prunus_pool.round, __ATOMIC_ACQUIRE) == seen; ++spins)
+        /* for about a tenth of a millisecond: a thread that sleeps takes longer than that to wake */
+        for (long spins = 0; spins < 20000 && __atomic_load_n(&prunus_pool.round, __ATOMIC_ACQUIRE) == seen; ++spins)
             if (spins % 100 == 99) sched_yield();
         pthread_mutex_lock(&prunus_pool.lock);
         while (prunus_pool.round == seen) pthread_cond_wait(&prunus_pool.wake, &prunus_pool.lock);
