@@ -105,6 +105,16 @@ def test_the_program_in_the_folder_computes_what_the_packed_model_does(finished:
     assert check.value < 1e-5
 
 
+def test_a_finished_run_is_read_where_no_program_can_be_built(
+    finished: stages.SeedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    said: list[str] = []
+    (again,) = stages.run(tiny(), finished.folder.parent, say=said.append)
+    assert again.receipt == finished.receipt
+    assert any(line.startswith("compiled: left out: the C compiler that CC names") for line in said)
+
+
 def test_accuracy_in_the_receipt_is_that_of_the_stored_weights(finished: stages.SeedRun) -> None:
     predictions = load_tensors(finished.folder / "predictions.safetensors")
     for facts in finished.receipt.models:

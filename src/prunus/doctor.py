@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -79,9 +80,11 @@ def _compiler() -> Finding:
 
     try:
         found = toolchain.compiler()
-    except MissingCompilerError as error:
+    except MissingCompilerError:
+        if os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang"))):
+            return Finding("machine", "C compiler", "broken", "it can't be started", "install gcc or clang anew")
         remedy = "install gcc or clang, or: pip install 'prunus[compile]'"
-        return Finding("machine", "C compiler", "missing", f"{str(error).partition(';')[0]}", remedy)
+        return Finding("machine", "C compiler", "missing", "none found; prunus.compile needs one", remedy)
     return Finding("machine", "C compiler", "ok", f"{found.version}, by {' '.join(found.command)}")
 
 

@@ -96,14 +96,15 @@ def compiled(road: Road, packed: nn.Module, made_from: str) -> Program | None:
     batch, threads = max(measure.batch_sizes), min(max(measure.threads), cores())
     parts = road.made_from(road.made_from(made_from, "shrink"), road.recipe.pack)
     fingerprint = road.made_from(parts, f"compile {batch} {threads}")
-    if path.is_file() and vouched(path) == fingerprint:
-        road.say(f"compiled: done before, read from {path}")
-        return load_program(path)
-    road.check_takes_over(path, vouched(path) in (None, fingerprint))
-    road.say("compiled: the result becomes a program that skips the zeros")
+    found = vouched(path)
+    road.check_takes_over(path, found in (None, fingerprint))
     began = time.monotonic()
-    example = normalise(road.data.validation.images[:batch], road.data.mean, road.data.std)
     try:
+        if found == fingerprint:
+            road.say(f"compiled: done before, read from {path}")
+            return load_program(path)
+        road.say("compiled: the result becomes a program that skips the zeros")
+        example = normalise(road.data.validation.images[:batch], road.data.mean, road.data.std)
         program = compile(packed, example, threads=threads)
     except (CompileError, GraphError) as error:
         road.say(f"compiled: left out: {error}")

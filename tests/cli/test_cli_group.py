@@ -23,6 +23,7 @@ COMMANDS = [
     "explain",
     "pack",
     "unpack",
+    "compile",
     "export",
     "measure",
     "compare",

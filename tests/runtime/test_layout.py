@@ -1,14 +1,19 @@
-"""Loops over addresses visit exactly the addresses they were found for, in order."""
+"""Loops over addresses visit exactly those that they were found for, in order; addresses have 32 bits."""
 
 from __future__ import annotations
 
 import itertools
 
 import numpy
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunus.runtime.layout import Nest, nest
+from prunus.runtime.checking import check
+from prunus.runtime.errors import CompileError
+from prunus.runtime.layout import Mode, Nest, nest
+from prunus.runtime.net import Contract, Net, whole
+from prunus.runtime.planning import plan
 
 
 def visited(found: Nest, buffer: int) -> list[int]:
@@ -43,3 +48,13 @@ def test_what_lies_in_order_is_one_loop() -> None:
     found = nest([numpy.arange(24).reshape(2, 3, 4), 7 + 2 * numpy.arange(24).reshape(2, 3, 4)])
     assert found.counts == (24,)
     assert found.tables is None
+
+
+def test_padding_beyond_what_can_be_addressed_is_refused() -> None:
+    far, box = (60_000, 60_000), (1, 3, 3)
+    weight, bias = numpy.ones((1, 1, 1, 1)), numpy.zeros(1)
+    conv = Contract("conv", 1, box, whole(0, (1, 1, 1)), weight, bias, (3, 3), far, far)
+    net = Net({"x": (0, (1, 1, 1))}, (conv,), (whole(1, box),), {0: (1, 1, 1), 1: box})
+    check(net)
+    with pytest.raises(CompileError, match="more than the 2,147,483,648 that a program can address"):
+        plan(net, Mode(8, 8), 4)

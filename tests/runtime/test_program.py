@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import signal
 import threading
+import time
+from collections.abc import Callable
 
 import numpy
 import pytest
@@ -264,6 +268,27 @@ def test_two_threads_may_call_at_once(caffe: tuple[nn.Module, Tensor]) -> None:
             close(value, expected[which])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_makes_threads_of_its_own(caffe: tuple[nn.Module, Tensor]) -> None:
+    model, images = caffe
+    program = prunus.compile(model, images, threads=2, tune=False)
+    with torch.no_grad():
+        expected = model(images)
+    close(program(images), expected)  # so the threads are there when it forks
+    child = os.fork()
+    if child == 0:
+        same = torch.allclose(program(images), expected, atol=1e-4)
+        os._exit(0 if same and torch.equal(program(images), program(images)) else 1)
+    deadline = time.monotonic() + 60
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if done[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert done[0] == child
+    assert done[1] == 0
+
+
 def test_threads_share_the_steps_of_one_sample(caffe: tuple[nn.Module, Tensor]) -> None:
     model, images = caffe
     program = prunus.compile(model, images, threads=3, tune=False)
@@ -279,6 +304,39 @@ def test_numpy_in_numpy_out(caffe: tuple[nn.Module, Tensor]) -> None:
     assert isinstance(found, numpy.ndarray)
     assert found.dtype == numpy.float32
     close(torch.from_numpy(found), model(images))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        numpy.random.default_rng(0).standard_normal((3, 5), "float32")[:, ::-1],
+        numpy.broadcast_to(numpy.float32(2), (3, 5)),
+        numpy.ones((3, 5), ">f4"),
+    ],
+    ids=["backwards", "not to be written", "of another byte order"],
+)
+def test_arrays_that_pytorch_has_no_tensor_for(array: numpy.ndarray) -> None:
+    model = nn.Linear(5, 4).eval()
+    plain = torch.from_numpy(numpy.array(array, "float32", order="C"))
+    found = prunus.compile(model, plain, tune=False)(array)
+    close(torch.from_numpy(found.astype("float32")), model(plain))
+
+
+def test_tensors_that_do_not_lie_in_memory_as_they_read() -> None:
+    model, ones = nn.Linear(5, 4).eval(), torch.ones(3, 5)
+    program = prunus.compile(model, ones, tune=False)
+    close(program(torch._neg_view(ones)), model(-ones))
+    with pytest.raises(ProgramError, match=r"input 'input' is torch\.sparse_coo; give input\.to_dense\(\)"):
+        program(ones.to_sparse())
+
+
+def test_another_default_device_changes_nothing() -> None:
+    model, inputs = nn.Linear(5, 4).eval(), torch.randn(3, 5)
+    program = prunus.compile(model, inputs, tune=False)
+    with torch.device("meta"):
+        found = program(inputs), program(inputs.half())
+    close(found[0], model(inputs))
+    close(found[1].float(), model(inputs), 1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -376,3 +434,74 @@ def test_a_program_is_not_pickled(caffe: tuple[nn.Module, Tensor]) -> None:
     model, images = caffe
     with pytest.raises(TypeError, match="save"):
         pickle.dumps(prunus.compile(model, images, tune=False))
+
+
+class Of(nn.Module):
+    """A function of inputs and modules."""
+
+    def __init__(self, function: Callable[..., object], *parts: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> object:
+        """Call it."""
+        return self.function(x, *self.parts)
+
+
+def _in_a_row(x: Tensor) -> Tensor:
+    return x.flatten(1)[:, None]
+
+
+UNUSUAL: dict[str, tuple[Of, tuple[int, ...]]] = {
+    "the input itself": (Of(lambda x: x), (4, 5)),
+    "the input turned": (Of(lambda x: x.permute(0, 3, 1, 2)), (4, 5, 6)),
+    "one result twice": (Of(lambda x, fc: [fc(x)] * 2 + [fc(x).flip(1)], nn.Linear(5, 4)), (5,)),
+    "nothing but the batch": (Of(lambda x: x * 2), ()),
+    "more dimensions than letters": (Of(lambda x: x.permute(0, 9, 8, 7, 6, 5, 4, 3, 2, 1) + 1), (2,) * 9),
+    "joined with nothing": (Of(lambda x: torch.cat([x, x[:, :0]], 1)), (4,)),
+    "limits that cross": (Of(lambda x: x.clamp(2.0, 1.0)), (5,)),
+    "a row over the end of a row": (Of(lambda x, conv: conv(_in_a_row(x)[:, :, 2:4]), nn.Conv1d(1, 3, 1)), (1, 4, 3)),
+    "one column as many": (
+        Of(lambda x, conv: conv(x[..., :1].expand(-1, -1, -1, 9)), nn.Conv2d(2, 3, 3, padding=1)),
+        (2, 7, 9),
+    ),
+    "channels as a row, then padded": (
+        Of(lambda x, one, two: (one(_in_a_row(x)), two(x)), nn.Conv1d(1, 2, 3), nn.Conv2d(12, 2, 3, padding=1)),
+        (12, 1, 1),
+    ),
+    "padded, then channels as a row": (
+        Of(lambda x, one, two: (two(x), one(_in_a_row(x))), nn.Conv1d(1, 2, 3), nn.Conv2d(12, 2, 3, padding=1)),
+        (12, 1, 1),
+    ),
+    "steps longer than the kernel": (Of(lambda x, conv: conv(x), nn.Conv2d(2, 3, 2, stride=5, padding=1)), (2, 17, 23)),
+    "a window of padding alone": (Of(lambda x: nn.functional.max_pool2d(x, 2, padding=1, dilation=2)), (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", list(UNUSUAL))
+def test_unusual_models(name: str) -> None:
+    torch.manual_seed(0)
+    model, shape = UNUSUAL[name]
+    inputs = torch.randn(9, *shape)
+    program = prunus.compile(model.eval(), inputs, tune=False)
+    for batch in (1, 9):
+        found, expected = (_pytree.tree_leaves(each(inputs[:batch])) for each in (program, model))
+        for one, other in zip(found, expected, strict=True):
+            close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "message"),
+    [
+        (lambda x: (x + 1, None), (3,), "an output of the model does not depend on its inputs"),
+        (lambda x: (x + 1, 3), (3,), "an output of the model does not depend on its inputs"),
+        (lambda x: (x, x[:, :0]), (3,), "^the model can't become a program: 'an output' reads no elements$"),
+        (lambda x: x + 1, (3, 0), r"input 'x' has the shape \(3, 0\), so there is nothing to compute"),
+    ],
+)
+def test_what_is_no_output_or_input_is_refused(
+    function: Callable[..., object], shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(CompileError, match=message):
+        prunus.compile(Of(function).eval(), torch.randn(2, *shape), tune=False)

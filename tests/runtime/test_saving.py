@@ -120,6 +120,73 @@ def test_a_changed_file_is_refused_or_a_net_that_stays_inside_its_values(saved: 
         assert view.index.max() < size
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        # a table of 32 bits would hold -5, and the step would read before the value
+        ("pool", {"rows": {"start": [2**32 - 5], "stop": [1], "step": 1, "divisors": [1]}}, "reads outside"),
+        ("pool", {"rows": {"start": [0], "stop": [2**31 - 1 - 2**32], "step": 1, "divisors": [1]}}, "reads outside"),
+        ("pool", {"rows": {"start": [0], "stop": [1], "step": 2**63, "divisors": [1]}}, "windows"),
+        ("pool", {"source": {"view": 0, "index": {"numbers": "x"}}}, "reads no elements"),
+        ("contract", {"weight": {"shape": [8, 3, 0, 3], "base": 0, "strides": [0, 0, 0, 0]}}, "is no convolution"),
+        ("contract", {"grid": [6.0, 6.0]}, "groups or grid"),
+        ("map", {"pointwise": None}, "calls no function"),
+        ("normalize", {"eps": float("nan")}, "eps"),
+        ("normalize", {"eps": 10**400}, "eps"),
+        ("join", {"pieces": [[{"view": 0, "index": {"indices": "i"}}, {"numbers": "x"}]]}, "a piece lies outside"),
+        ("contract", {"stride": json.loads("[" * 900 + "]" * 900)}, "RecursionError|steps"),
+    ],
+)
+def test_what_would_read_outside_is_refused(kind: str, change: dict[str, object], message: str) -> None:
+    x = {"x": torch.zeros(1, 1, 1), "i": torch.zeros(1, 1, 1, dtype=torch.int64), "w": torch.zeros(1, 1, 1, 1)}
+    view = {"view": 0, "index": {"indices": "i"}}
+    row = {"view": 0, "index": {"shape": [1, 1], "base": 0, "strides": [0, 0]}}
+    windows = {"start": [0], "stop": [1], "step": 1, "divisors": [1]}
+    bias = {"shape": [1], "base": 0, "strides": [0]}
+    fields: dict[str, dict[str, object]] = {
+        "pool": {"function": "max", "source": view, "rows": windows, "columns": windows},
+        "map": {"source": view, "pointwise": {"function": "relu", "constants": []}},
+        "normalize": {"function": "softmax", "source": row, "scale": None, "shift": None, "eps": 0.0},
+        "join": {"pieces": [[view, {"indices": "i"}]]},
+        "contract": {
+            "source": view,
+            "weight": {"numbers": "w"},
+            "bias": bias,
+            "grid": [1, 1],
+            "stride": [1, 1],
+            "padding": [0, 0],
+            "dilation": [1, 1],
+            "groups": 1,
+            "activation": None,
+            "residual": None,
+            "pool": None,
+            "kind": "conv",
+        },
+    }
+    operation = {"operation": kind, "name": "it", "output": 1, "box": [1, 1, 1], **fields[kind]}
+    out = {"view": 1, "index": {"shape": [1], "base": 0, "strides": [0]}}
+    boxes = [[0, [1, 1, 1]], [1, [1, 1, 1]]]
+    net = {"inputs": [["x", 0, [1]]], "operations": [operation], "outputs": [out], "boxes": boxes}
+    check(storing.decode(net, x))  # as it is, it can be computed
+    operation.update(change)
+    with pytest.raises(ProgramError, match=message):
+        check(storing.decode(net, x))
+
+
+def test_a_number_of_threads_that_no_call_can_have(saved: Path, tmp_path: Path) -> None:
+    for threads in (0, -1, 1025):
+        with pytest.raises(ValueError, match="threads must be a whole number from 1 to 1024"):
+            prunus.load_program(saved, threads=threads)
+    tensors = safetensors.torch.load_file(saved)
+    with safetensors.safe_open(saved, "pt") as file:
+        outer = json.loads(file.metadata()["prunus"])
+    told = json.loads(outer["program"]) | {"threads": 2**30}
+    header = {"prunus": json.dumps(outer | {"program": json.dumps(told)})}
+    safetensors.torch.save_file(tensors, tmp_path / "threads.safetensors", header)
+    with pytest.raises(ProgramError, match="its header contradicts itself"):
+        prunus.load_program(tmp_path / "threads.safetensors")
+
+
 def _places(tree: object, path: tuple[object, ...] = ()) -> object:
     if isinstance(tree, dict):
         for key, value in tree.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -95,6 +96,35 @@ def test_a_damaged_library_is_built_anew(empty_cache: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert float(done.stdout) < 1e-5
     assert library.stat().st_size > 1000
+
+
+def test_a_remembered_choice_that_can_not_be_made_is_measured_anew(empty_cache: Path) -> None:
+    model, inputs = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), torch.randn(9, 1, 12, 12)
+    prunus.compile(model, inputs)
+    (remembered,) = empty_cache.glob("*.json")
+    good = json.loads(remembered.read_text())
+    huge = [[mode, number, rows, [999, 999], *rest] for mode, number, rows, _, *rest in good["chosen"]]
+    bad: list[object] = [None, [], {"block": 8}, good | {"chosen": []}, good | {"chosen": huge}]
+    for tree in (*bad, good | {"block": 10**6}, good | {"most_single": -1}):
+        remembered.write_text(json.dumps(tree))
+        torch.testing.assert_close(prunus.compile(model, inputs)(inputs), model(inputs).detach(), rtol=0, atol=1e-5)
+        assert json.loads(remembered.read_text()).keys() == good.keys()
+        assert json.loads(remembered.read_text()) != tree
+
+
+def test_a_cache_in_the_folder_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNUS_CACHE", ".")
+    monkeypatch.chdir(tmp_path)
+    torch.testing.assert_close(prunus.compile(MODEL, INPUTS, tune=False)(INPUTS), MODEL(INPUTS).detach())
+
+
+def test_a_folder_that_no_program_may_run_from(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(toolchain.ctypes, "CDLL", refuse)
+    with pytest.raises(CompileError, match=r"can't be loaded .*set PRUNUS_CACHE to another"):
+        prunus.compile(MODEL, INPUTS, tune=False)
 
 
 def test_two_processes_build_at_once(empty_cache: Path) -> None:

@@ -60,7 +60,8 @@ def compare(
       prunus compare lenet lenet5 resnet20 --arg in_channels=1
       prunus compare my_models:large my_models:small=s.safetensors --shape 3,32,32
       prunus compare lenet lenet5 --runtimes torch,onnxruntime
-      prunus compare dense.safetensors small.prunus --model lenet --runtimes all --threads 1
+      prunus compare dense.safetensors small.prunus --model lenet \\
+          --runtimes all --threads 1
     """
     chosen = subjects.distinct([subjects.parse(item, model) for item in items])
     receipt = measured(chosen, Settings(arg or (), shape, batch_sizes, threads, runtimes, not no_latency, device))

@@ -20,9 +20,7 @@ Out: TypeAlias = Annotated[
     typer.Option(metavar="FILE", help="Where the program goes, a .safetensors file; otherwise it is only shown."),
 ]
 Batch: TypeAlias = Annotated[int, typer.Option(metavar="N", help="The batch size it is made for; it takes any.", min=1)]
-Count: TypeAlias = Annotated[
-    int | None, typer.Option("--threads", metavar="N", help="Threads a call may use; otherwise all cores.", min=1)
-]
+Cores: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Cores a call may use; otherwise all.", min=1)]
 Target: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -40,7 +38,7 @@ def compile(
     arg: options.Arguments = None,
     shape: options.Shape = None,
     batch_size: Batch = 64,
-    threads: Count = None,
+    cores: Cores = None,
     target: Target = "native",
     out: Out = None,
     force: Force = False,
@@ -57,8 +55,7 @@ def compile(
       prunus compile --model lenet5-caffe --weights pruned.safetensors
       prunus compile --model my_models:cnn --shape 3,32,32 --batch-size 1
     """
-    from prunus import factory
-    from prunus.machine import cores
+    from prunus import factory, machine
     from prunus.runtime import compile as compile_model
 
     if out is not None:
@@ -70,7 +67,7 @@ def compile(
     if inputs is None:
         raise ValueError(f"a program is made for inputs of one shape; give the --shape of one for {subject.name!r}")
     batch = inputs.expand(batch_size, *inputs.shape[1:])
-    program = compile_model(network, batch, threads=threads or cores(), target=target, say=terminal.say)
+    program = compile_model(network, batch, threads=cores or machine.cores(), target=target, say=terminal.say)
     if out is not None:
         program.save(out)
     _show(program, out)

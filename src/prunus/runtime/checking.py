@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy
+
 from prunus.runtime.codegen.numbers import COMBINED, SCALARS, constants_of
 from prunus.runtime.errors import ProgramError
 from prunus.runtime.net import (
@@ -26,6 +28,9 @@ from prunus.runtime.net import (
 # Values of more elements than this can't be addressed by 32 bits in blocks of 64 samples.
 _MOST_ELEMENTS = 1 << 24
 
+# Tables of numbers have 32 bits: a larger one would come out as another.
+_MOST_NUMBER = 1 << 31
+
 
 def check(net: Net) -> None:
     """Make sure that a net reads only what was computed before it, and only inside of it.
@@ -35,15 +40,19 @@ def check(net: Net) -> None:
     """
     try:
         _check(net)
+    except ProgramError:
+        raise
     except (AttributeError, TypeError, ValueError, IndexError) as error:  # a field that is of another kind altogether
         raise ProgramError(f"it holds what it should not: {type(error).__name__}: {str(error)[:100]}") from error
 
 
 def _check(net: Net) -> None:
     known: dict[int, int] = {}
+    _require(bool(net.inputs), "it has no input")
     for name, (number, shape) in net.inputs.items():
         _require(
-            all(type(side) is int and side > 0 for side in shape), f"input {name!r:.40} has the shape {shape!r:.40}"
+            all(type(side) is int and side > 0 for side in shape),
+            f"a sample of the input {name!r:.40} has the shape {shape!r:.40}",
         )
         _define(net, known, number, box_of(shape), name)
     for operation in net.operations:
@@ -81,8 +90,13 @@ def _define(net: Net, known: dict[int, int], number: Any, box: Any, name: str) -
 def _view(view: View, known: dict[int, int], name: str) -> None:
     _require(view.value in known, f"{name!r:.40} reads a value that is not computed before it")
     index = view.index
-    inside = index.size > 0 and int(index.min()) >= 0 and int(index.max()) < known[view.value]
+    _require(_is_index(index) and index.size > 0, f"{name!r:.40} reads no elements")
+    inside = int(index.min()) >= 0 and int(index.max()) < known[view.value]
     _require(inside, f"{name!r:.40} reads outside of a value")
+
+
+def _is_index(array: Any) -> bool:
+    return isinstance(array, numpy.ndarray) and array.dtype == numpy.int64
 
 
 def _pointwise(function: Pointwise | None, name: str) -> None:
@@ -94,7 +108,11 @@ def _pointwise(function: Pointwise | None, name: str) -> None:
 
 def _contract(each: Contract) -> None:
     name = each.name
-    _require(each.weight.ndim == 4 and each.source.index.ndim == 3, f"{name!r:.40} is no convolution")
+    _require(
+        each.weight.ndim == 4 and each.weight.size > 0 and each.source.index.ndim == 3,
+        f"{name!r:.40} is no convolution",
+    )
+    _require(all(type(n) is int for n in (each.groups, *each.grid)), f"{name!r:.40}: groups or grid")
     channels, *sides = each.source.index.shape
     outputs, per_group = each.weight.shape[:2]
     _require(
@@ -129,6 +147,7 @@ def _contract(each: Contract) -> None:
 
 def _map(each: Map) -> None:
     _require(each.source.index.shape == each.box, f"{each.name!r:.40}: shape")
+    _require(each.pointwise is not None, f"{each.name!r:.40} calls no function")
     _pointwise(each.pointwise, each.name)
 
 
@@ -145,9 +164,10 @@ def _pool(each: Pool) -> None:
     _require(each.box == (len(index), len(each.rows.start), len(each.columns.start)), f"{each.name!r:.40}: box")
     for windows, side in ((each.rows, index.shape[1]), (each.columns, index.shape[2])):
         lengths = {len(windows.start), len(windows.stop), len(windows.divisors)}
-        _require(len(lengths) == 1 and windows.step > 0, f"{each.name!r:.40}: windows")
+        _require(len(lengths) == 1 and 0 < windows.step < _MOST_NUMBER, f"{each.name!r:.40}: windows")
         for start, stop, divisor in zip(windows.start, windows.stop, windows.divisors, strict=True):
-            _require(start >= 0 and stop <= side and divisor > 0, f"{each.name!r:.40}: a window reads outside")
+            inside = 0 <= start <= side and 0 <= stop <= side
+            _require(inside and 0 < divisor < _MOST_NUMBER, f"{each.name!r:.40}: a window reads outside")
 
 
 def _reduce(each: Reduce) -> None:
@@ -162,7 +182,7 @@ def _normalize(each: Normalize) -> None:
     _require(each.function in known, f"{each.name!r:.40}: function")
     for numbers in (each.scale, each.shift):
         _require(numbers is None or numbers.shape == (index.shape[1],), f"{each.name!r:.40}: scale")
-    _require(isinstance(each.eps, (int, float)), f"{each.name!r:.40}: eps")
+    _require(isinstance(each.eps, (int, float)) and 0 <= each.eps < _MOST_NUMBER, f"{each.name!r:.40}: eps")
 
 
 def _join(each: Join) -> None:
@@ -170,7 +190,7 @@ def _join(each: Join) -> None:
     for piece, places in each.pieces:
         shape = piece.index.shape if isinstance(piece, View) else piece.shape
         inside = places.size == 0 or (int(places.min()) >= 0 and int(places.max()) < size)
-        _require(shape == places.shape and inside, f"{each.name!r:.40}: a piece lies outside")
+        _require(_is_index(places) and shape == places.shape and inside, f"{each.name!r:.40}: a piece lies outside")
 
 
 _CHECKS: dict[type[Operation], Any] = {

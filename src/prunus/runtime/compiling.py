@@ -32,6 +32,8 @@ _log = logging.getLogger("prunus")
 
 # The largest difference to the model, relative to its largest output, that sums in another order explain.
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+# The C keeps a counter for each thread on the stack.
+MOST_THREADS = 1024
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -72,7 +74,7 @@ def compile(
             differs from the model.
         MissingCompilerError: there is no C compiler.
     """
-    count = _threads(threads)
+    count = checked_threads(threads)
     args, kwargs = call_arguments(example_inputs)
     batch = max(value.shape[0] for value in (*args, *kwargs.values()))
     kind, numbers = _numbers(model, dtype)
@@ -85,8 +87,6 @@ def compile(
         if args
         else {name: _few(value, kind) for name, value in kwargs.items()}
     )
-    if args and kwargs:
-        raise ValueError("example_inputs must be a tensor, a tuple or a mapping, not several of them")
     graph = trace(host, few)
     net = lower(graph)
     try:
@@ -134,10 +134,15 @@ class _Clock:
         self._last = now
 
 
-def _threads(threads: int | None) -> int:
+def checked_threads(threads: int | None) -> int:
+    """Return how many threads a call may use: PyTorch's number for None.
+
+    Raises:
+        ValueError: the number makes no sense.
+    """
     count = torch.get_num_threads() if threads is None else threads
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= 1024:
-        raise ValueError(f"threads must be a whole number from 1 to 1024, got {threads!r}")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= MOST_THREADS:
+        raise ValueError(f"threads must be a whole number from 1 to {MOST_THREADS}, got {threads!r}")
     return count
 
 

@@ -10,7 +10,6 @@ import numpy
 import torch
 
 from prunus.runtime.codegen.source import Source
-from prunus.runtime.toolchain import Library
 
 _ALIGNMENT = 64
 
@@ -41,20 +40,20 @@ class Engine:
 
     def __init__(
         self,
-        library: Library,
+        library: ctypes.CDLL,
         source: Source,
         itemsize: int,
         threads: int = 1,
         most_single: int = 0,
         share_steps: bool = False,
     ) -> None:
-        self.library, self.source, self.threads = library, source, threads
+        self.source, self.threads = source, threads
         self._itemsize, self._settings = itemsize, (most_single, int(share_steps))
         self._constants = _Memory(len(source.constants))
         self._constants.fill(source.constants)
-        self._run = _function(library.handle.prunus_run, 3, 1)
-        self._call = _function(library.handle.prunus_call, 3, 1)
-        self._step = _function(library.handle.prunus_step, 1, 3)
+        self._run = _function(library.prunus_run, 3, 1)
+        self._call = _function(library.prunus_call, 3, 1)
+        self._step = _function(library.prunus_step, 1, 3)
         self._idle: list[tuple[_Memory, _Context, int]] = []  # what no call has: taking and giving are atomic
 
     def run(self, inputs: Any, outputs: Any, batch: int) -> None:
@@ -71,11 +70,8 @@ class Engine:
 
     def step_seconds(self, block: bool, step: int, times: int) -> float:
         """Return how long one step took, on average over repeated calls."""
-        return self._seconds(self._step, (int(block), step), times)
-
-    def _seconds(self, function: Any, which: tuple[int, ...], times: int) -> float:
         taken = self._take()
-        passed = _timed(function, taken[2], *which, times)
+        passed = _timed(self._step, taken[2], int(block), step, times)
         self._idle.append(taken)
         return passed / times
 
@@ -97,12 +93,12 @@ class Trials:
         itemsize: bytes of a number.
     """
 
-    def __init__(self, library: Library, source: Source, itemsize: int) -> None:
+    def __init__(self, library: ctypes.CDLL, source: Source, itemsize: int) -> None:
         self._constants = _Memory(len(source.constants))
         self._constants.fill(source.constants)
         self._work = _Memory(source.workspace * itemsize)
         self._context = _Context(self._constants.address, self._work.address, 1, 0, 0)
-        self._function = _function(library.handle.prunus_trial, 1, 2)
+        self._function = _function(library.prunus_trial, 1, 2)
 
     def seconds(self, trial: int, times: int) -> float:
         """Return how long one of them took, on average over repeated calls."""
@@ -119,7 +115,7 @@ class _Memory:
     """Memory of zeros that begins with a cache line."""
 
     def __init__(self, size: int) -> None:
-        self._bytes = torch.zeros(size + _ALIGNMENT, dtype=torch.uint8)
+        self._bytes = torch.zeros(size + _ALIGNMENT, dtype=torch.uint8, device="cpu")
         self._skip = -self._bytes.data_ptr() % _ALIGNMENT
         self.address = self._bytes.data_ptr() + self._skip
 

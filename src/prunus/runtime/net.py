@@ -62,7 +62,7 @@ class Windows:
 
     @property
     def pairs(self) -> list[Pair]:
-        """First and last-but-one of each window."""
+        """Where each window starts, and where it stops."""
         return list(zip(self.start, self.stop, strict=True))
 
 

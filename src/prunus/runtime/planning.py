@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy
 
+from prunus.runtime.errors import CompileError
 from prunus.runtime.layout import Halo, Layout, Mode, layout
 from prunus.runtime.net import (
     Box,
@@ -27,6 +28,9 @@ from prunus.runtime.net import (
 
 # Workspaces begin at, and slots are multiples of, so many bytes: a cache line.
 ALIGNMENT = 64
+
+# Addresses have 32 bits: in tables, and where an offset becomes numbers.
+_MOST_NUMBERS = 1 << 31
 
 # A kernel holds all outputs of a window in registers: more than so many would not fit.
 _MOST_POOLED = 16
@@ -78,12 +82,20 @@ def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
         mode: how samples lie in memory.
         number_bytes: size of a number.
         start: numbers of the workspace that belong to another plan: what one leaves behind is no zeros for the other.
+
+    Raises:
+        CompileError: the workspace is too large to be addressed.
     """
     planner = _Planner(net, mode)
     operations = [each for operation in net.operations for each in planner.prepared(operation)]
     arranged = replace(net, operations=tuple(operations), boxes=planner.boxes)
     layouts = {number: layout(box, planner.halos.get(number, Halo()), mode) for number, box in planner.boxes.items()}
     places, size = _placed(arranged, layouts, mode, number_bytes, start)
+    if size >= _MOST_NUMBERS:
+        raise CompileError(
+            f"what the model computes takes {size:,} numbers for {mode.block} samples, more than the {_MOST_NUMBERS:,} "
+            "that a program can address; compile it for smaller inputs, or in parts"
+        )
     taps = {
         operation.output: _taps(operation, layouts[operation.source.value], planner.splits.get(operation.output))
         for operation in operations
@@ -112,6 +124,7 @@ class _Planner:
         self.boxes: dict[int, Box] = dict(net.boxes)
         self.halos: dict[int, Halo] = {}
         self.splits: dict[int, int] = {}
+        self.dense: set[int] = set()  # values whose rows have one element, and are read as if they were one row
         self._next = max(self.boxes) + 1
 
     def prepared(self, operation: Operation) -> list[Operation]:
@@ -136,27 +149,49 @@ class _Planner:
             contract = replace(contract, source=whole(copy.output, copy.box))
         if contract.output not in self.splits:
             self._demand(contract.source.value, _halo(contract))
+            self._keep_dense(contract.source, contract)
         if contract.residual is not None and not self._rows(contract.residual, contract):
             copy = self._copy(contract.name, contract.residual)
             before.append(copy)
             contract = replace(contract, residual=whole(copy.output, copy.box))
+        if contract.residual is not None:
+            self._keep_dense(contract.residual, contract)
         return [*before, contract]
 
     def _fits(self, contract: Contract) -> bool:
         """Tell whether a contraction can read its source where it lies."""
         index = contract.source.index
         _, height, width = index.shape
-        _, rows, columns = self.boxes[contract.source.value]
+        value = contract.source.value
+        _, rows, columns = self.boxes[value]
         grid = index[:, :1, :1] + _plane(height, width, _step(index, 1), _step(index, 2))
         if not bool((grid == index).all()):
             return False
         aligned = height == rows and width == columns and bool((index[:, 0, 0] % (rows * columns) == 0).all())
         inside = _steps_fit(index, rows, columns)
         if _halo(contract):
-            return aligned and _step(index, 2) in (0, 1) and (height == 1 or _step(index, 1) == columns)
-        if self.mode.single and not is_dot(contract, self.mode):
-            return inside and (width == 1 or _step(index, 2) == 1)
-        return inside
+            own = (width == 1 or _step(index, 2) == 1) and (height == 1 or _step(index, 1) == columns)
+            return aligned and own and value not in self.dense
+        return inside and (not self._in_vectors(contract) or self._neighbours(contract.source))
+
+    def _in_vectors(self, contract: Contract) -> bool:
+        """Tell whether vectors hold neighbours of a row, and are read whole."""
+        return self.mode.single and not is_dot(contract, self.mode)
+
+    def _neighbours(self, view: View) -> bool:
+        """Tell whether what lies beside each other in a view's rows does so in memory."""
+        width, columns = view.index.shape[2], self.boxes[view.value][2]
+        if width == 1:
+            return True
+        beside = _step(view.index, 2) == 1
+        if columns == 1:
+            return beside and view.value not in self.halos
+        return beside and _step(view.index % columns, 2) == 1
+
+    def _keep_dense(self, view: View, contract: Contract) -> None:
+        """Remember where rows of one element each are read as one row: then there must be no zeros between them."""
+        if self._in_vectors(contract) and view.index.shape[2] > 1 and self.boxes[view.value][2] == 1:
+            self.dense.add(view.value)
 
     def _rows(self, residual: View, contract: Contract) -> bool:
         """Tell whether a residual can be read beside the output: in blocks anything regular, singly whole rows."""
@@ -168,9 +203,7 @@ class _Planner:
         even = bool((index[:, 0, 0] == index[0, 0, 0] + step * numpy.arange(channels)).all())
         regular = bool((grid == index).all()) and even and _steps_fit(index, rows, columns)
         regular = regular and (channels == 1 or step % (rows * columns) == 0)
-        if self.mode.single and not is_dot(contract, self.mode):
-            return regular and (width == 1 or _step(index, 2) == 1)
-        return regular
+        return regular and (not self._in_vectors(contract) or self._neighbours(residual))
 
     def _regular(self, view: View) -> bool:
         """Tell whether rows and columns of a view are equal steps in memory."""
@@ -197,11 +230,7 @@ class _Planner:
         _, height, width = contract.pool
         if height * width > _MOST_POOLED or is_dot(contract, self.mode):
             return False
-        narrow = self.mode.vector
-        while (
-            self.mode.single and narrow > 4 and -(-contract.grid[1] // (narrow // 2)) == -(-contract.grid[1] // narrow)
-        ):
-            narrow //= 2
+        narrow = row_width(contract, self.mode, self.mode.vector)
         vectors = width // math.gcd(width, narrow)
         return not self.mode.single or -(-contract.grid[1] // narrow) % vectors == 0
 
@@ -220,7 +249,8 @@ class _Planner:
         return replace(contract, output=number, box=box, pool=None), pool
 
     def _demand(self, value: int, halo: Halo) -> None:
-        self.halos[value] = self.halos.get(value, Halo()).with_(halo)
+        if halo:
+            self.halos[value] = self.halos.get(value, Halo()).with_(halo)
 
     def _copy(self, name: str, source: View) -> Join:
         box: Box = source.index.shape

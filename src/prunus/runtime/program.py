@@ -120,9 +120,9 @@ class Program:
         if type(value) is not Tensor or value.dtype is not self._parts.dtype or not value.is_cpu:
             return None
         batch, *sides = shape if (shape := value.shape) else (0,)
-        if tuple(sides) != self._only or not batch or not value.is_contiguous():
+        if tuple(sides) != self._only or not batch or not value.is_contiguous() or value.is_neg():
             return None
-        found = torch.empty((batch, *self._shapes[0]), dtype=self._parts.dtype)
+        found = torch.empty((batch, *self._shapes[0]), dtype=self._parts.dtype, device="cpu")
         self._engine.call(value.data_ptr(), found.data_ptr(), batch)
         return found
 
@@ -132,7 +132,7 @@ class Program:
         batch = tensors[0].shape[0]
         if len(tensors) > 1 and any(tensor.shape[0] != batch for tensor in tensors):
             raise ProgramError(f"inputs must be of one batch size, got {[tensor.shape[0] for tensor in tensors]}")
-        found = [torch.empty((batch, *shape), dtype=self._parts.dtype) for shape in self._shapes]
+        found = [torch.empty((batch, *shape), dtype=self._parts.dtype, device="cpu") for shape in self._shapes]
         if batch:
             inputs, outputs = self._pointers
             self._engine.run(
@@ -184,15 +184,17 @@ class Program:
 
     def _tensor(self, value: Any, name: str, expected: tuple[int, tuple[int, ...]]) -> Tensor:
         if isinstance(value, numpy.ndarray):
-            value = torch.from_numpy(value)
+            value = _from_numpy(value)
         elif not isinstance(value, Tensor):
             raise TypeError(f"input {name!r} must be a tensor or a numpy array, got {type(value).__name__}")
         if value.shape[1:] != expected[1] or value.ndim == 0:
             sides = ", ".join(map(str, expected[1]))
             raise ProgramError(f"input {name!r} must be of the shape (batch, {sides}), got {tuple(value.shape)}")
+        if value.layout != torch.strided:
+            raise ProgramError(f"input {name!r} is {value.layout}; give {name}.to_dense()")
         if value.dtype != self._parts.dtype or value.device.type != "cpu":
             value = self._converted(value, name)
-        found: Tensor = value.contiguous()
+        found: Tensor = value.contiguous().resolve_neg()
         return found
 
     def _converted(self, value: Tensor, name: str) -> Tensor:
@@ -213,3 +215,9 @@ class Program:
         else:
             leaves = iter(found)
         return self._parts.structure.build(leaves)
+
+
+def _from_numpy(array: numpy.ndarray) -> Tensor:
+    """Return an array as a tensor: a copy where PyTorch has no tensor for it as it lies in memory."""
+    plain = array.flags.writeable and array.dtype.isnative and all(stride >= 0 for stride in array.strides)
+    return torch.from_numpy(array if plain else array.astype(array.dtype.newbyteorder("="), copy=True, order="C"))

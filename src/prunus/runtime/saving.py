@@ -13,7 +13,7 @@ from prunus.exported.structure import PLAIN, Structure
 from prunus.runtime import storing, toolchain, tuning
 from prunus.runtime.checking import check
 from prunus.runtime.codegen.numbers import DOUBLE, FLOAT
-from prunus.runtime.compiling import built
+from prunus.runtime.compiling import MOST_THREADS, built, checked_threads
 from prunus.runtime.errors import ProgramError
 from prunus.runtime.program import Parts, Program
 
@@ -53,8 +53,10 @@ def load_program(path: Path | str, *, threads: int | None = None, target: str = 
     Raises:
         FileNotFoundError: there is no such file.
         ProgramError: it holds no program, or a damaged one.
+        ValueError: threads or target are wrong.
         CompileError: it can't be built here.
     """
+    chosen = None if threads is None else checked_threads(threads)
     try:
         tensors, metadata = files.load_with_metadata(path)
     except FileNotFoundError:
@@ -72,7 +74,7 @@ def load_program(path: Path | str, *, threads: int | None = None, target: str = 
         raise ProgramError(f"{str(path)!r} can't be loaded: {error}") from error
     dtype = torch.float64 if told["dtype"] == "float64" else torch.float32
     numbers = DOUBLE if dtype == torch.float64 else FLOAT
-    count = told["threads"] if threads is None else threads
+    count = told["threads"] if chosen is None else chosen
     wanted = toolchain.target(target)
     choice = (
         tuning.measured(net, wanted, numbers, told["batch"], lambda _: None)
@@ -90,8 +92,9 @@ def _told(metadata: dict[str, str]) -> dict[str, Any]:
         raise ProgramError(f"its header can't be read ({error})") from error
     if not isinstance(told, dict) or told.get("format") != _FORMAT:
         raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
-    numbers = (told.get("threads"), told.get("batch"))
-    if told.get("dtype") not in ("float32", "float64") or not all(type(n) is int and 0 < n < 2**31 for n in numbers):
+    limits = {"threads": MOST_THREADS, "batch": 2**31}
+    numbers = all(type(told.get(name)) is int and 0 < told[name] <= most for name, most in limits.items())
+    if told.get("dtype") not in ("float32", "float64") or not numbers:
         raise ProgramError("its header contradicts itself")
     return told
 

@@ -63,7 +63,18 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Net:
         operations = tuple(reader.operation(each) for each in tree["operations"])
         outputs = tuple(reader.value(each) for each in tree["outputs"])
         boxes = {int(number): tuple(map(int, box)) for number, box in tree["boxes"]}
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+    except ProgramError:
+        raise
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        OverflowError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise ProgramError(f"it holds no program: {type(error).__name__}: {str(error)[:200]}") from error
     return Net(inputs, operations, outputs, boxes)  # type: ignore[arg-type]
 

@@ -158,43 +158,27 @@ def cache_folder() -> Path:
     """Return where built programs are kept: ``PRUNUS_CACHE``, else the user's cache folder."""
     given = os.environ.get("PRUNUS_CACHE")
     if given:
-        return Path(given)
+        return Path(given).absolute()  # the loader looks for a bare name elsewhere
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "prunus" / "programs"
 
 
-@dataclass(frozen=True)
-class Library:
-    """A built program, loaded.
-
-    Attributes:
-        handle: its functions.
-        path: its file.
-        cached: whether it had been built before.
-    """
-
-    handle: ctypes.CDLL
-    path: Path
-    cached: bool
-
-
-def build(text: str, wanted: Target) -> Library:
+def build(text: str, wanted: Target) -> ctypes.CDLL:
     """Build C into a library and load it, or load that which was built from the same text before.
 
     Two processes may build the same at once: each writes a file of its own, and puts it in place whole.
 
     Raises:
         MissingCompilerError: there is no compiler.
-        CompileError: the compiler refuses the text, or the cache can't be written.
+        CompileError: the compiler refuses the text, or the cache can't be written or loaded from.
     """
     found = compiler()
     features = ",".join(sorted(_macros(found, wanted.flags)))
-    key = "\0".join([text, found.version, *found.command, *wanted.flags, *_FLAGS, *_own_flags(), features])
+    key = "\0".join([text, found.version, *found.command, *wanted.flags, *_FLAGS, *own_flags(), features])
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
-    cached = path.is_file()
-    if cached:
+    if path.is_file():
         with contextlib.suppress(OSError):  # a damaged file is built anew
-            return Library(ctypes.CDLL(str(path)), path, True)
+            return ctypes.CDLL(str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _compile(text, found, wanted, path)
@@ -202,10 +186,16 @@ def build(text: str, wanted: Target) -> Library:
         raise CompileError(
             f"the cache of programs {str(path.parent)!r} can't be written ({error}); set PRUNUS_CACHE to another folder"
         ) from error
-    return Library(ctypes.CDLL(str(path)), path, False)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CompileError(
+            f"the built program {str(path)!r} can't be loaded ({error}); if no programs may run from that folder, set "
+            "PRUNUS_CACHE to another"
+        ) from error
 
 
-def _own_flags() -> list[str]:
+def own_flags() -> list[str]:
     """Return the flags that the user adds for every C program, as make and its kin do."""
     return shlex.split(os.environ.get("CFLAGS", ""))
 
@@ -215,7 +205,7 @@ def _compile(text: str, found: Compiler, wanted: Target, path: Path) -> None:
         source = Path(folder) / "program.c"
         source.write_text(text, encoding="utf-8")
         built = Path(folder) / f"{secrets.token_hex(4)}.so"
-        flags = (*_FLAGS, *wanted.flags, *_own_flags())
+        flags = (*_FLAGS, *wanted.flags, *own_flags())
         command = [*found.command, *flags, "-o", str(built), str(source), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -87,9 +88,9 @@ def measured(net: Net, target: Target, numbers: Numbers, batch: int, say: Callab
     """
     compiler = toolchain.compiler()
     own = machine().processor
-    key = storing.digest(net, _VERSION, target, numbers, batch, own, compiler)
+    key = storing.digest(net, _VERSION, target, numbers, batch, own, compiler, *toolchain.own_flags())
     remembered = toolchain.cache_folder() / f"{key}.json"
-    found = _read(remembered)
+    found = _read(remembered, net, target, numbers, batch)
     if found is not None:
         return found
     if not net.operations:
@@ -173,7 +174,8 @@ def shares_steps(make: Callable[[bool], Engine], inputs: Sequence[int], outputs:
         inputs: numbers of one sample of each input.
         outputs: likewise.
     """
-    arrays = [torch.zeros(size, dtype=torch.float64) for size in (*inputs, *outputs)]  # large enough for either dtype
+    # large enough for either dtype
+    arrays = [torch.zeros(size, dtype=torch.float64, device="cpu") for size in (*inputs, *outputs)]
     addresses = [array.data_ptr() for array in arrays]
     given = (ctypes.c_void_p * len(inputs))(*addresses[: len(inputs)])
     found = (ctypes.c_void_p * len(outputs))(*addresses[len(inputs) :])
@@ -196,14 +198,23 @@ def _fields(variant: Variant) -> Sequence[object]:
     return variant.rows, variant.tile, variant.width, variant.outer, variant.chains, variant.parts
 
 
-def _read(path: object) -> Choice | None:
-    """Return what was remembered; None where nothing was, or it can't be read."""
+def _read(path: Path, net: Net, target: Target, numbers: Numbers, batch: int) -> Choice | None:
+    """Return what was remembered; None where nothing was, it can't be read, or it is not among what can be chosen."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))  # type: ignore[attr-defined]
-        chosen = {
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        told = {
             (mode, number): Variant(rows, tuple(tile), width, outer, chains, parts)
             for mode, number, rows, tile, width, outer, chains, parts in tree["chosen"]
         }
-        return Choice(tree["block"], chosen, tree["most_single"])
-    except (OSError, ValueError, KeyError, TypeError):
+        block, most_single = int(tree["block"]), int(tree["most_single"])
+        if block not in _blocks(net, target, numbers, batch) or most_single not in range(block):
+            return None
+        chosen = {}
+        for each in plans_for(net, block, target, numbers):
+            for operation in each.net.operations:
+                if isinstance(operation, Contract):
+                    offered, key = _variants(operation, each, target, numbers), (each.mode.name, operation.output)
+                    chosen[key] = offered[offered.index(told[key])]
+        return Choice(block, chosen, most_single)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -133,36 +133,34 @@ class _Kernel:
 
     def _to(self, row: int, place: tuple[int, int, int]) -> str:
         """Return where an output is stored, without pooling."""
-        down, right, channel = self.shape.out_steps
+        return self._beside(row, place, self.shape.out_steps)
+
+    def _beside(self, row: int, place: tuple[int, int, int], steps: tuple[int, int, int]) -> str:
+        """Return where an output lies in an array that has such steps down, to the right, and to the next output."""
+        down, right, channel = steps
+        across = self._step(place, (down, right))
+        return sum_of(times("y", down), times("x", right), times(self._output(row), channel), across)
+
+    def _output(self, row: int) -> str:
         output = sum_of(times("group", self.variant.rows), row)
-        output = f"({output})" if "+" in output else output
-        return sum_of(times("y", down), times("x", right), times(output, channel), self._step(place, (down, right)))
+        return f"({output})" if "+" in output else output
 
     def _finish(self, write: Writer, row: int) -> None:
         """Write what follows the sums of one output: residual, activation, pooling, storing."""
         shape = self.shape
-        output = sum_of(times("group", self.variant.rows), row)
-        output = f"({output})" if "+" in output else output
         for i, place in enumerate(self.places):
             if shape.add_steps is not None:
-                down, right, channel = shape.add_steps
-                start = sum_of(
-                    times("y", down), times("x", right), times(output, channel), self._step(place, (down, right))
-                )
+                start = self._beside(row, place, shape.add_steps)
                 write(f"{self._sum(row, i)} += *(const {self.memory} *)(add + {start});")
             if shape.activation is not None:
                 write(f"{self._sum(row, i)} = {self.needs.call(shape.activation, self._sum(row, i), self.width)};")
-        down, right, channel = shape.out_steps
         if shape.pool is None:
             for i, place in enumerate(self.places):
-                start = sum_of(
-                    times("y", down), times("x", right), times(output, channel), self._step(place, (down, right))
-                )
-                write(f"*({self.memory} *)(out + {start}) = {self._masked(self._sum(row, i), place)};")
+                write(f"*({self.memory} *)(out + {self._to(row, place)}) = {self._masked(self._sum(row, i), place)};")
         elif self.single:
-            self._pool_row(write, row, output)
+            self._pool_row(write, row)
         else:
-            self._pool_block(write, row, output)
+            self._pool_block(write, row)
 
     def _masked(self, value: str, place: tuple[int, int, int]) -> str:
         """Return a vector with zeros beyond the row's end, where zeros have to be."""
@@ -173,7 +171,7 @@ class _Kernel:
         limit = f"({self.needs.numbers.whole})({self.shape.masked} - ({here}))"
         return f"({self.vec})((mask{self.width}){value} & ((mask{self.width}){{{lanes}}} < {limit}))"
 
-    def _pool_block(self, write: Writer, row: int, output: str) -> None:
+    def _pool_block(self, write: Writer, row: int) -> None:
         assert self.shape.pool is not None
         function, height, width = self.shape.pool
         down, right, channel = self.shape.out_steps
@@ -186,10 +184,12 @@ class _Kernel:
                         for j in range(width)
                     ]
                     step = y // height * down + x // width * right + lane * self.width
-                    start = sum_of(f"y / {height} * {down}", f"x / {width} * {right}", times(output, channel), step)
+                    start = sum_of(
+                        f"y / {height} * {down}", f"x / {width} * {right}", times(self._output(row), channel), step
+                    )
                     write(f"*({self.memory} *)(out + {start}) = {self._pooled(function, window)};")
 
-    def _pool_row(self, write: Writer, row: int, output: str) -> None:
+    def _pool_row(self, write: Writer, row: int) -> None:
         """Pool down in vectors, then across number by number."""
         assert self.shape.pool is not None
         function, height, width = self.shape.pool
@@ -204,7 +204,9 @@ class _Kernel:
                 limit = self.shape.grid[1] // width
                 write(f"const long room = {limit} - x / {width};")
                 write(f"const long count = room < {columns // width} ? room : {columns // width};")
-                start = sum_of(f"(y / {height} + {y // height}) * {down}", f"x / {width}", times(output, channel))
+                start = sum_of(
+                    f"(y / {height} + {y // height}) * {down}", f"x / {width}", times(self._output(row), channel)
+                )
                 write(f"real *to = out + {start};")
                 inner = f"line[i * {width}]"
                 for j in range(1, width):

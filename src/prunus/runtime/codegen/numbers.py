@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -38,15 +40,9 @@ class Numbers:
             return "NAN"
         if value in (float("inf"), float("-inf")):
             return "INFINITY" if value > 0 else "-INFINITY"
-        rounded = value if self.bytes == 8 else _float32(value)
+        rounded = value if self.bytes == 8 else float(numpy.float32(value))
         text = f"{rounded:.{self.digits}g}"
         return text + ("" if re.search(r"[.e]", text) else ".0") + self.suffix
-
-
-def _float32(value: float) -> float:
-    import numpy
-
-    return float(numpy.float32(value))
 
 
 FLOAT = Numbers("float", "int32_t", 4, "f", 9)
@@ -57,7 +53,7 @@ SCALARS = {
     "relu": "x < 0 ? 0 : x",
     "relu6": "x < 0 ? 0 : x > 6 ? 6 : x",
     "leaky_relu": "x > 0 ? x : x * a",
-    "clamp": "x < a ? a : x > b ? b : x",
+    "clamp": "x < a ? (a < b ? a : b) : x > b ? b : x",
     "sigmoid": "1 / (1 + exp{f}(-x))",
     "tanh": "tanh{f}(x)",
     "silu": "x / (1 + exp{f}(-x))",

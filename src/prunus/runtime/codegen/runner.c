@@ -147,9 +147,6 @@ static void prunus_share(prunus_work work, void *argument, long parts) {
     pthread_mutex_unlock(&prunus_pool.taken);
 }
 
-/* Numbers of a workspace for one thread. */
-long prunus_workspace(void) { return WORKSPACE; }
-
 /* Compute a batch. */
 void prunus_run(const prunus_context *context, const real *const *inputs, real *const *outputs, long batch) {
     const long blocks = batch / BLOCK, left = batch % BLOCK, threads = context->threads;

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import numpy
 
 from prunus.runtime.codegen.numbers import COMBINED
-from prunus.runtime.codegen.writing import Constants, Needs, Writer, sum_of, times
+from prunus.runtime.codegen.writing import Constants, Needs, Writer, counters, sum_of, times
 from prunus.runtime.layout import Nest, nest
 from prunus.runtime.net import Combine, Indices, Join, Map, Normalize, Operation, Pointwise, Pool, Reduce, View, Windows
 from prunus.runtime.planning import Plan
-
-_COUNTERS = "ijklmnopqrs"
 
 
 @dataclass
@@ -246,7 +244,7 @@ class Emitter:
         With `numbers`, the last addresses are places in that array of constants.
         """
         found = nest(addresses)
-        names = list(_COUNTERS[: len(found.counts)])
+        names = counters(len(found.counts))
         with write.block(""):
             write(self._share(found.counts[0]))
             with (

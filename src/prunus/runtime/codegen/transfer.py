@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy
 
-from prunus.runtime.codegen.writing import Needs, Writer, sum_of, times
+from prunus.runtime.codegen.writing import Needs, Writer, counters, sum_of, times
 from prunus.runtime.layout import Nest, nest
 from prunus.runtime.net import Indices, View
 from prunus.runtime.planning import Plan
@@ -57,7 +57,7 @@ def load(plan: Plan, needs: Needs) -> str:
             with write.block(""):
                 write(f"const real *from = inputs[{place}] + sample * {size};")
                 if mode.single:
-                    with write.loops(_names(found), found.counts):
+                    with write.loops(counters(len(found.counts)), found.counts):
                         write(f"work[{_at(found, 0)}] = from[{_at(found, 1)}];")
                 else:
                     _block(write, plan, needs, found, size, into=True)
@@ -83,7 +83,7 @@ def store(plan: Plan, needs: Needs) -> str:
             with write.block(""):
                 write(f"real *to = outputs[{place}] + sample * {size};")
                 if mode.single:
-                    with write.loops(_names(found), found.counts):
+                    with write.loops(counters(len(found.counts)), found.counts):
                         write(f"to[{_at(found, 1, names)}] = work[{_at(found, 0, names)}];")
                 else:
                     _block(write, plan, needs, found, size, into=False, tables=names)
@@ -105,7 +105,7 @@ def _block(
         with write.block(f"if (SQUARES{width} && count == {mode.block})"):
             _squares(write, plan, found, size, into, tables)
         write("else")
-    with write.loops(_names(found), found.counts):
+    with write.loops(counters(len(found.counts)), found.counts):
         ours, theirs = _at(found, 0, tables), _at(found, 1, tables)
         if into:
             write(f"real *to = work + {ours};", f"const real *const element = from + {theirs};")
@@ -116,7 +116,7 @@ def _block(
 
 
 def _squares(write: Writer, plan: Plan, found: Nest, size: int, into: bool, tables: Sequence[str]) -> None:
-    mode, names = plan.mode, _names(found)
+    mode, names = plan.mode, counters(len(found.counts))
     width, run, last = mode.vector, found.counts[-1], names[-1]
     vec, loose = f"vec{width}", f"loose{width}"
     square = f"for (long {last}_square = 0; {last}_square < {-(-run // width)}; ++{last}_square)"
@@ -138,12 +138,8 @@ def _squares(write: Writer, plan: Plan, found: Nest, size: int, into: bool, tabl
                 write(f"{each} *({loose} *)({there}) = rows[row];")
 
 
-def _names(found: Nest) -> list[str]:
-    return list("ijklmnop"[: len(found.counts)])
-
-
 def _at(found: Nest, buffer: int, tables: Sequence[str] = ()) -> str:
-    names = _names(found)
+    names = counters(len(found.counts))
     table = "" if found.tables is None else f"{tables[buffer]}[{names[0]}]"
     return sum_of(found.bases[buffer], table, *(times(n, s) for n, s in zip(names, found.strides[buffer], strict=True)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,16 +56,11 @@ class Writer:
 
     @contextmanager
     def loops(self, names: Iterable[str], counts: Iterable[int]) -> Iterator[None]:
-        """Write loops around what is written inside; one that runs once is a constant."""
-        depth = 0
-        for name, count in zip(names, counts, strict=True):
-            self(f"for (long {name} = 0; {name} < {count}; ++{name}) {{")
-            self.depth += 1
-            depth += 1
-        yield
-        for _ in range(depth):
-            self.depth -= 1
-            self("}")
+        """Write loops around what is written inside, the first name's outermost."""
+        with ExitStack() as stack:
+            for name, count in zip(names, counts, strict=True):
+                stack.enter_context(self.block(f"for (long {name} = 0; {name} < {count}; ++{name})"))
+            yield
 
     def text(self) -> str:
         """Return what was written."""
@@ -87,6 +82,15 @@ class Needs:
         self.functions |= {(pointwise.function, width), (pointwise.function, 1)}
         constants = "".join(f", {self.numbers.constant(value)}" for value in pointwise.constants)
         return f"{pointwise.function}{width}({argument}{constants})"
+
+
+def counters(count: int) -> list[str]:
+    """Return names for the counters of so many nested loops, from the outermost.
+
+    >>> counters(3)
+    ['i', 'j', 'k']
+    """
+    return [*"ijklmnop", *(f"i{place}" for place in range(8, count))][:count]
 
 
 def sum_of(*terms: str | int) -> str:

@@ -74,6 +74,8 @@ def joined(reader: Reader, call: Call) -> Activation:
     target[places.reshape(-1)] = torch.arange(starts[-1])
     pieces: list[tuple[View | Numbers, Any]] = []
     for each, start, stop in zip(given, starts, starts[1:], strict=False):
+        if start == stop:
+            continue
         where = target[start:stop].reshape(2, -1)[0].numpy()
         piece = reader.view(call, each) if isinstance(each, Activation) else numbers_of(each[0])
         pieces.append(_flat(piece, where))

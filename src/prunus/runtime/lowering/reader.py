@@ -97,8 +97,8 @@ class Reader:
             elif node.op == "call_function":
                 self.values[node] = self._operation(node)
             elif node.op == "output":
-                found = [each for each in pytree.tree_leaves(node.args[0]) if isinstance(each, fx.Node)]
-                outputs = [self._output(self.values[each]) for each in found]
+                found = pytree.tree_leaves(node.args[0])
+                outputs = [self._output(self.values[each] if isinstance(each, fx.Node) else each) for each in found]
         return Net(inputs, tuple(self.operations), tuple(outputs), self.boxes)
 
     def view(self, call: Call, activation: Activation) -> View:
@@ -148,6 +148,8 @@ class Reader:
                 "the model behind the embedding"
             )
         shape = tuple(tensor.shape[1:])
+        if 0 in shape:
+            raise CompileError(f"a sample of the input {name!r} has the shape {shape}, so there is nothing to compute")
         number, box = self.next_value(), box_of(shape)
         self.boxes[number] = box
         self.values[node] = self._activation(View(number, whole(number, box).index.reshape(shape)))
