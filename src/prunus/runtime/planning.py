@@ -22,32 +22,16 @@ from prunus.runtime.net import (
     View,
     Windows,
     box_of,
-    views_of,
     whole,
 )
-
-# Workspaces begin at, and slots are multiples of, so many bytes: a cache line.
-ALIGNMENT = 64
+from prunus.runtime.slots import placed
+from prunus.runtime.taps import Taps, halo_of, plane, reach, step_along, steps_fit, taps_of
 
 # Addresses have 32 bits: in tables, and where an offset becomes numbers.
 _MOST_NUMBERS = 1 << 31
 
 # A kernel holds all outputs of a window in registers: more than so many would not fit.
 _MOST_POOLED = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Taps:
-    """What a contraction reads for each of its weights.
-
-    Attributes:
-        offsets: (channels, kernel height, kernel width): what the output in the corner reads, in numbers from the
-            beginning of the source's value.
-        steps: numbers from there for the next output below and to the right.
-    """
-
-    offsets: Indices
-    steps: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +74,14 @@ def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
     operations = [each for operation in net.operations for each in planner.prepared(operation)]
     arranged = replace(net, operations=tuple(operations), boxes=planner.boxes)
     layouts = {number: layout(box, planner.halos.get(number, Halo()), mode) for number, box in planner.boxes.items()}
-    places, size = _placed(arranged, layouts, mode, number_bytes, start)
+    places, size = placed(arranged, layouts, mode, number_bytes, start)
     if size >= _MOST_NUMBERS:
         raise CompileError(
             f"what the model computes takes {size:,} numbers for {mode.block} samples, more than the {_MOST_NUMBERS:,} "
             "that a program can address; compile it for smaller inputs, or in parts"
         )
     taps = {
-        operation.output: _taps(operation, layouts[operation.source.value], planner.splits.get(operation.output))
+        operation.output: taps_of(operation, layouts[operation.source.value], planner.splits.get(operation.output))
         for operation in operations
         if isinstance(operation, Contract)
     }
@@ -148,7 +132,7 @@ class _Planner:
             before.append(copy)
             contract = replace(contract, source=whole(copy.output, copy.box))
         if contract.output not in self.splits:
-            self._demand(contract.source.value, _halo(contract))
+            self._demand(contract.source.value, halo_of(contract))
             self._keep_dense(contract.source, contract)
         if contract.residual is not None and not self._rows(contract.residual, contract):
             copy = self._copy(contract.name, contract.residual)
@@ -164,13 +148,13 @@ class _Planner:
         _, height, width = index.shape
         value = contract.source.value
         _, rows, columns = self.boxes[value]
-        grid = index[:, :1, :1] + _plane(height, width, _step(index, 1), _step(index, 2))
+        grid = index[:, :1, :1] + plane(height, width, step_along(index, 1), step_along(index, 2))
         if not bool((grid == index).all()):
             return False
         aligned = height == rows and width == columns and bool((index[:, 0, 0] % (rows * columns) == 0).all())
-        inside = _steps_fit(index, rows, columns)
-        if _halo(contract):
-            own = (width == 1 or _step(index, 2) == 1) and (height == 1 or _step(index, 1) == columns)
+        inside = steps_fit(index, rows, columns)
+        if halo_of(contract):
+            own = (width == 1 or step_along(index, 2) == 1) and (height == 1 or step_along(index, 1) == columns)
             return aligned and own and value not in self.dense
         return inside and (not self._in_vectors(contract) or self._neighbours(contract.source))
 
@@ -183,10 +167,10 @@ class _Planner:
         width, columns = view.index.shape[2], self.boxes[view.value][2]
         if width == 1:
             return True
-        beside = _step(view.index, 2) == 1
+        beside = step_along(view.index, 2) == 1
         if columns == 1:
             return beside and view.value not in self.halos
-        return beside and _step(view.index % columns, 2) == 1
+        return beside and step_along(view.index % columns, 2) == 1
 
     def _keep_dense(self, view: View, contract: Contract) -> None:
         """Remember where rows of one element each are read as one row: then there must be no zeros between them."""
@@ -198,17 +182,17 @@ class _Planner:
         channels, height, width = residual.index.shape
         _, rows, columns = self.boxes[residual.value]
         index = residual.index
-        grid = index[:, :1, :1] + _plane(height, width, _step(index, 1), _step(index, 2))
-        step = _step(index, 0)
+        grid = index[:, :1, :1] + plane(height, width, step_along(index, 1), step_along(index, 2))
+        step = step_along(index, 0)
         even = bool((index[:, 0, 0] == index[0, 0, 0] + step * numpy.arange(channels)).all())
-        regular = bool((grid == index).all()) and even and _steps_fit(index, rows, columns)
+        regular = bool((grid == index).all()) and even and steps_fit(index, rows, columns)
         regular = regular and (channels == 1 or step % (rows * columns) == 0)
         return regular and (not self._in_vectors(contract) or self._neighbours(residual))
 
     def _regular(self, view: View) -> bool:
         """Tell whether rows and columns of a view are equal steps in memory."""
         index, (_, rows, columns) = view.index, self.boxes[view.value]
-        return _steps_fit(index, rows, columns)
+        return steps_fit(index, rows, columns)
 
     def _alike(self, view: View) -> bool:
         """Tell whether the elements of each row of (rows, elements) lie alike, counted from the row's first."""
@@ -273,9 +257,9 @@ class _Planner:
                 end = target[rest, :, :, part.shape[2] :]
                 pieces.append((numpy.zeros(end.shape), end))
         number = self._new(box)
-        halo, reach = _halo(contract), _reach(contract)
+        halo, reached = halo_of(contract), reach(contract)
         first = -(contract.padding[1] // -step) if contract.padding[1] else 0
-        last = (reach[1] - contract.padding[1]) // step + contract.grid[1] - 1
+        last = (reached[1] - contract.padding[1]) // step + contract.grid[1] - 1
         self._demand(number, Halo(halo.top, halo.bottom, first, max(0, last - columns + 1)))
         self.splits[contract.output] = step
         return Join(f"{contract.name} (columns)", number, box, tuple(pieces)), replace(
@@ -286,104 +270,3 @@ class _Planner:
         self.boxes[self._next] = box
         self._next += 1
         return self._next - 1
-
-
-def _plane(height: int, width: int, down: int, right: int) -> Indices:
-    found: Indices = (numpy.arange(height) * down)[:, None] + numpy.arange(width) * right
-    return found[None]
-
-
-def _step(index: Indices, dim: int) -> int:
-    if index.shape[dim] < 2:
-        return 0
-    return int(index.take(1, dim).flat[0] - index.take(0, dim).flat[0])
-
-
-def _steps_fit(index: Indices, rows: int, columns: int) -> bool:
-    """Tell whether equal steps of places are equal steps in memory, where rows and channels may have gaps between."""
-    flat = index.reshape(len(index), -1)
-    channel, rest = numpy.divmod(flat, rows * columns)
-    row, column = numpy.divmod(rest, columns)
-    for part in (channel, row, column):
-        grid = part.reshape(index.shape)
-        plane = _plane(index.shape[1], index.shape[2], _step(grid, 1), _step(grid, 2))
-        if not bool((grid == grid[:, :1, :1] + plane).all()):
-            return False
-    return True
-
-
-def _reach(contract: Contract) -> tuple[int, int]:
-    """Return how far down and right of its first the last weight of a kernel reads."""
-    height, width = contract.weight.shape[2:]
-    return contract.dilation[0] * (height - 1), contract.dilation[1] * (width - 1)
-
-
-def _halo(contract: Contract) -> Halo:
-    """Return the zeros that a convolution reads around its source."""
-    beyond = [
-        (outputs - 1) * step + reach - pad - (side - 1)
-        for outputs, step, reach, pad, side in zip(
-            contract.grid,
-            contract.stride,
-            _reach(contract),
-            contract.padding,
-            contract.source.index.shape[1:],
-            strict=True,
-        )
-    ]
-    return Halo(contract.padding[0], max(beyond[0], 0), contract.padding[1], max(beyond[1], 0))
-
-
-def _taps(contract: Contract, found: Layout, split: int | None) -> Taps:
-    height, width = contract.weight.shape[2:]
-    down = numpy.arange(height)[:, None] * contract.dilation[0] - contract.padding[0]
-    right = numpy.arange(width) * contract.dilation[1] - contract.padding[1]
-    if split is not None:
-        index = contract.source.index  # (remainder, channels, height, columns)
-        starts = found.addresses(index[:, :, 0, 0])[right % split].T[:, None, :]
-        offsets = starts + (down * found.pitch + right // split) * found.block
-        return Taps(offsets, (contract.stride[0] * found.pitch * found.block, found.block))
-    addresses = found.addresses(contract.source.index)
-    steps = _step(addresses, 1), _step(addresses, 2)
-    if _halo(contract):
-        steps = found.pitch * found.block, found.block
-    offsets = addresses[:, :1, :1] + down * steps[0] + right * steps[1]
-    return Taps(offsets, (contract.stride[0] * steps[0], contract.stride[1] * steps[1]))
-
-
-def _placed(
-    net: Net, layouts: dict[int, Layout], mode: Mode, number_bytes: int, start: int
-) -> tuple[dict[int, int], int]:
-    """Give each value a slot of the workspace, which it shares with values of the same layout that live at other times.
-
-    Where there are zeros around, only values laid out alike share: nobody writes the zeros again.
-    """
-    unit = ALIGNMENT // number_bytes
-    last = {view.value: step for step, each in enumerate(net.operations) for view in views_of(each)}
-    last |= {view.value: len(net.operations) for view in net.outputs}
-    free: dict[object, list[int]] = {}
-    places: dict[int, int] = {}
-    # a vector may be read beyond either end of a value: singly, rows are read whole
-    top = unit * -(-(start + mode.vector) // unit)
-
-    def key(number: int) -> object:
-        found = layouts[number]
-        return found if found.halo else -(-(found.size + mode.vector) // unit)
-
-    def place(number: int) -> None:
-        nonlocal top
-        waiting = free.setdefault(key(number), [])
-        if waiting:
-            places[number] = waiting.pop()
-            return
-        places[number] = top
-        top += unit * -(-(layouts[number].size + mode.vector) // unit)
-
-    for number, _ in net.inputs.values():
-        place(number)
-    for step, operation in enumerate(net.operations):
-        place(operation.output)
-        for number in {view.value for view in views_of(operation)} | {operation.output}:
-            if last.get(number, step) == step:
-                free[key(number)].append(places[number])
-    return places, top

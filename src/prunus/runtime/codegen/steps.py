@@ -13,6 +13,7 @@ from prunus.runtime.codegen.writing import Constants, Needs, Writer, counters, s
 from prunus.runtime.layout import Nest, nest
 from prunus.runtime.net import Combine, Indices, Join, Map, Normalize, Operation, Pointwise, Pool, Reduce, View, Windows
 from prunus.runtime.planning import Plan
+from prunus.runtime.taps import step_along
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Emitter:
 
     def _pool(self, write: Writer, operation: Pool) -> None:
         source = self.plan.addresses(operation.source)
-        down, right = (_step(source, dim) for dim in (1, 2))
+        down, right = (step_along(source, dim) for dim in (1, 2))
         outputs = self._out(operation)
         corners = numpy.broadcast_to(source[:, :1, :1], outputs.shape)
         index = numpy.arange(outputs.size, dtype=numpy.int64).reshape(outputs.shape)
@@ -127,7 +128,7 @@ class Emitter:
     ) -> Iterator[tuple[str, str]]:
         """Loop over channels, rows and columns of an output (y, x) and give where it and the source's channel lie."""
         outputs, corners, _ = addresses
-        steps = [_step(outputs, dim) for dim in range(3)]
+        steps = [step_along(outputs, dim) for dim in range(3)]
         channels = corners[:, 0, 0]
         even = len(channels) < 2 or bool((numpy.diff(channels) == channels[1] - channels[0]).all())
         write(self._share(box[0]))
@@ -301,9 +302,3 @@ class Emitter:
 
     def _splat(self, value: str) -> str:
         return value if self.width == 1 else f"splat{self.width}({value})"
-
-
-def _step(addresses: Indices, dim: int) -> int:
-    if addresses.shape[dim] < 2:
-        return 0
-    return int(addresses.take(1, dim).flat[0] - addresses.take(0, dim).flat[0])
