@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
+from prunus.graph import trace
 from prunus.runtime import ProgramError, storing
 from prunus.runtime.checking import check
+from prunus.runtime.lowering import lower
 from zoo import ZOO
 
 
@@ -202,3 +204,14 @@ def _put(tree: object, path: tuple[object, ...], value: object) -> None:
     for key in path[:-1]:
         tree = tree[key]  # type: ignore[index]
     tree[path[-1]] = value  # type: ignore[index]
+
+
+@pytest.mark.parametrize("base", [-1, 10**6])
+@pytest.mark.parametrize("place", ["output", "operation"])
+def test_a_view_that_reaches_outside_of_its_value_is_refused(base: int, place: str) -> None:
+    net = lower(trace(nn.Linear(4, 3).eval(), torch.randn(2, 4)))
+    told, tensors = storing.encode(net)
+    view = told["outputs"][0] if place == "output" else told["operations"][0]["source"]
+    view["index"]["base"] = base
+    with pytest.raises(ProgramError, match="reads outside of a value"):
+        check(storing.decode(json.loads(json.dumps(told)), tensors))
