@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,8 +13,10 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from prunus.exported.regions import flatten_in_place
 from prunus.forward import undisturbed
 from prunus.targets import unwrap
+from prunus.tracing import tracing
 
 # A tensor, several in order, or several by the name of the forward's argument.
 ExampleInputs: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
@@ -70,15 +69,15 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    args, kwargs = call_arguments(example_inputs)
     inner = unwrap(model)
-    with undisturbed(inner), _quietly(), torch.no_grad():
+    with tracing(), undisturbed(inner):
+        args, kwargs = call_arguments(example_inputs)
         try:
             shapes = _free_batch(inner, args, kwargs)
             program = torch.export.export(inner, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
             raise GraphError(_why(inner, args, kwargs, error)) from error
-    _inline(program)
+    flatten_in_place(program)
     kinds = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
     specs = program.graph_signature.input_specs
     tensors = {spec.arg.name: str(spec.target) for spec in specs if spec.kind in kinds}
@@ -120,6 +119,7 @@ def _free_batch(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Te
 
 
 def _at_least(value: Tensor, least: int) -> Tensor:
+    value = value.clone() if value.is_inference() else value
     times = -(-least // value.shape[0])
     return value.detach() if times <= 1 else value.detach().repeat(times, *(1 for _ in value.shape[1:]))
 
@@ -171,46 +171,3 @@ def _frames(error: BaseException) -> list[str]:
         found.append(f"{code.co_filename}:{trace_.tb_lineno} in {code.co_name}")
         trace_ = trace_.tb_next
     return [frame for frame in found if "/prunus/" not in frame]
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Trace without torch's warnings, and without the fused attention that hides its parts from the graph."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-def _inline(program: ExportedProgram) -> None:
-    """Put the bodies of grad-mode and autocast regions in their place: they compute the same without."""
-    for node in list(program.graph.nodes):
-        if node.op == "call_function" and str(node.target) in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
-            outputs = _copied(program, node)
-            for user in list(node.users):
-                user.replace_all_uses_with(outputs[user.args[1]])
-                program.graph.erase_node(user)
-            program.graph.erase_node(node)
-
-
-def _copied(program: ExportedProgram, region: fx.Node) -> Any:
-    """Copy what a region computes before it, and return the copies of its outputs."""
-    at = next(index for index, arg in enumerate(region.args) if isinstance(arg, fx.Node) and arg.op == "get_attr")
-    body: fx.GraphModule = getattr(program.graph_module, region.args[at].target)  # type: ignore[union-attr, arg-type]
-    placeholders = [node for node in body.graph.nodes if node.op == "placeholder"]
-    copies: dict[fx.Node, Any] = dict(zip(placeholders, region.args[at + 1 :], strict=True))
-    outputs: Any = ()
-    with program.graph.inserting_before(region):
-        for node in body.graph.nodes:
-            if node.op == "output":
-                outputs = fx.map_arg(node.args[0], copies.__getitem__)
-            elif node.op != "placeholder":
-                copies[node] = program.graph.node_copy(node, copies.__getitem__)
-    return outputs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import keyword
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import SymInt, Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from prunus.exported import regions
 from prunus.exported.parts import Parts
 from prunus.exported.source import FLAG
 from prunus.exported.structure import Input, Signature, Structure, all_names
@@ -22,8 +22,6 @@ _HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _CHECKS = ("aten._assert", "aten.sym_constrain_range")
 # The names that PyTorch's layers give to the argument that tells training from evaluation.
 _FLAG_ARGUMENTS = ("training", "train", "use_input_stats")
-
-Environment = dict[fx.Node, Any]
 
 
 def parts(program: ExportedProgram) -> Parts:
@@ -49,8 +47,10 @@ class _Builder:
 
     def build(self, program: ExportedProgram) -> None:
         _refuse(program)
-        known: Environment = {}
-        placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+        graph = regions.flatten(program)
+        _refuse_calls(graph)
+        known: dict[fx.Node, fx.Node] = {}
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         specs = program.graph_signature.input_specs
         given = [spec.kind == InputKind.USER_INPUT for spec in specs]
         for node in itertools.compress(placeholders, given):
@@ -59,54 +59,12 @@ class _Builder:
             if spec.kind in _HELD:
                 made = self.graph.create_node("get_attr", str(spec.target), name=node.name)
                 known[node] = self._copy_meta(made, node)
-        outputs = self._add(program.graph_module, known)
-        self.graph.output(tuple(outputs))
-        self.graph.eliminate_dead_code()
-
-    def _add(self, module: fx.GraphModule, known: Environment) -> Any:
-        """Add a graph's calls and return its outputs; regions that only switch a mode are laid flat."""
-        for node in module.graph.nodes:
-            if node.op == "output":
-                return fx.map_arg(node.args[0], lambda used: known[used])
-            if node.op == "get_attr" and isinstance(_attribute(module, node), fx.GraphModule):
-                continue
-            if node.op in ("call_module", "call_method", "get_attr"):
-                raise ValueError(f"the program can't be made a flat graph: it holds the {node.op} {node.target}")
-            if node.op != "call_function" or str(node.target).startswith(_CHECKS):
-                continue
-            if isinstance(node.target, torch._ops.HigherOrderOperator):
-                known[node] = self._region(module, node, known)
-            elif node.target is operator.getitem and isinstance(known[node.args[0]], tuple):  # of a region's results
-                known[node] = known[node.args[0]][node.args[1]]
-            else:
-                known[node] = self.graph.node_copy(node, lambda used: known[used])
+        for node in graph.nodes:
+            if node.op == "call_function" and not str(node.target).startswith(_CHECKS):
+                known[node] = self.graph.node_copy(node, known.__getitem__)
                 self._follow_training(known[node])
-        raise AssertionError("a graph ends in its outputs")
-
-    def _region(self, module: fx.GraphModule, node: fx.Node, known: Environment) -> Any:
-        name = str(node.target)
-        place = next((i for i, used in enumerate(node.args) if isinstance(used, fx.Node)), None)
-        body = None if place is None else _attribute(module, node.args[place])
-        switches = name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and not node.args[2])
-        if not switches or place is None or not isinstance(body, fx.GraphModule):
-            raise ValueError(
-                f"the program can't be made a flat graph: it holds a region of the kind {name!r}; the model must not "
-                "use control flow or switch autocast on in its forward"
-            )
-        arguments = [fx.map_arg(used, lambda inner: known[inner]) for used in node.args[place + 1 :]]
-        inner = [used for used in body.graph.nodes if used.op == "placeholder"]
-        results = tuple(self._add(body, dict(zip(inner, arguments, strict=True))))
-        if name == "wrap_with_set_grad_enabled" and not node.args[0]:
-            return tuple(self._detached(result) for result in results)
-        return results
-
-    def _detached(self, result: Any) -> Any:
-        """Let no gradient through, as in the model: what it computed without gradients stays so in training."""
-        is_tensor = isinstance(result, fx.Node) and isinstance(result.meta.get("val"), Tensor)
-        if not is_tensor:
-            return result
-        made = self.graph.create_node("call_function", torch.ops.aten.detach.default, (result,))
-        return self._copy_meta(made, result)
+        self.graph.output(fx.map_arg(next(iter(reversed(graph.nodes))).args[0], known.__getitem__))
+        self.graph.eliminate_dead_code()
 
     def _follow_training(self, node: fx.Node) -> None:
         """Put the training flag of the module it is in where an operation was told that it evaluates."""
@@ -156,13 +114,17 @@ def _refuse(program: ExportedProgram) -> None:
             )
 
 
-def _attribute(module: fx.GraphModule, node: Any) -> Any:
-    if not isinstance(node, fx.Node) or node.op != "get_attr":
-        return None
-    found: Any = module
-    for part in str(node.target).split("."):
-        found = getattr(found, part, None)
-    return found
+def _refuse_calls(graph: fx.Graph) -> None:
+    regions.refuse_unsaid(graph)
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise ValueError(
+                f"the program can't be made a flat graph: it holds a region of the kind {str(node.target)!r}; the "
+                "model must not use control flow in its forward"
+            )
+    for node in graph.nodes:
+        if node.op in ("call_module", "call_method", "get_attr"):
+            raise ValueError(f"the program can't be made a flat graph: it holds the {node.op} {node.target}")
 
 
 def _signature(program: ExportedProgram) -> Signature:
