@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
 from torch import nn
 
+from prunus.copying import copy_model
 from prunus.forward import Inputs, batch_of, check_inputs, undisturbed, unique_parameters
 from prunus.latency.clock import check_numbers, interleaved, threads_set
 from prunus.latency.runtimes import PRUNUS, TORCH, Batch, Call, LeftOutError, Subject, check_runtimes, ready
@@ -93,7 +93,7 @@ def _pruned(
         raise ValueError(f"sparsities must rise within [0, 1), such as {SPARSITIES}, got {tuple(sparsities)}")
     copies: dict[float, nn.Module] = {}
     for sparsity in given:
-        copies[sparsity] = copy.deepcopy(model)
+        copies[sparsity] = copy_model(model)
         if sparsity:
             try:
                 prune(copies[sparsity], sparsity, include=include, exclude=exclude)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from prunus import models
+from prunus.copying import copy_model
 from prunus.models.catalogue import check_arguments
 from prunus.recipe import TrainingSection
 
@@ -41,7 +41,7 @@ def make(road: Road, dense: nn.Module, finetuned: nn.Module, trained: str) -> di
         "dense-longer",
         folder,
         road.made_from(trained, *extra),
-        copy.deepcopy(dense),
+        copy_model(dense),
         _phases(road, "dense-longer", folder, extra),
     )
     num_nonzero = sum(int(torch.count_nonzero(parameter)) for parameter in finetuned.parameters())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.channels import ChannelError, Channels
 from prunus.channels.families import Family, families
+from prunus.copying import copy_model
 from prunus.coupling import Coupling, couple
 from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
@@ -149,7 +149,7 @@ def explain(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     masked = unwrap(model)
     if masks is not None:
-        masked = copy.deepcopy(masked)
+        masked = copy_model(masked)
         Masks(masks).apply(masked)
     found = _Found.of(masked, example_inputs, include, exclude, round_to, min_kept)
     kept, _ = removable(found.coupling)

@@ -5,7 +5,6 @@ prunus.export(model, "model.onnx", example_inputs)
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus import extras, files, onnx_runtime
+from prunus.copying import copy_model
 from prunus.exported import ExportedModule
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
@@ -306,7 +306,7 @@ def _on_cpu(model: nn.Module) -> nn.Module:
     if devices_of(model) <= {torch.device("cpu")}:
         return model
     with undisturbed(model):
-        return copy.deepcopy(model).cpu()
+        return copy_model(model).cpu()
 
 
 def _advice(model: nn.Module) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import importlib
 import json
 import os
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from prunus import models
+from prunus.copying import copy_model
 from prunus.registry import unknown_name
 
 
@@ -45,7 +45,7 @@ def create(source: str, arguments: Mapping[str, Any] | None = None) -> nn.Module
         if arguments:
             given = ", ".join(arguments)
             raise FactoryError(f"{source!r} is a model, not a factory, so it takes no arguments; got {given}")
-        return copy.deepcopy(found)
+        return copy_model(found)
     if not callable(found):
         kind = type(found).__name__
         raise TypeError(f"{source!r} is of type {kind}; expected a function or class that makes a model")

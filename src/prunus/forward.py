@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from prunus.copying import own_attributes, without_computed
 from prunus.targets import unwrap
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -102,15 +103,41 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode for a while, with copies for buffers, and restore all of it after.
 
     Every module's training flag, every buffer (copies take their place meanwhile, so that the originals are not
-    even touched) and the random state of the processor and of the model's devices come back as they were.
+    even touched), what its class keeps as attributes, such as results of an earlier forward, and the random state of
+    the processor and of the model's devices come back as they were.
     """
+    with without_computed(model), _attributes_restored(model), _in_eval_mode(model):
+        yield
+
+
+@contextlib.contextmanager
+def _attributes_restored(model: nn.Module) -> Iterator[None]:
+    """Restore attributes and what lies in their lists and dicts: a trace would leave tensors of its own there."""
+    before = [(module, own_attributes(module)) for module in model.modules()]
+    contents = [
+        (value, value.copy()) for _, own in before for value in own.values() if isinstance(value, (dict, list, set))
+    ]
+    try:
+        yield
+    finally:
+        for module, own in before:
+            vars(module).update(own)
+            for name in own_attributes(module).keys() - own.keys():
+                del vars(module)[name]
+        for value, content in contents:
+            value.clear()
+            value.extend(content) if isinstance(value, list) else value.update(content)
+
+
+@contextlib.contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     training = [module.training for module in modules]
     buffers = [dict(module._buffers) for module in modules]
     copies = {id(buffer): buffer.detach().clone() for held in buffers for buffer in held.values() if buffer is not None}
     cuda = [device for device in devices_of(model) if device.type == "cuda"]
     try:
-        model.eval()
+        _eval(model)
         for module, held in zip(modules, buffers, strict=True):
             for name, buffer in held.items():
                 module._buffers[name] = None if buffer is None else copies[id(buffer)]
@@ -123,6 +150,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for name, buffer in held.items():
                 module._buffers[name] = buffer
             module.training = flag
+
+
+def _eval(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError:  # what torch.export makes is in the mode it was traced in, for good
+        for module in model.modules():
+            module.training = False
 
 
 def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

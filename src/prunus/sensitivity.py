@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
+from prunus.copying import copy_model
 from prunus.pruning import prune
 from prunus.targets import resolve
 
@@ -63,7 +63,7 @@ def _curve(
         if removed == 0 or removed > num_weights - len(names):
             curve.append(curve[-1] if curve else whole)
             continue
-        pruned = copy.deepcopy(model)
+        pruned = copy_model(model)
         prune(pruned, sparsity, include=names, **method)
         curve.append(score(pruned))
     return curve

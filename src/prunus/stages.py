@@ -5,7 +5,6 @@ train -> prune -> finetune -> shrink -> pack -> compile -> controls -> measure -
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import time
@@ -19,6 +18,7 @@ from torch import nn
 
 from prunus import controls, criteria, models, pruning, reducing, report, train
 from prunus import data as datasets
+from prunus.copying import copy_model
 from prunus.data import Dataset
 from prunus.extras import require
 from prunus.masks import Masks
@@ -150,7 +150,7 @@ class Road:
             f"{prefix}pruned",
             folder,
             made_from,
-            copy.deepcopy(dense),
+            copy_model(dense),
             lambda model: self._prune(model, section, path, made_from),
             beside=[path],
         )
@@ -159,7 +159,7 @@ class Road:
             f"{prefix}finetuned",
             folder,
             self.finetuned_from(trained, section),
-            copy.deepcopy(pruned),
+            copy_model(pruned),
             lambda model: self.fit(model, self.recipe.finetune, f"{prefix}finetune", folder, masks=masks).seconds,
         )
         return pruned, masks, finetuned

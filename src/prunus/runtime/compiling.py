@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from prunus.copying import copy_model
 from prunus.exported.structure import Structure
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
@@ -168,7 +168,7 @@ def _on_cpu(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     if right and devices_of(model) <= {torch.device("cpu")}:
         return model
     with undisturbed(model):
-        return copy.deepcopy(model).cpu().to(dtype)
+        return copy_model(model).cpu().to(dtype)
 
 
 def _few(value: Tensor, dtype: torch.dtype) -> Tensor:

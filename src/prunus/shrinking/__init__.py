@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from prunus.copying import copy_model
 from prunus.coupling import Coupling, Use, couple
 from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
@@ -71,7 +71,7 @@ def shrink(
         optimizers.check_owned(optimizer, parameters)
     masked = unwrap(model)
     if masks is not None:
-        masked = copy.deepcopy(masked)
+        masked = copy_model(masked)
         Masks(masks).apply(masked)
     coupling = couple(trace(masked, example_inputs))
     kept, fixed = removable(coupling)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from prunus.copying import copy_model
 from prunus.coupling import Coupling, Use, Value
 from prunus.graph import module_path
 from prunus.shrinking.kept import Kept
@@ -34,7 +34,7 @@ def rebuild(model: nn.Module, kept: Kept, biases: Mapping[str, Tensor], *, ances
             continue
         whole = biases.get(name, tensor.detach()).to(tensor.dtype)
         memo[id(tensor)] = _like(tensor, kept.cut(own, whole))
-    smaller = copy.deepcopy(model, memo)
+    smaller = copy_model(model, memo)
     _add_biases(smaller, model, kept, biases)
     uses = {use.weight.name: use for use in kept.coupling.uses}
     changes = size_changes(kept, ancestors=ancestors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
+from prunus.copying import copy_model
 from prunus.data import Dataset
 from prunus.extras import require
 from prunus.masks import Masks
@@ -60,7 +60,7 @@ def launch(job: Job, accelerator: str) -> None:
     """
     if job.phase.devices == 1:
         lightning = require("lightning_fabric", "training")
-        work(lightning.Fabric(accelerator=accelerator, devices=1), replace(job, model=copy.deepcopy(job.model)))
+        work(lightning.Fabric(accelerator=accelerator, devices=1), replace(job, model=copy_model(job.model)))
     else:
         _run_processes(_packed(job), _kind_of_devices(accelerator, job.phase.devices), job.phase.devices)
 
@@ -98,7 +98,7 @@ def _packed(job: Job) -> bytes:
     data = replace(job.data, test=job.data.test.take(torch.arange(0)))
     masks = job.masks.to("cpu") if job.masks is not None else None
     try:
-        return pickle.dumps(replace(job, model=copy.deepcopy(job.model).cpu(), data=data, masks=masks))
+        return pickle.dumps(replace(job, model=copy_model(job.model).cpu(), data=data, masks=masks))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
             f"devices={job.phase.devices} trains in processes of their own, and the model can't be sent to them: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus import files
+from prunus.copying import copy_model
 from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
 from prunus.runtime.embedded import checking
@@ -167,7 +167,7 @@ def _limit(
     if apart <= usual or not all(value.dtype == torch.float32 for value in expected):
         return usual
     with undisturbed(model):
-        exact = copy.deepcopy(model).double()
+        exact = copy_model(model).double()
     wide = outputs(exact, *pytree.tree_map(lambda value: value.double(), (args, kwargs)))
     return max(usual, _ROUNDINGS * difference(wide, expected))
 

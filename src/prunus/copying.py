@@ -1,0 +1,69 @@
+"""Copies of models, also of those that keep results of an earlier forward."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+_DEEPEST = 8  # containers within containers in a module's attributes
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
+    """Return a copy of a model that shares nothing with it.
+
+    Some models keep a tensor that a forward computed, such as the attention biases that timm's LeViT keeps in a dict.
+    `copy.deepcopy` refuses those where gradients flow to them. Here what lies in a dict is left out, so that the copy
+    computes it anew where its weights are others by then; elsewhere the copy has the values, without gradients.
+
+    Args:
+        model: any module.
+        memo: as of `copy.deepcopy`: what stands for an object in the copy, by the object's id.
+    """
+    memo = {} if memo is None else memo
+    with without_computed(model):
+        for module in model.modules():
+            for value in (*own_attributes(module).values(), *module._buffers.values()):
+                for tensor in _computed(value):
+                    memo.setdefault(id(tensor), tensor.detach().clone())
+        return copy.deepcopy(model, memo)
+
+
+@contextlib.contextmanager
+def without_computed(model: nn.Module) -> Iterator[None]:
+    """Take out of the dicts of a model's attributes, for a while, the tensors that were computed with gradients."""
+    taken: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+    try:
+        for module in model.modules():
+            for value in own_attributes(module).values():
+                if isinstance(value, dict) and any(_is_computed(entry) for entry in value.values()):
+                    taken.append((value, dict(value)))
+                    for key in [key for key, entry in value.items() if _is_computed(entry)]:
+                        del value[key]
+        yield
+    finally:
+        for held, before in taken:
+            held.clear()
+            held.update(before)
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """Return what a module's class keeps as plain attributes, beside what every module has."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.grad_fn is not None
+
+
+def _computed(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    if _is_computed(value):
+        yield value
+    elif depth < _DEEPEST and isinstance(value, (list, tuple, set, dict)):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _computed(entry, depth + 1)

@@ -1,0 +1,66 @@
+"""Which modules and tensors prunus can work with, and one sentence for each kind that it can't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+
+def check_module(model: object) -> nn.Module:
+    """Return a model that is a module of Python code.
+
+    Raises:
+        TypeError: it is no module, or one of TorchScript.
+    """
+    if not isinstance(model, nn.Module):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        hint = ""
+        if isinstance(model, torch.export.ExportedProgram):
+            hint = "; prunus.exported.ExportedModule.from_program(program) makes one of it"
+        elif isinstance(model, type) and issubclass(model, nn.Module):
+            hint = f"; give an instance, as {kind}(...) makes"
+            kind = f"the class {kind}"
+        raise TypeError(f"model must be a torch.nn.Module, got {kind}{hint}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"model is a TorchScript module ({type(model).__name__}), whose code can be neither read nor changed; give "
+            "the torch.nn.Module that it was made of"
+        )
+    return model
+
+
+def problem(tensor: Tensor) -> str | None:
+    """Say why a tensor is no dense array of numbers, as the end of a sentence; None where it is one.
+
+    Those on the meta device are: they have everything but values.
+    """
+    if isinstance(tensor, UninitializedTensorMixin):
+        return "is not initialised yet; run the model once on an example input first"
+    if tensor.is_nested:
+        return "is a nested tensor; expected a dense one, as torch.nested.to_padded_tensor gives"
+    if tensor.layout != torch.strided:
+        return f"has layout {tensor.layout}; expected a dense tensor, as its to_dense() gives"
+    if tensor.is_quantized:
+        return f"is quantized ({tensor.dtype}); expected a tensor of plain numbers, as its dequantize() gives"
+    return None
+
+
+def problems(model: nn.Module) -> Iterator[str]:
+    """Yield why a model's graph can't be read, where that shows without running it."""
+    for name, module in model.named_modules():
+        place = f"module {name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            yield f"{place} is a TorchScript module, whose code can't be read; use the torch.nn.Module it was made of"
+        packed = next((key for key, value in vars(module).items() if isinstance(value, torch.ScriptObject)), None)
+        if packed is not None:
+            yield (
+                f"{place} keeps its weights packed by torch.ao.quantization, where they can't be read; give the model "
+                "as it was before it was quantized"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        reason = problem(tensor)
+        if reason is not None:
+            yield f"{name!r} {reason}"
