@@ -23,6 +23,7 @@ from prunus.graph import ExampleInputs, call_arguments, trace
 from prunus.registry import unknown_name
 from prunus.shrinking.verification import difference, outputs, random_like
 from prunus.sizes import sizes
+from prunus.supported import check_values, problem
 from prunus.targets import unwrap
 
 if TYPE_CHECKING:
@@ -188,8 +189,11 @@ def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, bits: int | No
 def _write_weights(model: nn.Module, path: Path) -> ExportFacts:
     state = model.state_dict()
     for name, value in state.items():
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+        if not isinstance(value, Tensor):
             raise ExportError(f"{name!r} of the state dict is nothing that safetensors can hold: {value!r:.80}")
+        reason = problem(value) or ("is on the meta device" if value.is_meta else None)
+        if reason is not None:
+            raise ExportError(f"{name!r} of the state dict is nothing that safetensors can hold: it {reason}")
     files.save_tensors(path, state)
     size = path.stat().st_size
     return ExportFacts("safetensors", size, size, None)
@@ -305,6 +309,8 @@ def _state_bytes(model: nn.Module) -> int | None:
 def _on_cpu(model: nn.Module) -> nn.Module:
     if devices_of(model) <= {torch.device("cpu")}:
         return model
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        check_values(name, tensor)
     with undisturbed(model):
         return copy_model(model).cpu()
 

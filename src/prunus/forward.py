@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import own_attributes, without_computed
+from prunus.supported import check_values
 from prunus.targets import unwrap
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -168,12 +169,7 @@ def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     found: dict[object, tuple[str, nn.Parameter]] = {}
     for name, parameter in unwrap(model).named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(f"parameter {name!r} is not initialised yet (a lazy module): run one forward first")
-        if parameter.is_meta:
-            raise ValueError(f"parameter {name!r} is on the meta device, where it has no values to measure")
-        if parameter.layout != torch.strided:
-            raise ValueError(f"parameter {name!r} has the layout {parameter.layout}: make it dense to measure it")
+        check_values(name, parameter)
         found.setdefault(_memory(parameter), (name, parameter))
     return dict(found.values())
 

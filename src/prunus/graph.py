@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.utils import _pytree as pytree
 
+from prunus import free_sizes, supported
 from prunus.exported.regions import flatten_in_place
 from prunus.forward import undisturbed
+from prunus.free_sizes import batch_is_free
 from prunus.targets import unwrap
 from prunus.tracing import tracing
 
 # A tensor, several in order, or several by the name of the forward's argument.
 ExampleInputs: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+Call: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor]]
 
 
 class GraphError(ValueError):
@@ -33,7 +35,10 @@ class Graph:
     Attributes:
         program: the exported program in torch's training IR: the operations that the model calls, none decomposed.
         model: the model it was read from, out of its wrappers.
-        args, kwargs: the inputs it was traced with; the first dimension of each is the batch, at least 2.
+        args, kwargs: the inputs it was traced with; the first dimension of each is the batch: at least 2, or the
+            example's own where it is pinned.
+        batch: None where the graph computes what the model does for any number of samples; else the one it is for,
+            since the model's code pins it.
         tensors: placeholder -> name of the parameter, buffer or constant it stands for.
     """
 
@@ -42,6 +47,7 @@ class Graph:
     args: tuple[Tensor, ...]
     kwargs: dict[str, Tensor]
     tensors: dict[str, str]
+    batch: int | None = None
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -61,27 +67,79 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     Args:
         model: any module; wrappers of data-parallel training, torch.compile and Fabric are looked through.
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, whose first dimension
-            is the batch; it stays free. One sample suffices. On the meta device nothing is computed.
+            is the batch. One sample suffices. On the meta device nothing is computed.
+
+    Returns:
+        A graph that leaves the batch free; where the model's code pins it, as ``x.view(2, -1)`` and a loop over the
+        samples do, a graph for as many samples as the example has, which `Graph.batch` tells.
 
     Raises:
         TypeError: the model is not a Module, or the inputs are not tensors.
         GraphError: torch.export can't trace the model; the message holds its reason and the line of the model.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    return trace_sizes(model, example_inputs, frozenset())
+
+
+# A dimension of an input: which of the inputs, those by position first, and which of its dimensions.
+Place: TypeAlias = tuple[int, int]
+
+
+def trace_sizes(model: nn.Module, example_inputs: ExampleInputs, free: frozenset[Place]) -> Graph:
+    """Do what `trace` does, and leave other sizes free beside the batch, unless the model's code pins them.
+
+    Args:
+        model: any module.
+        example_inputs: as of `trace`.
+        free: the dimensions that may stay free, the batch left out.
+
+    Raises:
+        TypeError, GraphError: as `trace`.
+    """
     inner = unwrap(model)
+    for reason in supported.problems(inner):
+        raise GraphError(f"the graph of the model ({type(inner).__name__}) can't be read: {reason}")
     with tracing(), undisturbed(inner):
-        args, kwargs = call_arguments(example_inputs)
+        own = call_arguments(example_inputs, 1)
+        call = call_arguments(example_inputs)
         try:
-            shapes = _free_batch(inner, args, kwargs)
-            program = torch.export.export(inner, args, kwargs, dynamic_shapes=shapes, strict=False)
+            graph = _export(inner, *call, free | {(place, 0) for place in range(len(call[0]) + len(call[1]))})
         except Exception as error:
-            raise GraphError(_why(inner, args, kwargs, error)) from error
+            if _num_samples(own) > 1:
+                raise GraphError(_why(inner, *call, error)) from error
+            return _pinned(inner, own, free, error)
+        if batch_is_free(graph.program, inner, *call):
+            return graph
+        size = _num_samples(own)
+        if size > 1 and isinstance(free_sizes.sizes_of(graph.program)[0][0], int):
+            return replace(graph, batch=size)
+        return _pinned(inner, own, free, None)
+
+
+def _pinned(model: nn.Module, call: Call, free: frozenset[Place], first: Exception | None) -> Graph:
+    """Read a graph for the example's own number of samples."""
+    try:
+        return replace(_export(model, *call, free), batch=_num_samples(call))
+    except Exception as error:
+        cause = first or error
+        raise GraphError(_why(model, *call, cause)) from cause
+
+
+def _num_samples(call: Call) -> int:
+    return next(iter((*call[0], *call[1].values()))).shape[0]
+
+
+def _export(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], free: frozenset[Place]) -> Graph:
+    shapes = _free_dims(model, args, kwargs, free)
+    try:
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception:
+        with torch.no_grad():  # a model may run without gradients only, as where it writes into its parameters
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     flatten_in_place(program)
     kinds = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
     specs = program.graph_signature.input_specs
     tensors = {spec.arg.name: str(spec.target) for spec in specs if spec.kind in kinds}
-    return Graph(program, inner, args, kwargs, tensors)
+    return Graph(program, model, args, kwargs, tensors)
 
 
 def call_arguments(example_inputs: ExampleInputs, least: int = 2) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
@@ -96,6 +154,9 @@ def call_arguments(example_inputs: ExampleInputs, least: int = 2) -> tuple[tuple
     if isinstance(example_inputs, Tensor):
         in_order = (example_inputs,)
     given = [*in_order, *by_name.values()]
+    for value in given:
+        if isinstance(value, Tensor) and (reason := supported.problem(value)):
+            raise TypeError(f"example_inputs must be dense tensors, but one {reason}")
     if not given or not all(isinstance(value, Tensor) for value in given):
         kinds = ", ".join(type(value).__name__ for value in given) or type(example_inputs).__name__
         raise TypeError(
@@ -112,10 +173,14 @@ def call_arguments(example_inputs: ExampleInputs, least: int = 2) -> tuple[tuple
     )
 
 
-def _free_batch(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
-    """Return what leaves the batch free, in the form of the forward's own signature: with ``*args``, a tuple in it."""
-    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    return pytree.tree_map(lambda _: {0: Dim.AUTO}, dict(bound))
+def _free_dims(
+    model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], free: frozenset[Place]
+) -> dict[str, Any]:
+    """Return which dimensions are free in the form of the forward's own signature: with ``*args``, a tuple in it."""
+    dims = iter([{dim: Dim.AUTO for other, dim in free if other == place} for place in range(len(args) + len(kwargs))])
+    positional = tuple(next(dims) for _ in args)
+    named = {name: next(dims) for name in kwargs}
+    return dict(inspect.signature(model.forward).bind(*positional, **named).arguments)
 
 
 def _at_least(value: Tensor, least: int) -> Tensor:

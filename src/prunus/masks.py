@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.files import load_with_metadata, save_tensors
+from prunus.supported import problem
 from prunus.targets import resolve, unwrap
 
 
@@ -148,9 +149,12 @@ class Masks(Mapping[str, Tensor]):
         """Return the masks that torch.nn.utils.prune keeps inside a model, or in a state dict of one.
 
         Raises:
+            TypeError: the source is neither.
             MaskError: there is no ``*_mask`` beside a ``*_orig``, so it was not pruned that way or its masks
                 were removed already.
         """
+        if not isinstance(source, (nn.Module, Mapping)):
+            raise TypeError(f"source must be a torch.nn.Module or a state dict, got {type(source).__name__}")
         state = unwrap(source).state_dict() if isinstance(source, nn.Module) else source
         masks = {name: state[f"{name}_mask"] != 0 for name in _torch_pruned(state)}
         if not masks:
@@ -192,7 +196,10 @@ def _clear(weight: Tensor, mask: Tensor) -> None:
 
 
 def check_shape(name: str, mask: Tensor, parameter: Tensor) -> None:
-    """Raise MaskError if a mask does not have its parameter's shape."""
+    """Raise MaskError if a mask does not have its parameter's shape, or that is no dense tensor."""
+    reason = problem(parameter)
+    if reason is not None:
+        raise MaskError(f"{name!r} {reason}")
     if mask.shape != parameter.shape:
         raise MaskError(
             f"the mask of {name!r} has shape {tuple(mask.shape)}, the parameter {tuple(parameter.shape)}; "

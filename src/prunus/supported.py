@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 
 def check_module(model: object) -> nn.Module:
@@ -37,7 +37,7 @@ def problem(tensor: Tensor) -> str | None:
 
     Those on the meta device are: they have everything but values.
     """
-    if isinstance(tensor, UninitializedTensorMixin):
+    if is_lazy(tensor):
         return "is not initialised yet; run the model once on an example input first"
     if tensor.is_nested:
         return "is a nested tensor; expected a dense one, as torch.nested.to_padded_tensor gives"
@@ -46,6 +46,19 @@ def problem(tensor: Tensor) -> str | None:
     if tensor.is_quantized:
         return f"is quantized ({tensor.dtype}); expected a tensor of plain numbers, as its dequantize() gives"
     return None
+
+
+def check_values(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor without values of its own.
+
+    Raises:
+        ValueError: it is on the meta device, or no dense array of numbers.
+    """
+    reason = problem(tensor)
+    if reason is None and tensor.is_meta:
+        reason = "is on the meta device and holds no values; load its weights first"
+    if reason is not None:
+        raise ValueError(f"{name!r} {reason}")
 
 
 def problems(model: nn.Module) -> Iterator[str]:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from prunus.registry import unknown_name
+from prunus.supported import check_module, check_values
 
 Selector: TypeAlias = str | type[nn.Module]
 
@@ -55,8 +55,13 @@ class Target:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's own module from inside the wrappers of data-parallel training, torch.compile and Fabric."""
+    """Return the user's own module from inside the wrappers of data-parallel training, torch.compile and Fabric.
+
+    Raises:
+        TypeError: it is no module, or one of TorchScript, whose code can't be read.
+    """
     while True:
+        check_module(model)
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
             continue
@@ -96,8 +101,6 @@ def select(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence
     Raises:
         TypeError, ValueError: as `resolve`, where the names are at fault.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     everything = _parameters(unwrap(model))
     chosen = {name for name, target in everything.items() if _by_default(target)}
     if include := _listed(include, "include"):
@@ -232,14 +235,9 @@ def _named(target: Target, selector: Selector) -> bool:
 def _check(target: Target) -> None:
     """Refuse a parameter that can't be pruned by zeros in it."""
     parameter, name = target.parameter, target.name
-    if isinstance(parameter, UninitializedParameter):
-        raise ValueError(f"{name!r} is not initialised yet; run the model once on an example input first")
-    if parameter.is_meta:
-        raise ValueError(f"{name!r} is on the meta device and holds no values; load its weights first")
+    check_values(name, parameter)
     if not parameter.is_floating_point() or parameter.element_size() < 2:
         raise ValueError(f"{name!r} has dtype {parameter.dtype}; expected float16, bfloat16, float32 or float64")
-    if parameter.layout != torch.strided:
-        raise ValueError(f"{name!r} has layout {parameter.layout}; expected a dense tensor, as its to_dense() gives")
     if parameter.numel() == 0:
         raise ValueError(f"{name!r} has shape {tuple(parameter.shape)} and holds no weights; don't include it")
     if target.attribute.endswith("_orig") and hasattr(target.modules[0], f"{target.attribute[:-5]}_mask"):

@@ -50,6 +50,7 @@ from torch.nn.utils.prune import (
 )
 
 from prunus import select
+from prunus.supported import check_values
 
 __all__ = [
     "BasePruningMethod",
@@ -150,6 +151,11 @@ def _without_smallest(
     pairs: Sequence[tuple[nn.Module, str]], scores: Mapping[tuple[nn.Module, str], Tensor], amount: float
 ) -> list[Tensor] | None:
     """Return one mask for each parameter that prunes the smallest of all; None where theirs has to decide."""
+    for module, name in pairs:
+        if isinstance(tensor := getattr(module, name), Tensor):
+            check_values(f"{type(module).__name__}.{name}", tensor)
+        else:
+            raise TypeError(f"{name!r} of a {type(module).__name__} is no parameter, but a {type(tensor).__name__}")
     tensors = [getattr(module, name).detach() for module, name in pairs]
     sources = [
         _Importance(scores.get((module, name), tensor).detach(), getattr(module, f"{name}_mask", None))

@@ -17,6 +17,7 @@ from prunus.pack.errors import DamagedError, PackError
 from prunus.pack.layout import Entry
 
 if TYPE_CHECKING:
+    from prunus.exported import ExportedModule
     from prunus.graph import ExampleInputs
 
 # Models of this package -> the layers whose outputs are its widths, the first and the last layer.
@@ -40,12 +41,14 @@ class Described(NamedTuple):
         header: what the file's header says.
         entries: the tensors, in order.
         tensors: the same, by name; a tied one once.
+        batch: the only number of samples that the model's code takes; None where that is free, or not known.
     """
 
     kind: str
     header: dict[str, Any]
     entries: list[Entry]
     tensors: dict[str, Tensor]
+    batch: int | None = None
 
 
 def describe(model: nn.Module, example_inputs: ExampleInputs | None, *, weights_only: bool) -> Described:
@@ -73,15 +76,26 @@ def _by_graph(model: nn.Module, example_inputs: ExampleInputs | None) -> Describ
                 f"a {type(model).__name__} is not one of prunus.models, so its file needs its graph: give "
                 "example_inputs to trace it with, or weights_only=True for a file that only loads into a model"
             )
-        from prunus import graph
-
-        exported = ExportedModule.from_program(graph.trace(model, example_inputs).program)
+        exported, batch = _traced(model, example_inputs)
     else:
-        exported = model
+        exported, batch = model, None
     tensors, state = exported.tensors(), exported.state_dict()
     tied, _ = _untie(tensors | state)
     unsaved = [name for name in tensors if name not in state]
-    return _by_tensors("graph", {"graph": exported.to_document()}, tensors, tied, unsaved)
+    return _by_tensors("graph", {"graph": exported.to_document()}, tensors, tied, unsaved)._replace(batch=batch)
+
+
+def _traced(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ExportedModule, int | None]:
+    """Return a model as its graph, and the number of samples that its code pins the batch to."""
+    from prunus.exported import ExportedModule
+    from prunus.graph import trace
+
+    graph = trace(model, example_inputs)
+    why = ""
+    if graph.batch is not None:
+        samples = "1 sample" if graph.batch == 1 else f"{graph.batch} samples"
+        why = f"the forward of {type(model).__name__} pins the batch: it takes {samples}, as the example had"
+    return ExportedModule.from_program(graph.program, why), graph.batch
 
 
 def _by_weights(model: nn.Module) -> Described:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from prunus.pack.values import Kind, Patterns
+from prunus.supported import problem
 
 _FLOATS = {
     "float64": Kind(8, 11, 52),
@@ -42,7 +43,10 @@ def check(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         kind = type(value).__name__
         raise TypeError(f"{name!r} of the state dict is of type {kind}; a .prunus file holds tensors only")
-    if value.layout != torch.strided or value.is_meta or value.is_quantized or value.dtype not in KINDS:
+    reason = problem(value)
+    if reason is not None:
+        raise TypeError(f"{name!r} of the state dict {reason}")
+    if value.is_meta or value.dtype not in KINDS:
         kind = f"{'meta ' if value.is_meta else ''}{value.layout} tensor of {value.dtype}"
         raise TypeError(f"{name!r} is a {kind}; a .prunus file holds dense tensors in memory, of {', '.join(NAMES)}")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +54,15 @@ class PackFacts:
         bytes: of the file.
         header_bytes: of these, what comes before the tensors.
         tensors: each tensor, in order.
+        batch: the only number of samples that the loaded model takes, since the model's code pins the batch; None where
+            it is free, or the file does not hold a graph made now.
     """
 
     kind: str
     bytes: int
     header_bytes: int
     tensors: tuple[TensorFacts, ...]
+    batch: int | None = None
 
 
 def save(
@@ -71,7 +75,9 @@ def save(
 ) -> PackFacts:
     """Write a model as a `.prunus` file, whole or not at all: small, checked, and free of code.
 
-    Every bit of every tensor is kept, unless `bits` is given. The model is left as it is.
+    Every bit of every tensor is kept, unless `bits` is given. The model is left as it is. Where it is traced, the batch
+    stays free, unless the model's code pins it: then the loaded model takes as many samples as the example has, and no
+    others; a UserWarning, `PackFacts.batch` and the loaded model's `why` say so.
 
     Args:
         path: of the file.
@@ -100,7 +106,14 @@ def save(
     data = container.join(text, written.stream, container.content_checksum(text, written.checked))
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
-    return PackFacts(described.kind, len(data), len(data) - len(written.stream), tuple(written.facts))
+    if described.batch is not None:
+        warnings.warn(
+            f"the forward of {type(unwrap(model)).__name__} pins the batch: what {str(path)!r} holds takes batches of "
+            f"{described.batch} sample(s) only, as the example inputs had",
+            stacklevel=2,
+        )
+    header_bytes = len(data) - len(written.stream)
+    return PackFacts(described.kind, len(data), header_bytes, tuple(written.facts), described.batch)
 
 
 def load(

@@ -88,6 +88,11 @@ def compile(
         else {name: _few(value, kind) for name, value in kwargs.items()}
     )
     graph = trace(host, few)
+    if graph.batch is not None:
+        raise CompileError(
+            f"the forward of {type(model).__name__} pins the batch to {graph.batch}, but a program takes any; use sizes "
+            "of its inputs where it has that number"
+        )
     net = lower(graph)
     try:
         check(net)
