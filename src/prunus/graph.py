@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -56,13 +57,14 @@ class Graph:
         return held
 
 
-def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
+def trace(model: nn.Module, example_inputs: ExampleInputs, least: int = 2) -> Graph:
     """Read a model's graph in eval mode; the model is left as it was.
 
     Args:
         model: any module; wrappers of data-parallel training, torch.compile and Fabric are looked through.
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, whose first dimension
             is the batch; it stays free. One sample suffices. On the meta device nothing is computed.
+        least: samples to trace with, if the example has fewer: with one, torch.export can't leave the batch free.
 
     Raises:
         TypeError: the model is not a Module, or the inputs are not tensors.
@@ -70,7 +72,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    args, kwargs = call_arguments(example_inputs)
+    args, kwargs = call_arguments(example_inputs, least)
     inner = unwrap(model)
     with undisturbed(inner), _quietly(), torch.no_grad():
         try:
@@ -148,6 +150,12 @@ def _why(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], 
     kind = type(model).__name__
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     frames = [frame for frame in _frames(error) if "/torch/" not in frame]
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        return (
+            f"the graph of the model ({kind}) can't be traced: {scripted[0]!r} in it is a TorchScript module, which "
+            "hides what it computes; put the torch.nn.Module in its place that it was scripted or traced from"
+        )
     place = f" (at {frames[-1]})" if frames else ""
     try:
         with torch.no_grad():
@@ -175,13 +183,16 @@ def _frames(error: BaseException) -> list[str]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Trace without torch's warnings, and without the fused attention that hides its parts from the graph."""
+    """Trace without what torch prints and logs of it, and without the fused attention that hides its parts.
+
+    Where torch.export fails, it prints the graph read so far: the error that is raised holds the reason.
+    """
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -55,8 +55,17 @@ class Target:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's own module from inside the wrappers of data-parallel training, torch.compile and Fabric."""
+    """Return the user's own module from inside the wrappers of data-parallel training, torch.compile and Fabric.
+
+    Raises:
+        TypeError: it is a TorchScript module.
+    """
     while True:
+        if isinstance(model, torch.jit.ScriptModule):
+            raise TypeError(
+                f"model is a TorchScript module ({model.original_name}), which hides what it computes; give the "
+                "torch.nn.Module that it was scripted or traced from"
+            )
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
             continue
