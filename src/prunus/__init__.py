@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prunus.pack import PackError, load, save
     from prunus.pruning import Pruner, prune
     from prunus.receipt import Receipt
-    from prunus.runtime import CompileError, Program, ProgramError, compile, load_program
+    from prunus.runtime import CompileError, NonFiniteError, Program, ProgramError, compile, load_program
     from prunus.shrinking import ShrinkError, shrink
     from prunus.stats import Stats
 
@@ -31,6 +31,7 @@ __all__ = [
     "GraphError",
     "MaskError",
     "Masks",
+    "NonFiniteError",
     "PackError",
     "Program",
     "ProgramError",
@@ -65,6 +66,7 @@ _MODULE_OF = {
     "GraphError": "prunus.graph",
     "MaskError": "prunus.masks",
     "Masks": "prunus.masks",
+    "NonFiniteError": "prunus.runtime",
     "PackError": "prunus.pack",
     "Program": "prunus.runtime",
     "ProgramError": "prunus.runtime",

@@ -82,7 +82,7 @@ def test_the_second_time_nothing_is_built(empty_cache: Path) -> None:
     prunus.compile(MODEL, INPUTS)
     assert sorted(path.name for path in empty_cache.iterdir()) == files
     assert {path.name: path.stat().st_mtime_ns for path in empty_cache.iterdir()} == times
-    assert {path.suffix for path in empty_cache.iterdir()} == {".so", ".json"}  # nothing is left lying about
+    assert {path.suffix for path in empty_cache.iterdir()} == {".so", ".sha256", ".json"}  # nothing is left lying about
 
 
 def test_a_damaged_library_is_built_anew(empty_cache: Path) -> None:

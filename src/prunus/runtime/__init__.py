@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.runtime.compiling import compile
-from prunus.runtime.errors import CompileError, MissingCompilerError, ProgramError
+from prunus.runtime.errors import CompileError, MissingCompilerError, NonFiniteError, ProgramError
 from prunus.runtime.explaining import ProgramExplanation, StepFacts
 from prunus.runtime.program import Program
 from prunus.runtime.saving import load_program
@@ -11,6 +11,7 @@ from prunus.runtime.saving import load_program
 __all__ = [
     "CompileError",
     "MissingCompilerError",
+    "NonFiniteError",
     "Program",
     "ProgramError",
     "ProgramExplanation",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +14,22 @@ from torch import Tensor, nn
 from prunus.copying import copy_model
 from prunus.exported.structure import Structure
 from prunus.forward import devices_of, undisturbed
-from prunus.graph import ExampleInputs, call_arguments, trace
+from prunus.graph import ExampleInputs, call_arguments
 from prunus.runtime import toolchain, tuning
+from prunus.runtime.batch import read_net
 from prunus.runtime.checking import check
 from prunus.runtime.codegen import source
 from prunus.runtime.codegen.numbers import DOUBLE, FLOAT, Numbers
 from prunus.runtime.codegen.source import Source
 from prunus.runtime.engine import Engine
 from prunus.runtime.errors import CompileError, ProgramError
-from prunus.runtime.lowering import lower
+from prunus.runtime.lowering.fusing import EXACT_FUSIONS, FUSIONS
 from prunus.runtime.net import Net
 from prunus.runtime.program import Parts, Program
 from prunus.runtime.toolchain import Target
 from prunus.runtime.tuning import Choice
 from prunus.shrinking.verification import difference, outputs, random_like
+from prunus.targets import unwrap
 
 _log = logging.getLogger("prunus")
 
@@ -34,7 +37,8 @@ _log = logging.getLogger("prunus")
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
 # The C keeps a counter for each thread on the stack.
 MOST_THREADS = 1024
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# What a call may do where weights that are left out would meet an infinity or NaN.
+NONFINITE = ("ignore", "raise")
 
 
 def compile(
@@ -45,6 +49,7 @@ def compile(
     dtype: torch.dtype | None = None,
     target: str = "native",
     tune: bool = True,
+    nonfinite: str = "ignore",
     say: Callable[[str], None] = _log.info,
 ) -> Program:
     """Make a program that computes what a model computes in eval mode, and skips its zeros.
@@ -52,48 +57,55 @@ def compile(
     The model's graph becomes a short list of operations; these become C, which the system's compiler builds; for each
     layer the fastest of several kernels is chosen by timing them on this machine. The program is held against the
     model on random inputs before it is returned. What was built and measured is kept in a cache (``PRUNUS_CACHE``, else
-    in the user's cache folder), so the second time costs nothing. The model is left as it was.
+    in the user's cache folder), so the second time costs nothing; a cache that other users may write to is not used.
+    The model is left as it was.
+
+    **Infinities and NaN.** In PyTorch, a zero weight times an infinity or NaN is NaN; a program leaves the product out,
+    so its output may be finite where the model's is NaN. With ``nonfinite="raise"`` a call raises instead: every number
+    that a layer with weights reads (its input, which may be the program's own) is looked at before the layer runs, and
+    the scales of norms are not folded into weights, so that a sum that overflows before it is scaled is seen as well.
+    It also raises where no zero weight would have met the number. Not noticed is what no layer with weights reads:
+    such infinities and NaN reach the outputs as in PyTorch. Nor is a sum noticed that overflows in the order in which
+    PyTorch adds it up, but not in the program's. It costs one more reading of each layer's input.
 
     Args:
         model: any module whose operations are known, such as convolutions, linear layers, norms, activations and
             pooling; it may be pruned, shrunk, or dense.
         example_inputs: a tensor, a tuple of tensors, or a mapping of argument names to tensors, (batch, ...). The batch
-            stays free; its size here is what blocks are made for.
+            stays free; its size here is what blocks are made for. Where the model's code holds the number of samples,
+            as ``x.view(2, -1)`` does, the program takes the example's batch only: see `Program.fixed_batch`.
         threads: the most that a call may use; None: as many as PyTorch's now.
-        dtype: float32 or float64 to compute in; None: float64 for a model in float64, else float32.
+        dtype: float32 or float64 to compute in; None: float64 if a parameter, a buffer or an example input is, else
+            float32.
         target: ``native`` for this machine, or the vector instructions to use: ``avx512``, ``avx2``, ``sse``, ``neon``,
             ``scalar``.
         tune: whether kernels are timed; else they are chosen by counting.
+        nonfinite: ``ignore``, or ``raise`` to raise `NonFiniteError` as told above.
         say: called with a line of text as each part begins.
 
     Raises:
         TypeError: the model is not a Module, or the inputs are no tensors.
-        ValueError: threads, dtype or target are wrong.
+        ValueError: threads, dtype, target or nonfinite are wrong.
         GraphError: the model can't be traced.
-        CompileError: an operation is unknown (the message names it and its place), the compiler fails, or the program
-            differs from the model.
+        CompileError: an operation is unknown (the message names it and its place), numbers are complex, the model takes
+            one batch size only and the example has another, the compiler fails, or the program differs from the model.
         MissingCompilerError: there is no C compiler.
     """
     count = checked_threads(threads)
-    args, kwargs = call_arguments(example_inputs)
-    batch = max(value.shape[0] for value in (*args, *kwargs.values()))
-    kind, numbers = _numbers(model, dtype)
+    check_nonfinite(nonfinite)
+    args, kwargs = call_arguments(example_inputs, 1)
+    batch = max(2, *(len(value) for value in (*args, *kwargs.values())))
+    kind, numbers = _numbers(model, (*args, *kwargs.values()), dtype)
     wanted = toolchain.target(target)
     clock = _Clock()
     say("reading the model's graph")
     host = _on_cpu(model, kind)
-    few: ExampleInputs = (
-        tuple(_few(value, kind) for value in args)
+    example: ExampleInputs = (
+        tuple(_converted(value, kind) for value in args)
         if args
-        else {name: _few(value, kind) for name, value in kwargs.items()}
+        else {name: _converted(value, kind) for name, value in kwargs.items()}
     )
-    graph = trace(host, few)
-    if graph.batch is not None:
-        raise CompileError(
-            f"the forward of {type(model).__name__} pins the batch to {graph.batch}, but a program takes any; use sizes "
-            "of its inputs where it has that number"
-        )
-    net = lower(graph)
+    net, graph = read_net(host, example, FUSIONS if nonfinite == "ignore" else EXACT_FUSIONS)
     try:
         check(net)
     except ProgramError as error:
@@ -104,21 +116,24 @@ def compile(
     choice = tuning.measured(net, wanted, numbers, batch, say) if tune else tuning.by_rule(net, wanted, numbers)
     clock.lap("tune")
     say("building the program")
-    text, engine = built(net, choice, wanted, numbers, count)
+    text, engine = built(net, choice, wanted, numbers, count, nonfinite)
     clock.lap("build")
-    parts = Parts(net, choice, text, wanted, Structure.of(spec), kind, None, batch, {})
-    apart = _difference(host, Program(parts, engine), few, choice)
+    fixed = graph.batch
+    parts = Parts(net, choice, text, wanted, Structure.of(spec), kind, None, batch, fixed, nonfinite, {})
+    apart = _difference(host, Program(parts, engine), example, choice)
     clock.lap("check")
-    return Program(Parts(net, choice, text, wanted, Structure.of(spec), kind, apart, batch, clock.seconds), engine)
+    return Program(replace(parts, difference=apart, seconds=clock.seconds), engine)
 
 
-def built(net: Net, choice: Choice, wanted: Target, numbers: Numbers, threads: int) -> tuple[Source, Engine]:
+def built(
+    net: Net, choice: Choice, wanted: Target, numbers: Numbers, threads: int, nonfinite: str = "ignore"
+) -> tuple[Source, Engine]:
     """Write a net's C, build it, and load it with its constants.
 
     Raises:
         CompileError: it can't be built.
     """
-    text = source.write(tuning.plans_for(net, choice.block, wanted, numbers), choice.chosen, numbers)
+    text = source.write(tuning.plans_for(net, choice.block, wanted, numbers), choice.chosen, numbers, nonfinite)
     library = toolchain.build(text.text, wanted)
 
     def make(share: bool) -> Engine:
@@ -151,17 +166,50 @@ def checked_threads(threads: int | None) -> int:
     return count
 
 
-def _numbers(model: nn.Module, dtype: torch.dtype | None) -> tuple[torch.dtype, Numbers]:
-    """Return what to compute in."""
+def check_nonfinite(nonfinite: str) -> None:
+    """Refuse a way to treat infinities and NaN that there isn't.
+
+    Raises:
+        ValueError: there is no such.
+    """
+    if nonfinite not in NONFINITE:
+        raise ValueError(f"nonfinite must be 'ignore' or 'raise', got {nonfinite!r}")
+
+
+def _numbers(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype | None) -> tuple[torch.dtype, Numbers]:
+    """Return what to compute in: what was asked for, else float64 if the model or an input is, as PyTorch promotes.
+
+    Raises:
+        TypeError: the model is not a Module.
+        ValueError: the dtype is neither.
+        CompileError: the model or an input is complex.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    own = {tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()}
-    found = dtype or (torch.float64 if torch.float64 in own else torch.float32)
-    if found not in (torch.float32, torch.float64):
+    named = {**dict(unwrap(model).named_parameters()), **dict(unwrap(model).named_buffers())}
+    refuse_complex(named, inputs)
+    if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(
             f"dtype must be torch.float32 or torch.float64, got {dtype}; inputs may be of 16 bits all the same"
         )
-    return found, DOUBLE if found == torch.float64 else FLOAT
+    wide = any(tensor.dtype == torch.float64 for tensor in (*named.values(), *inputs))
+    kind = dtype or (torch.float64 if wide else torch.float32)
+    return kind, DOUBLE if kind == torch.float64 else FLOAT
+
+
+def refuse_complex(named: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a model that holds complex numbers, or takes some.
+
+    Raises:
+        CompileError: it does.
+    """
+    held = next((f"{name!r} of the model" for name, tensor in named.items() if tensor.is_complex()), None)
+    if held is None and any(value.is_complex() for value in inputs):
+        held = "an example input"
+    if held is not None:
+        raise CompileError(
+            f"{held} is complex, but a program computes with real numbers; compile the part of the model without it"
+        )
 
 
 def _on_cpu(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -176,22 +224,29 @@ def _on_cpu(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         return copy_model(model).cpu().to(dtype)
 
 
-def _few(value: Tensor, dtype: torch.dtype) -> Tensor:
-    value = value[:2].detach().cpu()
-    return value.to(dtype) if value.dtype in _FLOATS else value
+def _converted(value: Tensor, dtype: torch.dtype) -> Tensor:
+    value = value.detach().cpu()
+    return value.to(dtype) if value.is_floating_point() else value
 
 
-def _difference(model: nn.Module, program: Program, few: ExampleInputs, choice: Choice) -> float:
+def _difference(model: nn.Module, program: Program, example: ExampleInputs, choice: Choice) -> float:
     """Return the largest difference to the model on random inputs, of one sample and of a block and some more.
 
     Raises:
-        CompileError: it is larger than another order of sums explains.
+        CompileError: it is larger than another order of sums explains, or the model can't run such a batch.
     """
+    some = choice.block + choice.most_single
     worst = 0.0
-    for size in (1, choice.block + choice.most_single, choice.block + choice.most_single + 1):
-        args, kwargs = call_arguments(few, size)
+    for size in (1, some, some + 1) if program.fixed_batch is None else (program.fixed_batch,):
+        args, kwargs = call_arguments(example, size)
         args, kwargs = random_like(tuple(value[:size] for value in args), {k: v[:size] for k, v in kwargs.items()})
-        expected = outputs(model, args, kwargs)
+        try:
+            expected = outputs(model, args, kwargs)
+        except Exception as error:
+            raise CompileError(
+                f"the model can't run a batch of {size}, but a program takes any: {type(error).__name__}: "
+                f"{str(error)[:200]}; take the batch from the input, as in x.reshape(x.shape[0], -1)"
+            ) from error
         found = torch.utils._pytree.tree_leaves(program(*args, **kwargs))
         apart = difference(expected, found)
         limit = _TOLERANCES[program.dtype]

@@ -51,22 +51,29 @@ class Engine:
         self._itemsize, self._settings = itemsize, (most_single, int(share_steps))
         self._constants = _Memory(len(source.constants))
         self._constants.fill(source.constants)
-        self._run = _function(library.prunus_run, 3, 1)
-        self._call = _function(library.prunus_call, 3, 1)
+        self._run = _function(library.prunus_run, 3, 1, ctypes.c_long)
+        self._call = _function(library.prunus_call, 3, 1, ctypes.c_long)
         self._step = _function(library.prunus_step, 1, 3)
         self._idle: list[tuple[_Memory, _Context, int]] = []  # what no call has: taking and giving are atomic
 
-    def run(self, inputs: Any, outputs: Any, batch: int) -> None:
-        """Compute a batch; inputs and outputs are ctypes arrays of addresses."""
-        taken = self._take()
-        self._run(taken[2], inputs, outputs, batch)
-        self._idle.append(taken)
+    def run(self, inputs: Any, outputs: Any, batch: int) -> int:
+        """Compute a batch; inputs and outputs are ctypes arrays of addresses.
 
-    def call(self, source: int, target: int, batch: int) -> None:
-        """Compute a batch of one input and one output, given their addresses."""
+        Returns:
+            0; where the program looks for infinities and NaN and a contraction was to read one, that one's output
+            counted from 1.
+        """
         taken = self._take()
-        self._call(taken[2], source, target, batch)
+        nonfinite: int = self._run(taken[2], inputs, outputs, batch)
         self._idle.append(taken)
+        return nonfinite
+
+    def call(self, source: int, target: int, batch: int) -> int:
+        """Compute a batch of one input and one output, given their addresses; returns what `run` does."""
+        taken = self._take()
+        nonfinite: int = self._call(taken[2], source, target, batch)
+        self._idle.append(taken)
+        return nonfinite
 
     def step_seconds(self, block: bool, step: int, times: int) -> float:
         """Return how long one step took, on average over repeated calls."""
@@ -124,7 +131,7 @@ class _Memory:
         self._bytes.numpy()[self._skip : self._skip + len(content)] = numpy.frombuffer(content, numpy.uint8)
 
 
-def _function(found: Any, addresses: int, numbers: int) -> Any:
+def _function(found: Any, addresses: int, numbers: int, result: Any = None) -> Any:
     found.argtypes = [ctypes.c_void_p] * addresses + [ctypes.c_long] * numbers
-    found.restype = None
+    found.restype = result
     return found

@@ -13,3 +13,7 @@ class MissingCompilerError(CompileError):
 
 class ProgramError(ValueError):
     """A program's file that can't be read, or inputs that a program doesn't take."""
+
+
+class NonFiniteError(ProgramError):
+    """Weights that a program leaves out would have met an infinity or NaN; the message says in which layer."""

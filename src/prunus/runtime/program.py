@@ -15,7 +15,7 @@ from torch import Tensor
 from prunus.exported.structure import Structure
 from prunus.runtime.codegen.source import Source
 from prunus.runtime.engine import Engine
-from prunus.runtime.errors import ProgramError
+from prunus.runtime.errors import NonFiniteError, ProgramError
 from prunus.runtime.net import Net
 from prunus.runtime.toolchain import Target
 from prunus.runtime.tuning import Choice
@@ -40,6 +40,8 @@ class Parts:
         difference: the largest difference to the model that was found before it was handed out, relative to the largest
             output; None for a program from a file.
         batch: samples that are usual in a call: what it was tuned for.
+        fixed_batch: the only number of samples that a call may have; None: any.
+        nonfinite: ``ignore`` or ``raise``: see `prunus.compile`.
         seconds: what making it took, by part: ``trace``, ``tune``, ``build``, ``check``.
     """
 
@@ -51,6 +53,8 @@ class Parts:
     dtype: torch.dtype
     difference: float | None
     batch: int
+    fixed_batch: int | None
+    nonfinite: str
     seconds: Mapping[str, float]
 
 
@@ -67,7 +71,10 @@ class Program:
         self._shapes = [view.index.shape for view in parts.net.outputs]
         self._numpy_dtype = numpy.float64 if parts.dtype == torch.float64 else numpy.float32
         self._pointers = ctypes.c_void_p * len(self._inputs), ctypes.c_void_p * len(self._shapes)
-        plain = len(self._inputs) == len(self._shapes) == 1 and parts.structure.kind == "leaf"
+        self._layers = {operation.output + 1: operation.name for operation in parts.net.operations}
+        plain = (
+            parts.fixed_batch is None and len(self._inputs) == len(self._shapes) == 1 and parts.structure.kind == "leaf"
+        )
         self._only = torch.Size(self._inputs[0][1][1]) if plain else None  # shape of a sample of the only input
 
     @property
@@ -84,6 +91,16 @@ class Program:
     def dtype(self) -> torch.dtype:
         """What it computes in."""
         return self._parts.dtype
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size it takes, where the model's code holds the number of samples; None: it takes any."""
+        return self._parts.fixed_batch
+
+    @property
+    def nonfinite(self) -> str:
+        """What it does where weights that it leaves out would meet an infinity or NaN: ``ignore`` or ``raise``."""
+        return self._parts.nonfinite
 
     @property
     def difference(self) -> float | None:
@@ -107,7 +124,9 @@ class Program:
 
         Raises:
             TypeError: an input is missing, unknown, or no tensor or array.
-            ProgramError: an input has another shape, dtype or device than the program takes.
+            ProgramError: an input has another shape, dtype or device than the program takes, or not `fixed_batch`
+                samples.
+            NonFiniteError: with ``nonfinite="raise"``, a layer with weights was to read an infinity or NaN.
         """
         if self._only is not None and len(args) == 1 and not kwargs:
             found = self._quickly(args[0])
@@ -123,7 +142,9 @@ class Program:
         if tuple(sides) != self._only or not batch or not value.is_contiguous() or value.is_neg():
             return None
         found = torch.empty((batch, *self._shapes[0]), dtype=self._parts.dtype, device="cpu")
-        self._engine.call(value.data_ptr(), found.data_ptr(), batch)
+        nonfinite = self._engine.call(value.data_ptr(), found.data_ptr(), batch)
+        if nonfinite:
+            raise self._not_finite(nonfinite)
         return found
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -132,15 +153,28 @@ class Program:
         batch = tensors[0].shape[0]
         if len(tensors) > 1 and any(tensor.shape[0] != batch for tensor in tensors):
             raise ProgramError(f"inputs must be of one batch size, got {[tensor.shape[0] for tensor in tensors]}")
+        if self._parts.fixed_batch not in (None, batch):
+            raise ProgramError(
+                f"the program takes batches of {self._parts.fixed_batch} only, as the model's code holds the number of "
+                f"samples; got {batch}"
+            )
         found = [torch.empty((batch, *shape), dtype=self._parts.dtype, device="cpu") for shape in self._shapes]
         if batch:
             inputs, outputs = self._pointers
-            self._engine.run(
+            nonfinite = self._engine.run(
                 inputs(*[tensor.data_ptr() for tensor in tensors]),
                 outputs(*[tensor.data_ptr() for tensor in found]),
                 batch,
             )
+            if nonfinite:
+                raise self._not_finite(nonfinite)
         return self._arranged(found, given[0])
+
+    def _not_finite(self, output: int) -> NonFiniteError:
+        return NonFiniteError(
+            f"what layer {self._layers[output]!r} reads is not finite: it holds an infinity or NaN, which zero weights "
+            "turn into NaN in PyTorch but not in a program; compare with the model, or compile with nonfinite='ignore'"
+        )
 
     def explain(self) -> ProgramExplanation:
         """Return what each step computes, how, and how much of the time it takes: it is measured now.
@@ -167,7 +201,8 @@ class Program:
         raise TypeError("a program is not pickled; write it with Program.save, read it with prunus.load_program")
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{name}: (batch, {', '.join(map(str, shape))})" for name, (_, shape) in self._inputs)
+        batch = self.fixed_batch or "batch"
+        inputs = ", ".join(f"{name}: ({batch}, {', '.join(map(str, shape))})" for name, (_, shape) in self._inputs)
         steps = len(self._parts.net.operations)
         return (
             f"Program({inputs}; {steps} steps, {self._parts.target.name}, {self._parts.dtype}, {self.threads} threads)"

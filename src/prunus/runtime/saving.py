@@ -13,7 +13,7 @@ from prunus.exported.structure import PLAIN, Structure
 from prunus.runtime import storing, toolchain, tuning
 from prunus.runtime.checking import check
 from prunus.runtime.codegen.numbers import DOUBLE, FLOAT
-from prunus.runtime.compiling import MOST_THREADS, built, checked_threads
+from prunus.runtime.compiling import MOST_THREADS, NONFINITE, built, checked_threads
 from prunus.runtime.errors import ProgramError
 from prunus.runtime.program import Parts, Program
 
@@ -35,6 +35,8 @@ def save(parts: Parts, threads: int, path: Path | str) -> None:
         "dtype": "float64" if parts.dtype == torch.float64 else "float32",
         "threads": threads,
         "batch": parts.batch,
+        "fixed_batch": parts.fixed_batch,
+        "nonfinite": parts.nonfinite,
     }
     files.save_tensors(path, tensors, {"program": json.dumps(told)})
 
@@ -81,8 +83,11 @@ def load_program(path: Path | str, *, threads: int | None = None, target: str = 
         if tune
         else tuning.by_rule(net, wanted, numbers)
     )
-    text, engine = built(net, choice, wanted, numbers, count)
-    return Program(Parts(net, choice, text, wanted, structure, dtype, None, told["batch"], {}), engine)
+    text, engine = built(net, choice, wanted, numbers, count, told["nonfinite"])
+    batch, fixed = told["batch"], told["fixed_batch"]
+    return Program(
+        Parts(net, choice, text, wanted, structure, dtype, None, batch, fixed, told["nonfinite"], {}), engine
+    )
 
 
 def _told(metadata: dict[str, str]) -> dict[str, Any]:
@@ -92,9 +97,13 @@ def _told(metadata: dict[str, str]) -> dict[str, Any]:
         raise ProgramError(f"its header can't be read ({error})") from error
     if not isinstance(told, dict) or told.get("format") != _FORMAT:
         raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
+    for name, value in (("fixed_batch", None), ("nonfinite", "ignore")):  # files of earlier versions have neither
+        told.setdefault(name, value)
     limits = {"threads": MOST_THREADS, "batch": 2**31}
     numbers = all(type(told.get(name)) is int and 0 < told[name] <= most for name, most in limits.items())
-    if told.get("dtype") not in ("float32", "float64") or not numbers:
+    fixed = told["fixed_batch"]
+    numbers = numbers and (fixed is None or (type(fixed) is int and 0 < fixed <= limits["batch"]))
+    if told.get("dtype") not in ("float32", "float64") or told["nonfinite"] not in NONFINITE or not numbers:
         raise ProgramError("its header contradicts itself")
     return told
 

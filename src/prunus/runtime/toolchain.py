@@ -1,4 +1,4 @@
-"""The C compiler: which one, what it builds for, and a cache of what it has built."""
+"""The C compiler: which one, what it builds for, and libraries built by it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import secrets
 import shlex
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from prunus.runtime import cache
 from prunus.runtime.errors import CompileError, MissingCompilerError
 
 # For how long a compiler may take over one program, in seconds.
@@ -154,15 +154,6 @@ def _macros(found: Compiler, flags: tuple[str, ...]) -> frozenset[str]:
     return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define"))
 
 
-def cache_folder() -> Path:
-    """Return where built programs are kept: ``PRUNUS_CACHE``, else the user's cache folder."""
-    given = os.environ.get("PRUNUS_CACHE")
-    if given:
-        return Path(given).absolute()  # the loader looks for a bare name elsewhere
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "prunus" / "programs"
-
-
 def build(text: str, wanted: Target) -> ctypes.CDLL:
     """Build C into a library and load it, or load that which was built from the same text before.
 
@@ -175,19 +166,21 @@ def build(text: str, wanted: Target) -> ctypes.CDLL:
     found = compiler()
     features = ",".join(sorted(_macros(found, wanted.flags)))
     key = "\0".join([text, found.version, *found.command, *wanted.flags, *_FLAGS, *own_flags(), features])
-    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
-    if path.is_file():
-        with contextlib.suppress(OSError):  # a damaged file is built anew
-            return ctypes.CDLL(str(path))
+    folder = cache.private_folder()
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
+    kept = cache.read_library(path)
+    if kept is not None:
+        with contextlib.suppress(OSError):  # what another machine built for itself is built anew
+            return _load(kept, path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _compile(text, found, wanted, path)
+        built = _compile(text, found, wanted, folder)
     except OSError as error:
         raise CompileError(
-            f"the cache of programs {str(path.parent)!r} can't be written ({error}); set PRUNUS_CACHE to another folder"
+            f"the cache of programs {str(folder)!r} can't be written ({error}); set PRUNUS_CACHE to another folder"
         ) from error
+    cache.write_library(path, built)
     try:
-        return ctypes.CDLL(str(path))
+        return _load(built, path)
     except OSError as error:
         raise CompileError(
             f"the built program {str(path)!r} can't be loaded ({error}); if no programs may run from that folder, set "
@@ -195,16 +188,31 @@ def build(text: str, wanted: Target) -> ctypes.CDLL:
         ) from error
 
 
+# (where a library is kept, SHA-256) -> the library: it is loaded once in a process, as its threads are made once.
+_loaded: dict[tuple[Path, str], ctypes.CDLL] = {}
+
+
+def _load(content: bytes, path: Path) -> ctypes.CDLL:
+    """Load a library's content from a copy that nothing else knows of: what was checked is what is loaded."""
+    key = path, hashlib.sha256(content).hexdigest()
+    if key not in _loaded:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".load-", ignore_cleanup_errors=True) as folder:
+            copy = Path(folder) / path.name
+            copy.write_bytes(content)
+            _loaded[key] = ctypes.CDLL(str(copy))
+    return _loaded[key]
+
+
 def own_flags() -> list[str]:
     """Return the flags that the user adds for every C program, as make and its kin do."""
     return shlex.split(os.environ.get("CFLAGS", ""))
 
 
-def _compile(text: str, found: Compiler, wanted: Target, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as folder:
+def _compile(text: str, found: Compiler, wanted: Target, where: Path) -> bytes:
+    with tempfile.TemporaryDirectory(dir=where, prefix=".build-") as folder:
         source = Path(folder) / "program.c"
         source.write_text(text, encoding="utf-8")
-        built = Path(folder) / f"{secrets.token_hex(4)}.so"
+        built = Path(folder) / "program.so"
         flags = (*_FLAGS, *wanted.flags, *own_flags())
         command = [*found.command, *flags, "-o", str(built), str(source), "-lm"]
         try:
@@ -214,4 +222,4 @@ def _compile(text: str, found: Compiler, wanted: Target, path: Path) -> None:
         if done.returncode != 0 or not built.is_file():
             said = done.stderr.strip()[:2000] or f"exit code {done.returncode}"
             raise CompileError(f"the C compiler {found.version!r} can't build the program: {said}")
-        built.replace(path)
+        return built.read_bytes()

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from prunus import files
 from prunus.machine import machine
-from prunus.runtime import storing, toolchain
+from prunus.runtime import cache, storing, toolchain
 from prunus.runtime.codegen import source
 from prunus.runtime.codegen.numbers import Numbers
 from prunus.runtime.codegen.source import Trial
@@ -89,7 +88,7 @@ def measured(net: Net, target: Target, numbers: Numbers, batch: int, say: Callab
     compiler = toolchain.compiler()
     own = machine().processor
     key = storing.digest(net, _VERSION, target, numbers, batch, own, compiler, *toolchain.own_flags())
-    remembered = toolchain.cache_folder() / f"{key}.json"
+    remembered = cache.private_folder() / f"{key}.json"
     found = _read(remembered, net, target, numbers, batch)
     if found is not None:
         return found
@@ -99,7 +98,7 @@ def measured(net: Net, target: Target, numbers: Numbers, batch: int, say: Callab
         (_tuned(net, block, target, numbers, say) for block in _blocks(net, target, numbers, batch)),
         key=lambda each: each[1],
     )[0]
-    files.write_json(remembered, _to_json(found))
+    cache.write(remembered, json.dumps(_to_json(found), allow_nan=False).encode())
     return found
 
 
@@ -201,7 +200,7 @@ def _fields(variant: Variant) -> Sequence[object]:
 def _read(path: Path, net: Net, target: Target, numbers: Numbers, batch: int) -> Choice | None:
     """Return what was remembered; None where nothing was, it can't be read, or it is not among what can be chosen."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(cache.read(path) or b"null")
         told = {
             (mode, number): Variant(rows, tuple(tile), width, outer, chains, parts)
             for mode, number, rows, tile, width, outer, chains, parts in tree["chosen"]

@@ -22,6 +22,7 @@ class Numbers:
         bytes: its size.
         suffix: what its constants end in, and its functions of math.h.
         digits: significant decimal digits that tell every number.
+        exponent: the bits that are all ones in infinities and NaN only.
     """
 
     real: str
@@ -29,6 +30,7 @@ class Numbers:
     bytes: int
     suffix: str
     digits: int
+    exponent: int
 
     def constant(self, value: float) -> str:
         """Return a number as C writes it.
@@ -45,8 +47,8 @@ class Numbers:
         return text + ("" if re.search(r"[.e]", text) else ".0") + self.suffix
 
 
-FLOAT = Numbers("float", "int32_t", 4, "f", 9)
-DOUBLE = Numbers("double", "int64_t", 8, "", 17)
+FLOAT = Numbers("float", "int32_t", 4, "f", 9, 0x7F800000)
+DOUBLE = Numbers("double", "int64_t", 8, "", 17, 0x7FF0000000000000)
 
 # Functions of x for one number, f standing for the suffix of math.h's functions; a, b are the constants.
 SCALARS = {
@@ -107,6 +109,11 @@ def scalar_types(numbers: Numbers) -> str:
 
 static inline real larger1(real x, real y) {{ return x > y || x != x ? x : y; }}
 static inline real smaller1(real x, real y) {{ return x < y || x != x ? x : y; }}
+static inline int nonfinite1(real x) {{
+    {numbers.whole} bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    return (bits & {numbers.exponent:#x}) == {numbers.exponent:#x};
+}}
 """
 
 
@@ -128,6 +135,9 @@ static inline {vec} choose{width}({mask} which, {vec} x, {vec} y) {{
 }}
 static inline {vec} larger{width}({vec} x, {vec} y) {{ return choose{width}((x > y) | (x != x), x, y); }}
 static inline {vec} smaller{width}({vec} x, {vec} y) {{ return choose{width}((x < y) | (x != x), x, y); }}
+static inline {mask} nonfinite{width}({vec} x) {{
+    return (({mask})x & {numbers.exponent:#x}) == {numbers.exponent:#x};
+}}
 """
 
 

@@ -11,19 +11,31 @@ typedef struct {
     long *begun;  /* of each thread's share of the tasks, how many somebody has begun */
     long arrived; /* threads that wait for the others */
     long round;
+    long nonfinite; /* the output of a contraction that was to read an infinity or NaN, counted from 1; 0 for none */
 } prunus_job;
 
-static void prunus_task(const prunus_job *job, real *work, long task) {
+/* Remember a contraction whose weights that are left out may not be, where programs are made to look for such. */
+static void prunus_look(prunus_job *job, long found) {
+    if (found) __atomic_store_n(&job->nonfinite, found, __ATOMIC_RELAXED);
+}
+
+static void prunus_task(prunus_job *job, real *work, long task) {
     if (task < job->blocks) {
         const long sample = task * BLOCK, left = job->batch - sample;
         const long count = left < BLOCK ? left : BLOCK;
         block_load(job->inputs, work, sample, count);
-        for (long step = 0; step < BLOCK_STEPS; ++step) block_steps[step](job->weights, work, 0, 1);
+        for (long step = 0; step < BLOCK_STEPS; ++step) {
+            prunus_look(job, block_nonfinite(work, job->weights, step));
+            block_steps[step](job->weights, work, 0, 1);
+        }
         block_store(job->outputs, work, sample, count);
     } else {
         const long sample = job->blocks * BLOCK + task - job->blocks;
         single_load(job->inputs, work, sample, 1);
-        for (long step = 0; step < SINGLE_STEPS; ++step) single_steps[step](job->weights, work, 0, 1);
+        for (long step = 0; step < SINGLE_STEPS; ++step) {
+            prunus_look(job, single_nonfinite(work, job->weights, step));
+            single_steps[step](job->weights, work, 0, 1);
+        }
         single_store(job->outputs, work, sample, 1);
     }
 }
@@ -66,6 +78,7 @@ static void prunus_together(void *argument, long part, long parts) {
         if (part == 0) (block ? block_load : single_load)(job->inputs, job->work, sample, count);
         prunus_meet(job, parts);
         for (long step = 0; step < steps; ++step) {
+            if (part == 0) prunus_look(job, (block ? block_nonfinite : single_nonfinite)(job->work, job->weights, step));
             (block ? block_steps : single_steps)[step](job->weights, job->work, part, parts);
             prunus_meet(job, parts);
         }
@@ -147,22 +160,23 @@ static void prunus_share(prunus_work work, void *argument, long parts) {
     pthread_mutex_unlock(&prunus_pool.taken);
 }
 
-/* Compute a batch. */
-void prunus_run(const prunus_context *context, const real *const *inputs, real *const *outputs, long batch) {
+/* Compute a batch; return `nonfinite` of a job. */
+long prunus_run(const prunus_context *context, const real *const *inputs, real *const *outputs, long batch) {
     const long blocks = batch / BLOCK, left = batch % BLOCK, threads = context->threads;
     long begun[threads];
-    prunus_job job = {context->weights, context->work, inputs, outputs, batch, blocks, blocks + left, begun, 0, 0};
+    prunus_job job = {context->weights, context->work, inputs, outputs, batch, blocks, blocks + left, begun, 0, 0, 0};
     for (long part = 0; part < threads; ++part) begun[part] = 0;
     if (left > context->most_single) job.tasks = ++job.blocks;
     if (context->share_steps && threads > job.tasks)
         prunus_share(prunus_together, &job, threads);
     else
         prunus_share(prunus_apart, &job, threads < job.tasks ? threads : job.tasks);
+    return job.nonfinite;
 }
 
 /* Compute a batch of a model of one input and one output. */
-void prunus_call(const prunus_context *context, const real *input, real *output, long batch) {
-    prunus_run(context, &input, &output, batch);
+long prunus_call(const prunus_context *context, const real *input, real *output, long batch) {
+    return prunus_run(context, &input, &output, batch);
 }
 
 /* Compute one step repeatedly, for timing: of the block mode or the single one. */

@@ -55,9 +55,7 @@ Trial: TypeAlias = tuple[Plan, Operation, Variant | None]
 
 
 def write(
-    plans: Sequence[Plan],
-    chosen: Mapping[tuple[str, int], Variant],
-    numbers: Numbers,
+    plans: Sequence[Plan], chosen: Mapping[tuple[str, int], Variant], numbers: Numbers, nonfinite: str = "ignore"
 ) -> Source:
     """Write a program.
 
@@ -65,9 +63,10 @@ def write(
         plans: of the block mode and of the single one.
         chosen: (mode, number of the output) -> how that contraction is computed.
         numbers: what is computed in.
+        nonfinite: ``raise`` to look for infinities and NaN before each contraction, else ``ignore``.
     """
     found = _Gathered(numbers, Needs(numbers))
-    steps = "\n".join(_mode(plan, chosen, found) for plan in plans)
+    steps = "\n".join([*(_mode(plan, chosen, found) for plan in plans), *_looks(plans, nonfinite, found)])
     head = _head(found)
     block = next(plan for plan in plans if not plan.mode.single)
     workspace = max(plan.size for plan in plans)
@@ -143,6 +142,24 @@ def _mode(plan: Plan, chosen: Mapping[tuple[str, int], Variant], found: _Gathere
     if not names:
         table = table.replace("{};", "{0};")
     return "\n".join([*texts, table, transfer.load(plan, found.needs), transfer.store(plan, found.needs)])
+
+
+def _looks(plans: Sequence[Plan], nonfinite: str, found: _Gathered) -> list[str]:
+    """Return a function of each mode that looks at what a step is about to read."""
+    texts = []
+    for plan in plans:
+        emitter = Emitter(plan, found.needs, found.constants)
+        write = Writer()
+        with write.block(f"static long {plan.mode.name}_nonfinite(const real *work, const char *weights, long step)"):
+            write("(void)work; (void)weights;")
+            with write.block("switch (step)"):
+                for place, operation in enumerate(plan.net.operations):
+                    if isinstance(operation, Contract) and nonfinite == "raise":
+                        with write.block(f"case {place}:"):
+                            write(emitter.nonfinite(operation))
+            write("return 0;")
+        texts.append(write.text())
+    return texts
 
 
 def _title(operation: Operation) -> str:

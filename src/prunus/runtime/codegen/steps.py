@@ -11,7 +11,20 @@ import numpy
 from prunus.runtime.codegen.numbers import COMBINED
 from prunus.runtime.codegen.writing import Constants, Needs, Writer, counters, sum_of, times
 from prunus.runtime.layout import Nest, nest
-from prunus.runtime.net import Combine, Indices, Join, Map, Normalize, Operation, Pointwise, Pool, Reduce, View, Windows
+from prunus.runtime.net import (
+    Combine,
+    Contract,
+    Indices,
+    Join,
+    Map,
+    Normalize,
+    Operation,
+    Pointwise,
+    Pool,
+    Reduce,
+    View,
+    Windows,
+)
 from prunus.runtime.planning import Plan
 from prunus.runtime.taps import step_along
 
@@ -51,6 +64,19 @@ class Emitter:
         else:
             assert isinstance(operation, Normalize)
             self._normalize(write, operation)
+        return write.text()
+
+    def nonfinite(self, operation: Contract) -> str:
+        """Return lines that return its output, counted from 1, if it reads an infinity or NaN, else 0."""
+        write = Writer(depth=1)
+        kind = "int" if self.width == 1 else f"mask{self.width}"
+        write("const long part = 0, parts = 1;", f"{kind} bad = {'0' if self.width == 1 else '{0}'};")
+        with self._over(write, [self.plan.addresses(operation.source)]) as (source,):
+            write(f"bad |= nonfinite{self.width}({self._load(source)});")
+        if self.width == 1:
+            write(f"return bad ? {operation.output + 1} : 0;")
+        else:
+            write(f"for (int i = 0; i < {self.width}; ++i) if (bad[i]) return {operation.output + 1};", "return 0;")
         return write.text()
 
     def _out(self, operation: Operation) -> Indices:

@@ -43,7 +43,7 @@ def transpose(width: int) -> str:
 
 
 def load(plan: Plan, needs: Needs) -> str:
-    """Write how samples get into a workspace; lanes without a sample get zeros."""
+    """Write how samples get into a workspace; lanes without a sample get the first one's numbers again."""
     mode = plan.mode
     write = Writer()
     head = f"static void {mode.name}_load(const real *const *inputs, real *work, long sample, long count)"
@@ -110,7 +110,7 @@ def _block(
         if into:
             write(f"real *to = work + {ours};", f"const real *const element = from + {theirs};")
             write(f"for (long lane = 0; lane < {mode.block}; ++lane)")
-            write(f"    to[lane] = lane < count ? element[lane * {size}] : 0;")
+            write(f"    to[lane] = element[lane < count ? lane * {size} : 0];")
         else:
             write(f"for (long lane = 0; lane < count; ++lane) to[lane * {size} + {theirs}] = work[{ours} + lane];")
 

@@ -6,19 +6,25 @@ in one of the modules here; one that has none is an error that names it: nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prunus.graph import Graph
 from prunus.runtime.lowering import elementwise, moves, norms, products  # noqa: F401 - each enters its rules
-from prunus.runtime.lowering.fusing import fuse
+from prunus.runtime.lowering.fusing import FUSIONS, Fusion, fuse
 from prunus.runtime.lowering.reader import Reader
 from prunus.runtime.net import Net
 
 __all__ = ["lower"]
 
 
-def lower(graph: Graph) -> Net:
+def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS) -> Net:
     """Return a graph's operations, fused.
+
+    Args:
+        graph: what was traced.
+        fusions: what may go into a contraction before it.
 
     Raises:
         CompileError: an operation can't be lowered; the message names it and where it is in the model.
     """
-    return fuse(Reader(graph).read())
+    return fuse(Reader(graph).read(), fusions)

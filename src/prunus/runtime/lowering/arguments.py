@@ -32,7 +32,7 @@ def activation_of(call: Call, name: str) -> Activation:
 
 
 def shape_of(given: Any) -> torch.Size:
-    """Return the shape of an activation (for two samples), a tensor or a number."""
+    """Return the shape of an activation (for the samples it was traced with), a tensor or a number."""
     if isinstance(given, Activation):
         return given.index.shape
     return given.shape if isinstance(given, Tensor) else torch.Size([])
@@ -68,3 +68,9 @@ def bias_of(given: Any, count: int) -> Numbers:
 def ones_of(given: Any, count: int) -> Numbers:
     """Return factors as numbers: ones where there are none."""
     return numpy.ones(count) if given is None else numbers_of(given)
+
+
+def same_for_all_samples(constant: Tensor) -> bool:
+    """Tell whether a constant whose first dimension is the batch holds the same numbers for every sample."""
+    first = constant[:1]
+    return bool(((constant == first) | (constant.isnan() & first.isnan())).all())

@@ -15,6 +15,7 @@ from prunus.runtime.lowering.arguments import (
     expanded,
     numbers_of,
     ones_of,
+    same_for_all_samples,
     shape_of,
 )
 from prunus.runtime.lowering.reader import Activation, Call, Reader, moved, rule
@@ -145,7 +146,7 @@ def _operand(call: Call, given: Any, shape: torch.Size) -> Activation | Numbers:
     if isinstance(given, Activation):
         return expanded(given, shape)
     full = torch.as_tensor(given, dtype=torch.float64).expand(shape)
-    if not torch.equal(full[0], full[1]) and not bool(full.isnan().any()):
+    if not same_for_all_samples(full):
         raise call.refuse("a constant differs from sample to sample of the batch")
     return full[0].numpy()
 

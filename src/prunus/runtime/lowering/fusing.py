@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy
 
@@ -14,11 +15,16 @@ from prunus.runtime.net import Combine, Contract, Map, Net, Operation, Pool, Vie
 _RISING = ("relu", "relu6", "sigmoid", "tanh", "clamp", "leaky_relu")
 
 # (contraction, what follows it) -> both in one; None where they don't fit.
-_Rule = Callable[[Contract, Operation], "Contract | None"]
+Fusion: TypeAlias = Callable[[Contract, Operation], "Contract | None"]
 
 
-def fuse(net: Net) -> Net:
-    """Return a net that computes the same with fewer operations."""
+def fuse(net: Net, fusions: Sequence[Fusion]) -> Net:
+    """Return a net that computes the same with fewer operations.
+
+    Args:
+        net: what is computed.
+        fusions: what may go into a contraction before it.
+    """
     operations = list(net.operations)
     keep = {view.value for view in net.outputs}
     changed = True
@@ -27,7 +33,7 @@ def fuse(net: Net) -> Net:
         readers = Counter(view.value for operation in operations for view in views_of(operation))
         makers = {operation.output: operation for operation in operations}
         for operation in operations:
-            found = _into_maker(operation, makers, readers, keep)
+            found = _into_maker(operation, makers, readers, keep, fusions)
             if found is not None:
                 gone, fused = found
                 operations = [fused if each is operation else each for each in operations if each is not gone]
@@ -42,7 +48,11 @@ def _boxes(net: Net, operations: list[Operation]) -> dict[int, tuple[int, int, i
 
 
 def _into_maker(
-    operation: Operation, makers: dict[int, Operation], readers: Counter[int], keep: set[int]
+    operation: Operation,
+    makers: dict[int, Operation],
+    readers: Counter[int],
+    keep: set[int],
+    fusions: Sequence[Fusion],
 ) -> tuple[Operation, Operation] | None:
     """Return an operation that goes, and one that does its work and that of the one given."""
     order = list(makers)
@@ -52,7 +62,7 @@ def _into_maker(
             continue
         fused: Operation | None = None
         if isinstance(maker, Contract):
-            fused = next((found for rule in _RULES if (found := rule(maker, operation)) is not None), None)
+            fused = next((found for fusion in fusions if (found := fusion(maker, operation)) is not None), None)
         elif isinstance(maker, Combine) and isinstance(operation, Map) and maker.activation is None:
             fused = replace(maker, activation=operation.pointwise)
         if fused is not None:
@@ -122,4 +132,6 @@ def _pooled(maker: Contract, operation: Operation) -> Contract | None:
     return replace(maker, pool=(operation.function, height, width))
 
 
-_RULES: tuple[_Rule, ...] = (_scaled, _added, _activated, _pooled)
+FUSIONS: tuple[Fusion, ...] = (_scaled, _added, _activated, _pooled)
+# Without factors in the weights, a sum that overflows before it is scaled stays the infinity that it is in PyTorch.
+EXACT_FUSIONS: tuple[Fusion, ...] = (_added, _activated, _pooled)

@@ -12,6 +12,7 @@ from prunus.runtime.lowering.arguments import (
     activation_of,
     listed,
     numbers_of,
+    same_for_all_samples,
     shape_of,
 )
 from prunus.runtime.lowering.reader import Activation, Call, Reader, moved, rule, swapped
@@ -76,7 +77,9 @@ def joined(reader: Reader, call: Call) -> Activation:
     for each, start, stop in zip(given, starts, starts[1:], strict=False):
         if start == stop:
             continue
-        where = target[start:stop].reshape(2, -1)[0].numpy()
+        where = target[start:stop].reshape(reader.samples, -1)[0].numpy()
+        if not isinstance(each, Activation) and not same_for_all_samples(each):
+            raise call.refuse("a constant differs from sample to sample of the batch")
         piece = reader.view(call, each) if isinstance(each, Activation) else numbers_of(each[0])
         pieces.append(_flat(piece, where))
     operation = Join(reader.title(call), reader.next_value(), box_of(shape), tuple(pieces))

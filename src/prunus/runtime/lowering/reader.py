@@ -16,9 +16,6 @@ from prunus.graph import Graph, module_path, where
 from prunus.runtime.errors import CompileError
 from prunus.runtime.net import Box, Net, Operation, View, box_of, whole
 
-# How many samples the graph is read with. Two, so that an operation that mixes samples is seen.
-SAMPLES = 2
-
 
 @dataclass(frozen=True, eq=False)
 class Activation:
@@ -26,7 +23,8 @@ class Activation:
 
     Attributes:
         value: number of the value.
-        index: int64, of the tensor's shape for two samples; those of the second count on from those of the first.
+        index: int64, of the tensor's shape for the samples the graph was traced with; those of each sample count on
+            from those of the one before.
     """
 
     value: int
@@ -71,12 +69,22 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 @dataclass
 class Reader:
-    """What is known after reading a graph up to some operation."""
+    """What is known after reading a graph up to some operation.
+
+    It is read with as many samples as it was traced with: at least two where the batch is free, so that an operation
+    that mixes samples is seen.
+    """
 
     graph: Graph
     operations: list[Operation] = field(default_factory=list)
     boxes: dict[int, Box] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """How many samples the graph was traced with."""
+        first: Tensor = next(iter([*self.graph.args, *self.graph.kwargs.values()]))
+        return len(first)
 
     def read(self) -> Net:
         """Read every operation.
@@ -107,7 +115,7 @@ class Reader:
         Raises:
             CompileError: its first dimension is not the batch, or it mixes samples.
         """
-        first = _one_sample(activation, self.size(activation))
+        first = self._one_sample(activation)
         if first is None:
             raise call.refuse("its input has no batch as its first dimension, or mixes samples; no program can do that")
         return first
@@ -139,7 +147,7 @@ class Reader:
     def _activation(self, view: View) -> Activation:
         first = torch.from_numpy(view.index)
         size = int(numpy.prod(self.boxes[view.value]))
-        return Activation(view.value, torch.stack([first + sample * size for sample in range(SAMPLES)]))
+        return Activation(view.value, torch.stack([first + sample * size for sample in range(self.samples)]))
 
     def _input(self, node: fx.Node, name: str, tensor: Tensor) -> tuple[int, tuple[int, ...]]:
         if not tensor.is_floating_point():
@@ -156,13 +164,26 @@ class Reader:
         return number, shape
 
     def _output(self, found: Any) -> View:
-        view = _one_sample(found, self.size(found)) if isinstance(found, Activation) else None
+        view = self._one_sample(found) if isinstance(found, Activation) else None
         if view is None:
             raise CompileError(
                 "an output of the model does not depend on its inputs, or has no batch as its first dimension; return "
                 "only what is computed sample by sample"
             )
         return view
+
+    def _one_sample(self, activation: Activation) -> View | None:
+        """Return an activation as a view of one sample; None where its first dimension is not the batch."""
+        index, size = activation.index, self.size(activation)
+        if index.ndim == 0 or len(index) != self.samples:
+            return None
+        first = index[0]
+        starts = torch.arange(self.samples).mul(size).reshape(-1, *(1 for _ in first.shape))
+        if not torch.equal(first + starts, index):
+            return None
+        if first.numel() and not 0 <= int(first.min()) <= int(first.max()) < size:
+            return None
+        return View(activation.value, first.contiguous().numpy())
 
     def _operation(self, node: fx.Node) -> Any:
         if getattr(node.target, "__name__", "") == "getitem":
@@ -181,7 +202,13 @@ class Reader:
                 "prunus.compile doesn't know this operation; compile the part of the model without it, or use "
                 "prunus.export to ONNX, whose runtime knows more"
             )
-        result = found(self, call)
+        _refuse_complex(call)
+        try:
+            result = found(self, call)
+        except CompileError:
+            raise
+        except Exception as error:  # arguments that the rule didn't expect
+            raise call.refuse(f"prunus.compile can't read it ({type(error).__name__}: {str(error)[:200]})") from error
         if in_place:
             self._overwrite(call, result)
         return result
@@ -248,14 +275,15 @@ def moved(activation: Activation, index: Tensor) -> Activation:
     return replace(activation, index=index)
 
 
-def _one_sample(activation: Activation, size: int) -> View | None:
-    index = activation.index
-    if index.ndim == 0 or len(index) != SAMPLES or not torch.equal(index[0] + size, index[1]):
-        return None
-    first = index[0]
-    if first.numel() and not 0 <= int(first.min()) <= int(first.max()) < size:
-        return None
-    return View(activation.value, first.contiguous().numpy())
+def _refuse_complex(call: Call) -> None:
+    """Refuse an operation that makes complex numbers, or takes some: a program would lose their imaginary parts.
+
+    Raises:
+        CompileError: it does.
+    """
+    tensors = [*pytree.tree_leaves(call.node.meta.get("val")), *pytree.tree_leaves(dict(call.arguments))]
+    if any(isinstance(leaf, complex) or (isinstance(leaf, Tensor) and leaf.is_complex()) for leaf in tensors):
+        raise call.refuse("it computes with complex numbers, which a program can't hold")
 
 
 def _on_cpu(found: Any) -> Any:
