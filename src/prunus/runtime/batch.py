@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import nn
 
+from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, Graph, GraphError, call_arguments, trace, trace_own_batch
 from prunus.runtime.errors import CompileError
 from prunus.runtime.lowering import lower
@@ -41,7 +44,8 @@ def read_net(
 def trace_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """Read a model's graph with its batch free if the model lets it, else with the example's own batch.
 
-    Code such as ``x.view(2, -1)`` makes a graph that is right for two samples only.
+    Code such as ``x.view(2, -1)`` makes a graph that is right for two samples only. Where the model runs other batches
+    all the same, as it only asks for their size, the batch is free: programs are made of what one sample takes.
 
     Raises:
         GraphError: the model can't be traced.
@@ -50,6 +54,8 @@ def trace_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     own = _samples(example_inputs)
     try:
         graph = trace(model, _of_size(example_inputs, min(own, 2)))
+        if graph.batch is not None and all(_runs(model, _of_size(example_inputs, size)) for size in (1, 3)):
+            return replace(trace_own_batch(model, _of_size(example_inputs, 2)), batch=None)
         if graph.batch in (None, own):
             return graph
     except GraphError:
@@ -63,12 +69,22 @@ def trace_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     return trace_own_batch(model, example_inputs)
 
 
+def _runs(model: nn.Module, example_inputs: ExampleInputs) -> bool:
+    args, kwargs = call_arguments(example_inputs, 1)
+    try:
+        with undisturbed(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception:
+        return False
+    return True
+
+
 def _samples(example_inputs: ExampleInputs) -> int:
     args, kwargs = call_arguments(example_inputs, 1)
     return max(len(value) for value in (*args, *kwargs.values()))
 
 
 def _of_size(example_inputs: ExampleInputs, size: int) -> ExampleInputs:
-    """Return so many of the example's samples."""
-    args, kwargs = call_arguments(example_inputs, 1)
+    """Return example inputs of so many samples, made by going round those there are."""
+    args, kwargs = call_arguments(example_inputs, size)
     return tuple(value[:size] for value in args) if args else {name: value[:size] for name, value in kwargs.items()}
