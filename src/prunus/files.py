@@ -17,6 +17,9 @@ from torch import Tensor
 
 _METADATA_KEY = "prunus"
 
+# As many as numpy takes; PyTorch takes more, and then fails in odd places.
+_MOST_DIMENSIONS = 64
+
 # The names of unfinished files: those of `whole_file`, and those that safetensors writes in turn for each of them.
 _UNFINISHED = (".*.part", ".tmp??????")
 
@@ -106,16 +109,32 @@ def load_with_metadata(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}; expected a .safetensors file")
+    place = torch.device(device)
     try:
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = dict(file.metadata() or {})
-        return tensors, _metadata(header)
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
+            metadata = _metadata(dict(file.metadata() or {}))
+    except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{str(path)!r} is not a readable safetensors file ({error}); "
             "it may be truncated, or saved by torch.save, which prunus never loads"
         ) from error
+    return {name: tensor.to(place) for name, tensor in tensors.items()}, metadata
+
+
+def _tensor(file: Any, name: str) -> Tensor:
+    """Return a tensor of an open file.
+
+    Raises:
+        ValueError: it has more dimensions than PyTorch can print or pass on, or is of bools that are neither true nor
+            false: what PyTorch computes with those is undefined.
+    """
+    if len(file.get_slice(name).get_shape()) > _MOST_DIMENSIONS:
+        raise ValueError(f"tensor {name!r:.60} has more than {_MOST_DIMENSIONS} dimensions")
+    tensor: Tensor = file.get_tensor(name)
+    if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+        raise ValueError(f"tensor {name!r:.60} holds bools that are neither 0 nor 1")
+    return tensor
 
 
 def _metadata(header: dict[str, str]) -> dict[str, str]:
@@ -123,4 +142,5 @@ def _metadata(header: dict[str, str]) -> dict[str, str]:
     if _METADATA_KEY not in header:
         return header
     packed = json.loads(header[_METADATA_KEY])
-    return packed if isinstance(packed, dict) else header
+    plain = isinstance(packed, dict) and all(isinstance(value, str) for value in packed.values())
+    return packed if plain else header

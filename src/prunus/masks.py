@@ -130,8 +130,10 @@ class Masks(Mapping[str, Tensor]):
         try:
             tensors, metadata = load_with_metadata(path)
             names = json.loads(metadata.get("names", "null")) or sorted(tensors)  # the model's order
+            if sorted(names) != sorted(tensors):
+                raise ValueError("its header lists other names than those of its tensors")
             return cls({name: tensors[name] for name in names})
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, RecursionError) as error:
             raise MaskError(f"{str(path)!r} does not hold masks: {error}") from error
 
     @classmethod
