@@ -67,7 +67,7 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> State | None:
             raise ValueError("its content is not what was written")
         earlier = json.loads(metadata["settings"])
         state = State(tensors, tuple(json.loads(metadata["history"])))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise StateError(
             f"the training state {str(path)!r} can't be read ({error}); delete it to start the phase again"
         ) from error
