@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunus.files import (
+    content_hash,
     load_tensors,
     load_with_metadata,
     remove_left_overs,
@@ -271,3 +272,23 @@ def test_names_of_masks_that_are_not_those_of_the_tensors(names: str, tmp_path: 
     save_tensors(tmp_path / "m.safetensors", {"a": torch.ones(2) > 0}, {"names": names})
     with pytest.raises(MaskError, match="does not hold masks"):
         Masks.load(tmp_path / "m.safetensors")
+
+
+def test_damaged_masks_are_refused_and_those_of_the_first_version_read(tmp_path: Path) -> None:
+    path, masks = tmp_path / "m.safetensors", Masks({"b": torch.rand(9) < 0.5, "a": torch.rand(3, 2) < 0.5})
+    masks.save(path, "a run")
+    content = path.read_bytes()
+    for place in (len(content) - 1, content.index(b"a run"), content.index(b"checksum"), content.rindex(b"made_from")):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(MaskError, match="does not hold masks"):
+            Masks.load(path)
+    save_tensors(path, dict(masks), {"kind": "masks", "names": '["b", "a"]', "made_from": ""})
+    assert list(Masks.load(path)) == ["b", "a"]
+
+
+def test_the_hash_of_content_knows_no_strides() -> None:
+    for plain in (torch.ones(1, 1), torch.zeros(0, 3), torch.tensor(2.0), torch.ones(2, 3).t().clone()):
+        other = plain.as_strided(
+            plain.shape, [0 if size == 1 else step for size, step in zip(plain.shape, plain.stride(), strict=True)]
+        )
+        assert content_hash({"a": plain}) == content_hash({"a": other})

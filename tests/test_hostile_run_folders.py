@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunus.files import load_with_metadata, save_tensors
+from prunus.files import checksum_of, load_with_metadata, save_tensors
 from prunus.report import folder as run
 from prunus.run_folder import Seconds, vouched
 from prunus.train.journal import restart_log
-from prunus.train.state import State, StateError, _checksum, load_state, save_state
+from prunus.train.state import State, StateError, load_state, save_state
 
 HOSTILE = {
     "nested deeply": "[" * 100_000,
@@ -71,6 +71,6 @@ def test_a_training_state_nested_deeply_is_refused(tmp_path: Path) -> None:
     path, tensors = tmp_path / "state.safetensors", {"model.a": torch.ones(1)}
     save_state(path, State(tensors, ()), {})
     metadata = {"format": load_with_metadata(path)[1]["format"], "settings": "[" * 100_000, "history": "[]"}
-    save_tensors(path, tensors, {**metadata, "checksum": _checksum(tensors, metadata)})  # as a forger would
+    save_tensors(path, tensors, {**metadata, "checksum": checksum_of(tensors, metadata)})  # as a forger would
     with pytest.raises(StateError, match="can't be read"):
         load_state(path, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -78,6 +79,29 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapp
     header = {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     with whole_file(path) as temporary:
         safetensors.torch.save_file(_independent(tensors), temporary, header)
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return sha256 over names, dtypes, shapes and values, whatever the order, device or memory layout.
+
+    >>> content_hash({"a": torch.zeros(2)}) == content_hash({"a": torch.zeros(2, dtype=torch.float64)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        flat = tensor.as_strided(
+            (tensor.numel(),), (1,)
+        )  # one element may have any stride, which a view of bytes minds
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def checksum_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return sha256 over all that a file is to hold, its checksum itself left out."""
+    text = json.dumps([content_hash(tensors), sorted(metadata.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
+from prunus.files import checksum_of, load_with_metadata, save_tensors
 from prunus.graph import trace
 from prunus.runtime import ProgramError, storing
 from prunus.runtime.checking import check
@@ -182,24 +183,18 @@ def test_a_number_of_threads_that_no_call_can_have(saved: Path, tmp_path: Path) 
     for threads in (0, -1, 1025):
         with pytest.raises(ValueError, match="threads must be a whole number from 1 to 1024"):
             prunus.load_program(saved, threads=threads)
-    tensors = safetensors.torch.load_file(saved)
-    with safetensors.safe_open(saved, "pt") as file:
-        outer = json.loads(file.metadata()["prunus"])
-    told = json.loads(outer["program"]) | {"threads": 2**30}
-    header = {"prunus": json.dumps(outer | {"program": json.dumps(told)})}
-    safetensors.torch.save_file(tensors, tmp_path / "threads.safetensors", header)
+    path = _forged(saved, tmp_path / "threads.safetensors", lambda told: told.update(threads=2**30))
     with pytest.raises(ProgramError, match="its header contradicts itself"):
-        prunus.load_program(tmp_path / "threads.safetensors")
+        prunus.load_program(path)
 
 
 def _forged(saved: Path, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Write a program's file with what its header tells changed."""
-    with safetensors.safe_open(saved, "pt") as file:
-        outer = json.loads(file.metadata()["prunus"])
-    told = json.loads(outer["program"])
+    """Write a program's file with what its header tells changed, and the checksum made to fit."""
+    tensors, metadata = load_with_metadata(saved)
+    told = json.loads(metadata["program"])
     change(told)
-    header = {"prunus": json.dumps(outer | {"program": json.dumps(told)})}
-    safetensors.torch.save_file(safetensors.torch.load_file(saved), path, header)
+    header = {"program": json.dumps(told)}
+    save_tensors(path, tensors, header | {"checksum": checksum_of(tensors, header)})
     return path
 
 
@@ -250,6 +245,21 @@ def test_zeros_around_and_columns_of_strides_count_as_memory(tmp_path: Path) -> 
 
     with pytest.raises(ProgramError, match="over the limit"):
         prunus.load_program(_forged(tmp_path / "p.safetensors", tmp_path / "wide.safetensors", spread), tune=False)
+
+
+def test_damage_is_noticed(saved: Path, tmp_path: Path) -> None:
+    content = saved.read_bytes()
+    for place in (len(content) - 3, content.index(b"relu"), content.index(b"checksum")):  # a weight, a function, a key
+        changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        (tmp_path / "changed.safetensors").write_bytes(changed)
+        with pytest.raises(ProgramError, match="what it holds is not what was written"):
+            prunus.load_program(tmp_path / "changed.safetensors", tune=False)
+
+
+def test_a_file_of_the_first_version_had_no_checksum(saved: Path, tmp_path: Path) -> None:
+    tensors, metadata = load_with_metadata(saved)
+    save_tensors(tmp_path / "old.safetensors", tensors, {"program": metadata["program"]})
+    assert prunus.load_program(tmp_path / "old.safetensors", tune=False)
 
 
 def test_max_bytes_is_what_a_program_may_take(saved: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prunus import files, strict_json
 from prunus.exported.structure import PLAIN, Structure
@@ -42,7 +44,8 @@ def save(parts: Parts, threads: int, path: Path | str) -> None:
         "threads": threads,
         "batch": parts.batch,
     }
-    files.save_tensors(path, tensors, {"program": json.dumps(told)})
+    header = {"program": json.dumps(told)}
+    files.save_tensors(path, tensors, header | {"checksum": files.checksum_of(tensors, header)})
 
 
 def load_program(
@@ -81,7 +84,7 @@ def load_program(
     wanted = toolchain.target(target)
     memory = _Memory(Path(path).stat().st_size, max_bytes)
     try:
-        told = _told(metadata)
+        told = _told(tensors, metadata)
         memory.take(storing.num_bytes(told["net"], tensors))
         net = storing.decode(told["net"], tensors)
         check(net)
@@ -125,11 +128,15 @@ class _Memory:
             )
 
 
-def _told(metadata: dict[str, str]) -> dict[str, Any]:
+def _told(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    text = metadata.get("program", "null")
     try:
-        told = strict_json.parse(metadata.get("program", "null"))
+        told = strict_json.parse(text)
     except strict_json.FieldError as error:
         raise ProgramError(f"its header can't be read ({error})") from error
+    # the first version had no checksum
+    if metadata.keys() > {"program"} and metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
+        raise ProgramError("what it holds is not what was written; copy it anew")
     if not isinstance(told, dict) or told.get("format") != _FORMAT:
         raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
     limits = {"threads": MOST_THREADS, "batch": 2**31}
