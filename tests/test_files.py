@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunus.files import (
+    content_hash,
     load_tensors,
     load_with_metadata,
     remove_left_overs,
@@ -29,6 +31,7 @@ from prunus.files import (
     write_json,
     write_text,
 )
+from prunus.masks import MaskError, Masks
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.int64, torch.uint8]
 
@@ -232,3 +235,60 @@ def test_whatever_the_bytes_there_are_tensors_or_a_clear_error(tmp_path: Path, b
         assert "is not a readable safetensors file" in str(error)  # noqa: PT017
     else:
         assert all(isinstance(tensor, Tensor) for tensor in tensors.values())
+
+
+def _raw(header: object, data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def _one(dtype: str, shape: list[int], num_bytes: int) -> dict[str, object]:
+    return {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, num_bytes]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    {
+        "metadata nested deeply": _raw({"__metadata__": {"prunus": "[" * 100_000}}),
+        "a number of many digits": _raw({"__metadata__": {"prunus": "1" * 5000}}),
+        "a length over 64 bits": _raw(_one("F32", [0, 2**63], 0)),
+        "thousands of dimensions": _raw(_one("U8", [1] * 5000, 1), b"a"),
+        "bools that are neither": _raw(_one("BOOL", [2], 2), b"\1\7"),
+        "more than there is": _raw(_one("F32", [2**40], 2**42)),
+        "header of any length": struct.pack("<Q", 2**62) + b"{}",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_a_hostile_file_is_refused_with_one_error(content: tuple[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content[1])
+    with pytest.raises(ValueError, match="is not a readable safetensors file"):
+        load_with_metadata(tmp_path / "a.safetensors")
+    with pytest.raises(MaskError, match="does not hold masks"):
+        Masks.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("names", ["[" * 100_000, '["a", "b"]', '{"b": 1}', "[[1]]", "7", '["a", "a"]'])
+def test_names_of_masks_that_are_not_those_of_the_tensors(names: str, tmp_path: Path) -> None:
+    save_tensors(tmp_path / "m.safetensors", {"a": torch.ones(2) > 0}, {"names": names})
+    with pytest.raises(MaskError, match="does not hold masks"):
+        Masks.load(tmp_path / "m.safetensors")
+
+
+def test_damaged_masks_are_refused_and_those_of_the_first_version_read(tmp_path: Path) -> None:
+    path, masks = tmp_path / "m.safetensors", Masks({"b": torch.rand(9) < 0.5, "a": torch.rand(3, 2) < 0.5})
+    masks.save(path, "a run")
+    content = path.read_bytes()
+    for place in (len(content) - 1, content.index(b"a run"), content.index(b"checksum"), content.rindex(b"made_from")):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(MaskError, match="does not hold masks"):
+            Masks.load(path)
+    save_tensors(path, dict(masks), {"kind": "masks", "names": '["b", "a"]', "made_from": ""})
+    assert list(Masks.load(path)) == ["b", "a"]
+
+
+def test_the_hash_of_content_knows_no_strides() -> None:
+    for plain in (torch.ones(1, 1), torch.zeros(0, 3), torch.tensor(2.0), torch.ones(2, 3).t().clone()):
+        other = plain.as_strided(
+            plain.shape, [0 if size == 1 else step for size, step in zip(plain.shape, plain.stride(), strict=True)]
+        )
+        assert content_hash({"a": plain}) == content_hash({"a": other})

@@ -190,6 +190,15 @@ def test_any_field_of_another_type_is_refused_by_name(path: tuple[str | int, ...
         assert str(path[0]) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), 2**70, 1e308, 5e-324, "x" * 10_000, [[[]]] * 9], ids=range(7))
+def test_a_field_of_any_size_is_read_or_refused(value: Any):
+    for path in ALL_PATHS:
+        try:
+            Receipt.from_json(changed(path, value))
+        except ReceiptError:
+            continue
+
+
 def test_every_field_must_be_there():
     tree = json.loads(example().to_json())
     for name in tree.keys() - {"break_even"}:

@@ -174,3 +174,25 @@ def test_overrides_that_lead_through_a_value_are_refused() -> None:
         override({"a": {"b": [0]}}, ["a.b.c=1"])
     with pytest.raises(ValueError, match=r"^the value in override 'a=\[1' is not valid YAML: line 1, column 3"):
         override({}, ["a=[1"])
+
+
+def nested_aliases(levels: int, width: int) -> str:
+    """Return a text of `levels` lines whose values, with aliases written out, are more than ``width ** levels``."""
+    lines = [f"a0: &a0 [{', '.join(['x'] * width)}]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("levels", "width"), [(9, 9), (40, 2), (6, 100), (1000, 5)])
+def test_aliases_of_aliases_are_refused_at_once(levels: int, width: int) -> None:
+    with pytest.raises(ValueError, match=r"the example is not valid YAML.*(aliases written out|nested)"):
+        parse(nested_aliases(levels, width), "the example")
+
+
+def test_a_text_that_is_no_recipe_s_length_is_refused_before_it_is_read() -> None:
+    with pytest.raises(ValueError, match="the example has 1,000,000 characters"):
+        parse("[" * 1_000_000, "the example")
+
+
+def test_aliases_that_stand_for_little_are_written_out() -> None:
+    assert parse("{a: &a [1, {b: 2}], c: [*a, *a]}", "it") == {"a": [1, {"b": 2}], "c": [[1, {"b": 2}]] * 2}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from prunus.files import content_hash
 from prunus.recipe import TrainingSection
 from prunus.train import Fit, RankError, fit
-from prunus.train.phase import content_hash
 from training_parts import Telling, cubic, line_count, striped
 
 # 4 steps an epoch; the last batch has one image, so the second process has none of it

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prunus
+from prunus.files import content_hash
 from prunus.masks import Masks
 from prunus.recipe import TrainingSection
 from prunus.train import Fit, StateError, fit, processes
-from prunus.train.phase import content_hash
 from prunus.train.state import State, load_state, save_state
 from training_parts import cubic, small_network, striped
 

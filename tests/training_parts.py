@@ -9,8 +9,8 @@ import torch.distributed
 from torch import Tensor, nn
 
 from prunus.data import Dataset, Images
+from prunus.files import content_hash
 from prunus.recipe import PruneSection, TrainingSection
-from prunus.train.phase import content_hash
 
 
 def striped_images(count: int, seed: int) -> Images:

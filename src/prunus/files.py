@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 _METADATA_KEY = "prunus"
+
+# As many as numpy takes; PyTorch takes more, and then fails in odd places.
+_MOST_DIMENSIONS = 64
 
 # The names of unfinished files: those of `whole_file`, and those that safetensors writes in turn for each of them.
 _UNFINISHED = (".*.part", ".tmp??????")
@@ -77,6 +81,29 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapp
         safetensors.torch.save_file(_independent(tensors), temporary, header)
 
 
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return sha256 over names, dtypes, shapes and values, whatever the order, device or memory layout.
+
+    >>> content_hash({"a": torch.zeros(2)}) == content_hash({"a": torch.zeros(2, dtype=torch.float64)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        flat = tensor.as_strided(
+            (tensor.numel(),), (1,)
+        )  # one element may have any stride, which a view of bytes minds
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def checksum_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return sha256 over all that a file is to hold, its checksum itself left out."""
+    text = json.dumps([content_hash(tensors), sorted(metadata.items())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors on the CPU, contiguous, each in memory of its own; copied only where it has to be."""
     independent: dict[str, Tensor] = {}
@@ -106,16 +133,32 @@ def load_with_metadata(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}; expected a .safetensors file")
+    place = torch.device(device)
     try:
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = dict(file.metadata() or {})
-        return tensors, _metadata(header)
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
+            metadata = _metadata(dict(file.metadata() or {}))
+    except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{str(path)!r} is not a readable safetensors file ({error}); "
             "it may be truncated, or saved by torch.save, which prunus never loads"
         ) from error
+    return {name: tensor.to(place) for name, tensor in tensors.items()}, metadata
+
+
+def _tensor(file: Any, name: str) -> Tensor:
+    """Return a tensor of an open file.
+
+    Raises:
+        ValueError: it has more dimensions than PyTorch can print or pass on, or is of bools that are neither true nor
+            false: what PyTorch computes with those is undefined.
+    """
+    if len(file.get_slice(name).get_shape()) > _MOST_DIMENSIONS:
+        raise ValueError(f"tensor {name!r:.60} has more than {_MOST_DIMENSIONS} dimensions")
+    tensor: Tensor = file.get_tensor(name)
+    if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+        raise ValueError(f"tensor {name!r:.60} holds bools that are neither 0 nor 1")
+    return tensor
 
 
 def _metadata(header: dict[str, str]) -> dict[str, str]:
@@ -123,4 +166,5 @@ def _metadata(header: dict[str, str]) -> dict[str, str]:
     if _METADATA_KEY not in header:
         return header
     packed = json.loads(header[_METADATA_KEY])
-    return packed if isinstance(packed, dict) else header
+    plain = isinstance(packed, dict) and all(isinstance(value, str) for value in packed.values())
+    return packed if plain else header

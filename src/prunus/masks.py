@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prunus.files import load_with_metadata, save_tensors
+from prunus.files import checksum_of, load_with_metadata, save_tensors
 from prunus.supported import problem
 from prunus.targets import resolve, unwrap
 
@@ -118,7 +118,8 @@ class Masks(Mapping[str, Tensor]):
             path: of the file.
             made_from: kept in its header: a fingerprint by which a run knows its own masks again.
         """
-        save_tensors(path, self._masks, {"kind": "masks", "names": json.dumps(list(self)), "made_from": made_from})
+        header = {"kind": "masks", "names": json.dumps(list(self)), "made_from": made_from}
+        save_tensors(path, self._masks, header | {"checksum": checksum_of(self._masks, header)})
 
     @classmethod
     def load(cls, path: Path | str) -> Masks:
@@ -126,13 +127,17 @@ class Masks(Mapping[str, Tensor]):
 
         Raises:
             FileNotFoundError: there is no such file.
-            MaskError: the file is no safetensors file, or holds something else than masks.
+            MaskError: the file is no safetensors file, is damaged, or holds something else than masks.
         """
         try:
             tensors, metadata = load_with_metadata(path)
+            if metadata.get("kind") == "masks":
+                _check_whole(tensors, metadata)
             names = json.loads(metadata.get("names", "null")) or sorted(tensors)  # the model's order
+            if sorted(names) != sorted(tensors):
+                raise ValueError("its header lists other names than those of its tensors")
             return cls({name: tensors[name] for name in names})
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, RecursionError) as error:
             raise MaskError(f"{str(path)!r} does not hold masks: {error}") from error
 
     @classmethod
@@ -173,6 +178,14 @@ class Masks(Mapping[str, Tensor]):
                 raise MaskError(f"the model has no parameter {name!r} to mask{hint}")
             check_shape(name, mask, parameters[name])
         return [(parameters[name], mask) for name, mask in self.items()]
+
+
+def _check_whole(masks: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Raise ValueError unless the content is what `Masks.save` wrote, which told no checksum in its first version."""
+    header = {name: metadata[name] for name in ("kind", "names", "made_from")}
+    told = {name: text for name, text in metadata.items() if name not in header}
+    if told and told != {"checksum": checksum_of(masks, header)}:
+        raise ValueError("what it holds is not what was written")
 
 
 # Pieces of this many weights stay in a core's cache, and are few enough that starting each costs nothing.

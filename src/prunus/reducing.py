@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,7 @@ def compiled(road: Road, packed: nn.Module, made_from: str) -> Program | None:
     try:
         if found == fingerprint:
             road.say(f"compiled: done before, read from {path}")
-            return load_program(path)
+            return load_program(path, max_bytes=sys.maxsize)  # this run wrote it
         road.say("compiled: the result becomes a program that skips the zeros")
         example = normalise(road.data.validation.images[:batch], road.data.mean, road.data.std)
         program = compile(packed, example, threads=threads)

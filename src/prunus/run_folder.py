@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunus import pack
+from prunus import pack, strict_json
 from prunus.extras import require
 from prunus.files import load_with_metadata, remove_left_overs, save_tensors, write_json, write_text
 from prunus.recipe import Recipe, load
@@ -155,7 +155,7 @@ def vouched(path: Path) -> str | None:
     try:
         said = json.loads(beside.read_text(encoding="utf-8"))
         return str(said["made_from"]) if said["sha256"] == _sha256(path) else None
-    except (ValueError, KeyError, TypeError):  # damaged, so it vouches for nothing
+    except (ValueError, KeyError, TypeError, RecursionError):  # damaged, so it vouches for nothing
         return None
 
 
@@ -173,13 +173,17 @@ def made_from_of(path: Path) -> str | None:
 
 
 class Seconds:
-    """What each stage cost, kept in `seconds.json`: a later start of the same run adds nothing to it."""
+    """What each stage cost, kept in `seconds.json`: a later start of the same run adds nothing to it.
+
+    Raises:
+        ValueError: the file is there but damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "seconds.json"
         self._seconds: dict[str, float] = {}
         if self._path.is_file():
-            self._seconds = json.loads(self._path.read_text(encoding="utf-8"))
+            self._seconds = _seconds_in(self._path)
 
     def __getitem__(self, stage: str) -> float | None:
         return self._seconds.get(stage)
@@ -187,3 +191,12 @@ class Seconds:
     def __setitem__(self, stage: str, seconds: float) -> None:
         self._seconds[stage] = round(seconds, 3)
         write_json(self._path, self._seconds)
+
+
+def _seconds_in(path: Path) -> dict[str, float]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        seconds: dict[str, float] = strict_json.build(dict[str, float], strict_json.parse(text))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} does not hold the seconds of stages ({error}); delete it") from error
+    return seconds

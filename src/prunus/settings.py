@@ -18,6 +18,14 @@ import yaml  # noqa: E402
 
 _TAG = "tag:yaml.org,2002:"
 
+# Recipes have a few thousand characters; PyYAML takes seconds for a hundred thousand.
+_LONGEST = 1 << 16
+
+# With aliases written out, values and their characters may be so many together, or so many times the text's characters;
+# without aliases they are at most twice as many.
+_MOST_WRITTEN_OUT = 10_000
+_TIMES_WRITTEN_OUT = 4
+
 # tag -> what is written for it, and the characters that can begin with
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -79,13 +87,18 @@ def parse(text: str, origin: str) -> Any:
 
     Raises:
         ValueError: the text is no YAML, holds a key twice, or something else than text, numbers, true, false, null,
-            lists and mappings.
+            lists and mappings; it has more than 65,536 characters, or is several times as long when its
+            aliases are written out.
 
     >>> parse("{pattern: 2:4, lr: 1e-4, seeds: [0, 1]}", "the example")
     {'pattern': '2:4', 'lr': 0.0001, 'seeds': [0, 1]}
     """
+    if len(text) > _LONGEST:
+        raise ValueError(f"{origin} has {len(text):,} characters; settings may have {_LONGEST:,}")
     try:
-        return _unshared(yaml.load(text, _Loader))  # a SafeLoader that knows even less
+        tree = yaml.load(text, _Loader)  # a SafeLoader that knows even less
+        _count(tree, max(_MOST_WRITTEN_OUT, _TIMES_WRITTEN_OUT * len(text)))
+        return _unshared(tree)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -131,6 +144,21 @@ def override(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
             group = group[part]
         group[last] = parse(text, f"the value in override {setting!r}")
     return changed
+
+
+def _count(value: Any, most: int) -> int:
+    """Return how many values and characters of texts there are in a value, with aliases written out.
+
+    Raises:
+        ValueError: there are more than `most`; no more than these are looked at.
+    """
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    count = 1 + len(value) if isinstance(value, str) else 1
+    for entry in inner:
+        count += _count(entry, most - count)
+    if count > most:
+        raise ValueError(f"with its aliases written out it is over {_TIMES_WRITTEN_OUT} times as long")
+    return count
 
 
 def _unshared(value: Any) -> Any:

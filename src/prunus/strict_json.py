@@ -121,7 +121,10 @@ def _build_tuple(kinds: tuple[Any, ...], value: Any, place: str) -> tuple[Any, .
 def _build_scalar(kind: Any, value: Any, place: str) -> Any:
     if kind is float:
         return _finite(_expect(value, (int, float), "a number", place), place)
-    return _expect(value, kind, {int: "an integer", str: "a text", bool: "true or false"}[kind], place)
+    _expect(value, kind, {int: "an integer", str: "a text", bool: "true or false"}[kind], place)
+    if kind is int:
+        _finite(value, place)  # a quotient or root of it is a float
+    return value
 
 
 def _build_plain(value: Any, place: str) -> Any:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
+from prunus.files import checksum_of, load_with_metadata, save_tensors
 from prunus.graph import trace
 from prunus.runtime import ProgramError, storing
 from prunus.runtime.checking import check
@@ -179,14 +183,99 @@ def test_a_number_of_threads_that_no_call_can_have(saved: Path, tmp_path: Path) 
     for threads in (0, -1, 1025):
         with pytest.raises(ValueError, match="threads must be a whole number from 1 to 1024"):
             prunus.load_program(saved, threads=threads)
-    tensors = safetensors.torch.load_file(saved)
-    with safetensors.safe_open(saved, "pt") as file:
-        outer = json.loads(file.metadata()["prunus"])
-    told = json.loads(outer["program"]) | {"threads": 2**30}
-    header = {"prunus": json.dumps(outer | {"program": json.dumps(told)})}
-    safetensors.torch.save_file(tensors, tmp_path / "threads.safetensors", header)
+    path = _forged(saved, tmp_path / "threads.safetensors", lambda told: told.update(threads=2**30))
     with pytest.raises(ProgramError, match="its header contradicts itself"):
-        prunus.load_program(tmp_path / "threads.safetensors")
+        prunus.load_program(path)
+
+
+def _forged(saved: Path, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Write a program's file with what its header tells changed, and the checksum made to fit."""
+    tensors, metadata = load_with_metadata(saved)
+    told = json.loads(metadata["program"])
+    change(told)
+    header = {"program": json.dumps(told)}
+    save_tensors(path, tensors, header | {"checksum": checksum_of(tensors, header)})
+    return path
+
+
+def _first(told: dict[str, Any], kind: str) -> Any:
+    return next(each for each in told["net"]["operations"] if each["operation"] == kind)
+
+
+def _huge_view(*shape: int) -> Callable[[dict[str, Any]], object]:
+    index = {"shape": shape, "base": 0, "strides": [0] * len(shape)}
+    return lambda told: _first(told, "contract")["source"].update(index=index)
+
+
+HUGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a view": _huge_view(3, 2**14, 2**14),
+    "one that a machine can't hold": _huge_view(2**40, 2**40, 2**40),
+    "an empty view with a long side": _huge_view(0, 2**34, 1),
+    "the same view many times": lambda told: told["net"]["outputs"].extend(
+        [{"view": 0, "index": {"shape": [1000, 1000], "base": 0, "strides": [0, 0]}}] * 400
+    ),
+    "sparse weights": lambda told: _first(told, "contract").update(
+        weight={"shape": [2**15, 2**15], "places": "0", "values": "0"}
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_a_small_file_that_asks_for_much_memory_is_refused_before_any_is_taken(
+    what: str, saved: Path, tmp_path: Path
+) -> None:
+    path = _forged(saved, tmp_path / "huge.safetensors", HUGE[what])
+    tracemalloc.start()  # numpy tells it what it takes
+    try:
+        with pytest.raises(ProgramError, match=r"over the limit of 402,653,184 for a file of .* give max_bytes="):
+            prunus.load_program(path, tune=False)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_zeros_around_and_columns_of_strides_count_as_memory(tmp_path: Path) -> None:
+    prunus.compile(nn.Conv2d(1, 1, 1).eval(), torch.ones(2, 1, 1, 1), tune=False).save(tmp_path / "p.safetensors")
+
+    def spread(told: dict[str, Any]) -> None:
+        # one pixel, read at four places: the corners of 80,001 x 80,001 zeros
+        wide = {"padding": [40_000, 40_000], "stride": [65_535, 65_535], "grid": [2, 2], "box": [1, 2, 2]}
+        _first(told, "contract").update(wide)
+        told["net"]["boxes"][-1][1] = [1, 2, 2]
+
+    with pytest.raises(ProgramError, match="over the limit"):
+        prunus.load_program(_forged(tmp_path / "p.safetensors", tmp_path / "wide.safetensors", spread), tune=False)
+
+
+def test_damage_is_noticed(saved: Path, tmp_path: Path) -> None:
+    content = saved.read_bytes()
+    for place in (len(content) - 3, content.index(b"relu"), content.index(b"checksum")):  # a weight, a function, a key
+        changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        (tmp_path / "changed.safetensors").write_bytes(changed)
+        with pytest.raises(ProgramError, match="what it holds is not what was written"):
+            prunus.load_program(tmp_path / "changed.safetensors", tune=False)
+
+
+def test_a_file_of_the_first_version_had_no_checksum(saved: Path, tmp_path: Path) -> None:
+    tensors, metadata = load_with_metadata(saved)
+    save_tensors(tmp_path / "old.safetensors", tensors, {"program": metadata["program"]})
+    assert prunus.load_program(tmp_path / "old.safetensors", tune=False)
+
+
+def test_max_bytes_is_what_a_program_may_take(saved: Path) -> None:
+    with pytest.raises(ProgramError, match="over the limit of 1,000 for a file"):
+        prunus.load_program(saved, tune=False, max_bytes=1000)
+    prunus.load_program(saved, tune=False, max_bytes=10 << 20)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": NaN}', '{"a": 1, "a": 1}', "1" * 10_000], ids=["deep", "nan", "twice", "long"]
+)
+def test_a_header_that_is_no_plain_json_is_refused(text: str, tmp_path: Path) -> None:
+    header = {"prunus": json.dumps({"program": text})}
+    safetensors.torch.save_file({"0": torch.ones(1)}, tmp_path / "p.safetensors", header)
+    with pytest.raises(ProgramError, match="its header can't be read"):
+        prunus.load_program(tmp_path / "p.safetensors")
 
 
 def _places(tree: object, path: tuple[object, ...] = ()) -> object:

@@ -143,6 +143,8 @@ def named(path: Path | str, work: Callable[[], T]) -> T:
         return work()
     except PackError as error:
         raise PackError(f"{str(path)!r} can't be read: {error}") from error
+    except RecursionError as error:
+        raise PackError(f"{str(path)!r} can't be read: its header is nested too deeply") from error
 
 
 def split(data: bytes) -> Content:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from prunus import files
+from prunus import files, strict_json
 from prunus.masks import Masks
 from prunus.receipt import Receipt
 
@@ -107,7 +106,7 @@ def _content(path: Path, parse: Callable[[Path], T]) -> T | Left:
         return Left(f"there is no {path.name} in the run's folder")
     try:
         return parse(path)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError):  # too deeply nested, too
         return Left(f"{path.name} is damaged, or not of the form that prunus run writes")
 
 
@@ -122,7 +121,7 @@ def _masks(path: Path, weights: Mapping[str, Mapping[str, Tensor] | Left]) -> Ma
 
 def _log(path: Path) -> tuple[Epoch, ...]:
     """Read the log; of an epoch that was run twice, because the first time was interrupted, the later line counts."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [strict_json.parse(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     epochs = {
         (str(line["phase"]), int(line["epoch"])): Epoch(
             phase=str(line["phase"]),
@@ -137,7 +136,7 @@ def _log(path: Path) -> tuple[Epoch, ...]:
 
 
 def _sensitivity(path: Path) -> Sensitivity:
-    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    tree: dict[str, Any] = strict_json.parse(path.read_text(encoding="utf-8"))
     sparsities = tuple(float(value) for value in tree["sparsities"])
     curves = {str(name): tuple(float(value) for value in curve) for name, curve in tree["curves"].items()}
     if not sparsities or not curves or any(len(curve) != len(sparsities) for curve in curves.values()):

@@ -46,6 +46,20 @@ def check(net: Net) -> None:
         raise ProgramError(f"it holds what it should not: {type(error).__name__}: {str(error)[:100]}") from error
 
 
+def num_bytes_to_plan(net: Net) -> int:
+    """Return how much memory the indices of what contractions read take, zeros around and columns of strides included.
+
+    A file of few bytes can tell any padding and stride.
+    """
+    count = 0
+    for operation in net.operations:
+        if isinstance(operation, Contract):
+            channels, *sides = operation.source.index.shape
+            steps = zip(sides, operation.padding, operation.stride, strict=True)
+            count += channels * math.prod(side + 2 * padding + stride for side, padding, stride in steps)
+    return 8 * count
+
+
 def _check(net: Net) -> None:
     known: dict[int, int] = {}
     _require(bool(net.inputs), "it has no input")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from prunus import files
+from prunus import files, strict_json
 from prunus.exported.structure import PLAIN, Structure
+from prunus.machine import cores
 from prunus.runtime import storing, toolchain, tuning
-from prunus.runtime.checking import check
+from prunus.runtime.checking import check, num_bytes_to_plan
 from prunus.runtime.codegen.numbers import DOUBLE, FLOAT
 from prunus.runtime.compiling import MOST_THREADS, NONFINITE, built, checked_threads
 from prunus.runtime.errors import ProgramError
@@ -19,6 +22,11 @@ from prunus.runtime.program import Parts, Program
 
 _FORMAT = "prunus program 1"
 _DEEPEST = 20
+
+# Without `max_bytes`, a program may take so many bytes, or so many times its file: a weight that is not zero takes 8
+# bytes there, and one in a thousand may be left.
+_ALWAYS = 384 << 20
+_TIMES = 1000
 
 
 def save(parts: Parts, threads: int, path: Path | str) -> None:
@@ -38,23 +46,33 @@ def save(parts: Parts, threads: int, path: Path | str) -> None:
         "fixed_batch": parts.fixed_batch,
         "nonfinite": parts.nonfinite,
     }
-    files.save_tensors(path, tensors, {"program": json.dumps(told)})
+    header = {"program": json.dumps(told)}
+    files.save_tensors(path, tensors, header | {"checksum": files.checksum_of(tensors, header)})
 
 
-def load_program(path: Path | str, *, threads: int | None = None, target: str = "native", tune: bool = True) -> Program:
+def load_program(
+    path: Path | str,
+    *,
+    threads: int | None = None,
+    target: str = "native",
+    tune: bool = True,
+    max_bytes: int | None = None,
+) -> Program:
     """Read a program that `Program.save` wrote, and build it for this machine; the second time that costs nothing.
 
     No code is in the file, and what it tells is checked before anything is built: it may come from anywhere.
 
     Args:
         path: the file.
-        threads: the most that a call may use; None: as many as when it was saved.
+        threads: the most that a call may use; None: as many as when it was saved, and no more than there are cores.
         target: as in `prunus.compile`.
         tune: as in `prunus.compile`.
+        max_bytes: how much memory its weights, its indices and the workspace of one thread may take; without, 384 MiB
+            or 1,000 times the file, whichever is more, so that a small file can't ask for all memory there is.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ProgramError: it holds no program, or a damaged one.
+        ProgramError: it holds no program, or a damaged one, or needs more memory than allowed.
         ValueError: threads or target are wrong.
         CompileError: it can't be built here.
     """
@@ -65,19 +83,23 @@ def load_program(path: Path | str, *, threads: int | None = None, target: str = 
         raise FileNotFoundError(f"no program at {str(path)!r}; Program.save writes one") from None
     except ValueError as error:
         raise ProgramError(f"{str(path)!r} holds no program: {error}") from error
+    wanted = toolchain.target(target)
+    memory = _Memory(Path(path).stat().st_size, max_bytes)
     try:
-        told = _told(metadata)
+        told = _told(tensors, metadata)
+        memory.take(storing.num_bytes(told["net"], tensors))
         net = storing.decode(told["net"], tensors)
         check(net)
+        memory.take(num_bytes_to_plan(net))
+        numbers = DOUBLE if told["dtype"] == "float64" else FLOAT
+        memory.take(tuning.workspace_bytes(net, wanted, numbers, told["batch"]))
         structure = _structure(told["structure"])
         if structure.num_leaves != len(net.outputs):
             raise ProgramError(f"it has {len(net.outputs)} outputs, arranged as {structure.num_leaves}")
     except ProgramError as error:
         raise ProgramError(f"{str(path)!r} can't be loaded: {error}") from error
     dtype = torch.float64 if told["dtype"] == "float64" else torch.float32
-    numbers = DOUBLE if dtype == torch.float64 else FLOAT
-    count = told["threads"] if chosen is None else chosen
-    wanted = toolchain.target(target)
+    count = min(told["threads"], cores()) if chosen is None else chosen
     choice = (
         tuning.measured(net, wanted, numbers, told["batch"], lambda _: None)
         if tune
@@ -90,11 +112,36 @@ def load_program(path: Path | str, *, threads: int | None = None, target: str = 
     )
 
 
-def _told(metadata: dict[str, str]) -> dict[str, Any]:
+class _Memory:
+    """What a program takes, held against what its file may ask for, before any of it is taken."""
+
+    def __init__(self, file_size: int, max_bytes: int | None) -> None:
+        self._file_size, self._taken = file_size, 0
+        self._limit = max(_ALWAYS, _TIMES * file_size) if max_bytes is None else max_bytes
+
+    def take(self, num_bytes: int) -> None:
+        """Count what is taken next.
+
+        Raises:
+            ProgramError: it is too much.
+        """
+        self._taken += num_bytes
+        if self._taken > self._limit:
+            raise ProgramError(
+                f"it takes {self._taken:,} bytes of memory or more, over the limit of {self._limit:,} for a file of "
+                f"{self._file_size:,} bytes; if you trust it, give max_bytes={2 * self._taken}"
+            )
+
+
+def _told(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    text = metadata.get("program", "null")
     try:
-        told = json.loads(metadata.get("program", "null"))
-    except (json.JSONDecodeError, RecursionError) as error:
+        told = strict_json.parse(text)
+    except strict_json.FieldError as error:
         raise ProgramError(f"its header can't be read ({error})") from error
+    # the first version had no checksum
+    if metadata.keys() > {"program"} and metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
+        raise ProgramError("what it holds is not what was written; copy it anew")
     if not isinstance(told, dict) or told.get("format") != _FORMAT:
         raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
     for name, value in (("fixed_batch", None), ("nonfinite", "ignore")):  # files of earlier versions have neither

@@ -5,10 +5,12 @@ Views are written as strides where they have some; weights that are mostly zeros
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy
@@ -37,6 +39,11 @@ KINDS: Mapping[str, type[Operation]] = {
     kind.__name__.lower(): kind for kind in (Contract, Map, Combine, Pool, Reduce, Normalize, Join)
 }
 
+# Bytes of a number of an array; what names a tensor in a file; what is filled from a shape that the file tells.
+_ITEM = 8
+_TENSOR_NAMES = {"numbers", "indices", "places", "values"}
+_SHAPED = {"strides", "places"}
+
 # Weights of which fewer than this are nonzero are written as values and places.
 _SPARSE = 0.5
 
@@ -52,31 +59,64 @@ def encode(net: Net) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Net:
-    """Return the net that was encoded; `checking.check` makes sure that it can be computed.
+    """Return the net that was encoded; `checking.check` makes sure that it can be computed, `num_bytes` that it fits.
 
     Raises:
         ProgramError: it is none.
     """
     reader = _Decoder(tensors)
-    try:
+    with _as_program_errors():
         inputs = {str(name): (int(number), tuple(map(int, shape))) for name, number, shape in tree["inputs"]}
         operations = tuple(reader.operation(each) for each in tree["operations"])
         outputs = tuple(reader.value(each) for each in tree["outputs"])
         boxes = {int(number): tuple(map(int, box)) for number, box in tree["boxes"]}
+    return Net(inputs, operations, outputs, boxes)  # type: ignore[arg-type]
+
+
+def num_bytes(tree: Any, tensors: Mapping[str, Tensor]) -> int:
+    """Return how much memory all arrays take that `decode` makes; it makes none of them itself.
+
+    Raises:
+        ProgramError: a shape in it is none.
+    """
+    with _as_program_errors():
+        return _ITEM * _num_elements(tree, tensors)
+
+
+def _num_elements(tree: Any, tensors: Mapping[str, Tensor]) -> int:
+    if isinstance(tree, list):
+        return sum(_num_elements(entry, tensors) for entry in tree)
+    if not isinstance(tree, dict):
+        return 0
+    count = sum(_num_elements(entry, tensors) for entry in tree.values())
+    for name in _TENSOR_NAMES & tree.keys():
+        if isinstance(tree[name], (str, int)) and str(tree[name]) in tensors:
+            count += _num_counted(tensors[str(tree[name])].shape)
+    if not _SHAPED.isdisjoint(tree):
+        count += _num_counted(tuple(map(int, tree["shape"])))
+    return count
+
+
+def _num_counted(shape: tuple[int, ...]) -> int:
+    """Return the size of an array, a side of 0 taken as 1: each side is counted up to."""
+    if any(side < 0 for side in shape):
+        raise ProgramError(f"a shape {shape!r:.60} has a negative side")
+    return math.prod(max(side, 1) for side in shape)
+
+
+@contextlib.contextmanager
+def _as_program_errors() -> Iterator[None]:
+    """Say what a tree is not, where reading it fails in whatever way.
+
+    Raises:
+        ProgramError: it failed.
+    """
+    try:
+        yield
     except ProgramError:
         raise
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        IndexError,
-        OverflowError,
-        AttributeError,
-        RecursionError,
-        MemoryError,
-    ) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, RecursionError, MemoryError) as error:
         raise ProgramError(f"it holds no program: {type(error).__name__}: {str(error)[:200]}") from error
-    return Net(inputs, operations, outputs, boxes)  # type: ignore[arg-type]
 
 
 def digest(net: Net, *more: object) -> str:
@@ -165,7 +205,7 @@ class _Decoder:
 
     def _sparse(self, tree: Mapping[str, Any]) -> Numbers:
         shape = tuple(map(int, tree["shape"]))
-        flat = numpy.zeros(_bounded(shape))
+        flat = numpy.zeros(math.prod(shape))
         places = self._array(tree["places"], numpy.int64)
         flat[places] = self._array(tree["values"], numpy.float64)
         return flat.reshape(shape)
@@ -177,21 +217,7 @@ class _Decoder:
         return tensor.numpy().astype(dtype)
 
 
-# A file may tell any shape; more elements than this in one array are a damaged or hostile one.
-_MOST = 1 << 31
-
-
-def _bounded(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-        if side < 0 or size > _MOST:
-            raise ProgramError(f"a shape {shape!r:.60} is too large")
-    return size
-
-
 def _affine(shape: tuple[int, ...], base: int, strides: list[int]) -> Indices:
-    _bounded(shape)
     found = numpy.full(shape, base, dtype=numpy.int64)
     for dim, (size, stride) in enumerate(zip(shape, strides, strict=True)):
         if stride:

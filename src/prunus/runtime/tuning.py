@@ -63,6 +63,16 @@ def plans_for(net: Net, block: int, target: Target, numbers: Numbers) -> list[Pl
     return [first, plan(net, Mode(vector, 1), numbers.bytes, first.size)]
 
 
+def workspace_bytes(net: Net, target: Target, numbers: Numbers, batch: int) -> int:
+    """Return how much memory a call on one thread takes where the largest blocks are chosen that are tried.
+
+    Raises:
+        CompileError: it is more than can be addressed.
+    """
+    largest = max(_blocks(net, target, numbers, batch))
+    return plans_for(net, largest, target, numbers)[-1].size * numbers.bytes
+
+
 def by_rule(net: Net, target: Target, numbers: Numbers) -> Choice:
     """Choose without measuring: what needs the fewest cycles by count, a block being one vector."""
     vector = target.bytes // numbers.bytes

@@ -87,7 +87,7 @@ def _phase_of(line: str) -> str | None:
     """Return which phase a line of the log belongs to, None for one that is not whole."""
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return entry.get("phase") if isinstance(entry, dict) and line.endswith("\n") else None
 

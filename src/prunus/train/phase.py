@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.data import Dataset
+from prunus.files import content_hash
 from prunus.masks import Masks
 from prunus.recipe import PruneSection, TrainingSection
 
@@ -78,17 +77,3 @@ class Phase:
         settings["initial weights"] = content_hash(model.state_dict())
         settings["initial masks"] = None if masks is None else content_hash(masks)
         return settings
-
-
-def content_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Return sha256 over names, dtypes, shapes and values, whatever the order, device or memory layout.
-
-    >>> content_hash({"a": torch.zeros(2)}) == content_hash({"a": torch.zeros(2, dtype=torch.float64)})
-    False
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from prunus.files import load_with_metadata, save_tensors
-from prunus.train.phase import Record, content_hash
+from prunus.files import checksum_of, load_with_metadata, save_tensors
+from prunus.train.phase import Record
 
 _FORMAT = "prunus training state 1"
 
@@ -50,7 +49,7 @@ def save_state(path: Path, state: State, settings: Mapping[str, Any]) -> None:
         "settings": json.dumps(settings),
         "history": json.dumps(state.history),  # Python writes a float so that it reads back to the same bits
     }
-    save_tensors(path, state.tensors, {**metadata, "checksum": _checksum(state.tensors, metadata)})
+    save_tensors(path, state.tensors, {**metadata, "checksum": checksum_of(state.tensors, metadata)})
 
 
 def load_state(path: Path, settings: Mapping[str, Any]) -> State | None:
@@ -63,11 +62,11 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> State | None:
         return None
     try:
         tensors, metadata = load_with_metadata(path)
-        if metadata.pop("checksum") != _checksum(tensors, metadata) or metadata["format"] != _FORMAT:
+        if metadata.pop("checksum") != checksum_of(tensors, metadata) or metadata["format"] != _FORMAT:
             raise ValueError("its content is not what was written")
         earlier = json.loads(metadata["settings"])
         state = State(tensors, tuple(json.loads(metadata["history"])))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise StateError(
             f"the training state {str(path)!r} can't be read ({error}); delete it to start the phase again"
         ) from error
@@ -77,11 +76,6 @@ def load_state(path: Path, settings: Mapping[str, Any]) -> State | None:
             "the phase again, or go back to the settings it was started with"
         )
     return state
-
-
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    text = json.dumps([content_hash(tensors), sorted(metadata.items())])
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
