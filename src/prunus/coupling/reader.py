@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -17,6 +17,8 @@ from prunus.graph import Graph, GraphError, where
 # The parameter, and the dimensions of it, that a run of atoms stands for: one dimension mostly, several where their
 # indices only mean something together.
 Axis: TypeAlias = tuple[str, tuple[int, ...]]
+
+Groups: TypeAlias = Literal["alike", "counted"]
 
 Rule: TypeAlias = Callable[["Reader", "Call"], "Value | list[Value]"]
 RULES: dict[str, Rule] = {}
@@ -62,6 +64,25 @@ class Use:
 
 
 @dataclass(frozen=True, eq=False)
+class Grouping:
+    """A grouped convolution whose groups may lose different channels, as long as all that stay keep equally many.
+
+    Attributes:
+        weight: the parameter; its rows are cut by whole groups and places, its columns row by row.
+        groups: how many there are.
+        inputs: the atom of each input, those of a group beside each other.
+        outputs: the atom of each output, likewise.
+        transposed: whether the weight's rows are the inputs and its columns the outputs of a group.
+    """
+
+    weight: str
+    groups: int
+    inputs: Tensor
+    outputs: Tensor
+    transposed: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Product:
     """A product of two activations: as many multiply-adds for one sample as the labels have elements, times `depth`."""
 
@@ -82,15 +103,21 @@ class Need:
 
 @dataclass
 class Reader:
-    """What is known after reading a graph up to some operation."""
+    """What is known after reading a graph up to some operation.
+
+    `groups` says what grouped convolutions may lose: with "alike" whole groups, or the same places of each; with
+    "counted" anything that leaves equally many in all groups that stay.
+    """
 
     graph: Graph
+    groups: Groups = "alike"
     partition: Partition = field(default_factory=Partition)
     axes: dict[Axis, tuple[int, int]] = field(default_factory=dict)
     bindings: dict[str, list[tuple[Source, Tensor]]] = field(default_factory=dict)
     elements: dict[str, int] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    groupings: list[Grouping] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     fixed: list[tuple[Tensor, str]] = field(default_factory=list)
     leaks: list[Tensor] = field(default_factory=list)

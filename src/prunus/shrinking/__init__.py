@@ -73,7 +73,7 @@ def shrink(
     if masks is not None:
         masked = copy.deepcopy(masked)
         Masks(masks).apply(masked)
-    coupling = couple(trace(masked, example_inputs))
+    coupling = couple(trace(masked, example_inputs), "counted")
     kept, fixed = removable(coupling)
     smaller = _smaller(masked, kept, fixed)
     smaller.train(model.training)
