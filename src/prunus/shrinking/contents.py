@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import Coupling, Use
+from prunus.coupling import Coupling, Use, contraction, movement, recurrent
 from prunus.coupling.calls import FACTORIES, shape_of
 from prunus.shrinking.aliases import tangled
 from prunus.shrinking.content import Content, content, fixed, unknown
@@ -21,6 +21,9 @@ ContentRule: TypeAlias = "Callable[[Reading, Operation], Contents]"
 
 # By the function that couples the same operations.
 CONTENT_RULES: dict[Any, ContentRule] = {}
+
+# These draw random numbers only where they drop out, which their rules look at.
+_DROPPING_OUT = (movement.same, contraction.attention, recurrent.recurrent)
 
 # Constants are computed from constants up to this many elements.
 _MOST_COMPUTED = 1 << 24
@@ -100,11 +103,12 @@ class Reading:
         if operation is None:
             pieces = self.of.get(node.args[0]) if getattr(node.target, "__name__", "") == "getitem" else None  # type: ignore[arg-type]
             return pieces[node.args[1]] if isinstance(pieces, list) else None  # type: ignore[index]
-        if operation.is_random or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
+        may_be_random = operation.is_random and operation.rule not in _DROPPING_OUT
+        if may_be_random or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
             return None
         if f"aten.{operation.name}" in FACTORIES:
             return _filled(operation)
-        if node not in self.uses and all(self.is_constant(argument) for argument in operation.tensors):
+        if not operation.is_random and node not in self.uses and all(self.is_constant(argument) for argument in operation.tensors):
             return self._computed(operation)
         rule = CONTENT_RULES.get(operation.rule)
         try:
