@@ -130,11 +130,16 @@ class Reader:
         Raises:
             GraphError: an operation on channels or parameters has no rule.
         """
+        used = _used(self.graph.nodes)
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "call_function":
+                marks = [(notes, len(notes)) for notes in (self.fixed, self.needs, self.leaks)]
                 self.values[node] = self._operation(node)
+                if node not in used:  # such as attention weights that are averaged for nobody: no reason to stay
+                    for notes, before in marks:
+                        del notes[before:]
             elif node.op == "output":
                 for value in _flat(fx.map_arg(node.args[0], self.values.__getitem__)):
                     if isinstance(value, Value):
@@ -303,6 +308,17 @@ class Reader:
         """Return labels with each atom's class in its place."""
         small = compact(labels)
         return torch.where(small >= 0, self.partition.find(small.clamp(min=0)), small).expand(labels.shape)
+
+
+def _used(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Return the operations whose results an output, a check or what is written in place needs."""
+    used: set[fx.Node] = set()
+    for node in reversed(nodes):
+        writes = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        holds = has_tensor(node.meta.get("val"))
+        if node.op == "output" or writes or not holds or any(user in used for user in node.users):
+            used.add(node)
+    return used
 
 
 def _flat(tree: Any) -> Iterator[Any]:
