@@ -153,7 +153,7 @@ def explain(
         Masks(masks).apply(masked)
     found = _Found.of(masked, example_inputs, include, exclude, round_to, min_kept)
     kept, _ = removable(found.coupling)
-    total, gone = _parameters(masked, kept)
+    total, gone = _parameters(masked, _kept_by_shrink(found.coupling, kept))
     return Explanation(tuple(_layers(found, kept)), total, gone)
 
 
@@ -282,13 +282,20 @@ def _rows(coupling: Coupling, family: Family, maker: str | None) -> int:
     return max(1, rows // len(family.classes))
 
 
+def _kept_by_shrink(coupling: Coupling, kept: Kept) -> Kept:
+    """Return what `shrink` keeps: of grouped convolutions it may take less than the same channels of each group."""
+    if all(use.groups == 1 for use in coupling.uses):
+        return kept
+    return removable(couple(coupling.graph, "counted"))[0]
+
+
 def _parameters(model: nn.Module, kept: Kept) -> tuple[int, int]:
     """Return how many parameters a model has, and how many of them go."""
     total = sum(parameter.numel() for parameter in model.parameters())
     gone = 0
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name in kept.indices:
-            stays = [len(kept.indices[name].get(dim, range(size))) for dim, size in enumerate(parameter.shape)]
+        if name in kept.indices or name in kept.columns:
+            stays = [kept.size(name, dim) for dim in range(parameter.ndim)]
             gone += parameter.numel() - math.prod(stays)
     return total, gone
 

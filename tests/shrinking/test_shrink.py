@@ -239,10 +239,10 @@ def test_wrong_arguments(network: nn.Module, make_network: Callable[[int], nn.Mo
 
 
 def test_outputs_that_would_differ_are_refused(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    def alive_forgotten(coupling: Any) -> Tensor:
-        return ~coupling.removable
+    def alive_forgotten(reading: Any, staying: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        return staying | ~reading.coupling.removable, {}
 
-    monkeypatch.setattr("prunus.shrinking.needed", alive_forgotten)
+    monkeypatch.setattr("prunus.shrinking.removal.needed", alive_forgotten)
     before = copy.deepcopy(network.state_dict())
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     with pytest.raises(ShrinkError, match="outputs would differ"):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
 
 from prunus.coupling import arithmetic, contraction, convolution, movement, recurrent  # noqa: F401  # enter their rules
-from prunus.coupling.reader import Axis, Product, Reader, Use
+from prunus.coupling.reader import Axis, Grouping, Groups, Product, Reader, Use
 from prunus.coupling.values import INERT, Value, compact, varying
 from prunus.graph import Graph
 
-__all__ = ["Axis", "Coupling", "Product", "Use", "Value", "couple"]
+__all__ = ["Axis", "Coupling", "Grouping", "Groups", "Product", "Use", "Value", "couple"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,7 @@ class Coupling:
         reasons: the texts.
         leaky: classes that something consumes which is no weight, bool per class.
         values: operation -> what it computes, with labels.
+        groupings: grouped convolutions whose groups need not lose the same.
     """
 
     graph: Graph
@@ -48,6 +49,7 @@ class Coupling:
     reasons: tuple[str, ...]
     leaky: Tensor
     values: dict[fx.Node, Value | list[Value] | None]
+    groupings: list[Grouping] = field(default_factory=list)
 
     @property
     def removable(self) -> Tensor:
@@ -65,8 +67,14 @@ class Coupling:
         return torch.where(small >= 0, self.class_of[small.clamp(min=0)], small).expand(labels.shape)
 
 
-def couple(graph: Graph) -> Coupling:
+def couple(graph: Graph, groups: Groups = "alike") -> Coupling:
     """Read which indices of a model's parameters have to go together.
+
+    Args:
+        graph: the model's.
+        groups: what grouped convolutions may lose: "alike" for whole groups, or the same places of each, so that classes
+            are all there is to know; "counted" for anything that leaves equally many in all groups that stay, which
+            `prunus.shrinking.kept.keep` sees to.
 
     Source: dependency graphs for structured pruning go back to Fang et al., "DepGraph: towards any structural pruning",
     CVPR 2023; here single indices are followed instead of layers, so that operations that move elements need no rule.
@@ -75,12 +83,13 @@ def couple(graph: Graph) -> Coupling:
         GraphError: an operation on channels has no rule; the message names it, its module and its line.
     """
     with _one_thread():
-        return _couple(graph)
+        return _couple(graph, groups)
 
 
-def _couple(graph: Graph) -> Coupling:
-    reader = Reader(graph)
+def _couple(graph: Graph, groups: Groups) -> Coupling:
+    reader = Reader(graph, groups)
     reader.read()
+    convolution.settle_groupings(reader)
     _settle_grids(reader)
     roots = reader.partition.find(torch.arange(len(reader.partition)))
     names, class_of = torch.unique(roots, return_inverse=True)
@@ -104,6 +113,7 @@ def _couple(graph: Graph) -> Coupling:
         reasons,
         leaky,
         reader.values,
+        reader.groupings,
     )
 
 

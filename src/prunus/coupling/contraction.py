@@ -39,7 +39,7 @@ class Operand:
 def linear(reader: Reader, call: Call) -> Value:
     """Y = x W^T + b."""
     value = call["input"]
-    lead = _letters(value.labels.ndim - 1)
+    lead = row_letters(value.labels.ndim - 1)
     made = contract(reader, call, [(value, f"{lead}i"), (call["weight"], "oi")], f"{lead}o", call["bias"])
     return _plus_bias(reader, made, call["bias"])
 
@@ -48,7 +48,7 @@ def linear(reader: Reader, call: Call) -> Value:
 def matmul(reader: Reader, call: Call) -> Value:
     """Multiply matrices, with batches before them that broadcast."""
     first, second = call.values
-    left, right, out = _matmul_letters(first.labels.ndim, second.labels.ndim)
+    left, right, out = matmul_letters(first.labels.ndim, second.labels.ndim)
     return contract(reader, call, [(first, left), (second, right)], out)
 
 
@@ -56,7 +56,7 @@ def matmul(reader: Reader, call: Call) -> Value:
 def addmm(reader: Reader, call: Call) -> Value:
     """A matrix product plus something."""
     bias, first, second = call.values
-    left, right, out = _matmul_letters(first.labels.ndim, second.labels.ndim)
+    left, right, out = matmul_letters(first.labels.ndim, second.labels.ndim)
     made = contract(reader, call, [(first, left), (second, right)], out, bias)
     if bias.sources:
         return _plus_bias(reader, made, bias)
@@ -68,22 +68,34 @@ def addmm(reader: Reader, call: Call) -> Value:
 @rule("aten.einsum")
 def einsum(reader: Reader, call: Call) -> Value:
     """Any product of one or two tensors, by its equation."""
-    inputs, _, out = call["equation"].replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    if len(terms) == 2 and all(len(set(term)) == len(term) for term in terms):
-        spare = [letter for letter in string.ascii_letters if letter not in call["equation"]]
-        rank = max(
-            value.labels.ndim - len(term.replace("...", "")) for value, term in zip(call.values, terms, strict=True)
-        )
-        expanded = []
-        for value, term in zip(call.values, terms, strict=True):
-            own = value.labels.ndim - len(term.replace("...", ""))
-            expanded.append(term.replace("...", "".join(spare[rank - own : rank])))
-        out = out.replace("...", "".join(spare[:rank]))
+    terms = einsum_terms(call["equation"], [value.labels.ndim for value in call.values])
+    if terms is not None:
+        expanded, out = terms
         return contract(reader, call, list(zip(call.values, expanded, strict=True)), out)
     for value in call.values:
         reader.keep(reader.promote(value), "an einsum of its kind is not followed")
     return Value(inert(call.shape))
+
+
+def einsum_terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
+    """Return a letter for each dimension of the two factors of an einsum, and those of its result.
+
+    None where there are not two factors, or where one has a letter twice.
+    """
+    inputs, arrow, out = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if len(terms) != 2 or any(len(set(term.replace("...", ""))) != len(term.replace("...", "")) for term in terms):
+        return None
+    if not arrow:
+        written = inputs.replace("...", "").replace(",", "")
+        out = ("..." if "..." in inputs else "") + "".join(sorted(x for x in written if written.count(x) == 1))
+    spare = [letter for letter in string.ascii_letters if letter not in equation]
+    own = [rank - len(term.replace("...", "")) for rank, term in zip(ranks, terms, strict=True)]
+    most = max(own)
+    expanded = [
+        term.replace("...", "".join(spare[most - count : most])) for term, count in zip(terms, own, strict=True)
+    ]
+    return expanded, out.replace("...", "".join(spare[:most]))
 
 
 @rule("aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention_for_cpu")
@@ -92,7 +104,7 @@ def attention(reader: Reader, call: Call) -> Value:
     query, key, value = call["query"], call["key"], call["value"]
     if call.get("enable_gqa"):
         key, value = (_repeated(each, query.shape[-3]) for each in (key, value))
-    lead = _letters(query.labels.ndim - 2)
+    lead = row_letters(query.labels.ndim - 2)
     if call.get("scale") is None:
         for each in (query, key):
             reader.need(each.labels, [-1], "attention scales by its size", call.node)
@@ -296,14 +308,15 @@ def _plus_bias(reader: Reader, made: Value, bias: Value | None) -> Value:
     return made
 
 
-def _letters(count: int) -> str:
+def row_letters(count: int) -> str:
+    """Return so many letters, of dimensions that lead."""
     return string.ascii_uppercase[:count]
 
 
-def _matmul_letters(left: int, right: int) -> tuple[str, str, str]:
+def matmul_letters(left: int, right: int) -> tuple[str, str, str]:
     """Return the letters of two matrices or stacks of them, as matmul takes them."""
     rank = max(left, right, 2) - 2
-    batch = _letters(rank)
+    batch = row_letters(rank)
     rows = "t" if left > 1 else ""
     columns = "u" if right > 1 else ""
     first = batch[rank - max(left - 2, 0) :] + rows + "s"

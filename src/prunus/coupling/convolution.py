@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from prunus.coupling.calls import Call
-from prunus.coupling.reader import Reader, Use, rule
+from prunus.coupling.reader import Grouping, Reader, Use, rule
 from prunus.coupling.values import Source, Value, along, inert
 
 _KINDS = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"]
@@ -62,16 +63,24 @@ def _dense(
 def _grouped(
     reader: Reader, source: Source, order: tuple[int, int], channels: Tensor | None, groups: int, transposed: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Whole groups go where there are many of them, else the same place in each; one of them keeps the others alike.
+    """Make channels of a grouped convolution, and note what its groups may lose.
 
     The weight of a convolution is (outputs, inputs / groups, ...), of a transposed one (inputs, outputs / groups, ...).
     """
+    if channels is not None and reader.groups == "counted" and source.ids is None:
+        return _counted(reader, source, channels, groups, transposed)
+    return _alike(reader, source, channels, groups, transposed)
+
+
+def _alike(
+    reader: Reader, source: Source, channels: Tensor | None, groups: int, transposed: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Whole groups go where there are many of them, else the same place in each; one of them keeps the others alike."""
     whole, partial = reader.axis(source, 0), reader.axis(source, 1)
     if channels is None or whole is None or partial is None:
         for atoms in (whole, partial, channels):
             reader.keep(atoms, "its input is no channel")
         return None, None
-    one = channels if transposed else whole  # outputs of a convolution lie along the whole axis, inputs along the other
     if transposed:
         reader.join(channels, whole)
     per_group = len(channels) // groups if not transposed else len(partial)
@@ -88,5 +97,37 @@ def _grouped(
     if transposed:
         return channels, partial.repeat(groups)
     reader.join(by_group[0], partial)
-    del one
     return channels, whole
+
+
+def _counted(
+    reader: Reader, source: Source, channels: Tensor, groups: int, transposed: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Let each group lose what it likes; where the weight is used again, the same."""
+    whole = reader.axis(source, 0)
+    assert whole is not None
+    earlier = next((grouping for grouping in reader.groupings if grouping.weight == source.name), None)
+    if not transposed:
+        inputs, outputs = channels, whole
+    else:
+        reader.join(channels, whole)
+        first = reader.partition.add(groups * source.shape[1])
+        inputs, outputs = channels, torch.arange(first, len(reader.partition))
+    if earlier is not None and (earlier.groups, earlier.transposed) == (groups, transposed):
+        reader.join(earlier.inputs, inputs)
+        reader.join(earlier.outputs, outputs)
+    else:
+        reader.groupings.append(Grouping(source.name, groups, inputs, outputs, transposed))
+    return inputs, outputs
+
+
+def settle_groupings(reader: Reader) -> None:
+    """Have the channels of a grouped convolution stay where its weight is used in yet another way."""
+    names = [grouping.weight for grouping in reader.groupings]
+    for grouping in reader.groupings:
+        name = grouping.weight
+        ways = {use.groups for use in reader.uses if use.weight.name == name}
+        other_axes = [dims for parameter, dims in reader.axes if parameter == name and dims != (0,)]
+        if name in reader.bindings or other_axes or len(ways) > 1 or names.count(name) > 1 or name in reader.elements:
+            for atoms in (grouping.inputs, grouping.outputs):
+                reader.keep(atoms, "its weight is used in other ways too")

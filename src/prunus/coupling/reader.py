@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -17,6 +17,8 @@ from prunus.graph import Graph, GraphError, where
 # The parameter, and the dimensions of it, that a run of atoms stands for: one dimension mostly, several where their
 # indices only mean something together.
 Axis: TypeAlias = tuple[str, tuple[int, ...]]
+
+Groups: TypeAlias = Literal["alike", "counted"]
 
 Rule: TypeAlias = Callable[["Reader", "Call"], "Value | list[Value]"]
 RULES: dict[str, Rule] = {}
@@ -62,6 +64,25 @@ class Use:
 
 
 @dataclass(frozen=True, eq=False)
+class Grouping:
+    """A grouped convolution whose groups may lose different channels, as long as all that stay keep equally many.
+
+    Attributes:
+        weight: the parameter; its rows are cut by whole groups and places, its columns row by row.
+        groups: how many there are.
+        inputs: the atom of each input, those of a group beside each other.
+        outputs: the atom of each output, likewise.
+        transposed: whether the weight's rows are the inputs and its columns the outputs of a group.
+    """
+
+    weight: str
+    groups: int
+    inputs: Tensor
+    outputs: Tensor
+    transposed: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Product:
     """A product of two activations: as many multiply-adds for one sample as the labels have elements, times `depth`."""
 
@@ -82,15 +103,21 @@ class Need:
 
 @dataclass
 class Reader:
-    """What is known after reading a graph up to some operation."""
+    """What is known after reading a graph up to some operation.
+
+    `groups` says what grouped convolutions may lose: with "alike" whole groups, or the same places of each; with
+    "counted" anything that leaves equally many in all groups that stay.
+    """
 
     graph: Graph
+    groups: Groups = "alike"
     partition: Partition = field(default_factory=Partition)
     axes: dict[Axis, tuple[int, int]] = field(default_factory=dict)
     bindings: dict[str, list[tuple[Source, Tensor]]] = field(default_factory=dict)
     elements: dict[str, int] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    groupings: list[Grouping] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     fixed: list[tuple[Tensor, str]] = field(default_factory=list)
     leaks: list[Tensor] = field(default_factory=list)
@@ -103,11 +130,16 @@ class Reader:
         Raises:
             GraphError: an operation on channels or parameters has no rule.
         """
+        used = _used(self.graph.nodes)
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "call_function":
+                marks = [(notes, len(notes)) for notes in (self.fixed, self.needs, self.leaks)]
                 self.values[node] = self._operation(node)
+                if node not in used:  # such as attention weights that are averaged for nobody: no reason to stay
+                    for notes, before in marks:
+                        del notes[before:]
             elif node.op == "output":
                 for value in _flat(fx.map_arg(node.args[0], self.values.__getitem__)):
                     if isinstance(value, Value):
@@ -276,6 +308,17 @@ class Reader:
         """Return labels with each atom's class in its place."""
         small = compact(labels)
         return torch.where(small >= 0, self.partition.find(small.clamp(min=0)), small).expand(labels.shape)
+
+
+def _used(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Return the operations whose results an output, a check or what is written in place needs."""
+    used: set[fx.Node] = set()
+    for node in reversed(nodes):
+        writes = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        holds = has_tensor(node.meta.get("val"))
+        if node.op == "output" or writes or not holds or any(user in used for user in node.users):
+            used.add(node)
+    return used
 
 
 def _flat(tree: Any) -> Iterator[Any]:

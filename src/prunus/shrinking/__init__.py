@@ -13,10 +13,10 @@ from prunus.coupling import Coupling, Use, couple
 from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
 from prunus.shrinking import optimizers, rewriting, verification
-from prunus.shrinking.constants import Constants, constants
-from prunus.shrinking.kept import Kept, keep
-from prunus.shrinking.liveness import needed
+from prunus.shrinking.constants import Constants
+from prunus.shrinking.kept import Kept
 from prunus.shrinking.modules import bias_outputs, canonical_names, rebuild
+from prunus.shrinking.removal import removable
 from prunus.targets import unwrap
 
 __all__ = ["ShrinkError", "removable", "shrink"]
@@ -73,7 +73,7 @@ def shrink(
     if masks is not None:
         masked = copy_model(masked)
         Masks(masks).apply(masked)
-    coupling = couple(trace(masked, example_inputs))
+    coupling = couple(trace(masked, example_inputs), "counted")
     kept, fixed = removable(coupling)
     smaller = _smaller(masked, kept, fixed)
     smaller.train(model.training)
@@ -84,13 +84,6 @@ def shrink(
             optimizer, parameters, dict(smaller.named_parameters()), lambda name, tensor: kept.cut(own[name], tensor)
         )
     return smaller
-
-
-def removable(coupling: Coupling) -> tuple[Kept, Constants]:
-    """Return what is left when all goes that can't matter, and which of what goes is constant."""
-    alive = needed(coupling)
-    fixed = constants(coupling, alive)
-    return keep(coupling, ~alive | fixed.foldable), fixed
 
 
 def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:

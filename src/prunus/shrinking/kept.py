@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from prunus.coupling import Coupling
+from prunus.coupling import Coupling, Grouping
 from prunus.coupling.values import INERT, Value, compact
 
 
@@ -20,17 +20,32 @@ class Kept:
         coupling: what goes together.
         gone: the classes that go, bool per class.
         indices: parameter or buffer -> dimension -> the indices that stay, int64; only dimensions that lose some.
+        columns: weight of a grouped convolution -> the indices of dimension 1 that stay in each row, int64 of
+            (rows, columns that stay): groups need not lose the same. Only where some go.
     """
 
     coupling: Coupling
     gone: Tensor
     indices: Mapping[str, Mapping[int, Tensor]]
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def cut(self, name: str, tensor: Tensor) -> Tensor:
         """Return what is left of a parameter or buffer, or of a tensor of its shape, as a copy."""
+        if name in self.columns:
+            columns = self.columns[name].to(tensor.device)
+            spread = columns.reshape(*columns.shape, *[1] * (tensor.ndim - 2))
+            tensor = tensor.gather(1, spread.expand(*columns.shape, *tensor.shape[2:]))
         for dim, indices in self.indices.get(name, {}).items():
             tensor = tensor.index_select(dim, indices.to(tensor.device))
         return tensor.clone()
+
+    def size(self, name: str, dim: int) -> int:
+        """Return what is left of the size of a dimension of a parameter or buffer."""
+        if dim == 1 and name in self.columns:
+            return self.columns[name].shape[1]
+        whole = self.coupling.graph.tensor(name).shape[dim]
+        indices = self.indices.get(name, {}).get(dim)
+        return whole if indices is None else len(indices)
 
     def stays(self, labels: Tensor) -> Tensor:
         """Return which elements with these labels stay, bool of their shape."""
@@ -57,11 +72,16 @@ def keep(coupling: Coupling, gone: Tensor) -> Kept:
         gone: the classes to go, bool per class.
     """
     gone = gone & coupling.removable
-    for axis in coupling.axes:
-        classes = coupling.axis_classes(axis)
-        if bool(gone[classes].all()):
-            gone[classes[0]] = False
-    _keep_activations(coupling, gone)
+    before = -1
+    while before != int(gone.sum()):
+        before = int(gone.sum())
+        for axis in coupling.axes:
+            classes = coupling.axis_classes(axis)
+            if bool(gone[classes].all()):
+                gone[classes[0]] = False
+        _keep_activations(coupling, gone)
+        for grouping in coupling.groupings:
+            _even_groups(coupling, grouping, gone)
     indices: dict[str, dict[int, Tensor]] = {}
     for axis in coupling.axes:
         name, dims = axis
@@ -76,7 +96,34 @@ def keep(coupling: Coupling, gone: Tensor) -> Kept:
         name: {dim: index for dim, index in by_dim.items() if len(index) < coupling.graph.tensor(name).shape[dim]}
         for name, by_dim in indices.items()
     }
-    return Kept(coupling, gone, {name: by_dim for name, by_dim in found.items() if by_dim})
+    columns = {grouping.weight: _columns(coupling, grouping, gone) for grouping in coupling.groupings}
+    cut = {name: own for name, own in columns.items() if own.shape[1] < coupling.graph.tensor(name).shape[1]}
+    return Kept(coupling, gone, {name: by_dim for name, by_dim in found.items() if by_dim}, cut)
+
+
+def _even_groups(coupling: Coupling, grouping: Grouping, gone: Tensor) -> None:
+    """Have classes come back until a grouped convolution's groups have equally many inputs and outputs each, or none."""
+    ends = [coupling.class_of[atoms].reshape(grouping.groups, -1) for atoms in (grouping.inputs, grouping.outputs)]
+    while True:
+        stay = torch.stack([(~gone[classes]).any(1) for classes in ends]).any(0)
+        missing = 0
+        for classes in ends:
+            out = gone[classes]
+            counts = (~out).sum(1)
+            lacking = torch.where(stay, max(1, int(counts.max())) - counts, 0)
+            missing += int(lacking.sum())
+            gone[classes[out & (out.cumsum(1) <= lacking[:, None])]] = False
+        if not missing:
+            return
+
+
+def _columns(coupling: Coupling, grouping: Grouping, gone: Tensor) -> Tensor:
+    """Return which columns of each row of a grouped convolution's weight stay; of rows that go, any so many."""
+    along, across = (grouping.outputs, grouping.inputs) if grouping.transposed else (grouping.inputs, grouping.outputs)
+    stays = ~gone[coupling.class_of[along]].reshape(grouping.groups, -1)
+    order = (~stays).to(torch.int8).argsort(dim=1, stable=True)
+    columns = order[:, : int(stays.sum(1).max())].sort(1).values
+    return columns.repeat_interleave(len(across) // grouping.groups, 0)
 
 
 def _keep_activations(coupling: Coupling, gone: Tensor) -> None:

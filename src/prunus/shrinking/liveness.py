@@ -1,81 +1,176 @@
-"""Which channels can matter: backwards from the outputs, a channel matters if a non-zero weight carries it on."""
+"""Which channels can matter: backwards from the outputs, a channel matters if what is not zero carries it on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from prunus.coupling import Coupling, Use
+from prunus.coupling import Use, Value
+from prunus.coupling.values import compact
+from prunus.shrinking.constants import foldable
+from prunus.shrinking.content import fit
+from prunus.shrinking.contents import Reading
+from prunus.shrinking.operation import Operation, node_shape, operation_of
+from prunus.shrinking.weights import consumed
+
+NeedRule: TypeAlias = "Callable[[Sweep, Operation, Tensor], None]"
+
+# By the function that couples the same operations: which elements of its arguments an operation needs.
+NEED_RULES: dict[Any, NeedRule] = {}
+
+# Operations that ask for a size only.
+_SIZES = ("sym_size", "sym_stride", "sym_numel", "sym_storage_offset")
 
 
-def needed(coupling: Coupling) -> Tensor:
-    """Return which classes can change an output, bool per class.
+def need_rule(*coupled_by: Any) -> Callable[[NeedRule], NeedRule]:
+    """Enter the decorated rule for all operations that these functions couple."""
 
-    A class matters if it has to stay, if something that is no weight consumes it, or if some non-zero weight takes it
-    to an output that matters. Recurrent units that feed nothing but each other do not matter.
+    def enter(function: NeedRule) -> NeedRule:
+        for rule in coupled_by:
+            NEED_RULES[rule] = function
+        return function
+
+    return enter
+
+
+class Sweep:
+    """Which elements of a graph's tensors matter, found backwards from the outputs.
+
+    An element matters if an output may change with it, zero weights and factors of zero taken for what they are. A
+    class of channels matters, and has to stay, if any weight takes one of its elements on to what matters and can't
+    have it as a constant in its bias. So elements of classes that do not matter are cut off, and what only they need
+    does not matter either.
+
+    Attributes:
+        reading: what the tensors hold.
+        alive: the classes that matter, bool per class; it grows.
+        outputs: use -> which of its outputs matter, bool.
     """
-    alive = ~coupling.removable | coupling.leaky
-    links = [(use, nonzero(coupling, use)) for use in coupling.uses if use.inputs is not None]
-    while True:
-        before = int(alive.sum())
-        for use, carries in reversed(links):
-            assert use.inputs is not None
-            inputs = coupling.class_of[use.inputs]
-            alive[inputs[consumed(use, carries, _alive_outputs(coupling, use, alive))]] = True
-        if int(alive.sum()) == before:
-            return alive
+
+    def __init__(self, reading: Reading, alive: Tensor) -> None:
+        self.reading = reading
+        self.alive = alive
+        self.outputs: dict[int, Tensor] = {}
+        self._matters: dict[tuple[fx.Node, int], Tensor] = {}
+        self._foldable = {
+            id(use): foldable(reading, use) for use in reading.coupling.uses if use.inputs is not None
+        }
+        self._classes: dict[fx.Node, list[Tensor | None]] = {}
+
+    def run(self) -> None:
+        """Go through the graph until no further class turns out to matter."""
+        nodes = list(reversed(self.reading.coupling.graph.nodes))
+        while True:
+            before = int(self.alive.sum())
+            self._matters.clear()
+            self.outputs.clear()
+            for node in nodes:
+                self._visit(node)
+            if int(self.alive.sum()) == before:
+                return
+
+    def _visit(self, node: fx.Node) -> None:
+        if node.op in ("placeholder", "get_attr"):
+            return
+        operation = operation_of(node)
+        value = node.meta.get("val")
+        if operation is None and getattr(node.target, "__name__", "") == "getitem":
+            matters = self._of(node, 0)
+            if matters is not None:
+                self.push(node.args[0], matters, node.args[1])  # type: ignore[arg-type]
+            return
+        holds_tensors = isinstance(value, (torch.Tensor, list, tuple))
+        if operation is None or not holds_tensors or node in self.reading.tangled:
+            if operation is None or operation.name not in _SIZES:
+                self.push_all(node)
+            return
+        rule = NEED_RULES.get(operation.rule)
+        pieces = len(value) if isinstance(value, (list, tuple)) else 1
+        matters = [self._of(node, piece) for piece in range(pieces)]
+        if all(each is None for each in matters):
+            return
+        if rule is None:
+            self.push_all(node)
+        else:
+            rule(self, operation, matters if isinstance(value, (list, tuple)) else matters[0])  # type: ignore[arg-type]
+
+    def _of(self, node: fx.Node, piece: int) -> Tensor | None:
+        """Return which elements of an output matter, without those of classes that do not; None where none does."""
+        matters = self._matters.get((node, piece))
+        if matters is None:
+            return None
+        classes = self.classes(node)[piece]
+        if classes is not None:
+            matters = matters & ((classes < 0) | self.alive[classes.clamp(min=0)])
+        return matters if bool(matters.any()) else None
+
+    def classes(self, node: fx.Node) -> list[Tensor | None]:
+        """Return the class of each element of each output of a node, in small; None where there are no channels."""
+        if node not in self._classes:
+            found = self.reading.coupling.values.get(node)
+            listed = found if isinstance(found, list) else [found]
+            count = len(node.meta["val"]) if isinstance(node.meta.get("val"), (list, tuple)) else 1
+            own = [self._small(value) for value in listed]
+            self._classes[node] = own + [None] * (count - len(own))
+        return self._classes[node]
+
+    def _small(self, value: Any) -> Tensor | None:
+        if not isinstance(value, Value) or not value.labelled:
+            return None
+        return compact(self.reading.coupling.classes(value.labels))
+
+    def push(self, node: fx.Node, matters: Tensor, piece: int = 0) -> None:
+        """Note that elements of a node matter, bool that broadcasts to its shape."""
+        known = self._matters.get((node, piece))
+        self._matters[node, piece] = matters if known is None else known | matters
+
+    def push_all(self, node: fx.Node) -> None:
+        """Note that all of a node's arguments matter, and so every class in them that no weight consumes."""
+        for argument in node.all_input_nodes:
+            value = argument.meta.get("val")
+            listed = value if isinstance(value, (list, tuple)) else [value]
+            for piece, tensor in enumerate(listed):
+                if isinstance(tensor, Tensor):
+                    self.push(argument, torch.ones([1] * tensor.ndim, dtype=torch.bool), piece)
+            for classes in self.classes(argument):
+                if classes is not None:
+                    self.leak(classes)
+
+    def leak(self, classes: Tensor) -> None:
+        """Have classes stay that are consumed by something that is no weight."""
+        inside = classes[classes >= 0]
+        self.alive[inside[self.reading.coupling.leaky[inside]]] = True
+
+    def consume(self, use: Use, outputs: Tensor) -> Tensor:
+        """Return which inputs of a weight reach outputs that matter; the classes of those that it can't fold stay."""
+        self.outputs[id(use)] = outputs | self.outputs.get(id(use), torch.zeros_like(outputs))
+        reached = consumed(use, self.reading.carries(use), outputs)
+        self.keep(use, reached)
+        return reached
+
+    def keep(self, use: Use, reached: Tensor) -> None:
+        """Have the classes of a weight's inputs stay, but for those whose constant its bias takes up."""
+        if use.inputs is not None:
+            classes = self.reading.coupling.class_of[use.inputs]
+            self.alive[classes[reached & ~self._foldable[id(use)]]] = True
+
+    def fitted(self, node: fx.Node, matters: Tensor) -> None:
+        """Push what matters of a result to one of the tensors that were broadcast to it."""
+        self.push(node, fit(matters, node_shape(node)))
 
 
-def nonzero(coupling: Coupling, use: Use) -> Tensor:
-    """Return which entries of a used weight are not zero, bool of (outputs, inputs) as the weight has them.
+def needed(reading: Reading, staying: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+    """Return which classes have to stay, bool per class, and for each use which of its outputs matter.
 
-    A kernel counts as not zero if any of its weights is. With groups, the weight of a convolution has the inputs of one
-    group, that of a transposed one the outputs of one group.
-    """
-    weight = matrix(coupling, use)
-    return (weight != 0).flatten(2).any(2) if weight.ndim > 2 else weight != 0
-
-
-def matrix(coupling: Coupling, use: Use) -> Tensor:
-    """Return a used weight with its outputs first, its inputs second, and everything else behind."""
-    weight = coupling.graph.tensor(use.weight.name).detach()
-    if use.weight.ids is not None:
-        weight = weight.reshape(-1)[use.weight.ids.to(weight.device)]
-    return weight.movedim(use.order, (0, 1)).cpu()
-
-
-def consumed(use: Use, carries: Tensor, outputs: Tensor) -> Tensor:
-    """Return which inputs reach one of some outputs, bool per input.
+    Recurrent units that feed nothing but each other do not matter.
 
     Args:
-        use: the weight.
-        carries: its non-zero entries, from `nonzero`.
-        outputs: which outputs to reach, bool per output.
+        reading: what the tensors hold.
+        staying: classes that stay in any case, bool per class.
     """
-    if use.groups == 1:
-        return carries[outputs].any(0)
-    by_group = outputs.reshape(use.groups, -1)
-    if use.order == (1, 0):  # a transposed convolution: (outputs of a group, inputs)
-        spread = by_group.repeat_interleave(carries.shape[1] // use.groups, 0).T
-        return (carries & spread).any(0)
-    entries = carries.reshape(use.groups, -1, carries.shape[1])
-    return (entries & by_group[:, :, None]).any(1).flatten()
-
-
-def produced(use: Use, carries: Tensor, inputs: Tensor) -> Tensor:
-    """Return which outputs depend on one of some inputs, bool per output; arguments as in `consumed`."""
-    if use.groups == 1:
-        return carries[:, inputs].any(1)
-    by_group = inputs.reshape(use.groups, -1)
-    if use.order == (1, 0):
-        entries = carries.reshape(carries.shape[0], use.groups, -1)
-        return (entries & by_group).any(2).T.flatten()
-    spread = by_group.repeat_interleave(carries.shape[0] // use.groups, 0)
-    return (carries & spread).any(1)
-
-
-def _alive_outputs(coupling: Coupling, use: Use, alive: Tensor) -> Tensor:
-    if use.outputs is not None:
-        return alive[coupling.class_of[use.outputs]]
-    weight = matrix(coupling, use)
-    return torch.ones(weight.shape[0] * (use.groups if use.order == (1, 0) else 1), dtype=torch.bool)
+    sweep = Sweep(reading, staying | ~reading.coupling.removable)
+    sweep.run()
+    return sweep.alive, sweep.outputs

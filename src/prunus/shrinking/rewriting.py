@@ -210,6 +210,4 @@ def _convolution(node: fx.Node, kept: Kept) -> None:
     if ends is None:
         return
     left = int((~kept.gone[kept.coupling.class_of[ends]]).sum())
-    name, shape = use.weight.name, kept.coupling.graph.tensor(use.weight.name).shape
-    per_group = len(kept.indices.get(name, {}).get(1, range(shape[1])))
-    node.update_arg(6, left // per_group)
+    node.update_arg(6, left // kept.size(use.weight.name, 1))

@@ -1,0 +1,368 @@
+"""What operations make of constants: element by element, and by moving, pooling, reducing and normalising."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from prunus.coupling import Value, arithmetic, movement
+from prunus.coupling.values import varying
+from prunus.shrinking.content import Content, any_over, content
+from prunus.shrinking.contents import Contents, Reading, content_rule
+from prunus.shrinking.operation import Operation, node_shape
+
+_LIKE = {"zeros_like": 0, "ones_like": 1}
+_AS_ANOTHER = ("expand_as", "view_as", "reshape_as")
+_OWN_VALUE = ("mean", "amax", "amin", "max", "min", "median", "nanmean")
+_SUMS = ("sum", "nansum", "prod")
+
+
+@content_rule(movement.same)
+def same(reading: Reading, operation: Operation) -> Contents:
+    """Give what it was given, maybe in another dtype; a dropout that is always on leaves zeros only."""
+    source = operation.node.args[0]
+    assert isinstance(source, fx.Node)
+    if source in reading.distributions:
+        reading.distributions.add(operation.node)
+    held = reading.single(source)
+    if held is None:
+        return None
+    varies = held.varies
+    if operation.get("train"):
+        if operation.name == "alpha_dropout":
+            return None
+        varies = varies | (held.numbers != 0)
+    value = operation.node.meta["val"]
+    if isinstance(value, (list, tuple)):
+        return [content(varies, held.numbers.to(value[0].dtype)), *[None] * (len(value) - 1)]
+    return content(varies, held.numbers.to(value.dtype))
+
+
+@content_rule(arithmetic.mixing)
+def mixed(reading: Reading, operation: Operation) -> Contents:
+    """Note what sums to one."""
+    if operation.name in ("softmax", "_softmax") and operation["dim"] in (-1, len(operation.shape) - 1):
+        reading.distributions.add(operation.node)
+    return None
+
+
+@content_rule(arithmetic.elementwise)
+def elementwise(reading: Reading, operation: Operation) -> Contents:
+    """Constants make constants, and so does a factor of zero or a mask that is a constant."""
+    num_dims = len(operation.shape)
+    dtype = operation.node.meta["val"].dtype
+    number = operation.get("value", operation.get("fill_value")) if operation.name in ("fill", "full_like") else None
+    number = _LIKE.get(operation.name, number)
+    if isinstance(number, (int, float)):
+        return content(torch.zeros([1] * num_dims, dtype=torch.bool), torch.full([1] * num_dims, number, dtype=dtype))
+    if operation.hangs_on_sizes:
+        return None
+    held = {node: reading.known(node) for node in operation.tensors}
+    numbers = operation.compute({node: item.numbers for node, item in held.items()})
+    decided = _DECIDED.get(operation.name)
+    if decided is not None:
+        varies = decided([_operand(held, argument, num_dims) for argument in operation.arguments.values()][:3])
+    else:
+        varies = reduce(torch.logical_or, (item.varies for item in held.values()))
+    shape = torch.broadcast_shapes(varies.shape, numbers.shape)  # type: ignore[no-untyped-call]
+    return content(varies.expand(shape), numbers.expand(shape))
+
+
+def _operand(held: dict[fx.Node, Content], argument: Any, num_dims: int) -> Content:
+    if isinstance(argument, fx.Node):
+        return held[argument]
+    number = torch.tensor(argument) if isinstance(argument, (bool, int, float)) else torch.tensor(torch.nan)
+    shape = [1] * num_dims
+    return Content(torch.zeros(shape, dtype=torch.bool), number.reshape(shape))
+
+
+def _product(operands: Sequence[Content]) -> Tensor:
+    first, second = operands[:2]
+    return (first.varies | second.varies) & ~first.is_zero & ~second.is_zero
+
+
+def _sum_with_product(operands: Sequence[Content]) -> Tensor:
+    return operands[0].varies | _product(operands[1:3])
+
+
+def _conjunction(operands: Sequence[Content]) -> Tensor:
+    first, second = operands[:2]
+    return (first.varies | second.varies) & ~first.is_zero & ~second.is_zero
+
+
+def _choice(condition: Content, one: Content, other: Content) -> Tensor:
+    chosen = torch.where(condition.numbers.bool(), one.varies, other.varies)
+    return condition.varies | chosen
+
+
+_DECIDED = {
+    "mul": _product,
+    "multiply": _product,
+    "addcmul": _sum_with_product,
+    "logical_and": _conjunction,
+    "where": lambda operands: _choice(*operands),
+    "masked_fill": lambda operands: _choice(operands[1], operands[2], operands[0]),
+}
+
+
+@content_rule(arithmetic.prelu)
+def prelu(reading: Reading, operation: Operation) -> Contents:
+    """Constants make constants, with one slope a channel or one for all."""
+    held, slope = reading.single(operation["self"]), reading.single(operation["weight"])
+    if held is None or slope is None or not slope.is_fixed:
+        return None
+    numbers = held.numbers
+    slopes = slope.numbers
+    if slopes.ndim and numbers.ndim > 1:
+        slopes = slopes.reshape([1, -1, *[1] * (numbers.ndim - 2)])
+    numbers = torch.where(numbers >= 0, numbers, numbers * slopes)
+    return content(held.varies.expand(torch.broadcast_shapes(held.varies.shape, numbers.shape)), numbers)  # type: ignore[no-untyped-call]
+
+
+@content_rule(arithmetic.glu)
+def glu(reading: Reading, operation: Operation) -> Contents:
+    """Multiply one half by the sigmoid of the other."""
+    held = reading.single(operation["self"])
+    if held is None:
+        return None
+    dim, shape = operation["dim"], node_shape(operation["self"])
+    first, second = (
+        Content(varies, numbers)
+        for varies, numbers in zip(
+            _stretched(held.varies, dim, shape).chunk(2, dim),
+            _stretched(held.numbers, dim, shape).chunk(2, dim),
+            strict=True,
+        )
+    )
+    gate = Content(second.varies, second.numbers.sigmoid())
+    numbers = first.numbers * gate.numbers
+    return content(_product([first, gate]).expand(numbers.shape), numbers)
+
+
+def _stretched(tensor: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
+    """Return a tensor at full length along one dimension."""
+    sizes = list(tensor.shape)
+    sizes[dim] = shape[dim]
+    return tensor.expand(sizes)
+
+
+@content_rule(movement.move, movement.indexed)
+def moved(reading: Reading, operation: Operation) -> Contents:
+    """Run the operation on what is known of the elements."""
+    data, *others = operation.tensors
+    held = reading.single(data)
+    if held is None:
+        return None
+    shaping = operation.name in _AS_ANOTHER
+    if not shaping and not all(reading.is_constant(other) for other in others):
+        return None
+    tensors = {other: reading.known(other).numbers.expand(node_shape(other)) for other in others}
+    shape = node_shape(data)
+    varies, numbers = (operation.compute(tensors | {data: item.expand(shape)}) for item in (held.varies, held.numbers))
+    return content(varies, numbers)
+
+
+@content_rule(movement.parts)
+def parted(reading: Reading, operation: Operation) -> Contents:
+    """Cut what is known into the same pieces."""
+    (data,) = operation.tensors
+    held = reading.single(data)
+    if held is None:
+        return None
+    shape = node_shape(data)
+    pieces = [operation.compute({data: item.expand(shape)}) for item in (held.varies, held.numbers)]
+    return [content(varies, numbers) for varies, numbers in zip(*pieces, strict=True)]
+
+
+@content_rule(movement.joined)
+def joined(reading: Reading, operation: Operation) -> Contents:
+    """Put what is known beside each other; along positions only what all pieces have in common counts."""
+    if all(reading.single(node) is None for node in operation.tensors):
+        return None
+    found = {node: reading.known(node) for node in operation.tensors}
+    shapes = {node: node_shape(node) for node in found}
+    if operation.name in ("cat", "concat", "concatenate"):
+        dim = operation["dim"] % len(operation.shape)
+        rest = [torch.broadcast_shapes(item.varies.shape, item.numbers.shape) for item in found.values()]  # type: ignore[no-untyped-call]
+        sizes = [max(each) for each in zip(*rest, strict=True)]
+        shapes = {
+            node: torch.Size([*sizes[:dim], node_shape(node)[dim], *sizes[dim + 1 :]]) for node in operation.tensors
+        }
+    varies = operation.compute({node: item.varies.expand(shapes[node]) for node, item in found.items()})
+    numbers = operation.compute({node: item.numbers.expand(shapes[node]) for node, item in found.items()})
+    channels = channel_dims(reading, operation.node)
+    dims = [dim for dim in range(varies.ndim) if dim not in channels]
+    return content(any_over(varies, dims).expand(varies.shape), numbers)
+
+
+def channel_dims(reading: Reading, node: fx.Node) -> list[int]:
+    """Return the dimensions along which a tensor has channels."""
+    value = reading.coupling.values.get(node)
+    return varying(reading.coupling.classes(value.labels)) if isinstance(value, Value) else []
+
+
+@content_rule(movement.padded)
+def padded(reading: Reading, operation: Operation) -> Contents:
+    """Add channels that are constants; at new positions only what is held already counts as the same."""
+    (data,) = operation.tensors
+    held, shape = reading.known(data), node_shape(data)
+    varies, numbers = held.varies, held.numbers
+    pads = list(operation["pad"])
+    is_constant = operation.get("mode", "constant") == "constant"
+    filler = operation.get("value") or 0
+    channels = channel_dims(reading, operation.node)
+    for dim, (before, after) in enumerate(zip(pads[-2::-2], pads[-1::-2], strict=True), len(shape) - len(pads) // 2):
+        if before == after == 0:
+            continue
+        if dim not in channels:
+            even = _even(Content(varies, numbers), [dim])
+            varies, numbers = even.varies, even.numbers
+            varies = varies | (numbers != filler) if is_constant else varies
+        elif not is_constant or hangs_on(before) or hangs_on(after):
+            return None
+        else:
+            one_dim = [0, 0] * (len(shape) - 1 - dim) + [before, after]
+            varies = torch.nn.functional.pad(_stretched(varies, dim, shape), one_dim, value=False)
+            numbers = torch.nn.functional.pad(_stretched(numbers, dim, shape), one_dim, value=filler)
+    sizes = torch.broadcast_shapes(varies.shape, numbers.shape)  # type: ignore[no-untyped-call]
+    return content(varies.expand(sizes), numbers.expand(sizes))
+
+
+def hangs_on(number: Any) -> bool:
+    """Tell whether a number is a size of the inputs."""
+    return isinstance(number, fx.Node)
+
+
+def _even(held: Content, dims: Sequence[int]) -> Content:
+    """Return a content with size 1 along some dimensions: what differs along them counts as varying."""
+    varies, numbers = held.varies, held.numbers
+    for dim in dims:
+        first = numbers.narrow(dim, 0, 1)
+        varies = varies | (numbers != first)
+        varies, numbers = any_over(varies, [dim]), first
+    return Content(varies, numbers)
+
+
+@content_rule(movement.resized)
+def resized(reading: Reading, operation: Operation) -> Contents:
+    """Pool or interpolate: what is the same at all positions stays, but for zeros that are mixed in."""
+    source = operation.node.args[0]
+    assert isinstance(source, fx.Node)
+    held = reading.single(source)
+    if held is None:
+        return None
+    num_dims = next((int(letter) for letter in operation.name if letter.isdigit()), 2)
+    even = _even(held, range(held.varies.ndim - num_dims, held.varies.ndim))
+    if _mixes_zeros(operation):
+        even = Content(even.varies | (even.numbers != 0), even.numbers)
+    return _with_others(operation, content(*_both(even)))
+
+
+def _both(held: Content) -> tuple[Tensor, Tensor]:
+    shape = torch.broadcast_shapes(held.varies.shape, held.numbers.shape)  # type: ignore[no-untyped-call]
+    return held.varies.expand(shape), held.numbers.expand(shape)
+
+
+def _mixes_zeros(operation: Operation) -> bool:
+    if operation.name in ("lp_pool1d", "lp_pool2d", "grid_sampler"):
+        return True
+    if not operation.name.startswith("avg_pool"):
+        return False
+    padding = operation.get("padding") or 0
+    return bool(operation.get("divisor_override")) or any(padding if isinstance(padding, (list, tuple)) else [padding])
+
+
+def _with_others(operation: Operation, first: Content | None) -> Contents:
+    value = operation.node.meta["val"]
+    return [first, *[None] * (len(value) - 1)] if isinstance(value, (list, tuple)) else first
+
+
+@content_rule(arithmetic.reducing)
+def reduced(reading: Reading, operation: Operation) -> Contents:
+    """The mean or maximum of equal numbers is that number, their sum only where they are zero."""
+    if isinstance(operation.get("other"), fx.Node):
+        return elementwise(reading, operation)
+    held = reading.single(operation.tensors[0])
+    if held is None or operation.name not in (*_OWN_VALUE, *_SUMS):
+        return None
+    dims = reduced_dims(operation)
+    even = _even(held, dims)
+    if operation.name in _SUMS:
+        even = Content(even.varies | (even.numbers != 0), even.numbers)
+    varies, numbers = _both(even)
+    if not operation.get("keepdim"):
+        varies, numbers = varies.squeeze(dims), numbers.squeeze(dims)
+    value = operation.node.meta["val"]
+    dtype = (value[0] if isinstance(value, (list, tuple)) else value).dtype
+    return _with_others(operation, content(varies, numbers.to(dtype)))
+
+
+def reduced_dims(operation: Operation) -> tuple[int, ...]:
+    """Return the dimensions that an operation reduces."""
+    num_dims = len(node_shape(operation.tensors[0]))
+    dims = operation.get("dim")
+    dims = list(range(num_dims)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+    return tuple(sorted(dim % num_dims for dim in dims))
+
+
+@content_rule(movement.embedding)
+def embedded(reading: Reading, operation: Operation) -> Contents:
+    """A column of a table that holds the same number in every row is a constant."""
+    table = reading.single(operation["weight"])
+    if table is None or not table.is_fixed:
+        return None
+    numbers = table.numbers.expand(node_shape(operation["weight"]))
+    shape = [1] * (len(operation.shape) - 1) + [numbers.shape[1]]
+    return content((numbers != numbers[:1]).any(0).reshape(shape), numbers[0].reshape(shape))
+
+
+@content_rule(arithmetic.channel_norm)
+def channel_norm(reading: Reading, operation: Operation) -> Contents:
+    """With running statistics constants make constants; a channel with a scale of zero is its shift."""
+    by_statistics = operation.get("training") or operation.get("use_input_stats") or operation.get("running_mean") is None
+    scaled = _scaled_by_zero(reading, operation, 1)
+    if by_statistics or not all(reading.is_constant(node) for node in operation.tensors[1:]):
+        return _with_others(operation, scaled)
+    source = operation["input"]
+    held, shape = reading.known(source), node_shape(source)
+    _, numbers = _both(held)
+    tensors = {node: reading.known(node).numbers.expand(node_shape(node)) for node in operation.tensors[1:]}
+    if float(tensors[operation["running_var"]].min()) + operation["eps"] <= 0:
+        return None
+    result = operation.compute(tensors | {source: _stretched(numbers, 1, shape)})
+    numbers = result[0] if isinstance(result, (list, tuple)) else result
+    weight = operation.get("weight")
+    varies = held.varies
+    if weight is not None:
+        varies = varies & (tensors[weight] != 0).reshape([1, -1, *[1] * (len(shape) - 2)])
+    return _with_others(operation, content(varies.expand(numbers.shape), numbers))
+
+
+def _scaled_by_zero(reading: Reading, operation: Operation, dim: int) -> Content | None:
+    """Return what a norm gives where its scale is zero: its shift. All else varies."""
+    weight, bias = operation.get("weight"), operation.get("bias")
+    if weight is None or not reading.is_constant(weight) or (bias is not None and not reading.is_constant(bias)):
+        return None
+    num_dims = len(operation.shape)
+    scale = reading.known(weight).numbers.expand(node_shape(weight))
+    shift = torch.zeros_like(scale) if bias is None else reading.known(bias).numbers.expand(node_shape(bias))
+    behind = num_dims - dim - scale.ndim
+    shape = [*[1] * dim, *scale.shape, *[1] * behind]
+    return content((scale != 0).reshape(shape), shift.reshape(shape))
+
+
+@content_rule(arithmetic.layer_norm)
+def layer_norm(reading: Reading, operation: Operation) -> Contents:
+    """An element with a scale of zero is its shift."""
+    return _scaled_by_zero(reading, operation, len(operation.shape) - len(operation["normalized_shape"]))
+
+
+@content_rule(arithmetic.group_norm)
+def group_norm(reading: Reading, operation: Operation) -> Contents:
+    """A channel with a scale of zero is its shift."""
+    return _scaled_by_zero(reading, operation, 1)
+

@@ -1,0 +1,29 @@
+"""What can't matter, all of it at once: which classes go, and which constants they leave behind."""
+
+from __future__ import annotations
+
+import torch
+
+from prunus.coupling import Coupling
+from prunus.shrinking import content_rules, need_rules, product_rules  # noqa: F401  # enter their rules
+from prunus.shrinking.constants import Constants
+from prunus.shrinking.contents import Reading
+from prunus.shrinking.kept import Kept, keep
+from prunus.shrinking.liveness import needed
+
+
+def removable(coupling: Coupling) -> tuple[Kept, Constants]:
+    """Return what is left when all goes that can't matter, and which of what goes is constant.
+
+    Where a layer would be left empty, or the groups of a convolution uneven, some classes come back; then what these
+    need stays as well.
+    """
+    reading = Reading(coupling)
+    staying = torch.zeros(coupling.num_classes, dtype=torch.bool)
+    while True:
+        alive, outputs = needed(reading, staying)
+        kept = keep(coupling, ~alive)
+        back = ~kept.gone & ~alive
+        if not bool((back & ~staying).any()):
+            return kept, Constants(reading.held, outputs)
+        staying = staying | back
