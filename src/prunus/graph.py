@@ -79,6 +79,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         except Exception as error:
             raise GraphError(_why(inner, args, kwargs, error)) from error
     _inline(program)
+    program.graph.eliminate_dead_code()  # an unused mean over heads would keep them; what writes in place stays
     kinds = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
     specs = program.graph_signature.input_specs
     tensors = {spec.arg.name: str(spec.target) for spec in specs if spec.kind in kinds}

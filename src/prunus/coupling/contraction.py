@@ -68,22 +68,27 @@ def addmm(reader: Reader, call: Call) -> Value:
 @rule("aten.einsum")
 def einsum(reader: Reader, call: Call) -> Value:
     """Any product of one or two tensors, by its equation."""
-    inputs, _, out = call["equation"].replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    if len(terms) == 2 and all(len(set(term)) == len(term) for term in terms):
-        spare = [letter for letter in string.ascii_letters if letter not in call["equation"]]
-        rank = max(
-            value.labels.ndim - len(term.replace("...", "")) for value, term in zip(call.values, terms, strict=True)
-        )
-        expanded = []
-        for value, term in zip(call.values, terms, strict=True):
-            own = value.labels.ndim - len(term.replace("...", ""))
-            expanded.append(term.replace("...", "".join(spare[rank - own : rank])))
-        out = out.replace("...", "".join(spare[:rank]))
-        return contract(reader, call, list(zip(call.values, expanded, strict=True)), out)
+    followed = einsum_letters(call)
+    if followed is not None:
+        terms, out = followed
+        return contract(reader, call, list(zip(call.values, terms, strict=True)), out)
     for value in call.values:
         reader.keep(reader.promote(value), "an einsum of its kind is not followed")
     return Value(inert(call.shape))
+
+
+def einsum_letters(call: Call) -> tuple[list[str], str] | None:
+    """Return a letter for each dimension of the two factors and of the result; None for an equation of another kind."""
+    inputs, arrow, out = call["equation"].replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    repeated = any(len(set(letters)) < len(letters) for letters in (term.replace("...", "") for term in terms))
+    if len(terms) != 2 or not arrow or repeated:
+        return None
+    spare = [letter for letter in string.ascii_letters if letter not in call["equation"]]
+    ranks = [value.labels.ndim - len(term.replace("...", "")) for value, term in zip(call.values, terms, strict=True)]
+    rank = max(ranks)
+    expanded = [term.replace("...", "".join(spare[rank - own : rank])) for term, own in zip(terms, ranks, strict=True)]
+    return expanded, out.replace("...", "".join(spare[:rank]))
 
 
 @rule("aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention_for_cpu")
