@@ -126,6 +126,22 @@ def trace_own_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         return _pinned(inner, call_arguments(example_inputs, 1), frozenset(), None)
 
 
+def trace_training(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
+    """Do what `trace` does in training mode, with the branches that only training runs; the model is left as it was.
+
+    Raises:
+        TypeError, GraphError: as `trace`.
+    """
+    inner = unwrap(model)
+    with tracing(), undisturbed(inner):
+        inner.train()
+        call = call_arguments(example_inputs)
+        try:
+            return _export(inner, *call, frozenset((place, 0) for place in range(len(call[0]) + len(call[1]))))
+        except Exception as error:
+            raise GraphError(_why(inner, *call, error)) from error
+
+
 def _pinned(model: nn.Module, call: Call, free: frozenset[Place], first: Exception | None) -> Graph:
     """Read a graph for the example's own number of samples."""
     try:
@@ -147,6 +163,7 @@ def _export(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor
         with torch.no_grad():  # a model may run without gradients only, as where it writes into its parameters
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     flatten_in_place(program)
+    program.graph.eliminate_dead_code()  # an unused mean over heads would keep them; what writes in place stays
     kinds = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
     specs = program.graph_signature.input_specs
     tensors = {spec.arg.name: str(spec.target) for spec in specs if spec.kind in kinds}

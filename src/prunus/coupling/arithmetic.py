@@ -22,7 +22,7 @@ _ELEMENTWISE = [
     "ceil", "round", "trunc", "clamp", "clamp_min", "clamp_max", "clip", "nan_to_num", "masked_fill", "logical_not",
     "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and", "bitwise_or", "__and__", "__or__",
     "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "copysign", "xlogy", "logit", "frac",
-    "heaviside", "fill", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like",
+    "heaviside", "fill", "copy", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like",
     "multiply", "subtract", "divide", "greater", "less", "special_expm1", "deg2rad", "sinc", "digamma", "lgamma",
 ]
 # fmt: on

@@ -48,7 +48,9 @@ class Call:
         return [shape_of(value) for value in (found if isinstance(found, (list, tuple)) else [found])]
 
 
-FACTORIES = frozenset(f"aten.{name}" for name in ("zeros", "ones", "full", "empty", "new_zeros", "new_ones"))
+FACTORIES = frozenset(
+    f"aten.{name}" for name in ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
+)
 
 # Constants up to this many elements are computed, so that indexing with them is understood.
 _KNOWN = 1 << 20
@@ -73,6 +75,17 @@ def computed(call: Call) -> Tensor | None:
 
 def call_with(call: Call, tensors: Mapping[int, Tensor | None]) -> Any:
     """Compute an operation on other tensors than its own: `tensors` maps the id of each Value to what stands for it."""
+    return run_on(call.node.target, call.arguments, tensors)
+
+
+def run_on(target: Any, arguments: Mapping[str, Any], tensors: Mapping[int, Tensor | None]) -> Any:
+    """Compute an operation on stand-ins for its tensors.
+
+    Args:
+        target: the operation.
+        arguments: all its arguments by name, each tensor as a Value.
+        tensors: id of each Value -> the tensor that stands for it.
+    """
 
     def swap(argument: Any) -> Any:
         if isinstance(argument, (list, tuple)):
@@ -81,12 +94,11 @@ def call_with(call: Call, tensors: Mapping[int, Tensor | None]) -> Any:
             return torch.device("cpu")
         return tensors[id(argument)] if isinstance(argument, Value) else argument
 
-    target: Any = call.node.target
-    if call.name == "aten.view" and "size" in call.arguments:  # labels lie otherwise in memory than what they label
-        return torch.ops.aten.reshape(swap(call["self"]), swap(call["size"]))
+    if str(target) in ("aten.view.default", "aten._unsafe_view.default"):  # stand-ins lie otherwise in memory
+        return torch.ops.aten.reshape(swap(arguments["self"]), swap(arguments["size"]))
     positional, named = [], {}
     for parameter in target._schema.arguments:
-        value = swap(call.arguments[parameter.name])
+        value = swap(arguments[parameter.name])
         if parameter.kwarg_only:
             named[parameter.name] = value
         else:

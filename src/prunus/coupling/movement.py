@@ -14,8 +14,8 @@ _MOVES = [
     "view", "reshape", "permute", "transpose", "t", "flatten", "unflatten", "unsqueeze", "squeeze", "expand",
     "select", "slice", "narrow", "repeat", "roll", "flip", "movedim", "moveaxis", "swapaxes", "swapdims",
     "repeat_interleave", "expand_as", "view_as", "reshape_as", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "tril", "triu", "unfold", "numpy_T", "mT", "diagonal", "rot90", "tile", "squeeze_copy",
-    "view_copy", "adjoint", "index_select",
+    "channel_shuffle", "native_channel_shuffle", "broadcast_to", "unfold", "numpy_T", "mT", "diagonal", "rot90",
+    "tile", "squeeze_copy", "view_copy", "adjoint", "index_select", "fliplr", "flipud",
 ]
 # fmt: on
 # fmt: off
@@ -54,6 +54,14 @@ def move(reader: Reader, call: Call) -> Value:
     return Value(call_with(call, known | {id(value): value.labels}), made=value.made)
 
 
+@rule("aten.tril", "aten.triu")
+def triangle(reader: Reader, call: Call) -> Value:
+    """Set a triangle of each matrix to zero: which elements are zero depends on both places in it."""
+    labels = reader.promote(call["self"])
+    reader.need(labels, [-2, -1], f"{call.name.removeprefix('aten.')} runs over it", call.node)
+    return Value(labels)
+
+
 @rule(*(f"aten.{name}" for name in _PARTS))
 def parts(reader: Reader, call: Call) -> list[Value]:
     """Cut labels, or the ids of a parameter, into pieces."""
@@ -87,8 +95,9 @@ def padded(reader: Reader, call: Call) -> Value:
             sizes = [size + before + after if dim == each else size for each, size in enumerate(labels.shape)]
             labels = labels.narrow(dim, 0, 1).expand(sizes)
         elif call.get("mode", "constant") == "constant":
-            pieces = [_new(reader, labels, dim, before), labels, _new(reader, labels, dim, after)]
-            labels = torch.cat(pieces, dim)
+            first, size = max(-before, 0), labels.shape[dim] + min(before, 0) + min(after, 0)  # negative pads cut off
+            inner = labels.narrow(dim, first, size)
+            labels = torch.cat([_new(reader, inner, dim, before), inner, _new(reader, inner, dim, after)], dim)
         else:
             reader.keep(labels, "it is padded by copies of its neighbours")
             return Value(inert(call.shape))
@@ -121,8 +130,9 @@ def indexed(reader: Reader, call: Call) -> Value | list[Value]:
 
 
 def _indexed_dims(call: Call) -> list[int]:
-    if "dim" in call.arguments:
-        return [call["dim"]]
+    if call.name in ("aten.gather", "aten.take_along_dim"):  # the index has a place for each element
+        value = call["self"]
+        return list(range(value.labels.ndim))
     return [dim for dim, index in enumerate(call["indices"]) if index is not None]
 
 

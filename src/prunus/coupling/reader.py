@@ -168,7 +168,7 @@ class Reader:
         arguments = bound(node.target, node, self.values)
         call = Call(node, name, arguments)
         values = call.values
-        if not any(value.sources or value.made or value.labelled for value in values):
+        if name in FACTORIES or not any(value.sources or value.made or value.labelled for value in values):
             return self._untouched(call)
         function = RULES.get(name) or RULES.get(name.removesuffix("_"))
         if function is None and not any(value.labelled for value in values):

@@ -1,213 +1,186 @@
-"""The smaller model as its exported graph: sizes written into the graph are changed to what is left."""
+"""The graph of what is kept: every operation proven to compute the original's result, restricted to what stays.
+
+`demanded(kept, biases, new_biases)` returns a `Demanded`, made on a copy; the graph that was read stays as it was:
+
+    graph        the operations in the program's order; parameters, buffers and constants are placeholders, as there
+    names        placeholder's name -> name of the parameter, buffer or constant
+    tensors      name -> content, ties kept; made when first asked for, so a rehearsal on shapes takes no memory
+    origin       node -> the node of the original graph whose result, restricted, it computes
+    moved        nodes that became `index_select`: no argument of the original operation would do
+    renumbered   nodes that hold an index, as it is after the cut: a restriction of the original's they are not
+    replaced     names of the tensors among them
+    restricted   (node, what its origin computed) -> what the node must compute
+    module       an `ExportedModule` that runs it
+
+Each node's ``meta["val"]`` has the shape that was demanded, for the example inputs. A node without an origin was added:
+it scales a size, holds an index, or is one of several operations that stand for one of the original.
+
+What moves elements is proven by `moving`, its literals are guessed by `fitting`; what computes is checked by
+`aligning`; what is written to in place by `writing`.
+"""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from prunus.coupling import Value
-from prunus.coupling.calls import hint
 from prunus.exported import ExportedModule
+from prunus.shrinking.assembling import Assembly
+from prunus.shrinking.extents import Extents, RewriteError
 from prunus.shrinking.kept import Kept
+
+__all__ = ["Demanded", "RewriteError", "demanded", "rewrite"]
+
+
+@dataclass(frozen=True, eq=False)
+class Demanded:
+    """The graph that is demanded of a smaller model; the module's docstring says what each attribute is."""
+
+    kept: Kept
+    graph: fx.Graph
+    names: dict[str, str]
+    origin: dict[fx.Node, fx.Node]
+    moved: frozenset[fx.Node]
+    renumbered: frozenset[fx.Node]
+    contents: Mapping[str, Tensor]
+    added: Mapping[str, Tensor]
+    extents: Extents = field(repr=False)
+
+    @functools.cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Content by name: what is left of the program's tensors, with ties, and what was added."""
+        program = self.kept.coupling.graph.program
+        held = {**program.state_dict, **program.constants}
+        own = {id(held[name]): name for name in self._names_used() if name in held}
+        cut: dict[int, Tensor] = {}
+        found = {}
+        for name, tensor in held.items():
+            if isinstance(tensor, Tensor):
+                if id(tensor) not in cut:
+                    cut[id(tensor)] = self._cut(own.get(id(tensor), name), tensor)
+                found[name] = cut[id(tensor)]
+        return found | dict(self.added)
+
+    def _names_used(self) -> list[str]:
+        """Return the names of tensors: of a tied one the name that the graph uses comes last."""
+        used = {self.names[node.name]: bool(node.users) for node in self.graph.nodes if node.name in self.names}
+        return sorted(used, key=lambda name: used[name])
+
+    def _cut(self, name: str, tensor: Tensor) -> Tensor:
+        whole = self.contents.get(name, tensor.detach()).to(tensor.dtype)
+        content = whole.clone() if name in self.replaced else self.kept.cut(name, whole)
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(content, requires_grad=tensor.requires_grad)
+        return content
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        """Names of indices whose contents are as they are after the cut."""
+        holders = {node.name for node in self.renumbered if node.op == "placeholder"}
+        return frozenset(name for holder, name in self.names.items() if holder in holders)
+
+    def restricted(self, node: fx.Node, result: Tensor) -> Tensor:
+        """Return what a node must compute.
+
+        Args:
+            node: one with an origin, of this graph.
+            result: what the origin computed; the batch may be another multiple of the example's.
+        """
+        value = self.kept.coupling.values.get(self.origin[node])
+        if not isinstance(value, Value):
+            return result
+        for dim, mask in enumerate(self.extents.of(value)):
+            if mask is None:
+                continue
+            if result.shape[dim] != len(mask):  # it hangs on the batch: samples lie one after the other
+                mask = mask[: len(mask) // _num_samples(self.kept)]
+                mask = mask.repeat(result.shape[dim] // len(mask))
+            result = result.index_select(dim, mask.nonzero().flatten().to(result.device))
+        return result
+
+    def module(self, why: str) -> ExportedModule:
+        """Return a module that runs the graph; why the model's own class could not be kept is for it to tell."""
+        program = self.kept.coupling.graph.program
+        signature = program.graph_signature
+        placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
+        old = {spec.arg.name: spec for spec in signature.input_specs}
+        specs = [_spec(node, self.origin.get(node), old, self.names, self.added) for node in placeholders]
+        tensors = self.tensors
+        constants = {name for name, tensor in self.added.items() if not isinstance(tensor, nn.Parameter)}
+        constants |= program.constants.keys() - program.state_dict.keys()
+        stand_in: Any = SimpleNamespace(
+            graph=self.graph,
+            graph_module=SimpleNamespace(graph=self.graph, **dict(program.graph_module.named_children())),
+            graph_signature=SimpleNamespace(input_specs=specs, output_specs=signature.output_specs),
+            call_spec=program.call_spec,
+            module_call_graph=program.module_call_graph,
+            state_dict={name: tensor for name, tensor in tensors.items() if name not in constants},
+            constants={name: tensors[name] for name in tensors if name in constants or name in program.constants},
+        )
+        return ExportedModule.from_program(stand_in, why)
+
+
+def _num_samples(kept: Kept) -> int:
+    graph = kept.coupling.graph
+    return int(next(iter((*graph.args, *graph.kwargs.values()))).shape[0])
+
+
+def _spec(
+    node: fx.Node,
+    origin: fx.Node | None,
+    old: Mapping[str, InputSpec],
+    names: Mapping[str, str],
+    added: Mapping[str, Tensor],
+) -> InputSpec:
+    argument = TensorArgument(name=node.name)
+    if origin is None:
+        is_parameter = isinstance(added[names[node.name]], nn.Parameter)
+        kind = InputKind.PARAMETER if is_parameter else InputKind.CONSTANT_TENSOR
+        return InputSpec(kind, argument, names[node.name])
+    spec = old[origin.name]
+    return replace(spec, arg=argument) if isinstance(spec.arg, TensorArgument) else spec
+
+
+def demanded(kept: Kept, biases: Mapping[str, Tensor], new_biases: Mapping[str, Tensor]) -> Demanded:
+    """Return the graph that computes what the original computes, on what is kept.
+
+    Args:
+        kept: what stays.
+        biases: parameter -> what takes its place, whole.
+        new_biases: operation of the original -> a bias that it had not, cut already.
+
+    Raises:
+        RewriteError: an operation can't be computed on what is kept; the message names it, its module and its line.
+    """
+    assembly = Assembly(kept, new_biases)
+    assembly.run()
+    return Demanded(
+        kept=kept,
+        graph=assembly.graph,
+        names=assembly.names,
+        origin=assembly.origin,
+        moved=frozenset(assembly.moved),
+        renumbered=frozenset(assembly.renumbered),
+        contents={**biases, **assembly.contents},
+        added=assembly.added,
+        extents=assembly.extents,
+    )
 
 
 def rewrite(kept: Kept, biases: Mapping[str, Tensor], new_biases: Mapping[str, Tensor], why: str) -> ExportedModule:
-    """Change the graph of a model to one of what is kept, in place, and return a module that runs it.
+    """Return a module that runs the graph of what is kept; arguments and errors as in `demanded`.
 
     Args:
-        kept: what stays; the graph it was found in is changed.
+        kept: what stays.
         biases: parameter -> what takes its place, whole.
         new_biases: operation -> a bias that it had not, cut already.
         why: why the model's own class could not be kept, for the module to tell.
     """
-    graph = kept.coupling.graph
-    program = graph.program
-    for node in list(program.graph.nodes):
-        if node.op == "call_function":
-            _fit(node, kept)
-    _cut_tensors(program, kept, biases)
-    module = ExportedModule.from_program(program, why)
-    for name, bias in new_biases.items():
-        _add_bias(module, name, bias)
-    module.recompile()
-    return module
-
-
-def _cut_tensors(program: Any, kept: Kept, biases: Mapping[str, Tensor]) -> None:
-    """Put what is left of the program's parameters, buffers and constants in their place."""
-    for held in (program.state_dict, program.constants):
-        for name, tensor in list(held.items()):
-            if not isinstance(tensor, Tensor):
-                continue
-            content = kept.cut(name, biases.get(name, tensor.detach()).to(tensor.dtype))
-            is_parameter = isinstance(tensor, nn.Parameter)
-            held[name] = nn.Parameter(content, requires_grad=tensor.requires_grad) if is_parameter else content
-
-
-def _add_bias(module: ExportedModule, name: str, bias: Tensor) -> None:
-    node = next(node for node in module.graph.nodes if node.name == name)
-    weight = next(node for node in node.args[1:2] if isinstance(node, fx.Node))
-    path, _, attribute = str(weight.target).rpartition(".")
-    owner = module.get_submodule(path)
-    attribute = f"{attribute}_bias" if attribute != "weight" else "bias"
-    owner.register_parameter(attribute, nn.Parameter(bias))
-    with module.graph.inserting_before(node):
-        held = module.graph.get_attr(f"{path}.{attribute}" if path else attribute)
-    node.args = (*node.args[:2], held, *node.args[3:])
-
-
-_FITS: dict[str, Callable[[fx.Node, Kept], None]] = {}
-
-
-def _fits(*names: str) -> Callable[[Callable[[fx.Node, Kept], None]], Callable[[fx.Node, Kept], None]]:
-    def enter(function: Callable[[fx.Node, Kept], None]) -> Callable[[fx.Node, Kept], None]:
-        for name in names:
-            _FITS[f"aten.{name}"] = function
-        return function
-
-    return enter
-
-
-def _fit(node: fx.Node, kept: Kept) -> None:
-    """Change the sizes written into one operation."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        fit = _FITS.get(str(node.target.overloadpacket))
-        if fit is not None:
-            fit(node, kept)
-
-
-@_fits("view", "reshape", "expand", "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "_unsafe_view")
-def _sizes(node: fx.Node, kept: Kept) -> None:
-    place = next(index for index, arg in enumerate(node.args) if isinstance(arg, (list, tuple)))
-    value = kept.coupling.values[node]
-    sizes = list(node.args[place])  # type: ignore[arg-type]
-    if isinstance(value, Value):
-        node.update_arg(place, _resized(node, sizes, value, kept, 0))
-
-
-@_fits("unflatten")
-def _unflatten(node: fx.Node, kept: Kept) -> None:
-    _, dim, sizes = node.args[:3]
-    value = kept.coupling.values[node]
-    if isinstance(value, Value):
-        first = dim if dim >= 0 else dim + value.labels.ndim - len(sizes) + 1  # type: ignore[operator, arg-type]
-        node.update_arg(2, _resized(node, list(sizes), value, kept, first))  # type: ignore[arg-type]
-
-
-def _resized(node: fx.Node, sizes: list[Any], value: Value, kept: Kept, first: int) -> list[Any]:
-    """Return sizes as they are after the cut; one that hangs on the batch is scaled."""
-    new = kept.shape(value) if value.labelled or value.made else list(value.shape)
-    result = []
-    for place, size in enumerate(sizes):
-        old, left = value.shape[first + place], new[first + place]
-        if old == left or (isinstance(size, int) and size == -1):
-            result.append(size)
-        elif isinstance(size, fx.Node):
-            with node.graph.inserting_before(node):
-                scaled = node.graph.call_function(operator.mul, (size, left))
-                divided = node.graph.call_function(operator.floordiv, (scaled, old))
-            for made, count in ((scaled, old * left), (divided, left)):
-                made.meta["val"] = count
-            result.append(divided)
-        else:
-            result.append(left)
-    return result
-
-
-def _along(node: Any, dim: int, kept: Kept) -> Tensor | None:
-    """Return which indices of an input's dimension stay; None where all do."""
-    value = kept.coupling.values.get(node)
-    if not isinstance(value, Value) or not (value.labelled or value.made):
-        return None
-    stays = kept.along(value, dim % value.labels.ndim)
-    return None if bool(stays.all()) else stays
-
-
-@_fits("slice")
-def _slice(node: fx.Node, kept: Kept) -> None:
-    given = [*node.args, *[0, None, None, 1][len(node.args) - 1 :]]
-    stays = _along(node.args[0], given[1], kept)  # type: ignore[arg-type]
-    if stays is None:
-        return
-    start, end = (_count(stays, bound, default) for bound, default in ((given[2], 0), (given[3], len(stays))))
-    node.args = (node.args[0], given[1], start, end, given[4])
-
-
-def _count(stays: Tensor, bound: Any, default: int) -> int:
-    place = default if bound is None else int(hint(bound.meta["val"] if isinstance(bound, fx.Node) else bound))
-    place = max(0, min(len(stays), place + len(stays) if place < 0 else place))
-    return int(stays[:place].sum())
-
-
-@_fits("narrow")
-def _narrow(node: fx.Node, kept: Kept) -> None:
-    source, dim, start, length = node.args
-    stays = _along(source, dim, kept)  # type: ignore[arg-type]
-    if stays is not None:
-        first, last = _count(stays, start, 0), _count(stays, start + length, len(stays))  # type: ignore[operator]
-        node.args = (source, dim, first, last - first)
-
-
-@_fits("select")
-def _select(node: fx.Node, kept: Kept) -> None:
-    source, dim, index = node.args
-    stays = _along(source, dim, kept)  # type: ignore[arg-type]
-    if stays is not None:
-        node.args = (source, dim, min(_count(stays, index, 0), int(stays.sum()) - 1))
-
-
-@_fits("split", "chunk", "split_with_sizes", "tensor_split")
-def _split(node: fx.Node, kept: Kept) -> None:
-    given: list[Any] = [*node.args, *[None, 0][len(node.args) - 1 :]]
-    dim = node.kwargs.get("dim", given[2])
-    pieces = kept.coupling.values[node]
-    if _along(node.args[0], dim, kept) is None or not isinstance(pieces, list):
-        return
-    sizes = [int(kept.along(piece, dim % piece.labels.ndim).sum()) for piece in pieces]
-    node.target = torch.ops.aten.split_with_sizes.default
-    node.args, node.kwargs = (node.args[0], sizes, dim), {}
-
-
-@_fits("constant_pad_nd", "pad")
-def _pad(node: fx.Node, kept: Kept) -> None:
-    source = kept.coupling.values.get(node.args[0])  # type: ignore[arg-type]
-    value = kept.coupling.values[node]
-    if not isinstance(source, Value) or not isinstance(value, Value) or not value.labelled:
-        return
-    pads = list(node.args[1])  # type: ignore[arg-type]
-    for place in range(len(pads) // 2):
-        dim = value.labels.ndim - 1 - place
-        stays = _along(node, dim, kept)
-        if stays is not None:
-            before, after = pads[2 * place], pads[2 * place + 1]
-            pads[2 * place] = int(stays[:before].sum())
-            pads[2 * place + 1] = int(stays[len(stays) - after :].sum()) if after else 0
-    node.update_arg(1, pads)
-
-
-@_fits("group_norm")
-def _group_norm(node: fx.Node, kept: Kept) -> None:
-    stays = _along(node.args[0], 1, kept)
-    if stays is not None:
-        groups: Any = node.args[1]
-        node.update_arg(1, int(stays.sum()) * groups // len(stays))
-
-
-_CONVOLUTIONS = [f"conv{dims}d" for dims in (1, 2, 3)] + [f"conv_transpose{dims}d" for dims in (1, 2, 3)]
-
-
-@_fits(*_CONVOLUTIONS)
-def _convolution(node: fx.Node, kept: Kept) -> None:
-    """Fewer groups where whole groups went: the inputs that are left, over those of a group."""
-    use = next((use for use in kept.coupling.uses if use.node is node), None)
-    if use is None or use.groups == 1:
-        return
-    ends = use.outputs if use.order == (1, 0) else use.inputs
-    if ends is None:
-        return
-    left = int((~kept.gone[kept.coupling.class_of[ends]]).sum())
-    node.update_arg(6, left // kept.size(use.weight.name, 1))
+    return demanded(kept, biases, new_biases).module(why)
