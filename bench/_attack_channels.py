@@ -39,7 +39,17 @@ HIDING: dict[str, Callable[[Tensor, float], Tensor]] = {
     "counted": lambda y, level: (y > level).flatten(1).sum(1),
     "bucketized": lambda y, level: torch.bucketize(y, torch.tensor([level, 2 * level, 50.0], dtype=y.dtype)),
 }
-HIDDEN_INSIDE = ("dead relu", "clamp", "narrow clamp", "steep sigmoid", "round", "sign", "softmax", "relu6", "hardshrink")
+HIDDEN_INSIDE = (
+    "dead relu",
+    "clamp",
+    "narrow clamp",
+    "steep sigmoid",
+    "round",
+    "sign",
+    "softmax",
+    "relu6",
+    "hardshrink",
+)
 RARE = 0.98  # of the values on normal inputs are below the level
 ACTIVATIONS: tuple[Operation, ...] = (torch.relu, torch.sigmoid, torch.tanh, F.gelu, F.hardswish, lambda y: y)
 

@@ -82,13 +82,18 @@ def grouped(draw: Draw, chain: int, shuffle: bool) -> nn.Module:
         for convolution in convolutions:
             convolution.weight[some(width, draw)] = 0
             per_group = convolution.weight.view(convolution.groups, -1, *convolution.weight.shape[1:])
-            per_group[torch.rand(per_group.shape[:3:2], generator=draw.generator).unsqueeze(1).expand(per_group.shape[:3]) < 0.3] = 0
+            per_group[
+                torch.rand(per_group.shape[:3:2], generator=draw.generator).unsqueeze(1).expand(per_group.shape[:3])
+                < 0.3
+            ] = 0
             if draw.chance(0.4):
                 per_group[draw.randrange(convolution.groups)] = 0
     return model
 
 
-def duplicates(draw: Draw, layer: Callable[[int, int], nn.Module], activation: nn.Module, middle: nn.Module) -> nn.Module:
+def duplicates(
+    draw: Draw, layer: Callable[[int, int], nn.Module], activation: nn.Module, middle: nn.Module
+) -> nn.Module:
     """Make some neurons equal to others, in weights and biases, or in weights only."""
     first, last = layer(3, 12), layer(12, 4)
     model = randomise(nn.Sequential(first, middle, activation, last), draw.randrange(9999))
@@ -106,7 +111,10 @@ def duplicates(draw: Draw, layer: Callable[[int, int], nn.Module], activation: n
 def attention(draw: Draw, part: int, constant: bool) -> nn.Module:
     """Zero queries, keys or values of some heads of an attention; `constant` leaves the biases."""
     layer = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
-    model = randomise(Function(lambda net, y: net.last(net.layer(y, y, y)[0] + y), layer=layer, last=nn.Linear(8, 4)), draw.randrange(9999))
+    model = randomise(
+        Function(lambda net, y: net.last(net.layer(y, y, y)[0] + y), layer=layer, last=nn.Linear(8, 4)),
+        draw.randrange(9999),
+    )
     heads = some(4, draw).repeat_interleave(2)
     with torch.no_grad():
         layer.in_proj_weight.view(3, WIDTH, WIDTH)[part][heads] = 0
@@ -118,7 +126,9 @@ def attention(draw: Draw, part: int, constant: bool) -> nn.Module:
 def recurrent(draw: Draw, kind: type[nn.RNNBase], gates: int) -> nn.Module:
     """Zero all gates of some units, with their biases or without."""
     layer = kind(WIDTH, WIDTH, batch_first=True)
-    model = randomise(Function(lambda net, y: net.last(net.layer(y)[0]), layer=layer, last=nn.Linear(8, 4)), draw.randrange(9999))
+    model = randomise(
+        Function(lambda net, y: net.last(net.layer(y)[0]), layer=layer, last=nn.Linear(8, 4)), draw.randrange(9999)
+    )
     units, biases = some(WIDTH, draw).repeat(gates), draw.chance(0.7)
     with torch.no_grad():
         for name, parameter in layer.named_parameters():

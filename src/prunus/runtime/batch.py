@@ -19,9 +19,7 @@ from prunus.runtime.net import Net
 _MOST_SAMPLES = 64
 
 
-def read_net(
-    model: nn.Module, example_inputs: ExampleInputs, fusions: Sequence[Fusion] = FUSIONS
-) -> tuple[Net, Graph]:
+def read_net(model: nn.Module, example_inputs: ExampleInputs, fusions: Sequence[Fusion] = FUSIONS) -> tuple[Net, Graph]:
     """Return a model's operations, with its batch free if the model lets it, else with the example's own batch.
 
     Raises:

@@ -9,17 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
-from prunus.coupling import Coupling, Use, couple
+from prunus.coupling import Use, couple
+from prunus.exported import ExportedModule
 from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
-from prunus.shrinking import optimizers, rewriting, verification
+from prunus.shrinking import optimizers, rewriting, training
 from prunus.shrinking.constants import Constants
+from prunus.shrinking.drawing import Draw, Inputs, draw
 from prunus.shrinking.kept import Kept
-from prunus.shrinking.modules import bias_outputs, canonical_names, rebuild
+from prunus.shrinking.matching import MismatchError
+from prunus.shrinking.modules import RebuildError, bias_outputs, canonical_names, rebuild_proved
 from prunus.shrinking.removal import removable
+from prunus.shrinking.rewriting import Demanded, RewriteError
+from prunus.shrinking.stepwise import check_operations
+from prunus.shrinking.trials import Checked, Trials, disagreement, run_trials
+from prunus.shrinking.verification import widened
 from prunus.targets import unwrap
 
-__all__ = ["ShrinkError", "removable", "shrink"]
+__all__ = ["Checked", "ShrinkError", "removable", "shrink"]
 
 _log = logging.getLogger("prunus")
 
@@ -37,11 +44,18 @@ def shrink(
     """Return a smaller model with the same outputs: without the channels, neurons and heads that can't matter.
 
     A channel can't matter if every weight that carries it on to an output is zero, or if everything that makes it is
-    zero: then it is constant, and what it gives to the layers behind is added to their biases (not across zero padding,
-    where it would be wrong). This is repeated until nothing more can go. The smaller model is an instance of the same
-    class, with attributes (`out_channels`, `num_heads`, ...) of the new sizes; where the class's own forward hard-codes
-    a size, it is a `prunus.exported.ExportedModule`, which says why. Either way its outputs on random inputs were found
-    equal to the masked model's.
+    zero: then it is constant, and what it gives to the layers behind is added to their biases (not across zero
+    padding, where it would be wrong). This is repeated until nothing more can go.
+
+    The smaller model is an instance of the same class. Its graph is read again and has to be the larger one's,
+    operation by operation, with each size and index written in it as what is kept demands; an attribute that holds a
+    size (`out_channels`, `num_heads`, ...) is changed where that takes it. Where the class's own forward can't do
+    that, as it addresses channels by number or hard-codes a size, the result is a `prunus.exported.ExportedModule`
+    that runs the demanded graph and says why. Either way each changed operation is held against the larger model's by
+    itself, and the outputs on up to 64 samples of several scales. The proof holds for inputs of the example's sizes;
+    others are tried where the model takes them. The result's attribute `checked` tells what was.
+
+    What goes is taken to be finite: a NaN or an infinity in a channel that only zeros carry on is not preserved.
 
     Args:
         model: any module that torch.export can trace; it is left as it was.
@@ -51,9 +65,10 @@ def shrink(
 
     Raises:
         TypeError: the model is no Module, or an argument is of the wrong kind.
+        ValueError: the optimizer holds none of the model's parameters, or state that can't be cut.
         GraphError: the graph can't be read; the message names the operation, the module and the line.
         MaskError: the masks are not of this model.
-        ShrinkError: the outputs would differ.
+        ShrinkError: the outputs would differ, or the smaller model could not train where the larger one can.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> _ = model[2].weight.data[:, 3:].zero_()
@@ -75,64 +90,113 @@ def shrink(
         Masks(masks).apply(masked)
     coupling = couple(trace(masked, example_inputs), "counted")
     kept, fixed = removable(coupling)
+    kept = training.with_training_branches(kept)
+    if optimizer is not None:
+        optimizers.check_state(optimizer, parameters, _cuts(masked, kept))
     smaller = _smaller(masked, kept, fixed)
     smaller.train(model.training)
     if optimizer is not None:
-        names = canonical_names(masked, coupling)
-        own = {name: names.get(id(tensor), name) for name, tensor in masked.named_parameters()}
-        optimizers.cut(
-            optimizer, parameters, dict(smaller.named_parameters()), lambda name, tensor: kept.cut(own[name], tensor)
-        )
+        optimizers.cut(optimizer, parameters, dict(smaller.named_parameters()), _cuts(masked, kept))
     return smaller
 
 
+def _cuts(model: nn.Module, kept: Kept) -> optimizers.Cuts:
+    """Return what stays of each parameter, by any of its names."""
+    names = canonical_names(model, kept.coupling)
+    parameters = dict(model.named_parameters())
+
+    def cut(name: str) -> optimizers.Cut:
+        own, shape = names.get(id(parameters[name]), name), parameters[name].shape
+        left = torch.Size([kept.size(own, dim) for dim in range(len(shape))])
+        return optimizers.Cut(shape, left, kept.indices.get(own, {}), lambda tensor: kept.cut(own, tensor))
+
+    return cut
+
+
 def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
-    """Build the smaller model in its own class, or else as a graph, and hold its outputs against the model's."""
+    """Build the smaller model in its own class, or else as a graph, and prove it."""
     graph = kept.coupling.graph
-    args, kwargs = verification.random_like(graph.args, graph.kwargs)
-    expected = verification.outputs(model, args, kwargs)
-    limit = verification.tolerance(expected)
+    kind = type(model).__name__
+    trials = run_trials(model, graph)
+    example = trials.example[0].inputs
     biases, fresh = _biases(kept, fixed)
-    named = {f"{path}.bias" if path else "bias": bias for path, bias in _layers(model, fresh).items()}
-    why = ""
-    for ancestors in (False, True):
-        try:
-            smaller = rebuild(model, kept, biases | named, ancestors=ancestors)
-            apart = verification.difference(expected, verification.outputs(smaller, args, kwargs))
-        except Exception as error:  # whatever a forward does with sizes that are new to it
-            lines = str(error).splitlines() or [""]
-            why = why or f"{type(error).__name__}: {lines[0]}"
-            continue
-        if apart <= limit and len(named) == len(fresh):
-            return smaller
-        why = why or f"its outputs would differ by {apart:.1e}"
-    _log.info("shrink: the forward of %s hard-codes a size (%s): its graph is used", type(model).__name__, why)
-    return _as_graph(model, kept, biases, fresh, why, (expected, limit, args, kwargs))
-
-
-def _as_graph(
-    model: nn.Module,
-    kept: Kept,
-    biases: Mapping[str, Tensor],
-    fresh: Mapping[str, tuple[Use, Tensor]],
-    why: str,
-    check: tuple[list[Tensor], float, tuple[Tensor, ...], dict[str, Tensor]],
-) -> nn.Module:
-    expected, limit, args, kwargs = check
-    cut = {name: _cut_bias(kept, use, shift) for name, (use, shift) in fresh.items()}
-    reason = f"the forward of {type(model).__name__} hard-codes a size ({why})"
     try:
-        smaller = rewriting.rewrite(kept, biases, cut, reason)
-        apart = verification.difference(expected, verification.outputs(smaller, args, kwargs))
+        cut = {name: _cut_bias(kept, use, shift) for name, (use, shift) in fresh.items()}
+        demanded = rewriting.demanded(kept, biases, cut)
+        for how in (Draw(0), Draw(6), Draw(7, uniform=True)):
+            check_operations(demanded, fixed.matters, draw(example, example.batch, how, trials.ranges))
+    except (RewriteError, MismatchError) as error:
+        raise ShrinkError(f"{kind} can't be shrunk: {error}") from error
+    named = {f"{path}.bias" if path else "bias": bias for path, bias in _layers(model, fresh).items()}
+    if len(named) == len(fresh):
+        try:
+            smaller = rebuild_proved(model, kept, biases | named, demanded, trials.example[0])
+            return _proved_class(smaller, model, trials)
+        except RebuildError as error:
+            why = str(error)
+    else:
+        why = "a layer that is not PyTorch's own needs a bias"
+    _log.info("shrink: the forward of %s hard-codes a size (%s): its graph is used", kind, why)
+    return _as_graph(demanded, trials, f"the forward of {kind} hard-codes a size ({why})")
+
+
+def _proved_class(smaller: nn.Module, model: nn.Module, trials: Trials) -> nn.Module:
+    """Hold the outputs of a smaller model of the same class, and its training, against the larger model's.
+
+    Raises:
+        RebuildError: an output differs, at another size perhaps, or the class fails where the larger model does not.
+        ShrinkError: its training fails, in a branch that the graph does not hold.
+    """
+    try:
+        why = disagreement([*trials.example, *trials.resized], smaller)
     except Exception as error:
-        raise ShrinkError(
-            f"{type(model).__name__} can't be shrunk: {reason}, and its graph fails too: {error}"
-        ) from error
-    if apart > limit:
-        raise ShrinkError(
-            f"{type(model).__name__} can't be shrunk: its outputs would differ by {apart:.1e} of the largest, more "
-            f"than the {limit:.0e} that rounding may make; please report this model"
-        )
+        lines = str(error).splitlines() or [""]
+        why = f"{type(error).__name__}: {lines[0]}"
+    if why:
+        raise RebuildError(why)
+    _check_training(smaller, model, trials)
+    return _told(smaller, trials.checked(resized=True))
+
+
+def _as_graph(demanded: Demanded, trials: Trials, why: str) -> nn.Module:
+    """Return the demanded graph as a module, whose outputs on the example's sizes were held against the model's."""
+    model = demanded.kept.coupling.graph.model
+    kind = type(model).__name__
+    try:
+        smaller = demanded.module(why)
+        differs = disagreement(trials.example, smaller)
+    except Exception as error:
+        raise ShrinkError(f"{kind} can't be shrunk: {why}, and its graph fails too: {error}") from error
+    if differs:
+        raise ShrinkError(f"{kind} can't be shrunk: {differs}, more than rounding may make; please report this model")
+    _check_training(smaller, model, trials)
+    return _told(smaller, trials.checked(resized=False))
+
+
+def _check_training(smaller: nn.Module, model: nn.Module, trials: Trials) -> None:
+    """Make sure that a smaller model trains where the larger one does, with all that is trained in it.
+
+    Raises:
+        ShrinkError: it does not; the message names what only training reaches.
+    """
+    inputs = trials.example[0].inputs
+    branches = training.unreached(trials.graph)
+    if isinstance(smaller, ExportedModule) and not branches:
+        return  # it runs what its graph holds, in training too
+    before, after = training.step(model, inputs), training.step(smaller, inputs)
+    if before.error or (not after.error and after.outputs == before.outputs):
+        return
+    layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in branches))
+    named = f"{', '.join(map(repr, layers[:3]))}{' and others' if len(layers) > 3 else ''}"
+    raise ShrinkError(
+        f"{type(model).__name__} can't be shrunk: it could not be trained any more "
+        f"({after.error or 'its training gives more outputs than its graph in eval mode'}); take what only training "
+        f"runs, {named or 'a branch by self.training'}, off the model first, or leave the layers whole that it reads"
+    )
+
+
+def _told(smaller: nn.Module, checked: Checked) -> nn.Module:
+    object.__setattr__(smaller, "checked", checked)
     return smaller
 
 
@@ -153,7 +217,7 @@ def _biases(kept: Kept, fixed: Constants) -> tuple[dict[str, Tensor], dict[str, 
         if use.bias is None:
             fresh[use.node.name] = (use, shift)
             continue
-        old = changed.get(use.bias.name, kept.coupling.graph.tensor(use.bias.name).detach().double())
+        old = changed.get(use.bias.name, widened(kept.coupling.graph.tensor(use.bias.name).detach()))
         flat = old.reshape(-1).clone()
         flat[use.bias.indices().reshape(-1).to(flat.device)] += shift.to(flat.device)
         changed[use.bias.name] = flat.reshape(old.shape)

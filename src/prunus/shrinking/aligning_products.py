@@ -12,7 +12,7 @@ from prunus.shrinking.extents import alike, indices
 @checks(contraction.linear)
 def _linear(fit: Fit) -> None:
     value = fit.call["input"]
-    lead = contraction._letters(len(value.shape) - 1)
+    lead = contraction.row_letters(len(value.shape) - 1)
     fit.letters(value, f"{lead}i")
     fit.letters(fit.call["weight"], "oi" if len(fit.call["weight"].shape) == 2 else "i")
     fit.letters(fit.outputs[0], f"{lead}o" if len(fit.call["weight"].shape) == 2 else lead)
@@ -22,7 +22,7 @@ def _linear(fit: Fit) -> None:
 @checks(contraction.matmul, contraction.addmm)
 def _matmul(fit: Fit) -> None:
     *bias, first, second = fit.call.values
-    left, right, out = contraction._matmul_letters(len(first.shape), len(second.shape))
+    left, right, out = contraction.matmul_letters(len(first.shape), len(second.shape))
     summed = out
     if fit.call.name.startswith("aten.addbmm"):
         summed = out[-2:]
@@ -50,7 +50,7 @@ def _einsum(fit: Fit) -> Literals | None:
 @checks(contraction.attention)
 def _attention(fit: Fit) -> None:
     query, key, value = fit.call["query"], fit.call["key"], fit.call["value"]
-    lead = contraction._letters(len(query.shape) - 2)
+    lead = contraction.row_letters(len(query.shape) - 2)
     grouped = bool(fit.call.get("enable_gqa")) and key.shape[-3] != query.shape[-3]
     shared = lead[:-1] + "h" if grouped else lead  # heads of keys and values
     if fit.call.get("scale") is None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from prunus.coupling import Coupling, Use
 from prunus.shrinking.contents import Reading
 from prunus.shrinking.operation import Operation
 from prunus.shrinking.product_rules import pads
+from prunus.shrinking.verification import widened
 from prunus.shrinking.weights import applied, consumed, matrix, num_outputs
+
+Matters: TypeAlias = Callable[[fx.Node, int], Tensor | None]
 
 # What may take a bias that it had not: these operations have an argument for it.
 _TAKES_BIAS = ("linear", "conv1d", "conv2d", "conv3d")
@@ -24,10 +29,12 @@ class Constants:
     Attributes:
         held: use -> what each of its inputs holds, double; NaN where that varies or differs from place to place.
         outputs: use -> which of its outputs matter, bool.
+        matters: operation, and which of its outputs -> which elements matter, bool that broadcasts; None where none does.
     """
 
     held: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
+    matters: Matters = lambda node, piece: None
 
     def shift(self, coupling: Coupling, use: Use, gone: Tensor) -> Tensor | None:
         """Return what the classes that go added to each output of a use; None where they added nothing."""
@@ -38,7 +45,7 @@ class Constants:
         values = torch.where(going, values, 0.0)
         if not bool(values.any()):
             return None
-        weight = matrix(coupling, use).double()
+        weight = widened(matrix(coupling, use))
         weight = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
         shift = torch.where(outputs, applied(use, weight.nan_to_num(0.0, 0.0, 0.0), values), 0.0)
         return shift if bool(shift.any()) else None

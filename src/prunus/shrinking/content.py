@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.coupling.values import compact, tidy
+from prunus.shrinking.verification import widened
 
 # Constants of more elements are not searched for dimensions along which they are equal.
 _MOST_TIDIED = 1 << 16
@@ -55,7 +56,7 @@ def fixed(numbers: Tensor) -> Content:
 
 def content(varies: Tensor, numbers: Tensor) -> Content | None:
     """Return a content in its smallest form; None where all elements vary. NaN and infinity count as varying."""
-    if numbers.is_floating_point():
+    if numbers.is_floating_point() or numbers.is_complex():
         varies = varies | ~numbers.isfinite()
     if bool(varies.all()):
         return None
@@ -95,6 +96,7 @@ def channel_numbers(held: Content | None, dim: int, size: int) -> Tensor:
     if held is None:
         return torch.full((size,), torch.nan, dtype=torch.float64)
     shape = torch.broadcast_shapes(held.varies.shape, held.numbers.shape)  # type: ignore[no-untyped-call]
-    numbers = held.numbers.expand(shape).movedim(dim, 0).reshape(shape[dim], -1).double()
+    numbers = held.numbers.expand(shape).movedim(dim, 0).reshape(shape[dim], -1)
+    numbers = widened(numbers)
     uneven = along_channels(held.varies, dim, shape[dim]) | (numbers != numbers[:, :1]).any(1)
     return torch.where(uneven, torch.nan, numbers[:, 0]).expand(size)

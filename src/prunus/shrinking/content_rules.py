@@ -323,7 +323,9 @@ def embedded(reading: Reading, operation: Operation) -> Contents:
 @content_rule(arithmetic.channel_norm)
 def channel_norm(reading: Reading, operation: Operation) -> Contents:
     """With running statistics constants make constants; a channel with a scale of zero is its shift."""
-    by_statistics = operation.get("training") or operation.get("use_input_stats") or operation.get("running_mean") is None
+    by_statistics = (
+        operation.get("training") or operation.get("use_input_stats") or operation.get("running_mean") is None
+    )
     scaled = _scaled_by_zero(reading, operation, 1)
     if by_statistics or not all(reading.is_constant(node) for node in operation.tensors[1:]):
         return _with_others(operation, scaled)
@@ -365,4 +367,3 @@ def layer_norm(reading: Reading, operation: Operation) -> Contents:
 def group_norm(reading: Reading, operation: Operation) -> Contents:
     """A channel with a scale of zero is its shift."""
     return _scaled_by_zero(reading, operation, 1)
-

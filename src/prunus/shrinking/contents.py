@@ -108,7 +108,11 @@ class Reading:
             return None
         if f"aten.{operation.name}" in FACTORIES:
             return _filled(operation)
-        if not operation.is_random and node not in self.uses and all(self.is_constant(argument) for argument in operation.tensors):
+        if (
+            not operation.is_random
+            and node not in self.uses
+            and all(self.is_constant(argument) for argument in operation.tensors)
+        ):
             return self._computed(operation)
         rule = CONTENT_RULES.get(operation.rule)
         try:

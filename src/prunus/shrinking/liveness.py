@@ -55,9 +55,7 @@ class Sweep:
         self.alive = alive
         self.outputs: dict[int, Tensor] = {}
         self._matters: dict[tuple[fx.Node, int], Tensor] = {}
-        self._foldable = {
-            id(use): foldable(reading, use) for use in reading.coupling.uses if use.inputs is not None
-        }
+        self._foldable = {id(use): foldable(reading, use) for use in reading.coupling.uses if use.inputs is not None}
         self._classes: dict[fx.Node, list[Tensor | None]] = {}
 
     def run(self) -> None:
@@ -78,7 +76,7 @@ class Sweep:
         operation = operation_of(node)
         value = node.meta.get("val")
         if operation is None and getattr(node.target, "__name__", "") == "getitem":
-            matters = self._of(node, 0)
+            matters = self.matters(node, 0)
             if matters is not None:
                 self.push(node.args[0], matters, node.args[1])  # type: ignore[arg-type]
             return
@@ -89,7 +87,7 @@ class Sweep:
             return
         rule = NEED_RULES.get(operation.rule)
         pieces = len(value) if isinstance(value, (list, tuple)) else 1
-        matters = [self._of(node, piece) for piece in range(pieces)]
+        matters = [self.matters(node, piece) for piece in range(pieces)]
         if all(each is None for each in matters):
             return
         if rule is None:
@@ -97,8 +95,11 @@ class Sweep:
         else:
             rule(self, operation, matters if isinstance(value, (list, tuple)) else matters[0])  # type: ignore[arg-type]
 
-    def _of(self, node: fx.Node, piece: int) -> Tensor | None:
-        """Return which elements of an output matter, without those of classes that do not; None where none does."""
+    def matters(self, node: fx.Node, piece: int) -> Tensor | None:
+        """Return which elements of an output matter, without those of classes that do not; None where none does.
+
+        Bool that broadcasts to the output's shape; `piece` tells which one of several outputs.
+        """
         matters = self._matters.get((node, piece))
         if matters is None:
             return None
@@ -162,8 +163,8 @@ class Sweep:
         self.push(node, fit(matters, node_shape(node)))
 
 
-def needed(reading: Reading, staying: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-    """Return which classes have to stay, bool per class, and for each use which of its outputs matter.
+def needed(reading: Reading, staying: Tensor) -> Sweep:
+    """Find which classes have to stay, and which elements matter.
 
     Recurrent units that feed nothing but each other do not matter.
 
@@ -173,4 +174,4 @@ def needed(reading: Reading, staying: Tensor) -> tuple[Tensor, dict[int, Tensor]
     """
     sweep = Sweep(reading, staying | ~reading.coupling.removable)
     sweep.run()
-    return sweep.alive, sweep.outputs
+    return sweep

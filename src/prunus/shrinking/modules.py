@@ -1,31 +1,120 @@
-"""The smaller model as an instance of its own class: parameters cut, attributes that tell the truth."""
+"""The smaller model as an instance of its own class: parameters cut, and attributes changed where they must be."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from prunus.copying import copy_model
-from prunus.coupling import Coupling, Use, Value
-from prunus.graph import module_path
+from prunus.coupling import Coupling
+from prunus.graph import GraphError, trace
+from prunus.shrinking.attributes import Attribute, candidates, tell_layers
 from prunus.shrinking.kept import Kept
+from prunus.shrinking.matching import MismatchError, match
+from prunus.shrinking.rewriting import Demanded
+from prunus.shrinking.trials import Trial, disagreement
+from prunus.shrinking.verification import outputs
 
-# Module name -> old size -> new size: which numbers a module's attributes may have to change to.
-Changes = dict[str, dict[int, int]]
+# Of more attributes than these no subsets are tried.
+_MOST_ATTRIBUTES = 8
 
 
-def rebuild(model: nn.Module, kept: Kept, biases: Mapping[str, Tensor], *, ancestors: bool) -> nn.Module:
-    """Return a copy of a model with only what is kept.
+class RebuildError(ValueError):
+    """A class whose forward can't compute the same with the smaller parameters; the message says why."""
+
+
+def rebuild_proved(
+    model: nn.Module, kept: Kept, biases: Mapping[str, Tensor], demanded: Demanded, trial: Trial
+) -> nn.Module:
+    """Return a smaller instance of a model's class whose graph is the demanded one.
+
+    Attributes that hold an old size are changed only where the graph is another one otherwise.
+
+    Args:
+        model: the larger model.
+        kept: what stays of each parameter and buffer.
+        biases: new biases by name, whole.
+        demanded: the graph that the smaller model must have.
+        trial: inputs of the example's sizes, and what the larger model makes of them.
+
+    Raises:
+        RebuildError: no change of the attributes makes it so.
+    """
+    attempts = _Attempts(model, kept, biases, demanded, trial)
+    smaller, why = attempts.with_attributes(())
+    if smaller is not None:
+        return smaller
+    needed = candidates(model, kept, lambda each: outputs(each, trial.inputs.args, trial.inputs.kwargs))
+    for chosen in _subsets(needed):
+        smaller, reason = attempts.with_attributes(chosen)
+        if smaller is not None:
+            return _with_fewest(attempts, smaller, chosen)
+        why = reason if len(chosen) == len(needed) else why
+    raise RebuildError(why)
+
+
+def _subsets(attributes: Sequence[Attribute]) -> Iterator[tuple[Attribute, ...]]:
+    """Yield all attributes, all but one, and one alone."""
+    if not attributes:
+        return
+    yield tuple(attributes)
+    if 2 <= len(attributes) <= _MOST_ATTRIBUTES:
+        yield from (_without(attributes, attribute) for attribute in attributes)
+        yield from ((attribute,) for attribute in attributes if len(attributes) > 2)
+
+
+def _without(attributes: Iterable[Attribute], one: Attribute) -> tuple[Attribute, ...]:
+    return tuple(attribute for attribute in attributes if attribute is not one)
+
+
+def _with_fewest(attempts: _Attempts, smaller: nn.Module, chosen: tuple[Attribute, ...]) -> nn.Module:
+    """Let each attribute that need not change be what it was."""
+    for attribute in chosen:
+        fewer = _without(chosen, attribute)
+        again, _ = attempts.with_attributes(fewer)
+        if again is not None:
+            smaller, chosen = again, fewer
+    return smaller
+
+
+class _Attempts:
+    """Rebuilds a model with some attributes changed, and tells whether its graph is the demanded one."""
+
+    def __init__(
+        self, model: nn.Module, kept: Kept, biases: Mapping[str, Tensor], demanded: Demanded, trial: Trial
+    ) -> None:
+        self._model, self._kept, self._biases = model, kept, biases
+        self._demanded, self._trial = demanded, trial
+
+    def with_attributes(self, attributes: Iterable[Attribute]) -> tuple[nn.Module | None, str]:
+        """Return the model, or None and why it is not what it must be."""
+        smaller = rebuild(self._model, self._kept, self._biases)
+        for attribute in attributes:
+            attribute.write(smaller)
+        try:
+            why = disagreement([self._trial], smaller)
+        except Exception as error:  # whatever a forward does with sizes that are new to it
+            lines = str(error).splitlines() or [""]
+            return None, f"{type(error).__name__}: {lines[0]}"
+        if why:
+            return None, why
+        graph = self._kept.coupling.graph
+        try:
+            match(self._demanded, trace(smaller, graph.kwargs if graph.kwargs and not graph.args else graph.args))
+        except (GraphError, MismatchError) as error:
+            return None, str(error)
+        return smaller, ""
+
+
+def rebuild(model: nn.Module, kept: Kept, biases: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a model with only what is kept, whose layers tell their sizes.
 
     Args:
         model: the model; parts that stay are copied too.
         kept: what stays of each parameter and buffer.
         biases: new biases by name, whole; they are cut like the ones they take the place of.
-        ancestors: whether sizes used in a module's forward may also be attributes of the modules around it.
     """
     names = canonical_names(model, kept.coupling)
     memo: dict[int, Any] = {}
@@ -36,11 +125,7 @@ def rebuild(model: nn.Module, kept: Kept, biases: Mapping[str, Tensor], *, ances
         memo[id(tensor)] = _like(tensor, kept.cut(own, whole))
     smaller = copy_model(model, memo)
     _add_biases(smaller, model, kept, biases)
-    uses = {use.weight.name: use for use in kept.coupling.uses}
-    changes = size_changes(kept, ancestors=ancestors)
-    originals = dict(model.named_modules())
-    for path, module in smaller.named_modules():
-        _tell_truth(path, module, originals[path], uses, kept, changes.get(path, {}))
+    tell_layers(smaller, model, kept)
     return smaller
 
 
@@ -81,117 +166,3 @@ def bias_outputs(kept: Kept, weight: str) -> Tensor | None:
     if use.outputs is None:
         return None
     return (~kept.gone[kept.coupling.class_of[use.outputs]]).nonzero().flatten()
-
-
-def _tell_truth(
-    path: str, module: nn.Module, original: nn.Module, uses: Mapping[str, Use], kept: Kept, changes: Mapping[int, int]
-) -> None:
-    before = {name: tensor.shape for name, tensor in _own_tensors(original).items()}
-    after = {name: tensor.shape for name, tensor in _own_tensors(module).items()}
-    changed = {name for name in before if before[name] != after[name]}
-    for kinds, tell in _TELLERS:
-        if isinstance(module, kinds):
-            if changed:
-                weight = f"{path}.weight" if path else "weight"
-                tell(module, original, uses.get(weight), kept)
-            elif not before:
-                _tell_without_tensors(module, changes)
-            return
-    used = next((name for name in changed if f"{path}.{name}".lstrip(".") in uses), None)
-    own: dict[bool, dict[int, int]] = {True: {}, False: {}}
-    if used is not None:
-        order = uses[f"{path}.{used}".lstrip(".")].order
-        for of_inputs in (False, True):
-            own[of_inputs] = {before[used][order[of_inputs]]: after[used][order[of_inputs]]}
-    for attribute, value in vars(module).items():
-        if type(value) is int and not attribute.startswith("_"):
-            sizes = own[bool(_OF_INPUTS.search(attribute))]
-            setattr(module, attribute, sizes[value] if value in sizes else changes.get(value, value))
-
-
-def _tell_without_tensors(module: Any, changes: Mapping[int, int]) -> None:
-    """A norm that has no weights goes by the size of what it normalises."""
-    if isinstance(module, nn.GroupNorm):
-        per_group = module.num_channels // module.num_groups
-        module.num_channels = changes.get(module.num_channels, module.num_channels)
-        module.num_groups = module.num_channels // per_group
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        module.num_features = changes.get(module.num_features, module.num_features)
-
-
-# Attributes that hold the size of a layer's input; others hold that of its output.
-_OF_INPUTS = re.compile(r"(^|_)(in|nx|input|fan_in)(_|$)")
-
-
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    named = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-    return dict(named)
-
-
-def size_changes(kept: Kept, *, ancestors: bool) -> Changes:
-    """Return which sizes of activations change in the forward of each module."""
-    changes: Changes = {}
-    values = kept.coupling.values
-    for node, found in values.items():
-        stack = node.meta.get("nn_module_stack") or {}
-        paths = [path for path, _ in stack.values()] if ancestors else [module_path(node)]
-        for value in found if isinstance(found, list) else [found]:
-            if not isinstance(value, Value) or not value.labelled or node.op != "call_function":
-                continue
-            for old, new in zip(value.shape, kept.shape(value), strict=True):
-                if old != new:
-                    for path in paths:
-                        changes.setdefault(path, {}).setdefault(old, new)
-    return changes
-
-
-def _conv(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
-    transposed = isinstance(module, _ConvTransposeNd)
-    first, second = module.weight.shape[:2]
-    if use is None or original.groups == 1:
-        module.in_channels, module.out_channels = (first, second) if transposed else (second, first)
-        return
-    ends = use.outputs if transposed else use.inputs
-    whole = original.out_channels if transposed else original.in_channels
-    left = whole if ends is None else int((~kept.gone[kept.coupling.class_of[ends]]).sum())
-    module.groups = left // second
-    module.in_channels, module.out_channels = (first, left) if transposed else (left, first)
-
-
-def _linear(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
-    module.out_features, module.in_features = module.weight.shape
-
-
-def _embedding(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
-    module.num_embeddings, module.embedding_dim = module.weight.shape
-
-
-def _channel_norm(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
-    like = module.weight if module.weight is not None else module.running_mean
-    module.num_features = like.shape[0]
-
-
-def _group_norm(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
-    per_group = original.num_channels // original.num_groups
-    module.num_channels = module.weight.shape[0]
-    module.num_groups = module.num_channels // per_group
-
-
-def _recurrent(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
-    module.hidden_size = module.weight_hh_l0.shape[1]
-    module.input_size = module.weight_ih_l0.shape[1]
-
-
-def _prelu(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
-    module.num_parameters = module.weight.shape[0]
-
-
-_TELLERS: tuple[tuple[Any, Callable[[Any, Any, Use | None, Kept], None]], ...] = (
-    (_ConvNd, _conv),
-    (nn.Linear, _linear),
-    (nn.Embedding, _embedding),
-    (nn.modules.batchnorm._NormBase, _channel_norm),
-    (nn.GroupNorm, _group_norm),
-    (nn.RNNBase, _recurrent),
-    (nn.PReLU, _prelu),
-)

@@ -234,8 +234,8 @@ def contracted(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     for use in sweep.reading.uses.get(operation.node, ()):
         row = product.out.find(next((letter for letter in own if letter not in summed), ""))
         count = num_outputs(use, sweep.reading.carries(use))
-        sweep.outputs[id(use)] = along_channels(matters, row, count) if row >= 0 and matters.ndim else torch.ones(
-            count, dtype=torch.bool
+        sweep.outputs[id(use)] = (
+            along_channels(matters, row, count) if row >= 0 and matters.ndim else torch.ones(count, dtype=torch.bool)
         )
         if use.inputs is not None and summed:
             whole = Content(reached, torch.zeros(reached.shape))
@@ -320,4 +320,3 @@ def recurring(sweep: Sweep, operation: Operation, matters: Sequence[Tensor | Non
     states = operation["hx"] if isinstance(operation["hx"], (list, tuple)) else [operation["hx"]]
     for state in states:
         sweep.push(state, torch.ones([1] * len(node_shape(state)), dtype=torch.bool))
-

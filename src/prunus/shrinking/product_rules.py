@@ -13,6 +13,7 @@ from prunus.shrinking.contents import Contents, Reading, content_rule
 from prunus.shrinking.letters import Contraction, contraction_of, meets, reduced
 from prunus.shrinking.operation import Operation, node_shape
 from prunus.shrinking.recurrence import zero_units
+from prunus.shrinking.verification import widened
 from prunus.shrinking.weights import applied, matrix, num_inputs, produced
 
 
@@ -118,10 +119,11 @@ def convolved(reading: Reading, operation: Operation) -> Contents:
     varies = produced(use, carries, numbers.isnan() | (numbers != 0) if pads(operation) else numbers.isnan())
     if bool(varies.all()):
         return None
-    weight = matrix(reading.coupling, use).double()
-    made = applied(use, weight.flatten(2).sum(2), numbers.nan_to_num())
+    weight = widened(matrix(reading.coupling, use))
+    numbers = numbers.nan_to_num().to(weight.dtype)
+    made = applied(use, weight.flatten(2).sum(2), numbers)
     if operation["bias"] is not None:
-        made = made + reading.known(operation["bias"]).numbers.double()
+        made = made + widened(reading.known(operation["bias"]).numbers)
     shape = [1] * len(operation.shape)
     shape[dim] = -1
     dtype = operation.node.meta["val"].dtype
@@ -177,4 +179,3 @@ def merged_channels(held: Content, letters: str, summed: list[str], shape: torch
         tensor.expand(sizes).permute(order).flatten(0, len(summed) - 1) for tensor in (held.varies, held.numbers)
     )
     return channel_numbers(Content(varies, numbers), 0, varies.shape[0])
-

@@ -21,9 +21,9 @@ def removable(coupling: Coupling) -> tuple[Kept, Constants]:
     reading = Reading(coupling)
     staying = torch.zeros(coupling.num_classes, dtype=torch.bool)
     while True:
-        alive, outputs = needed(reading, staying)
-        kept = keep(coupling, ~alive)
-        back = ~kept.gone & ~alive
+        sweep = needed(reading, staying)
+        kept = keep(coupling, ~sweep.alive)
+        back = ~kept.gone & ~sweep.alive
         if not bool((back & ~staying).any()):
-            return kept, Constants(reading.held, outputs)
+            return kept, Constants(reading.held, sweep.outputs, sweep.matters)
         staying = staying | back

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,26 +13,44 @@ from torch.utils import _pytree
 from prunus.forward import undisturbed
 
 # The largest difference, relative to the largest output, that another order of summing may make.
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCES = {
+    torch.float64: 1e-10,
+    torch.complex128: 1e-10,
+    torch.float32: 1e-5,
+    torch.complex64: 1e-5,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}
 
 
 def random_like(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Return inputs like the example's: normal numbers for floating point, the example's own values for all else."""
+    """Return inputs like the example's: normal numbers for floats and complex, the example's own values for all else."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(value: Tensor) -> Tensor:
-        if not value.is_floating_point():
+        if not (value.is_floating_point() or value.is_complex()):
             return value
-        return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device, value.dtype)
+        return normal(value.shape, generator, value)
 
     return tuple(drawn(value) for value in args), {name: drawn(value) for name, value in kwargs.items()}
 
 
+def normal(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Return normal numbers of a shape, of the dtype and on the device of a tensor."""
+    wide = torch.complex128 if like.is_complex() else torch.float64
+    return torch.randn(tuple(shape), generator=generator, dtype=wide).to(like.device, like.dtype)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return a tensor in double precision, complex where it is complex."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
 def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> list[Tensor]:
     """Return all tensors of a model's output, in eval mode; the model is left as it was."""
-    with undisturbed(model), torch.no_grad(), _fused_attention_off():
+    with undisturbed(model), torch.no_grad(), fused_attention_off():
         found: Any = model(*args, **kwargs)
-    return [leaf for leaf in _leaves(found) if isinstance(leaf, Tensor)]
+    return tensors(found)
 
 
 def difference(expected: list[Tensor], found: list[Tensor]) -> float:
@@ -41,19 +59,27 @@ def difference(expected: list[Tensor], found: list[Tensor]) -> float:
         return float("inf")
     worst = 0.0
     for one, other in zip(expected, found, strict=True):
-        wide, near = one.double().cpu(), other.double().cpu()
-        same = (wide == near) | (wide.isnan() & near.isnan())
-        if bool(same.all()):
-            continue
-        scale = float(wide[wide.isfinite()].abs().amax()) if bool(wide.isfinite().any()) else 1.0
-        apart = float((wide - near).abs()[~same].amax()) / max(scale, 1e-30)
-        worst = max(worst, apart if apart == apart else float("inf"))
+        worst = max(worst, _apart(widened(one).cpu(), widened(other).cpu()))
     return worst
+
+
+def _apart(expected: Tensor, value: Tensor) -> float:
+    same = (expected == value) | (expected.isnan() & value.isnan())
+    if bool(same.all()):
+        return 0.0
+    scale = float(expected[expected.isfinite()].abs().amax()) if bool(expected.isfinite().any()) else 1.0
+    apart = float((expected - value).abs()[~same].amax()) / max(scale, 1e-30)
+    return apart if apart == apart else float("inf")
 
 
 def tolerance(values: list[Tensor]) -> float:
     """Return the difference that rounding may make in outputs of these dtypes."""
     return max((TOLERANCES[value.dtype] for value in values if value.dtype in TOLERANCES), default=0.0)
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Return the tensors in what a model returns, in order."""
+    return [leaf for leaf in _leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -64,7 +90,7 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _fused_attention_off() -> Iterator[None]:
+def fused_attention_off() -> Iterator[None]:
     """Run torch's transformer layers operation by operation, as they are traced."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,0 +1,150 @@
+"""Whether the graph of a rebuilt model is the one that its labels demand: operation by operation, number by number."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from prunus.coupling.calls import has_tensor, hint, shape_of
+from prunus.graph import Graph, where
+from prunus.shrinking.rewriting import Demanded
+
+
+class MismatchError(ValueError):
+    """A rebuilt model that does not compute what its labels demand; the message says what and where."""
+
+
+def match(demanded: Demanded, rebuilt: Graph) -> None:
+    """Make sure that a rebuilt model's graph is the demanded one.
+
+    The same operations follow each other, each reads what it is to read, and each number, size and index written in it
+    is the demanded one; parameters, buffers and constants hold what they are to hold. So the two compute the same,
+    whatever the input.
+
+    Args:
+        demanded: the larger model's graph, rewritten for what is kept.
+        rebuilt: the graph that was read off the rebuilt model, at the same sizes of inputs.
+
+    Raises:
+        MismatchError: something differs.
+    """
+    pairs = _placeholders(demanded, rebuilt)
+    wanted, present = list(_operations(demanded.graph)), list(_operations(rebuilt.program.graph))
+    for node, other in zip(wanted, present, strict=False):
+        _match_operation(node, other, pairs)
+        pairs[node] = other
+    if len(wanted) != len(present):
+        raise MismatchError(f"it has {len(present)} operations and must have {len(wanted)}")
+    last, other = (next(iter(reversed(graph.nodes))) for graph in (demanded.graph, rebuilt.program.graph))
+    if not _same(last.args, other.args, pairs):
+        raise MismatchError("its outputs come from other operations")
+
+
+def _placeholders(demanded: Demanded, rebuilt: Graph) -> dict[fx.Node, fx.Node]:
+    """Pair inputs in their order, and tensors by name; what they hold has to be equal."""
+    others = [node for node in rebuilt.nodes if node.op == "placeholder"]
+    by_name = {rebuilt.tensors[node.name]: node for node in others if node.name in rebuilt.tensors}
+    inputs = iter([node for node in others if node.name not in rebuilt.tensors])
+    pairs: dict[fx.Node, fx.Node] = {}
+    for node in demanded.graph.nodes:
+        if node.op not in ("placeholder", "get_attr"):
+            continue
+        name = demanded.names.get(node.name)
+        other = next(inputs, None) if name is None else by_name.get(name)
+        if other is None:
+            raise MismatchError(f"it does not use {name!r}" if name else "it takes fewer inputs")
+        if name is not None and not _equal(demanded.tensors[name], rebuilt.tensor(name)):
+            raise MismatchError(f"it holds another {name!r}")
+        pairs[node] = other
+    return pairs
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _operations(graph: fx.Graph) -> Iterator[fx.Node]:
+    """Yield the operations on tensors: what is computed on sizes is compared by its result."""
+    for node in graph.nodes:
+        if node.op == "call_function" and has_tensor(node.meta.get("val")):
+            yield node
+
+
+def _match_operation(node: fx.Node, other: fx.Node, pairs: dict[fx.Node, fx.Node]) -> None:
+    if node.target is not other.target:
+        raise MismatchError(f"{_name(other)} stands where {_name(node)} must, in {where(other)}")
+    wanted, present = _arguments(node), _arguments(other)
+    for name, argument in wanted.items():
+        if not _same(argument, present.get(name), pairs):
+            raise MismatchError(
+                f"{_name(node)} has {name} {_shown(present.get(name))} and must have {_shown(argument)}, in "
+                f"{where(other)}"
+            )
+    if _shapes(node) != _shapes(other):
+        raise MismatchError(
+            f"{_name(node)} gives the shapes {_shapes(other)} and must give {_shapes(node)}, in {where(other)}"
+        )
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "overloadpacket", getattr(node.target, "__name__", node.target)))
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Return all arguments by name, with defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {str(place): argument for place, argument in enumerate(node.args)} | dict(node.kwargs)
+    arguments = {}
+    for place, parameter in enumerate(node.target._schema.arguments):
+        default = parameter.default_value if parameter.has_default_value() else None
+        arguments[parameter.name] = (
+            node.args[place] if place < len(node.args) else node.kwargs.get(parameter.name, default)
+        )
+    return arguments
+
+
+def _same(one: Any, other: Any, pairs: dict[fx.Node, fx.Node]) -> bool:
+    if isinstance(one, (list, tuple)):
+        return (
+            isinstance(other, (list, tuple))
+            and len(one) == len(other)
+            and all(_same(first, second, pairs) for first, second in zip(one, other, strict=True))
+        )
+    if isinstance(one, dict):
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(_same(value, other[key], pairs) for key, value in one.items())
+        )
+    if isinstance(one, fx.Node) and has_tensor(one.meta.get("val")):
+        return pairs.get(one) is other
+    first, second = _number(one), _number(other)
+    if isinstance(first, float) and isinstance(second, float) and math.isnan(first):
+        return math.isnan(second)
+    return type(first) is type(second) and bool(first == second)
+
+
+def _number(value: Any) -> Any:
+    """Return what an argument is for the example inputs."""
+    return hint(value.meta.get("val")) if isinstance(value, fx.Node) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, fx.Node):
+        return "the result of " + _name(value) if value.op == "call_function" else repr(value.name)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_shown, value)) + "]"
+    return str(value)
+
+
+def _shapes(node: fx.Node) -> list[tuple[int, ...]]:
+    if node.target is operator.getitem or not isinstance(node.meta["val"], (list, tuple)):
+        return [tuple(shape_of(node.meta["val"]))]
+    return [tuple(shape_of(value)) for value in node.meta["val"]]

@@ -1,0 +1,132 @@
+"""Each operation of the smaller graph by itself: given what is kept of its inputs, it makes what is kept of its output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from prunus.coupling import Value
+from prunus.forward import devices_of
+from prunus.graph import where
+from prunus.shrinking.constants import Matters
+from prunus.shrinking.drawing import Inputs
+from prunus.shrinking.extents import taken
+from prunus.shrinking.matching import MismatchError
+from prunus.shrinking.rewriting import Demanded
+from prunus.shrinking.verification import difference, fused_attention_off
+
+# The largest difference that rounding may make in one operation, relative to its largest output: inputs are equal.
+_TOLERANCES = {
+    torch.float64: 1e-9,
+    torch.complex128: 1e-9,
+    torch.float32: 1e-4,
+    torch.complex64: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+
+
+def check_operations(demanded: Demanded, matters: Matters, inputs: Inputs) -> None:
+    """Run the larger graph, and each changed operation of the smaller one on what is kept of the larger one's values.
+
+    So nothing that comes later, a dead ReLU, an argmax or a clamp, can hide a difference, and none adds up.
+
+    Args:
+        demanded: the smaller graph, and what its operations were in the larger one.
+        matters: tells which elements of an operation's outputs matter; what others hold is not compared.
+        inputs: inputs of the shapes that the graph was traced with.
+
+    Raises:
+        MismatchError: an operation makes something else; the message says which one and by how much.
+    """
+    graph = demanded.kept.coupling.graph
+    values = iter(inputs.all)
+    tensors = [
+        graph.tensor(graph.tensors[node.name]).detach() if node.name in graph.tensors else next(values)
+        for node in graph.nodes
+        if node.op == "placeholder"
+    ]
+    cuda = [device for device in devices_of(graph.model) if device.type == "cuda"]
+    with torch.no_grad(), fused_attention_off(), torch.random.fork_rng(cuda):
+        _Checking(demanded, matters).run(*(tensor.clone() for tensor in tensors))
+
+
+class _Checking(fx.Interpreter):
+    """Runs the larger graph; before each operation it takes what the smaller graph's is to read."""
+
+    def __init__(self, demanded: Demanded, matters: Matters) -> None:
+        super().__init__(demanded.kept.coupling.graph.program.graph_module)
+        self._demanded, self._matters = demanded, matters
+        self._smaller = {
+            origin: node
+            for node, origin in demanded.origin.items()
+            if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+        }
+
+    def run_node(self, node: fx.Node) -> Any:
+        smaller = self._smaller.get(node)
+        if smaller is None or not self._is_changed(smaller, node):
+            return super().run_node(node)
+        args, kwargs = fx.map_arg((smaller.args, smaller.kwargs), self._read)
+        state = torch.random.get_rng_state()
+        result = super().run_node(node)
+        torch.random.set_rng_state(state)
+        assert callable(smaller.target)
+        try:
+            made = smaller.target(*args, **kwargs)
+        except Exception as error:  # whatever an operation raises for sizes that do not fit
+            raise MismatchError(f"{node.target} fails on what is kept: {error}; in {where(node)}") from error
+        self._compare(node, result, made)
+        return result
+
+    def _is_changed(self, smaller: fx.Node, node: fx.Node) -> bool:
+        """Tell whether the smaller graph's operation reads or makes anything else than the larger one's."""
+        values = [self._demanded.kept.coupling.values.get(each) for each in (node, *node.all_input_nodes)]
+        listed = [value for entry in values for value in (entry if isinstance(entry, list) else [entry])]
+        if any(isinstance(value, Value) and self._demanded.extents.is_cut(value) for value in listed):
+            return True
+        read = [each for each in smaller.all_input_nodes if each.op == "placeholder"]
+        names = [self._demanded.names.get(each.name) for each in read]
+        return any(name in self._demanded.contents or name in self._demanded.added for name in names)
+
+    def _read(self, node: fx.Node) -> Any:
+        """Return what an operation of the smaller graph reads: what is kept of what the larger one reads there."""
+        name = self._demanded.names.get(node.name) if node.op == "placeholder" else None
+        if name is not None:
+            return self._demanded.tensors[name].detach()
+        origin = self._demanded.origin.get(node)
+        if origin is None:
+            assert callable(node.target)
+            return node.target(*fx.map_arg(node.args, self._read), **fx.map_arg(node.kwargs, self._read))
+        content = self.env[origin]
+        if isinstance(content, Tensor):
+            return self._demanded.restricted(node, content).clone()
+        return content
+
+    def _compare(self, node: fx.Node, result: Any, made: Any) -> None:
+        value = self._demanded.kept.coupling.values.get(node)
+        if isinstance(value, list):
+            for piece, (one, whole, other) in enumerate(zip(value, result, made, strict=True)):
+                self._compare_tensor(node, piece, one, whole, other)
+        elif isinstance(value, Value):
+            self._compare_tensor(node, 0, value, result, made)
+
+    def _compare_tensor(self, node: fx.Node, piece: int, value: Value, whole: Tensor, made: Tensor) -> None:
+        masks = self._demanded.extents.of(value)
+        expected = taken(whole, masks)
+        if expected.shape != made.shape:
+            raise MismatchError(
+                f"{node.target} would give the shape {tuple(made.shape)} and must give {tuple(expected.shape)}; in "
+                f"{where(node)}"
+            )
+        matters = self._matters(node, piece)
+        if matters is None:
+            return
+        if not bool(matters.all()):
+            inside = taken(matters.expand(whole.shape), masks).to(made.device)
+            expected, made = expected[inside], made[inside]
+        apart = difference([expected], [made])
+        if apart > _TOLERANCES.get(expected.dtype, 0.0):
+            raise MismatchError(f"{node.target} would differ by {apart:.1e} of its largest output; in {where(node)}")

@@ -1,0 +1,162 @@
+"""A model's outputs on many inputs, which a smaller one has to give too: other samples, scales, seeds and sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from prunus.graph import Graph
+from prunus.shrinking.drawing import Draw, Inputs, draw, integer_ranges
+from prunus.shrinking.verification import difference, outputs, tolerance
+
+# As many samples as run within so many seconds, but no fewer and no more than these.
+_SECONDS = 2.0
+_LEAST, _MOST = 8, 64
+
+_DRAWS = (Draw(1), Draw(2, scale=10.0), Draw(3, scale=0.1), Draw(4, uniform=True))
+
+# Other sizes are tried at these multiples of the example's.
+_FACTORS = (1.5, 2.0)
+
+# So many of the numbers that an output like argmax or round holds may flip by rounding; each operation by itself is
+# held against the larger model's before.
+_FLIPS = 1e-3
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the outputs of a smaller model were held against the larger one's on.
+
+    Attributes:
+        samples: how many samples at the example's sizes.
+        sizes: per size that was tried, the shapes of all inputs without the batch; the example's come first.
+        dtypes: the inputs' types, in their order.
+        operations: whether each operation was compared too, and each size written in it proved.
+        batch: the only batch that the model takes; None where it is free.
+    """
+
+    samples: int
+    sizes: tuple[tuple[tuple[int, ...], ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+    operations: bool = True
+    batch: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Inputs, and what the larger model makes of them."""
+
+    inputs: Inputs
+    expected: list[Tensor]
+
+
+@dataclass
+class Trials:
+    """What a smaller model has to give.
+
+    Attributes:
+        graph: of the larger model.
+        ranges: per input the smallest and the largest integer that it was drawn from; None where it was not drawn so.
+        example: at the example's sizes.
+        resized: at others that the model takes too.
+    """
+
+    graph: Graph
+    ranges: list[tuple[int, int] | None]
+    example: list[Trial] = field(default_factory=list)
+    resized: list[Trial] = field(default_factory=list)
+
+    def checked(self, *, resized: bool) -> Checked:
+        """Say what was compared; `resized` tells whether other sizes were."""
+        trials = [*self.example, *(self.resized if resized else [])]
+        sizes = tuple(dict.fromkeys(trial.inputs.shapes for trial in trials))
+        dtypes = tuple(value.dtype for value in self.example[0].inputs.all)
+        return Checked(sum(trial.inputs.batch for trial in self.example), sizes, dtypes)
+
+
+def run_trials(model: nn.Module, graph: Graph) -> Trials:
+    """Run a model on inputs like the example's, on as many samples as time allows, and on other sizes that it takes."""
+    like, ranges = Inputs(graph.args, graph.kwargs), integer_ranges(graph)
+    first = _try(model, draw(like, like.batch, Draw(0), ranges))
+    if first is None:  # it can't take any integers, such as lengths or positions: the example's own then
+        ranges = [None] * len(ranges)
+        first = _trial(model, draw(like, like.batch, Draw(0), ranges))
+    began = time.perf_counter()
+    second = _trial(model, first.inputs)  # the first run of a model is slower than the others
+    seconds = (time.perf_counter() - began) / like.batch
+    trials = Trials(graph, ranges, [second])
+    count = max(_LEAST, min(_MOST, int(_SECONDS / max(seconds, 1e-9)))) - like.batch
+    each = max(1, -(-count // len(_DRAWS)))
+    for how in _DRAWS[: max(1, count)]:
+        trial = _try(model, draw(like, each, how, ranges)) or _try(model, draw(like, like.batch, how, ranges))
+        trials.example += [trial] if trial else []
+    if seconds * like.batch * sum(factor**2 for factor in _FACTORS) < _SECONDS:
+        trials.resized = [
+            trial
+            for factor in _FACTORS
+            for inputs in _resized(like, factor)
+            if (trial := _try(model, draw(inputs, like.batch, Draw(5), ranges)))
+        ]
+    return trials
+
+
+def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
+    """Say on which inputs a smaller model differs, and by how much; nothing where it does not.
+
+    Raises:
+        Exception: whatever the smaller model's forward raises.
+    """
+    for trial in trials:
+        found = outputs(smaller, trial.inputs.args, trial.inputs.kwargs)
+        apart = difference(trial.expected, found)
+        if apart > tolerance(trial.expected) and not _only_flips(trial.expected, found):
+            shapes = ", ".join(str(tuple(value.shape)) for value in trial.inputs.all)
+            return f"its outputs would differ by {apart:.1e} of the largest on inputs of {shapes}"
+    return ""
+
+
+def _only_flips(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+    for one, other in zip(expected, found, strict=True):
+        if one.shape != other.shape:
+            return False
+        if one.is_floating_point() or one.is_complex():
+            if difference([one], [other]) > tolerance([one]):
+                return False
+        elif float((one != other).double().mean()) > _FLIPS:
+            return False
+    return True
+
+
+def _trial(model: nn.Module, inputs: Inputs) -> Trial:
+    return Trial(inputs, outputs(model, inputs.args, inputs.kwargs))
+
+
+def _try(model: nn.Module, inputs: Inputs) -> Trial | None:
+    try:
+        return _trial(model, inputs)
+    except Exception:  # whatever a forward raises for inputs that it was not made for
+        return None
+
+
+def _resized(like: Inputs, factor: float) -> Iterator[Inputs]:
+    """Yield inputs of other sizes: planes of images, then lengths of sequences, wherever an input has that size."""
+    planes = {size for value in like.all if value.ndim >= 4 for size in value.shape[2:]}
+    lengths = {value.shape[1] for value in like.all if value.ndim == 2 and not value.is_floating_point()}
+    lengths |= {value.shape[dim] for value in like.all if value.ndim == 3 for dim in (1, 2)}
+    for sizes in ([planes] if planes else []) + [{length} for length in sorted(lengths - planes)]:
+        yield like.replaced([_stretched(value, sizes, factor) for value in like.all])
+
+
+def _stretched(value: Tensor, sizes: set[int], factor: float) -> Tensor:
+    """Repeat a tensor along each dimension of one of these sizes."""
+    first = 2 if value.ndim >= 4 else 1
+    for dim in range(first, value.ndim):
+        if value.shape[dim] in sizes:
+            size = value.shape[dim]
+            places = torch.arange(max(size + 1, int(size * factor)), device=value.device) % size
+            value = value.index_select(dim, places)
+    return value

@@ -1,0 +1,223 @@
+"""Forwards that address channels by number, behind whatever hides it: the smaller model is right, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from masked import apart, outputs
+from torch import Tensor, nn
+
+import prunus
+from prunus.exported import ExportedModule
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WIDTH = 12
+
+
+class Between(nn.Module):
+    """A convolution, a function of its channels, a convolution, and a function of the outputs."""
+
+    def __init__(self, seed: int, function: Callable[[Tensor], Tensor], last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.second = nn.Conv2d(2, WIDTH, 1), nn.Conv2d(WIDTH, 3, 1)
+        self.function, self.last = function, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.function(torch.relu(self.first(x)))))
+
+
+def zeroed(y: Tensor) -> Tensor:
+    y = y.clone()
+    y[:, :2] = 0
+    return y
+
+
+def every_other(y: Tensor) -> Tensor:
+    y = y.clone()
+    y[:, ::2] *= 0.5
+    return y
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "first two zeroed": zeroed,
+    "every other halved": every_other,
+    "first four halved": lambda y: torch.cat([y[:, :4] * 0.5, y[:, 4:]], 1),
+    "last two negated": lambda y: torch.cat([y[:, :-2], -y[:, -2:]], 1),
+    "some picked": lambda y: y[:, [3, 1, 0, 2, 5, 4, 7, 6, 9, 8, 11, 10]],
+    "shuffled": lambda y: nn.functional.channel_shuffle(y, 3),
+    "rolled": lambda y: torch.roll(y, 5, 1),
+    "flipped": lambda y: y.flip(1) + y,
+    "halves swapped": lambda y: torch.cat(y.chunk(2, 1)[::-1], 1),
+    "uneven pieces": lambda y: torch.cat([piece * (place + 1) for place, piece in enumerate(y.split([5, 7], 1))], 1),
+    "masked by number": lambda y: y.masked_fill((torch.arange(WIDTH) < 3)[None, :, None, None], 0.0),
+    "doubled by number": lambda y: torch.where((torch.arange(WIDTH) % 3 == 0)[:, None, None], 2 * y, y),
+}
+# A channel goes with its mirror image; a mask of constants can't be cut.
+KEEPS_ALL = ("flipped", "masked by number", "doubled by number")
+LAST: dict[str, Callable[[Tensor], Tensor]] = {
+    "as it is": lambda y: y,
+    "argmax": lambda y: y.mean((2, 3)).argmax(1),
+    "clamp": lambda y: y.clamp(-0.01, 0.01),
+    "steep sigmoid": lambda y: torch.sigmoid(200 * y),
+    "dead relu": lambda y: torch.relu(y - 1.5),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("last", LAST)
+def test_channels_addressed_by_number(function: str, last: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for seed in range(2):
+        model = Between(seed, FUNCTIONS[function], LAST[last]).double().eval()
+        gone = torch.randperm(WIDTH, generator=generator)[: 5 - 3 * seed]
+        model.first.weight.data[gone] = model.first.bias.data[gone] = 0
+        inputs = torch.randn(256, 2, 5, 5, generator=generator, dtype=torch.float64) * 3
+        smaller = prunus.shrink(model, inputs[:1])
+        expected, found = ([y.double() for y in outputs(each, inputs)] for each in (model, smaller))
+        assert apart(expected, found) < 1e-9
+        if function not in KEEPS_ALL:
+            assert smaller.state_dict()["first.weight"].shape[0] < WIDTH
+
+
+class Tokens(nn.Module):
+    """An embedding whose channels matter for one token only, which no example has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(50, 16), nn.Linear(16, 2)
+        self.table.weight.data[:49, :8] = 0
+        self.table.weight.data[49] = torch.arange(16.0)
+        self.head.weight.data[:, 3] = 0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        y = self.table(tokens)
+        y = torch.cat([y[..., :4] * 2, y[..., 4:]], -1)
+        return self.head(y)
+
+
+def test_tokens_that_the_example_has_not() -> None:
+    model = Tokens().eval()
+    smaller = prunus.shrink(model, torch.tensor([[0, 1, 2]]))
+    tokens = torch.arange(150).reshape(50, 3) % 50
+    assert apart(outputs(model, tokens), outputs(smaller, tokens)) < 1e-5
+    assert smaller.state_dict()["table.weight"].shape == (50, 14)  # and a column of zeros
+
+
+class BySize(nn.Module):
+    """Larger images go through a branch that addresses channels by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 3, 1)
+        self.second.weight.data[:, :3] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if x.shape[-1] > 7:
+            y = torch.cat([y[:, :4] * 2, y[:, 4:]], 1)
+        return self.second(y)
+
+
+def test_a_class_that_is_wrong_at_another_size_is_not_kept() -> None:
+    model = BySize().eval()
+    smaller = prunus.shrink(model, torch.zeros(1, 2, 6, 6))
+    assert isinstance(smaller, ExportedModule)
+    inputs = torch.randn(3, 2, 6, 6)
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+
+
+def test_what_was_checked_is_told() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3), nn.Dropout(0.5))
+    model[2].weight.data[:, 2:5] = 0
+    checked = prunus.shrink(model, torch.zeros(1, 1, 8, 8)).checked
+    assert checked.samples >= 64
+    assert checked.sizes == (((1, 8, 8),), ((1, 12, 12),), ((1, 16, 16),))
+    assert checked.dtypes == (torch.float32,)
+    assert checked.operations
+
+
+class ViTLike(nn.Module):
+    """An image size that is the width too; the forward reads both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size, self.width, self.heads = 16, 16, 4
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.image_size:
+            raise ValueError(f"images must be {self.image_size} wide")
+        y = self.first(x).view(x.shape[0], 1, self.width)
+        return self.second(y)
+
+
+def test_only_attributes_change_that_must() -> None:
+    model = ViTLike().eval()
+    model.second.weight.data[:, :6] = 0
+    smaller = prunus.shrink(model, torch.zeros(1, 16))
+    assert isinstance(smaller, ViTLike)
+    assert (smaller.image_size, smaller.width, smaller.heads) == (16, 10, 4)
+    inputs = torch.randn(5, 16)
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+
+
+def test_complex_models_keep_their_imaginary_parts() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 8, dtype=torch.complex64), nn.Linear(8, 3, dtype=torch.complex64)]
+    model = nn.Sequential(*layers).eval()
+    model[0].weight.data[:4] = 0
+    model[0].bias.data[:4] = torch.complex(torch.zeros(4), torch.ones(4))
+    inputs = torch.randn(6, 4, dtype=torch.complex64)
+    smaller = prunus.shrink(model, inputs[:1])
+    assert smaller[0].out_features == 4
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+
+
+class Auxiliary(nn.Module):
+    """A head beside the trunk that runs in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 2)
+        self.aux, self.aux_head = nn.Conv2d(8, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = torch.relu(self.trunk(x))
+        logits = self.head(y.mean((2, 3)))
+        if self.training:
+            return logits, self.aux_head(self.aux(y).mean((2, 3)))
+        return logits
+
+
+def test_a_head_that_runs_in_training_only_is_cut_along() -> None:
+    model = Auxiliary().train()
+    model.head.weight.data[:, :5] = 0
+    smaller = prunus.shrink(model, torch.zeros(1, 1, 6, 6))
+    assert isinstance(smaller, Auxiliary)
+    assert smaller.training
+    assert smaller.trunk.out_channels == smaller.aux.in_channels == 3
+    logits, other = smaller(torch.randn(4, 1, 6, 6))
+    (logits.sum() + other.sum()).backward()
+    assert smaller.aux.weight.grad is not None
+
+
+class Numbered(Auxiliary):
+    """The same, with a size in numbers in the branch that only training runs."""
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = torch.relu(self.trunk(x))
+        logits = self.head(y.mean((2, 3)))
+        if self.training:
+            return logits, self.aux_head(self.aux(y.reshape(-1, 8, 1, 16)).mean((2, 3)))
+        return logits
+
+
+def test_a_branch_that_can_not_train_any_more_is_named() -> None:
+    model = Numbered()
+    model.head.weight.data[:, :5] = 0
+    with pytest.raises(prunus.ShrinkError, match=r"could not be trained any more.*'aux', 'aux_head'"):
+        prunus.shrink(model, torch.zeros(1, 1, 6, 6))
