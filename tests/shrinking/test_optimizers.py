@@ -20,7 +20,7 @@ def make() -> nn.Module:
 
 
 class RowsAndColumns(torch.optim.Optimizer):
-    """Factored second moments without the sizes that are summed over, under the names that transformers has for them."""
+    """Factored second moments without the sizes that are summed over, named as transformers names them."""
 
     def __init__(self, parameters: object) -> None:
         super().__init__(parameters, {})

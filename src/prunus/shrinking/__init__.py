@@ -15,7 +15,7 @@ from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
 from prunus.shrinking import optimizers, rewriting, training
 from prunus.shrinking.constants import Constants
-from prunus.shrinking.drawing import Draw, Inputs, draw
+from prunus.shrinking.drawing import Draw, draw
 from prunus.shrinking.kept import Kept
 from prunus.shrinking.matching import MismatchError
 from prunus.shrinking.modules import RebuildError, bias_outputs, canonical_names, rebuild_proved

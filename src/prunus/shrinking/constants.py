@@ -29,7 +29,8 @@ class Constants:
     Attributes:
         held: use -> what each of its inputs holds, double; NaN where that varies or differs from place to place.
         outputs: use -> which of its outputs matter, bool.
-        matters: operation, and which of its outputs -> which elements matter, bool that broadcasts; None where none does.
+        matters: operation, and which of its outputs -> which elements matter, bool that broadcasts to it; None where
+            none does.
     """
 
     held: dict[int, Tensor] = field(default_factory=dict)

@@ -43,8 +43,8 @@ def content_rule(*coupled_by: Any) -> Callable[[ContentRule], ContentRule]:
 class Reading:
     """What is known of the tensors of a graph.
 
-    A tensor's elements are constants, or they vary. `0 * x` is taken for 0 whatever `x` is: where `x` is NaN or infinite
-    it would be NaN, as it would with a weight of zero.
+    A tensor's elements are constants, or they vary. `0 * x` is taken for 0 whatever `x` is: where `x` is NaN or
+    infinite it would be NaN, as it would with a weight of zero.
 
     Attributes:
         coupling: what goes together, and the graph.

@@ -12,34 +12,14 @@ from prunus.graph import Graph
 from prunus.shrinking.verification import normal
 
 # Operations that hand integers on as they are, on their way to the table that they are looked up in.
+# fmt: off
 _HAND_ON = frozenset(
-    f"aten.{name}"
-    for name in [
-        "to",
-        "_to_copy",
-        "clone",
-        "contiguous",
-        "alias",
-        "detach",
-        "view",
-        "reshape",
-        "unsqueeze",
-        "squeeze",
-        "expand",
-        "transpose",
-        "permute",
-        "t",
-        "slice",
-        "select",
-        "narrow",
-        "flatten",
-        "unflatten",
-        "split",
-        "chunk",
-        "unbind",
-        "lift_fresh_copy",
+    f"aten.{name}" for name in [
+        "to", "_to_copy", "clone", "contiguous", "alias", "detach", "view", "reshape", "unsqueeze", "squeeze", "expand",
+        "transpose", "permute", "t", "slice", "select", "narrow", "flatten", "unflatten", "split", "chunk", "unbind",
     ]
 )
+# fmt: on
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Each operation of the smaller graph by itself: given what is kept of its inputs, it makes what is kept of its output."""
+"""Each operation of the smaller graph by itself: of what is kept of its inputs it makes what is kept of its output."""
 
 from __future__ import annotations
 

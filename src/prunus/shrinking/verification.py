@@ -24,7 +24,7 @@ TOLERANCES = {
 
 
 def random_like(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Return inputs like the example's: normal numbers for floats and complex, the example's own values for all else."""
+    """Return inputs like the example's: normal numbers, real or complex, and the example's own values for all else."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(value: Tensor) -> Tensor:
