@@ -105,6 +105,7 @@ def _sentences(before: nn.Module, after: nn.Module, weights: Path, out: Path) ->
         yield f"The model has {new:,} parameters in the place of {old:,} ({new / old:.1%}), and the same outputs."
     else:
         yield _why_nothing(before)
+    yield from _checks(after)
     yield f"{str(out)!r} has {out.stat().st_size:,} bytes, {str(weights)!r} has {weights.stat().st_size:,}."
     if isinstance(after, ExportedModule) and after.why:
         yield f"It is kept as its graph, not in its own class: {after.why}."
@@ -115,6 +116,19 @@ def _sentences(before: nn.Module, after: nn.Module, weights: Path, out: Path) ->
             "The file holds weights only, and they don't fit the model as its code makes it; a .prunus file would "
             "tell the model too."
         )
+
+
+def _checks(after: nn.Module) -> Iterator[str]:
+    checked = getattr(after, "checked", None)
+    if checked is None:
+        return
+    sizes = [" and ".join("x".join(map(str, shape)) or "one number" for shape in shapes) for shapes in checked.sizes]
+    others = f"; other sizes too: {', '.join(sizes[1:])}" if sizes[1:] else ""
+    yield (
+        f"Checked: each operation by itself, and the outputs of {checked.samples} random samples of {sizes[0]}{others}."
+    )
+    if checked.batch is not None:
+        yield f"The model's code fixes the batch to {checked.batch}, so the smaller model takes no other."
 
 
 def _why_nothing(model: nn.Module) -> str:

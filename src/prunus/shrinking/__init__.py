@@ -196,7 +196,8 @@ def _check_training(smaller: nn.Module, model: nn.Module, trials: Trials) -> Non
 
 
 def _told(smaller: nn.Module, checked: Checked) -> nn.Module:
-    object.__setattr__(smaller, "checked", checked)
+    if not hasattr(type(smaller), "checked"):
+        smaller.checked = checked  # type: ignore[assignment]
     return smaller
 
 

@@ -67,7 +67,7 @@ class _Checking(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         smaller = self._smaller.get(node)
-        if smaller is None or not self._is_changed(smaller, node):
+        if smaller is None or smaller in self._demanded.renumbered or not self._is_changed(smaller, node):
             return super().run_node(node)
         args, kwargs = fx.map_arg((smaller.args, smaller.kwargs), self._read)
         state = torch.random.get_rng_state()
@@ -97,7 +97,7 @@ class _Checking(fx.Interpreter):
         if name is not None:
             return self._demanded.tensors[name].detach()
         origin = self._demanded.origin.get(node)
-        if origin is None:
+        if origin is None or node in self._demanded.renumbered:  # added, or an index that counts what is left
             assert callable(node.target)
             return node.target(*fx.map_arg(node.args, self._read), **fx.map_arg(node.kwargs, self._read))
         content = self.env[origin]

@@ -13,9 +13,13 @@ from prunus.graph import Graph
 from prunus.shrinking.drawing import Draw, Inputs, draw, integer_ranges
 from prunus.shrinking.verification import difference, outputs, tolerance
 
-# As many samples as run within so many seconds, but no fewer and no more than these.
-_SECONDS = 2.0
+# As many samples as both models run within two seconds, but no fewer and no more than these.
+_SECONDS = 1.0
 _LEAST, _MOST = 8, 64
+_SECONDS_RESIZED = 0.5
+
+# So many numbers of outputs are kept to be compared.
+_MOST_ELEMENTS = 1 << 25
 
 _DRAWS = (Draw(1), Draw(2, scale=10.0), Draw(3, scale=0.1), Draw(4, uniform=True))
 
@@ -75,7 +79,8 @@ class Trials:
         trials = [*self.example, *(self.resized if resized else [])]
         sizes = tuple(dict.fromkeys(trial.inputs.shapes for trial in trials))
         dtypes = tuple(value.dtype for value in self.example[0].inputs.all)
-        return Checked(sum(trial.inputs.batch for trial in self.example), sizes, dtypes)
+        samples = sum(trial.inputs.batch for trial in self.example)
+        return Checked(samples, sizes, dtypes, batch=self.graph.batch)
 
 
 def run_trials(model: nn.Module, graph: Graph) -> Trials:
@@ -89,12 +94,14 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
     second = _trial(model, first.inputs)  # the first run of a model is slower than the others
     seconds = (time.perf_counter() - began) / like.batch
     trials = Trials(graph, ranges, [second])
-    count = max(_LEAST, min(_MOST, int(_SECONDS / max(seconds, 1e-9)))) - like.batch
+    elements = sum(value.numel() for value in second.expected) / like.batch
+    most = min(_SECONDS / max(seconds, 1e-9), _MOST_ELEMENTS / max(elements, 1))
+    count = max(_LEAST, min(_MOST, int(most))) - like.batch
     each = max(1, -(-count // len(_DRAWS)))
     for how in _DRAWS[: max(1, count)]:
         trial = _try(model, draw(like, each, how, ranges)) or _try(model, draw(like, like.batch, how, ranges))
         trials.example += [trial] if trial else []
-    if seconds * like.batch * sum(factor**2 for factor in _FACTORS) < _SECONDS:
+    if seconds * like.batch * sum(factor**2 for factor in _FACTORS) < _SECONDS_RESIZED:
         trials.resized = [
             trial
             for factor in _FACTORS
