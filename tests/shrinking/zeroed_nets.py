@@ -53,7 +53,9 @@ def zeroed_net(seed: int) -> nn.Sequential:
     for _ in range(pick(1, 2, 3)):
         block, width = _block(pick, width)
         layers.append(block)
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, 3))
+    model = nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, 3)
+    )
     model = model.double().eval()
     _fill(model, generator)
     return model
@@ -69,7 +71,9 @@ def _block(pick: Callable[..., int], width: int) -> tuple[nn.Module, int]:
     padding = pick(0, 1) if kernel == 3 else 0
     kind = pick(0, 1, 2, 3, 4, 5)
     if kind == 0:
-        return nn.Sequential(nn.Conv2d(width, out, kernel, padding=padding), nn.BatchNorm2d(out), _activation(pick)), out
+        return nn.Sequential(
+            nn.Conv2d(width, out, kernel, padding=padding), nn.BatchNorm2d(out), _activation(pick)
+        ), out
     if kind == 1:
         branch = nn.Sequential(
             nn.Conv2d(width, out, 3, padding=1, bias=False),

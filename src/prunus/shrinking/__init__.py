@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunus.coupling import Coupling, Use, couple
+from prunus.coupling import Use, couple
 from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
 from prunus.shrinking import optimizers, rewriting, verification

@@ -44,8 +44,8 @@ def content_rule(*coupled_by: Any) -> Callable[[ContentRule], ContentRule]:
 class Reading:
     """What is known of the tensors of a graph.
 
-    A tensor's elements are constants, or they vary. `0 * x` is taken for 0 whatever `x` is: where `x` is NaN or infinite
-    it would be NaN, as it would with a weight of zero.
+    A tensor's elements are constants, or they vary. `0 * x` is taken for 0 whatever `x` is: where `x` is NaN or
+    infinite it would be NaN, as it would with a weight of zero.
 
     Attributes:
         coupling: what goes together, and the graph.
@@ -103,8 +103,7 @@ class Reading:
             return self._placeholder(node)
         operation = operation_of(node)
         if operation is None:
-            pieces = self.of.get(node.args[0]) if getattr(node.target, "__name__", "") == "getitem" else None  # type: ignore[arg-type]
-            return pieces[node.args[1]] if isinstance(pieces, list) else None  # type: ignore[index]
+            return self._piece(node)
         may_be_random = operation.is_random and operation.rule not in _DROPPING_OUT
         if may_be_random or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
             return None
@@ -117,6 +116,15 @@ class Reading:
             return None if rule is None else rule(self, operation)
         except (RuntimeError, TypeError, NotImplementedError):  # it does not run on what stands for its tensors
             return None
+
+    def _piece(self, node: fx.Node) -> Content | None:
+        """Return the content of one of an operation's outputs."""
+        if getattr(node.target, "__name__", "") != "getitem":
+            return None
+        source, place = node.args
+        assert isinstance(source, fx.Node)
+        pieces = self.of.get(source)
+        return pieces[int(place)] if isinstance(pieces, list) else None  # type: ignore[arg-type]
 
     def _placeholder(self, node: fx.Node) -> Content | None:
         graph = self.coupling.graph

@@ -55,9 +55,7 @@ class Sweep:
         self.alive = alive
         self.outputs: dict[int, Tensor] = {}
         self._matters: dict[tuple[fx.Node, int], Tensor] = {}
-        self._foldable = {
-            id(use): foldable(reading, use) for use in reading.coupling.uses if use.inputs is not None
-        }
+        self._foldable = {id(use): foldable(reading, use) for use in reading.coupling.uses if use.inputs is not None}
         self._classes: dict[fx.Node, list[Tensor | None]] = {}
 
     def run(self) -> None:
@@ -78,9 +76,9 @@ class Sweep:
         operation = operation_of(node)
         value = node.meta.get("val")
         if operation is None and getattr(node.target, "__name__", "") == "getitem":
-            matters = self._of(node, 0)
-            if matters is not None:
-                self.push(node.args[0], matters, node.args[1])  # type: ignore[arg-type]
+            piece = self._of(node, 0)
+            if piece is not None:
+                self.push(node.args[0], piece, node.args[1])  # type: ignore[arg-type]
             return
         holds_tensors = isinstance(value, (torch.Tensor, list, tuple))
         if operation is None or not holds_tensors or node in self.reading.tangled:

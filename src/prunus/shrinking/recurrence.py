@@ -104,4 +104,3 @@ def _zero_of_cell(
         if torch.equal(smaller, zero):
             return zero
         zero = smaller
-
