@@ -72,9 +72,9 @@ def couple(graph: Graph, groups: Groups = "alike") -> Coupling:
 
     Args:
         graph: the model's.
-        groups: what grouped convolutions may lose: "alike" for whole groups, or the same places of each, so that
-            classes are all there is to know; "counted" for anything that leaves equally many in all groups that
-            stay, which `prunus.shrinking.kept.keep` sees to.
+        groups: what grouped convolutions may lose. "alike": whole groups, or the same places of each, so that the
+            classes say all. "counted": anything that leaves equally many channels in all groups that stay; see
+            `Coupling.groupings`.
 
     Source: dependency graphs for structured pruning go back to Fang et al., "DepGraph: towards any structural pruning",
     CVPR 2023; here single indices are followed instead of layers, so that operations that move elements need no rule.

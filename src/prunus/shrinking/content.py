@@ -70,6 +70,17 @@ def unknown(num_dims: int, dtype: torch.dtype) -> Content:
     return Content(torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=dtype))
 
 
+def common_shape(first: Tensor, second: Tensor) -> torch.Size:
+    """Return the shape to which two tensors broadcast."""
+    return torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def together(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two tensors broadcast to one shape."""
+    shape = common_shape(first, second)
+    return first.expand(shape), second.expand(shape)
+
+
 def any_over(mask: Tensor, dims: Sequence[int]) -> Tensor:
     """Return whether any element along some dimensions is true; they stay, with size 1."""
     for dim in dims:
@@ -95,7 +106,7 @@ def channel_numbers(held: Content | None, dim: int, size: int) -> Tensor:
     """Return what each index of a dimension holds, double; NaN where that varies or differs from place to place."""
     if held is None:
         return torch.full((size,), torch.nan, dtype=torch.float64)
-    shape = torch.broadcast_shapes(held.varies.shape, held.numbers.shape)  # type: ignore[no-untyped-call]
+    shape = common_shape(held.varies, held.numbers)
     numbers = held.numbers.expand(shape).movedim(dim, 0).reshape(shape[dim], -1)
     numbers = widened(numbers)
     uneven = along_channels(held.varies, dim, shape[dim]) | (numbers != numbers[:, :1]).any(1)

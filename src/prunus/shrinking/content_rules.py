@@ -1,9 +1,10 @@
-"""What operations make of constants: element by element, and by moving, pooling, reducing and normalising."""
+"""What operations make of constants: element by element, and by moving, pooling and reducing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, fx
 
 from prunus.coupling import Value, arithmetic, movement
 from prunus.coupling.values import varying
-from prunus.shrinking.content import Content, any_over, content
+from prunus.shrinking.content import Content, any_over, common_shape, content, together
 from prunus.shrinking.contents import Contents, Reading, content_rule
 from prunus.shrinking.operation import Operation, node_shape
 
@@ -61,15 +62,17 @@ def elementwise(reading: Reading, operation: Operation) -> Contents:
         return content(torch.zeros([1] * num_dims, dtype=torch.bool), torch.full([1] * num_dims, number, dtype=dtype))
     if operation.hangs_on_sizes:
         return None
+    if operation.name not in _DECIDED and all(reading.single(node) is None for node in operation.tensors):
+        return None
     held = {node: reading.known(node) for node in operation.tensors}
     numbers = operation.compute({node: item.numbers for node, item in held.items()})
     decided = _DECIDED.get(operation.name)
     if decided is not None:
         varies = decided([_operand(held, argument, num_dims) for argument in operation.arguments.values()][:3])
     else:
-        varies = reduce(torch.logical_or, (item.varies for item in held.values()))
-    shape = torch.broadcast_shapes(varies.shape, numbers.shape)  # type: ignore[no-untyped-call]
-    return content(varies.expand(shape), numbers.expand(shape))
+        first, *others = (item.varies for item in held.values())
+        varies = reduce(or_, others, first)
+    return content(*together(varies, numbers))
 
 
 def _operand(held: dict[fx.Node, Content], argument: Any, num_dims: int) -> Content:
@@ -120,7 +123,7 @@ def prelu(reading: Reading, operation: Operation) -> Contents:
     if slopes.ndim and numbers.ndim > 1:
         slopes = slopes.reshape([1, -1, *[1] * (numbers.ndim - 2)])
     numbers = torch.where(numbers >= 0, numbers, numbers * slopes)
-    return content(held.varies.expand(torch.broadcast_shapes(held.varies.shape, numbers.shape)), numbers)  # type: ignore[no-untyped-call]
+    return content(*together(held.varies, numbers))
 
 
 @content_rule(arithmetic.glu)
@@ -133,8 +136,8 @@ def glu(reading: Reading, operation: Operation) -> Contents:
     first, second = (
         Content(varies, numbers)
         for varies, numbers in zip(
-            _stretched(held.varies, dim, shape).chunk(2, dim),
-            _stretched(held.numbers, dim, shape).chunk(2, dim),
+            stretched(held.varies, dim, shape).chunk(2, dim),
+            stretched(held.numbers, dim, shape).chunk(2, dim),
             strict=True,
         )
     )
@@ -143,7 +146,7 @@ def glu(reading: Reading, operation: Operation) -> Contents:
     return content(_product([first, gate]).expand(numbers.shape), numbers)
 
 
-def _stretched(tensor: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
+def stretched(tensor: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     """Return a tensor at full length along one dimension."""
     sizes = list(tensor.shape)
     sizes[dim] = shape[dim]
@@ -187,7 +190,7 @@ def joined(reading: Reading, operation: Operation) -> Contents:
     shapes = {node: node_shape(node) for node in found}
     if operation.name in ("cat", "concat", "concatenate"):
         dim = operation["dim"] % len(operation.shape)
-        rest = [torch.broadcast_shapes(item.varies.shape, item.numbers.shape) for item in found.values()]  # type: ignore[no-untyped-call]
+        rest = [common_shape(item.varies, item.numbers) for item in found.values()]
         sizes = [max(each) for each in zip(*rest, strict=True)]
         shapes = {
             node: torch.Size([*sizes[:dim], node_shape(node)[dim], *sizes[dim + 1 :]]) for node in operation.tensors
@@ -226,10 +229,9 @@ def padded(reading: Reading, operation: Operation) -> Contents:
             return None
         else:
             one_dim = [0, 0] * (len(shape) - 1 - dim) + [before, after]
-            varies = torch.nn.functional.pad(_stretched(varies, dim, shape), one_dim, value=False)
-            numbers = torch.nn.functional.pad(_stretched(numbers, dim, shape), one_dim, value=filler)
-    sizes = torch.broadcast_shapes(varies.shape, numbers.shape)  # type: ignore[no-untyped-call]
-    return content(varies.expand(sizes), numbers.expand(sizes))
+            varies = torch.nn.functional.pad(stretched(varies, dim, shape), one_dim, value=False)
+            numbers = torch.nn.functional.pad(stretched(numbers, dim, shape), one_dim, value=filler)
+    return content(*together(varies, numbers))
 
 
 def hangs_on(number: Any) -> bool:
@@ -259,12 +261,7 @@ def resized(reading: Reading, operation: Operation) -> Contents:
     even = _even(held, range(held.varies.ndim - num_dims, held.varies.ndim))
     if _mixes_zeros(operation):
         even = Content(even.varies | (even.numbers != 0), even.numbers)
-    return _with_others(operation, content(*_both(even)))
-
-
-def _both(held: Content) -> tuple[Tensor, Tensor]:
-    shape = torch.broadcast_shapes(held.varies.shape, held.numbers.shape)  # type: ignore[no-untyped-call]
-    return held.varies.expand(shape), held.numbers.expand(shape)
+    return with_others(operation, content(*together(even.varies, even.numbers)))
 
 
 def _mixes_zeros(operation: Operation) -> bool:
@@ -276,7 +273,8 @@ def _mixes_zeros(operation: Operation) -> bool:
     return bool(operation.get("divisor_override")) or any(padding if isinstance(padding, (list, tuple)) else [padding])
 
 
-def _with_others(operation: Operation, first: Content | None) -> Contents:
+def with_others(operation: Operation, first: Content | None) -> Contents:
+    """Return what is known of an operation's first output, and nothing of the others if it has several."""
     value = operation.node.meta["val"]
     return [first, *[None] * (len(value) - 1)] if isinstance(value, (list, tuple)) else first
 
@@ -293,12 +291,12 @@ def reduced(reading: Reading, operation: Operation) -> Contents:
     even = _even(held, dims)
     if operation.name in _SUMS:
         even = Content(even.varies | (even.numbers != 0), even.numbers)
-    varies, numbers = _both(even)
+    varies, numbers = together(even.varies, even.numbers)
     if not operation.get("keepdim"):
         varies, numbers = varies.squeeze(dims), numbers.squeeze(dims)
     value = operation.node.meta["val"]
     dtype = (value[0] if isinstance(value, (list, tuple)) else value).dtype
-    return _with_others(operation, content(varies, numbers.to(dtype)))
+    return with_others(operation, content(varies, numbers.to(dtype)))
 
 
 def reduced_dims(operation: Operation) -> tuple[int, ...]:
@@ -318,52 +316,3 @@ def embedded(reading: Reading, operation: Operation) -> Contents:
     numbers = table.numbers.expand(node_shape(operation["weight"]))
     shape = [1] * (len(operation.shape) - 1) + [numbers.shape[1]]
     return content((numbers != numbers[:1]).any(0).reshape(shape), numbers[0].reshape(shape))
-
-
-@content_rule(arithmetic.channel_norm)
-def channel_norm(reading: Reading, operation: Operation) -> Contents:
-    """With running statistics constants make constants; a channel with a scale of zero is its shift."""
-    by_statistics = (
-        operation.get("training") or operation.get("use_input_stats") or operation.get("running_mean") is None
-    )
-    scaled = _scaled_by_zero(reading, operation, 1)
-    if by_statistics or not all(reading.is_constant(node) for node in operation.tensors[1:]):
-        return _with_others(operation, scaled)
-    source = operation["input"]
-    held, shape = reading.known(source), node_shape(source)
-    _, numbers = _both(held)
-    tensors = {node: reading.known(node).numbers.expand(node_shape(node)) for node in operation.tensors[1:]}
-    if float(tensors[operation["running_var"]].min()) + operation["eps"] <= 0:
-        return None
-    result = operation.compute(tensors | {source: _stretched(numbers, 1, shape)})
-    numbers = result[0] if isinstance(result, (list, tuple)) else result
-    weight = operation.get("weight")
-    varies = held.varies
-    if weight is not None:
-        varies = varies & (tensors[weight] != 0).reshape([1, -1, *[1] * (len(shape) - 2)])
-    return _with_others(operation, content(varies.expand(numbers.shape), numbers))
-
-
-def _scaled_by_zero(reading: Reading, operation: Operation, dim: int) -> Content | None:
-    """Return what a norm gives where its scale is zero: its shift. All else varies."""
-    weight, bias = operation.get("weight"), operation.get("bias")
-    if weight is None or not reading.is_constant(weight) or (bias is not None and not reading.is_constant(bias)):
-        return None
-    num_dims = len(operation.shape)
-    scale = reading.known(weight).numbers.expand(node_shape(weight))
-    shift = torch.zeros_like(scale) if bias is None else reading.known(bias).numbers.expand(node_shape(bias))
-    behind = num_dims - dim - scale.ndim
-    shape = [*[1] * dim, *scale.shape, *[1] * behind]
-    return content((scale != 0).reshape(shape), shift.reshape(shape))
-
-
-@content_rule(arithmetic.layer_norm)
-def layer_norm(reading: Reading, operation: Operation) -> Contents:
-    """An element with a scale of zero is its shift."""
-    return _scaled_by_zero(reading, operation, len(operation.shape) - len(operation["normalized_shape"]))
-
-
-@content_rule(arithmetic.group_norm)
-def group_norm(reading: Reading, operation: Operation) -> Contents:
-    """A channel with a scale of zero is its shift."""
-    return _scaled_by_zero(reading, operation, 1)

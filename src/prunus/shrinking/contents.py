@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from prunus.coupling import Coupling, Use, contraction, movement, recurrent
 from prunus.coupling.calls import FACTORIES, shape_of
+from prunus.graph import Graph
 from prunus.shrinking.aliases import tangled
 from prunus.shrinking.content import Content, content, fixed, unknown
 from prunus.shrinking.operation import Operation, node_shape, operation_of
@@ -61,6 +62,7 @@ class Reading:
         self.distributions: set[fx.Node] = set()
         self.tangled = tangled(coupling.graph.program.graph)
         self.uses: dict[fx.Node, list[Use]] = {}
+        self._from_inputs = _from_inputs(coupling.graph)
         self._carries: dict[int, Tensor] = {}
         self._nonzero: dict[fx.Node, Tensor] = {}
         for use in coupling.uses:
@@ -101,24 +103,28 @@ class Reading:
             return self._placeholder(node)
         operation = operation_of(node)
         if operation is None:
-            pieces = self.of.get(node.args[0]) if getattr(node.target, "__name__", "") == "getitem" else None  # type: ignore[arg-type]
-            return pieces[node.args[1]] if isinstance(pieces, list) else None  # type: ignore[index]
+            return self._piece(node)
         may_be_random = operation.is_random and operation.rule not in _DROPPING_OUT
         if may_be_random or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
             return None
         if f"aten.{operation.name}" in FACTORIES:
             return _filled(operation)
-        if (
-            not operation.is_random
-            and node not in self.uses
-            and all(self.is_constant(argument) for argument in operation.tensors)
-        ):
+        if node not in self._from_inputs and not operation.is_random:
             return self._computed(operation)
         rule = CONTENT_RULES.get(operation.rule)
         try:
             return None if rule is None else rule(self, operation)
         except (RuntimeError, TypeError, NotImplementedError):  # it does not run on what stands for its tensors
             return None
+
+    def _piece(self, node: fx.Node) -> Content | None:
+        """Return the content of one of an operation's outputs."""
+        if getattr(node.target, "__name__", "") != "getitem":
+            return None
+        source, place = node.args
+        assert isinstance(source, fx.Node)
+        pieces = self.of.get(source)
+        return pieces[int(place)] if isinstance(pieces, list) else None  # type: ignore[arg-type]
 
     def _placeholder(self, node: fx.Node) -> Content | None:
         graph = self.coupling.graph
@@ -129,11 +135,11 @@ class Reading:
         return None if tensor.is_meta else fixed(tensor)
 
     def _computed(self, operation: Operation) -> Contents:
-        """Compute what depends on parameters and buffers only; what depends on a size of the inputs too varies."""
+        """Compute what depends on parameters and buffers only, by values and by sizes."""
         value = operation.node.meta["val"]
         sizes = [shape_of(item).numel() for item in (value if isinstance(value, (list, tuple)) else [value])]
-        if operation.hangs_on_sizes or sum(sizes) > _MOST_COMPUTED:
-            return self._moved_only(operation)
+        if sum(sizes) > _MOST_COMPUTED or not all(self.is_constant(argument) for argument in operation.tensors):
+            return None
         tensors = {
             argument: self.known(argument).numbers.expand(node_shape(argument)) for argument in operation.tensors
         }
@@ -145,11 +151,15 @@ class Reading:
             return fixed(result)
         return [fixed(item) if isinstance(item, Tensor) else None for item in result]
 
-    def _moved_only(self, operation: Operation) -> Contents:
-        """Follow constants that are expanded to a size of the inputs, such as a token for each sample."""
-        if operation.name in ("expand", "view", "reshape", "expand_as", "repeat") and operation.tensors:
-            return CONTENT_RULES[operation.rule](self, operation)
-        return None
+
+def _from_inputs(graph: Graph) -> set[fx.Node]:
+    """Return the nodes that hang on the model's inputs, by values or by sizes."""
+    result: set[fx.Node] = set()
+    for node in graph.nodes:
+        is_input = node.op == "placeholder" and node.name not in graph.tensors
+        if is_input or any(argument in result for argument in node.all_input_nodes):
+            result.add(node)
+    return result
 
 
 def _filled(operation: Operation) -> Content | None:

@@ -102,7 +102,7 @@ def keep(coupling: Coupling, gone: Tensor) -> Kept:
 
 
 def _even_groups(coupling: Coupling, grouping: Grouping, gone: Tensor) -> None:
-    """Have classes come back until the groups of a convolution have equally many inputs and outputs, or none."""
+    """Have classes come back until all groups of a convolution that stay have equally many inputs and outputs."""
     ends = [coupling.class_of[atoms].reshape(grouping.groups, -1) for atoms in (grouping.inputs, grouping.outputs)]
     while True:
         stay = torch.stack([(~gone[classes]).any(1) for classes in ends]).any(0)

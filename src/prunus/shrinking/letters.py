@@ -49,7 +49,8 @@ def contraction_of(operation: Operation) -> Contraction | None:
         bias, first, second = operation.node.args[:3]
         product = _matmul(first, second)
         scales = float(operation.get("alpha", 1)), float(operation.get("beta", 1))
-        return None if product is None else Contraction(product.factors, product.out, bias, *scales)  # type: ignore[arg-type]
+        added = bias if isinstance(bias, fx.Node) else None
+        return None if product is None else Contraction(product.factors, product.out, added, *scales)
     if operation.rule is contraction.einsum:
         tensors = list(operation["tensors"])
         terms = einsum_terms(operation["equation"], [len(node_shape(tensor)) for tensor in tensors])
@@ -77,7 +78,7 @@ def reduced(mask: Tensor, letters: str, out: str) -> Tensor:
     """Return whether any element is true along the letters that a result has not; its other dimensions get size 1."""
     own = [letter for letter in letters if letter in out]
     over = [place for place, letter in enumerate(letters) if letter not in out]
-    mask = mask.any(over) if over else mask  # type: ignore[arg-type]
+    mask = mask.any(over) if over else mask
     mask = mask.permute([own.index(letter) for letter in out if letter in own])
     return mask.reshape([mask.shape[_place(out, letter, own)] if letter in own else 1 for letter in out])
 

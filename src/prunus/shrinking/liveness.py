@@ -76,9 +76,9 @@ class Sweep:
         operation = operation_of(node)
         value = node.meta.get("val")
         if operation is None and getattr(node.target, "__name__", "") == "getitem":
-            matters = self.matters(node, 0)
-            if matters is not None:
-                self.push(node.args[0], matters, node.args[1])  # type: ignore[arg-type]
+            piece = self.matters(node, 0)
+            if piece is not None:
+                self.push(node.args[0], piece, node.args[1])  # type: ignore[arg-type]
             return
         holds_tensors = isinstance(value, (torch.Tensor, list, tuple))
         if operation is None or not holds_tensors or node in self.reading.tangled:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, fx
 
 from prunus.coupling import Value, arithmetic, contraction, convolution, movement, recurrent
 from prunus.coupling.values import compact
-from prunus.shrinking.content import Content, along_channels, any_over
+from prunus.shrinking.content import Content, along_channels, any_over, together
 from prunus.shrinking.content_rules import reduced_dims
 from prunus.shrinking.letters import Contraction, contraction_of, meets, reduced
 from prunus.shrinking.liveness import Sweep, need_rule
@@ -103,15 +102,15 @@ def moved(sweep: Sweep, operation: Operation, matters: Any) -> None:
         if not isinstance(value, Value) or own is None:
             continue
         labels = compact(value.labels)
-        shape = torch.broadcast_shapes(labels.shape, own.shape)  # type: ignore[no-untyped-call]
-        needed = labels.expand(shape)[own.expand(shape)]
+        labels, own = together(labels, own)
+        needed = labels[own]
         atoms[needed[needed >= 0]] = True
         present[labels[labels >= 0]] = True
     for source in operation.tensors:
-        value = coupling.values.get(source)
-        if not isinstance(value, Value) or value.sources:
+        held = coupling.values.get(source)
+        if not isinstance(held, Value) or held.sources:
             continue
-        labels = compact(value.labels)
+        labels = compact(held.labels)
         kept = labels >= 0
         inside = labels.clamp(min=0)
         follows = operation.rule is not movement.indexed or bool(present[inside[kept]].all())
@@ -174,7 +173,8 @@ def channel_norm(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """The same channels, but for those whose scale is zero."""
     own = _scaled(sweep, operation, matters, 1)
     if own is not None:
-        across = operation.get("training") or operation.get("use_input_stats") or operation.get("running_mean") is None
+        across = operation.get("training") or operation.get("use_input_stats")
+        across = across or operation.get("running_mean") is None
         dims = [dim for dim in range(own.ndim) if dim != 1] if across else []
         sweep.push(operation["input"], any_over(own, dims))
 
@@ -297,7 +297,7 @@ def convolved(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
 
 
 @need_rule(recurrent.recurrent)
-def recurring(sweep: Sweep, operation: Operation, matters: Sequence[Tensor | None]) -> None:
+def recurring(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """Units that matter need the inputs and the units that their weights take."""
     uses = sweep.reading.uses.get(operation.node, [])
     if not uses:

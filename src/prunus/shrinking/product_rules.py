@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.coupling import Value, contraction, convolution, recurrent
-from prunus.shrinking.content import Content, channel_numbers, content
+from prunus.shrinking.content import Content, channel_numbers, content, together
 from prunus.shrinking.contents import Contents, Reading, content_rule
 from prunus.shrinking.letters import Contraction, contraction_of, meets, reduced
 from prunus.shrinking.operation import Operation, node_shape
@@ -27,10 +27,9 @@ def contracted(reading: Reading, operation: Operation) -> Contents:
     if reading.single(first) is None and reading.single(second) is None:
         return None
     weight = weight_place(reading, product)
-    for use in reading.uses.get(operation.node, ()) if weight is not None else ():
+    if weight is not None:
         numbers = _held_inputs(product, reading.single(product.factors[1 - weight][0]), 1 - weight)
-        if numbers is not None:
-            reading.held[id(use)] = numbers
+        reading.held |= {id(use): numbers for use in reading.uses.get(operation.node, ()) if numbers is not None}
     if weight is not None and set(product.summed) <= set(product.factors[weight][1]):
         return _times_weight(reading, product, weight)
     if first in reading.distributions and product.summed == [left[-1]]:
@@ -63,8 +62,7 @@ def _plus(reading: Reading, product: Contraction, varies: Tensor, numbers: Tenso
     if product.bias is not None:
         held = reading.known(product.bias)
         varies, numbers = varies | held.varies, numbers + product.bias_scale * held.numbers
-    shape = torch.broadcast_shapes(varies.shape, numbers.shape)  # type: ignore[no-untyped-call]
-    return content(varies.expand(shape), numbers.expand(shape))
+    return content(*together(varies, numbers))
 
 
 def _weighted_mean(held: Content, letters: str, summed: str, out: str) -> Content | None:
@@ -96,7 +94,7 @@ def attended(reading: Reading, operation: Operation) -> Contents:
     letters = contraction.row_letters(held.varies.ndim - 2) + "sd"
     result = _weighted_mean(held, letters, "s", letters.replace("s", "t"))
     if result is not None and operation.get("attn_mask") is not None:
-        result = content(*torch.broadcast_tensors(result.varies | (result.numbers != 0), result.numbers))
+        result = content(*together(result.varies | (result.numbers != 0), result.numbers))
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from prunus.coupling import Coupling
-from prunus.shrinking import content_rules, need_rules, product_rules  # noqa: F401  # enter their rules
+from prunus.shrinking import content_rules, need_rules, norm_rules, product_rules  # noqa: F401  # enter their rules
 from prunus.shrinking.constants import Constants
 from prunus.shrinking.contents import Reading
 from prunus.shrinking.kept import Kept, keep
