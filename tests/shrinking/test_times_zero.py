@@ -7,8 +7,7 @@ import copy
 import pytest
 import torch
 from masked import apart, num_parameters, outputs
-from torch import Tensor, nn
-from zero_cases import CASES, Net, random_numbers
+from zero_cases import CASES
 
 import prunus
 
