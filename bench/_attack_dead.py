@@ -1,4 +1,4 @@
-"""Networks in which much can't matter for another reason than a row or column of zeros, and networks in which it just does."""
+"""Networks in which channels can't matter for another reason than a row or column of zeros, and some that do."""
 
 from __future__ import annotations
 
@@ -82,13 +82,18 @@ def grouped(draw: Draw, chain: int, shuffle: bool) -> nn.Module:
         for convolution in convolutions:
             convolution.weight[some(width, draw)] = 0
             per_group = convolution.weight.view(convolution.groups, -1, *convolution.weight.shape[1:])
-            per_group[torch.rand(per_group.shape[:3:2], generator=draw.generator).unsqueeze(1).expand(per_group.shape[:3]) < 0.3] = 0
+            per_group[
+                torch.rand(per_group.shape[:3:2], generator=draw.generator).unsqueeze(1).expand(per_group.shape[:3])
+                < 0.3
+            ] = 0
             if draw.chance(0.4):
                 per_group[draw.randrange(convolution.groups)] = 0
     return model
 
 
-def duplicates(draw: Draw, layer: Callable[[int, int], nn.Module], activation: nn.Module, middle: nn.Module) -> nn.Module:
+def duplicates(
+    draw: Draw, layer: Callable[[int, int], nn.Module], activation: nn.Module, middle: nn.Module
+) -> nn.Module:
     """Make some neurons equal to others, in weights and biases, or in weights only."""
     first, last = layer(3, 12), layer(12, 4)
     model = randomise(nn.Sequential(first, middle, activation, last), draw.randrange(9999))
@@ -106,7 +111,10 @@ def duplicates(draw: Draw, layer: Callable[[int, int], nn.Module], activation: n
 def attention(draw: Draw, part: int, constant: bool) -> nn.Module:
     """Zero queries, keys or values of some heads of an attention; `constant` leaves the biases."""
     layer = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
-    model = randomise(Function(lambda net, y: net.last(net.layer(y, y, y)[0] + y), layer=layer, last=nn.Linear(8, 4)), draw.randrange(9999))
+    model = randomise(
+        Function(lambda net, y: net.last(net.layer(y, y, y)[0] + y), layer=layer, last=nn.Linear(8, 4)),
+        draw.randrange(9999),
+    )
     heads = some(4, draw).repeat_interleave(2)
     with torch.no_grad():
         layer.in_proj_weight.view(3, WIDTH, WIDTH)[part][heads] = 0
@@ -118,10 +126,12 @@ def attention(draw: Draw, part: int, constant: bool) -> nn.Module:
 def recurrent(draw: Draw, kind: type[nn.RNNBase], gates: int) -> nn.Module:
     """Zero all gates of some units, with their biases or without."""
     layer = kind(WIDTH, WIDTH, batch_first=True)
-    model = randomise(Function(lambda net, y: net.last(net.layer(y)[0]), layer=layer, last=nn.Linear(8, 4)), draw.randrange(9999))
+    model = randomise(
+        Function(lambda net, y: net.last(net.layer(y)[0]), layer=layer, last=nn.Linear(8, 4)), draw.randrange(9999)
+    )
     units, biases = some(WIDTH, draw).repeat(gates), draw.chance(0.7)
     with torch.no_grad():
-        for name, parameter in layer.named_parameters():
+        for parameter in layer.parameters():
             if biases or parameter.dim() == 2:
                 parameter[units] = 0
     return model
@@ -159,23 +169,50 @@ DEAD: dict[str, Maker] = {
     "group norm of zeros": lambda d: (norm(d, True, nn.GroupNorm(4, WIDTH)), (MAPS,)),
     "depthwise kernels": lambda d: (depthwise(d), (MAPS,)),
     "gate": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) * net.gate), (MAPS,)),
-    "gate of a residual": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: y + net.branch(y) * net.gate), (MAPS,)),
+    "gate of a residual": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: y + net.branch(y) * net.gate),
+        (MAPS,),
+    ),
     "gate in a buffer": lambda d: (gated(d, torch.ones(WIDTH, 1, 1), lambda net, y: net.branch(y) * net.gate), (MAPS,)),
     "gate of one number": lambda d: (gated(d, factor(1), lambda net, y: y + net.branch(y) * net.gate), (MAPS,)),
     "gate squared": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) * net.gate**2), (MAPS,)),
-    "gate through a sigmoid": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) * torch.sigmoid(net.gate)), (MAPS,)),
-    "gate added first": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y + 1) * (net.gate + 0.5)), (MAPS,)),
-    "gate as a divisor": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) / (1 + net.gate)), (MAPS,)),
-    "gate as an exponent": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: (net.branch(y).abs() + 1) ** net.gate), (MAPS,)),
+    "gate through a sigmoid": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) * torch.sigmoid(net.gate)),
+        (MAPS,),
+    ),
+    "gate added first": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y + 1) * (net.gate + 0.5)),
+        (MAPS,),
+    ),
+    "gate as a divisor": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) / (1 + net.gate)),
+        (MAPS,),
+    ),
+    "gate as an exponent": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: (net.branch(y).abs() + 1) ** net.gate),
+        (MAPS,),
+    ),
     "gate of positions": lambda d: (gated(d, factor(4, 1), lambda net, y: net.branch(y) * net.gate), (MAPS,)),
-    "gate compared": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: torch.maximum(net.branch(y), net.gate)), (MAPS,)),
-    "gate as a condition": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: torch.where(net.gate > 0, net.branch(y), y)), (MAPS,)),
+    "gate compared": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: torch.maximum(net.branch(y), net.gate)),
+        (MAPS,),
+    ),
+    "gate as a condition": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: torch.where(net.gate > 0, net.branch(y), y)),
+        (MAPS,),
+    ),
     "grouped": lambda d: (grouped(d, 1, False), (MAPS,)),
     "two grouped": lambda d: (grouped(d, 2, False), (MAPS,)),
     "three grouped with shuffles": lambda d: (grouped(d, 3, True), (MAPS,)),
     "duplicate neurons": lambda d: (duplicates(d, nn.Linear, nn.Tanh(), nn.Identity()), (Argument((3,)),)),
-    "duplicate channels": lambda d: (duplicates(d, lambda a, b: nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(12)), (MAPS,)),
-    "duplicates before a softmax": lambda d: (duplicates(d, nn.Linear, nn.Softmax(-1), nn.Identity()), (Argument((3,)),)),
+    "duplicate channels": lambda d: (
+        duplicates(d, lambda a, b: nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(12)),
+        (MAPS,),
+    ),
+    "duplicates before a softmax": lambda d: (
+        duplicates(d, nn.Linear, nn.Softmax(-1), nn.Identity()),
+        (Argument((3,)),),
+    ),
     "duplicates before a norm": lambda d: (duplicates(d, nn.Linear, nn.ReLU(), nn.LayerNorm(12)), (Argument((3,)),)),
     "queries of zero": lambda d: (attention(d, 0, d.chance(0.5)), (TOKENS,)),
     "keys of zero": lambda d: (attention(d, 1, d.chance(0.5)), (TOKENS,)),
@@ -185,7 +222,7 @@ DEAD: dict[str, Maker] = {
     "GRU units": lambda d: (recurrent(d, nn.GRU, 3), (TOKENS,)),
     "RNN units": lambda d: (recurrent(d, nn.RNN, 1), (TOKENS,)),
     "embedding columns": lambda d: (embedding(d), (Argument((5,), high=9),)),
-}  # fmt: skip
+}
 
 
 def dead_subject(name: str, draw: Draw) -> Subject:

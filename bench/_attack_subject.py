@@ -1,4 +1,4 @@
-"""What an attack on `shrink` is made of: a seeded draw, a small network, the inputs it takes, and zeros in its weights."""
+"""What an attack on `shrink` is made of: a seeded draw, a small network, its inputs, and zeros in its weights."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def _chosen(length: int, share: float, draw: Draw) -> Tensor:
 
 
 def prune_channels(model: nn.Module, example: Any, draw: Draw) -> None:
-    """Zero whole channels, in place, as a user does before `shrink`; where a sparsity can't be met, another is tried."""
+    """Zero whole channels in place, as before `shrink`; another sparsity is tried where one can't be met."""
     scope = draw.choice(["uniform", "global"])
     sparsities = draw.sample([0.25, 0.3, 0.4, 0.5, 0.6, 0.7], 6)
     for place, sparsity in enumerate(sparsities):
