@@ -37,6 +37,7 @@ from typing import Any
 import torch
 
 from _attack_case import Outcome, all_families, cases, run_case
+from _attack_subject import build
 from prunus.files import write_json
 from prunus.machine import machine
 
@@ -121,8 +122,8 @@ def described(row: dict[str, Any]) -> str:
 
 def against(rows: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[str]:
     """Compare with an earlier run: what was right there and is not now, and how long `shrink` takes."""
-    now = {(row["family"], row["index"]): row for row in rows}
-    both = [(row, now[row["family"], row["index"]]) for row in old if (row["family"], row["index"]) in now]
+    now = {_identity(row): row for row in rows}
+    both = [(row, now[_identity(row)]) for row in old if _identity(row) in now]
     pairs = [(before, after) for before, after in both if before["result"] == "equal"]
     if not pairs:
         return ["no case of the earlier run that was right there was run now"]
@@ -148,6 +149,10 @@ def against(rows: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("family", "index", "attempt", "before"))
+
+
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -162,8 +167,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.case:
         family, _, index = options.case.rpartition(":")
+        print(build(family, int(index), options.seed)[1])
         print(json.dumps(run_case(family, int(index), options.seed, options.limit), indent=2))
         return 0
+    earlier = json.loads(options.against.read_text()) if options.against else {}
+    if earlier and earlier["seed"] != options.seed:
+        parser.error(f"{options.against} was made with --seed {earlier['seed']}, not {options.seed}")
     chosen = cases(options.family, options.count)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -177,8 +186,8 @@ def main() -> int:
             rows.sort(key=lambda row: (row["family"], row["index"]))
             write_json(options.out, {"machine": str(machine()), "seed": options.seed, "cases": rows})
     print("\n".join([*table(rows), "", *details(rows)]))
-    if options.against:
-        print("\n".join(["", *against(rows, json.loads(options.against.read_text())["cases"])]))
+    if earlier:
+        print("\n".join(["", *against(rows, earlier["cases"])]))
     return int(any(row["result"] in ("wrong", "raw", "crash") for row in rows))
 
 
