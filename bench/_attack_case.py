@@ -56,6 +56,7 @@ class Outcome:
         lost: batches and sizes that the result does not take and the model does.
         kind: the result's class: "own" or "graph".
         saved: "", "equal", or why there is no file.
+        note: what was drawn beside the attempt's name.
     """
 
     family: str
@@ -72,6 +73,7 @@ class Outcome:
     lost: list[str] = field(default_factory=list)
     kind: str = ""
     saved: str = ""
+    note: str = ""
 
 
 class TooSlow(BaseException):
@@ -124,7 +126,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def _run(outcome: Outcome, seed: int) -> None:
     outcome.attempt, subject, draw = build(outcome.family, outcome.index, seed)
-    outcome.before = _size(subject.model)
+    outcome.before, outcome.note = _size(subject.model), subject.note
     if outcome.family == "optimizers":
         with _refusals(""):
             _, smaller, wrong = try_optimizer(outcome.attempt, subject, draw)

@@ -45,15 +45,18 @@ HIDDEN_INSIDE = (
 )
 RARE = 0.98  # of the values on normal inputs are below the level
 # Operations that run on fewer channels as they are, and then reach others.
+UNFIT = ("y[:, :4] *=", "y[:, -1] =", "index_", "tril")
 KEEPING = [
-    *(LITERAL[name] for name in LITERAL if not name.startswith(("y[:, :4] *=", "y[:, -1] =", "index_", "tril"))),
-    *MOVES.values(),
+    *((name, make) for name, make in LITERAL.items() if not name.startswith(UNFIT)),
+    *MOVES.items(),
 ]
 
 
 def hidden(hiding: str, draw: Draw) -> Subject:
     """Hide a literal or a move behind an operation whose output seldom depends on it."""
-    subject = around(draw.choice(KEEPING), draw)
+    name, make = draw.choice(KEEPING)
+    subject = around(make, draw)
+    subject.note = name
     model = subject.model
     assert isinstance(model, Around)
     place = "hide_inside" if hiding in HIDDEN_INSIDE and draw.chance(0.5) else "hide_outside"

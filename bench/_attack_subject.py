@@ -108,6 +108,7 @@ class Subject:
         trains: whether it may be compared in training mode at all.
         masking: a way of masking to use; "" draws one.
         batch: of the example that `shrink` is given.
+        note: what was drawn beside the attempt's name, for the reader.
     """
 
     model: nn.Module
@@ -119,6 +120,7 @@ class Subject:
     trains: bool = True
     masking: str = ""
     batch: int = 2
+    note: str = ""
 
     def inputs(
         self, kind: str, batch: int, generator: torch.Generator, arguments: Sequence[Argument] = ()

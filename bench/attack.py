@@ -117,7 +117,8 @@ def details(rows: list[dict[str, Any]]) -> list[str]:
 
 def described(row: dict[str, Any]) -> str:
     """Return what a case tries, how it is run alone, and why it ended as it did."""
-    return f"{row['family']}: {row['attempt']} (--case {row['family']}:{row['index']}) {row['why'][:160]}"
+    note = f", {row['note']}" if row.get("note") else ""
+    return f"{row['family']}: {row['attempt']}{note} (--case {row['family']}:{row['index']}) {row['why'][:160]}"
 
 
 def against(rows: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[str]:
