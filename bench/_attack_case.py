@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 import _attack_channels  # noqa: F401  (each of these modules registers its families)
 import _attack_dead  # noqa: F401
+import _attack_hidden  # noqa: F401
 import _attack_inputs  # noqa: F401
 import _attack_layers  # noqa: F401
 import _attack_modules  # noqa: F401
 import prunus
 import prunus.exported
 from _attack_collections import try_optimizer
-from _attack_judge import NotTaken, compare_loaded, judge
+from _attack_judge import NotTakenError, compare_loaded, judge
 from _attack_subject import FAMILIES, Draw, Subject, build, draw_masks, masking, prune_channels
 
 SAVED_EVERY = 8  # of the results are written to a file and read again
@@ -47,7 +48,7 @@ class Outcome:
         result: "equal", "refused", "wrong", "size" (differs at a size that was not checked), "raw" (another error than
             one of prunus), "slow" (over the time limit), "crash", or "broken" (the network itself does not run).
         why: of all but "equal".
-        seconds: of `shrink`; 0 if it was not reached or failed.
+        seconds: of the processor in `shrink`; 0 if it was not reached or failed.
         before: number of parameters.
         after: number of parameters of the result; 0 without one.
         zeroed: channel pruning changed weights that `shrink` then refused.
@@ -55,6 +56,7 @@ class Outcome:
         lost: batches and sizes that the result does not take and the model does.
         kind: the result's class: "own" or "graph".
         saved: "", "equal", or why there is no file.
+        note: what was drawn beside the attempt's name.
     """
 
     family: str
@@ -71,13 +73,14 @@ class Outcome:
     lost: list[str] = field(default_factory=list)
     kind: str = ""
     saved: str = ""
+    note: str = ""
 
 
 class TooSlow(BaseException):
     """The time limit of a case is over; nothing that catches Exception catches it."""
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """A result that ends a case early: "wrong", "refused", ..., and why."""
 
     def __init__(self, result: str, why: str) -> None:
@@ -96,9 +99,9 @@ def run_case(family: str, index: int, seed: int, limit: float) -> dict[str, Any]
             _run(outcome, seed)
         except TooSlow:
             outcome.result, outcome.why = "slow", f"over {limit:g} s"
-        except Ended as found:
+        except EndedError as found:
             outcome.result, outcome.why = found.result, str(found)[:400]
-        except NotTaken as error:
+        except NotTakenError as error:
             outcome.result, outcome.why = "broken", f"the network itself raises {error}"
         except Exception as error:  # a fault of this bench, or of the network
             outcome.result, outcome.why = "broken", _described(error)
@@ -123,7 +126,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def _run(outcome: Outcome, seed: int) -> None:
     outcome.attempt, subject, draw = build(outcome.family, outcome.index, seed)
-    outcome.before = _size(subject.model)
+    outcome.before, outcome.note = _size(subject.model), subject.note
     if outcome.family == "optimizers":
         with _refusals(""):
             _, smaller, wrong = try_optimizer(outcome.attempt, subject, draw)
@@ -145,7 +148,7 @@ def _shrunk(outcome: Outcome, subject: Subject, draw: Draw) -> tuple[nn.Module, 
     """Mask and shrink; return the masked model and the smaller one.
 
     Raises:
-        Ended: `prune` or `shrink` refused, failed, or changed what it should not.
+        EndedError: `prune` or `shrink` refused, failed, or changed what it should not.
     """
     model, example = subject.model, subject.example(draw.generator)
     masks: dict[str, Tensor] | None = None
@@ -154,9 +157,9 @@ def _shrunk(outcome: Outcome, subject: Subject, draw: Draw) -> tuple[nn.Module, 
         try:
             with _refusals("prune"):
                 prune_channels(model, example, draw)
-        except Ended:
+        except EndedError:
             if not _same_state(model, before):
-                raise Ended("wrong", "prune raised, but changed the model") from None
+                raise EndedError("wrong", "prune raised, but changed the model") from None
             raise
         reference = copy.deepcopy(model)
     else:
@@ -171,14 +174,14 @@ def _shrunk(outcome: Outcome, subject: Subject, draw: Draw) -> tuple[nn.Module, 
     before = copy.deepcopy(model.state_dict())
     try:
         with _refusals("shrink"):
-            start = time.perf_counter()
+            start = time.process_time()
             smaller = prunus.shrink(model, example, masks)
-            outcome.seconds = round(time.perf_counter() - start, 4)
-    except Ended as found:
+            outcome.seconds = round(time.process_time() - start, 4)
+    except EndedError as found:
         outcome.zeroed = outcome.masking == "channel" and found.result == "refused"
         raise
     if not _same_state(model, before):
-        raise Ended("wrong", "shrink changed the model")
+        raise EndedError("wrong", "shrink changed the model")
     return reference, smaller
 
 
@@ -190,26 +193,26 @@ def _saved(reference: nn.Module, smaller: nn.Module, subject: Subject, draw: Dra
             with _refusals("save and load"):
                 prunus.save(path, copy.deepcopy(smaller).eval(), example_inputs=subject.example(draw.generator))
                 loaded = prunus.load(path)
-        except Ended as found:
+        except EndedError as found:
             if found.result == "refused":
                 return f"refused: {found}"
             raise
         wrong = compare_loaded(reference, loaded, subject, draw.randrange(2**31))
     if wrong:
-        raise Ended("wrong", f"after save and load: {wrong}")
+        raise EndedError("wrong", f"after save and load: {wrong}")
     return "equal"
 
 
 @contextmanager
 def _refusals(step: str) -> Iterator[None]:
-    """Turn what is raised inside into Ended: "refused" if prunus raised a ValueError or TypeError, else "raw"."""
+    """Turn what is raised inside into EndedError: "refused" if prunus raised a ValueError or TypeError, else "raw"."""
     try:
         yield
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         of_prunus = type(error).__module__.startswith("prunus.") or Path(prunus.__file__).parent in Path(last).parents
         refused = isinstance(error, (ValueError, TypeError)) and of_prunus
-        raise Ended("refused" if refused else "raw", f"{step}: {_described(error)}".removeprefix(": ")) from error
+        raise EndedError("refused" if refused else "raw", f"{step}: {_described(error)}".removeprefix(": ")) from error
 
 
 def _described(error: BaseException) -> str:

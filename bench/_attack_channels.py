@@ -1,7 +1,7 @@
-"""Forwards that address channels by literal index, that move channels, and that hide what they do to them.
+"""Forwards that address channels by literal index or move channels, and the networks around them.
 
-Each attempt is an operation on dimension 1, put between two layers; which layers, norms and activations is drawn. An operation is
-made for a number of channels, which is what its author had before anything was cut.
+Each attempt is an operation on dimension 1, put between two layers; which layers, norms and activations is drawn. An
+operation is made for a number of channels, which is what its author had before anything was cut.
 """
 
 from __future__ import annotations
@@ -18,39 +18,6 @@ Operation = Callable[[Tensor], Tensor]
 Maker = Callable[[int, Draw], Operation]
 LITERAL: dict[str, Maker] = {}
 MOVES: dict[str, Maker] = {}
-# Operations whose output seldom depends on most of their input; the level is one that few values of the network exceed.
-HIDING: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "dead relu": lambda y, level: torch.relu(y - level),
-    "deader relu": lambda y, level: torch.relu(y - 50),
-    "argmax": lambda y, level: y.argmax(1),
-    "clamp": lambda y, level: y.clamp(min=level),
-    "narrow clamp": lambda y, level: y.clamp(level, level + 1e-3),
-    "steep sigmoid": lambda y, level: torch.sigmoid(200 * (y - level)),
-    "round": lambda y, level: torch.round(0.5 * y / level),
-    "sign": lambda y, level: torch.sign(y - level),
-    "maximum": lambda y, level: y.flatten(1).amax(1),
-    "comparison": lambda y, level: y > level,
-    "softmax": lambda y, level: torch.softmax(30 * y, 1),
-    "another token": lambda y, level: y[..., 0],
-    "top class": lambda y, level: y.topk(2, dim=1).indices,
-    "relu6": lambda y, level: F.relu6(y - level),
-    "hardshrink": lambda y, level: torch.where(y.abs() > level, y, 0.0),
-    "any": lambda y, level: (y > level).flatten(1).any(1),
-    "counted": lambda y, level: (y > level).flatten(1).sum(1),
-    "bucketized": lambda y, level: torch.bucketize(y, torch.tensor([level, 2 * level, 50.0], dtype=y.dtype)),
-}
-HIDDEN_INSIDE = (
-    "dead relu",
-    "clamp",
-    "narrow clamp",
-    "steep sigmoid",
-    "round",
-    "sign",
-    "softmax",
-    "relu6",
-    "hardshrink",
-)
-RARE = 0.98  # of the values on normal inputs are below the level
 ACTIVATIONS: tuple[Operation, ...] = (torch.relu, torch.sigmoid, torch.tanh, F.gelu, F.hardswish, lambda y: y)
 
 
@@ -89,10 +56,7 @@ class Around(nn.Module):
         y = self.norm(self.before(x))
         if self.early:
             y = self.first(y)
-        if self.residual:
-            y = y + self.operation(self.pre(y))
-        else:
-            y = self.operation(y)
+        y = y + self.operation(self.pre(y)) if self.residual else self.operation(y)
         y = self.after(self.second(self.hide_inside(y)))
         return self.hide_outside(y)
 
@@ -177,7 +141,9 @@ for _name, _operation in {
     "y[:, :3] + y[:, 3:6]": lambda y: y[:, :3] + y[:, 3:6],
     "y * y[:, 2:3]": lambda y: y * y[:, 2:3],
     "narrow": lambda y: y.narrow(1, 1, 5),
-    "split [3, 5, rest]": lambda y: torch.cat([-part if n == 1 else part for n, part in enumerate(y.split([3, 5, y.shape[1] - 8], 1))], 1),
+    "split [3, 5, rest]": lambda y: torch.cat(
+        [-part if n == 1 else part for n, part in enumerate(y.split([3, 5, y.shape[1] - 8], 1))], 1
+    ),
     "split 4": lambda y: sum(part * (n + 1) for n, part in enumerate(y.split(4, 1))),
     "unbind": lambda y: torch.stack(y.unbind(1)[1:4], 1),
     "select twice": lambda y: torch.stack([y.select(1, 0), y.select(1, -1)], 1),
@@ -196,8 +162,14 @@ for _name, _operation in {
     "divided by width": lambda y: y.sum(1, keepdim=True) / y.shape[1],
     "mean": lambda y: y - y.mean(1, keepdim=True),
     "padded": lambda y: F.pad(y, (0, 0) * (y.dim() - 2) + (1, 2), value=0.3),
-    "tril of products": lambda y: torch.einsum("bc...,bd...->bcd", y, y).tril().flatten(1)[:, :9].reshape(y.shape[0], 9, *[1] * (y.dim() - 2)).expand(-1, -1, *y.shape[2:]),
-}.items():  # fmt: skip
+    "tril of products": lambda y: (
+        torch.einsum("bc...,bd...->bcd", y, y)
+        .tril()
+        .flatten(1)[:, :9]
+        .reshape(y.shape[0], 9, *[1] * (y.dim() - 2))
+        .expand(-1, -1, *y.shape[2:])
+    ),
+}.items():
     register(LITERAL, "literal", _name)(lambda width, draw, operation=_operation: operation)
 
 
@@ -278,8 +250,10 @@ for _name, _operation in {
     "pixel shuffle": lambda: nn.Sequential(nn.PixelShuffle(2), nn.AvgPool2d(2)),
     "pixel unshuffle": lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Upsample(scale_factor=2)),
     "im2col": lambda: nn.Sequential(nn.Unfold(3, padding=1), nn.Unflatten(2, (4, 4))),
-    "channels through a linear of positions": lambda: nn.Sequential(nn.Flatten(2), nn.Linear(16, 16), nn.Unflatten(2, (4, 4))),
-}.items():  # fmt: skip
+    "channels through a linear of positions": lambda: nn.Sequential(
+        nn.Flatten(2), nn.Linear(16, 16), nn.Unflatten(2, (4, 4))
+    ),
+}.items():
     register(MOVES, "moves", _name, ("maps",))(lambda width, draw, module=_operation: module())
 
 
@@ -318,36 +292,3 @@ def _(width: int, draw: Draw) -> Operation:
             return z.reshape(y.shape)
 
     return Grouped()
-
-
-# Operations that run on fewer channels as they are, and then reach others.
-KEEPING = [
-    *(LITERAL[name] for name in LITERAL if not name.startswith(("y[:, :4] *=", "y[:, -1] =", "index_", "tril"))),
-    *MOVES.values(),
-]
-
-
-def hidden(hiding: str, draw: Draw) -> Subject:
-    """Hide a literal or a move behind an operation whose output seldom depends on it."""
-    subject = around(draw.choice(KEEPING), draw)
-    model = subject.model
-    assert isinstance(model, Around)
-    place = "hide_inside" if hiding in HIDDEN_INSIDE and draw.chance(0.5) else "hide_outside"
-    values: list[Tensor] = []
-    setattr(model, place, lambda y: (values.append(y), y)[1])
-    with torch.no_grad():
-        model.eval()(draw.normal(256, *SHAPES[draw_layout(model)]))
-    level = max(float(torch.quantile(values[0].flatten()[:100_000], RARE)), 0.1)
-    setattr(model, place, lambda y: HIDING[hiding](y, level))
-    if place == "hide_inside" and draw.chance(0.3):
-        model.hide_outside = lambda y: y.argmax(1)
-    return subject
-
-
-def draw_layout(model: Around) -> str:
-    """Return the layout that a network was made for."""
-    return next(name for name, (layer, _) in LAYOUTS.items() if type(layer(1, 1)) is type(model.before))
-
-
-for _hiding in HIDING:
-    attempt("hidden", _hiding)(lambda draw, hiding=_hiding: hidden(hiding, draw))

@@ -1,4 +1,4 @@
-"""Networks in which much can't matter for another reason than a row or column of zeros, and networks in which it just does."""
+"""Networks in which channels can't matter for another reason than a row or column of zeros, and some that do."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def recurrent(draw: Draw, kind: type[nn.RNNBase], gates: int) -> nn.Module:
     )
     units, biases = some(WIDTH, draw).repeat(gates), draw.chance(0.7)
     with torch.no_grad():
-        for name, parameter in layer.named_parameters():
+        for parameter in layer.parameters():
             if biases or parameter.dim() == 2:
                 parameter[units] = 0
     return model
@@ -169,23 +169,50 @@ DEAD: dict[str, Maker] = {
     "group norm of zeros": lambda d: (norm(d, True, nn.GroupNorm(4, WIDTH)), (MAPS,)),
     "depthwise kernels": lambda d: (depthwise(d), (MAPS,)),
     "gate": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) * net.gate), (MAPS,)),
-    "gate of a residual": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: y + net.branch(y) * net.gate), (MAPS,)),
+    "gate of a residual": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: y + net.branch(y) * net.gate),
+        (MAPS,),
+    ),
     "gate in a buffer": lambda d: (gated(d, torch.ones(WIDTH, 1, 1), lambda net, y: net.branch(y) * net.gate), (MAPS,)),
     "gate of one number": lambda d: (gated(d, factor(1), lambda net, y: y + net.branch(y) * net.gate), (MAPS,)),
     "gate squared": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) * net.gate**2), (MAPS,)),
-    "gate through a sigmoid": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) * torch.sigmoid(net.gate)), (MAPS,)),
-    "gate added first": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y + 1) * (net.gate + 0.5)), (MAPS,)),
-    "gate as a divisor": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) / (1 + net.gate)), (MAPS,)),
-    "gate as an exponent": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: (net.branch(y).abs() + 1) ** net.gate), (MAPS,)),
+    "gate through a sigmoid": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) * torch.sigmoid(net.gate)),
+        (MAPS,),
+    ),
+    "gate added first": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y + 1) * (net.gate + 0.5)),
+        (MAPS,),
+    ),
+    "gate as a divisor": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: net.branch(y) / (1 + net.gate)),
+        (MAPS,),
+    ),
+    "gate as an exponent": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: (net.branch(y).abs() + 1) ** net.gate),
+        (MAPS,),
+    ),
     "gate of positions": lambda d: (gated(d, factor(4, 1), lambda net, y: net.branch(y) * net.gate), (MAPS,)),
-    "gate compared": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: torch.maximum(net.branch(y), net.gate)), (MAPS,)),
-    "gate as a condition": lambda d: (gated(d, factor(WIDTH, 1, 1), lambda net, y: torch.where(net.gate > 0, net.branch(y), y)), (MAPS,)),
+    "gate compared": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: torch.maximum(net.branch(y), net.gate)),
+        (MAPS,),
+    ),
+    "gate as a condition": lambda d: (
+        gated(d, factor(WIDTH, 1, 1), lambda net, y: torch.where(net.gate > 0, net.branch(y), y)),
+        (MAPS,),
+    ),
     "grouped": lambda d: (grouped(d, 1, False), (MAPS,)),
     "two grouped": lambda d: (grouped(d, 2, False), (MAPS,)),
     "three grouped with shuffles": lambda d: (grouped(d, 3, True), (MAPS,)),
     "duplicate neurons": lambda d: (duplicates(d, nn.Linear, nn.Tanh(), nn.Identity()), (Argument((3,)),)),
-    "duplicate channels": lambda d: (duplicates(d, lambda a, b: nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(12)), (MAPS,)),
-    "duplicates before a softmax": lambda d: (duplicates(d, nn.Linear, nn.Softmax(-1), nn.Identity()), (Argument((3,)),)),
+    "duplicate channels": lambda d: (
+        duplicates(d, lambda a, b: nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(12)),
+        (MAPS,),
+    ),
+    "duplicates before a softmax": lambda d: (
+        duplicates(d, nn.Linear, nn.Softmax(-1), nn.Identity()),
+        (Argument((3,)),),
+    ),
     "duplicates before a norm": lambda d: (duplicates(d, nn.Linear, nn.ReLU(), nn.LayerNorm(12)), (Argument((3,)),)),
     "queries of zero": lambda d: (attention(d, 0, d.chance(0.5)), (TOKENS,)),
     "keys of zero": lambda d: (attention(d, 1, d.chance(0.5)), (TOKENS,)),
@@ -195,7 +222,7 @@ DEAD: dict[str, Maker] = {
     "GRU units": lambda d: (recurrent(d, nn.GRU, 3), (TOKENS,)),
     "RNN units": lambda d: (recurrent(d, nn.RNN, 1), (TOKENS,)),
     "embedding columns": lambda d: (embedding(d), (Argument((5,), high=9),)),
-}  # fmt: skip
+}
 
 
 def dead_subject(name: str, draw: Draw) -> Subject:

@@ -67,7 +67,10 @@ TOKENS: dict[str, tuple[Callable[..., Tensor], tuple[Argument, ...]]] = {
     "a pair acts": (act_or_not(lambda tokens: (tokens == 20) & (tokens.roll(1, 1) > 12)), ()),
     "acts if any token": (act_or_not(lambda tokens: (tokens == 22).any(1, keepdim=True)), ()),
     "padding is masked": (lambda net, y, tokens: y.masked_fill((tokens == 23).unsqueeze(-1), 0.0), ()),
-    "mean over real tokens": (lambda net, y, t: (y * (t < 20).unsqueeze(-1)).sum(1) / (t < 20).sum(1, keepdim=True).clamp(min=1), ()),
+    "mean over real tokens": (
+        lambda net, y, t: (y * (t < 20).unsqueeze(-1)).sum(1) / (t < 20).sum(1, keepdim=True).clamp(min=1),
+        (),
+    ),
     "one-hot of tokens": (one_hot_added, ()),
     "token as a channel": (lambda net, y, tokens: y.gather(2, (tokens % WIDTH).unsqueeze(-1)).expand_as(y), ()),
     "token as a factor": (lambda net, y, tokens: y * (tokens.unsqueeze(-1) - 11).clamp(min=0).to(y.dtype), ()),
@@ -78,13 +81,22 @@ TOKENS: dict[str, tuple[Callable[..., Tensor], tuple[Argument, ...]]] = {
     "position counts": (act_or_not(lambda tokens, position: (position > 3).unsqueeze(1)), (POSITION,)),
     "position embedded": (lambda net, y, tokens, position: y + net.position(position).unsqueeze(1), (POSITION,)),
     "position in the channels": (lambda net, y, tokens, channel: y * y[rows(y), :, channel].unsqueeze(-1), (CHANNEL,)),
-    "channels below a number": (lambda net, y, tokens, channel: y * (torch.arange(WIDTH) < channel.view(-1, 1, 1)), (CHANNEL,)),
-    "length masked": (lambda net, y, tokens, length: y * (torch.arange(LENGTH) <= length.unsqueeze(1)).unsqueeze(-1), (POSITION,)),
+    "channels below a number": (
+        lambda net, y, tokens, channel: y * (torch.arange(WIDTH) < channel.view(-1, 1, 1)),
+        (CHANNEL,),
+    ),
+    "length masked": (
+        lambda net, y, tokens, length: y * (torch.arange(LENGTH) <= length.unsqueeze(1)).unsqueeze(-1),
+        (POSITION,),
+    ),
     "boolean mask": (lambda net, y, tokens, mask: y.masked_fill(mask.unsqueeze(-1), 0.0), (PER_TOKEN,)),
     "boolean mask acts": (act_or_not(lambda tokens, mask: mask.all(1, keepdim=True)), (PER_TOKEN,)),
-    "boolean per channel": (lambda net, y, tokens, mask: y.masked_fill(mask.unsqueeze(1), 0.0), (Argument((WIDTH,), boolean=True),)),
+    "boolean per channel": (
+        lambda net, y, tokens, mask: y.masked_fill(mask.unsqueeze(1), 0.0),
+        (Argument((WIDTH,), boolean=True),),
+    ),
     "boolean scaled": (lambda net, y, tokens, mask: y * (1 + mask.unsqueeze(-1).to(y.dtype)), (PER_TOKEN,)),
-}  # fmt: skip
+}
 
 
 def tokens_subject(name: str, draw: Draw) -> Subject:
@@ -134,8 +146,12 @@ SIZES: dict[str, Callable[..., Tensor]] = {
     "literal below 8": lambda net, y: scaled_first(y) if y.shape[-1] < 8 else y,
     "scaled by the size": lambda net, y: y * y.shape[-1] / 8,
     "channels up to the size": lambda net, y: torch.cat([y[:, : y.shape[-1] // 4] * 3, y[:, y.shape[-1] // 4 :]], 1),
-    "channel shuffle by the size": lambda net, y: y.reshape(y.shape[0], y.shape[-1] // 4, -1, *y.shape[2:]).transpose(1, 2).reshape(y.shape),
-    "adaptive pool": lambda net, y: nn.functional.adaptive_avg_pool1d(y.flatten(2), 4).reshape(*y.shape[:2], *[4 if y.dim() == 3 else 2] * (y.dim() - 2)),
+    "channel shuffle by the size": lambda net, y: (
+        y.reshape(y.shape[0], y.shape[-1] // 4, -1, *y.shape[2:]).transpose(1, 2).reshape(y.shape)
+    ),
+    "adaptive pool": lambda net, y: nn.functional.adaptive_avg_pool1d(y.flatten(2), 4).reshape(
+        *y.shape[:2], *[4 if y.dim() == 3 else 2] * (y.dim() - 2)
+    ),
     "position table": lambda net, y: y + net.position[(slice(None), slice(None), *(slice(0, n) for n in y.shape[2:]))],
     "interpolated table": lambda net, y: y + F.interpolate(net.position, size=y.shape[2:]),
     "interpolated": lambda net, y: F.interpolate(F.interpolate(y, scale_factor=2.0), size=y.shape[2:]),
@@ -147,10 +163,18 @@ SIZES: dict[str, Callable[..., Tensor]] = {
     "flip of positions": lambda net, y: y.flip(-1),
     "max over positions": lambda net, y: y - y.flatten(2).amax(2).reshape(*y.shape[:2], *[1] * (y.dim() - 2)),
     "recurrent": lambda net, y: net.recurrent(y.flatten(2).transpose(1, 2))[0].transpose(1, 2).reshape(y.shape),
-    "attention over positions": lambda net, y: F.scaled_dot_product_attention(*[y.flatten(2).transpose(1, 2)] * 3).transpose(1, 2).reshape(y.shape),
-    "stride by the size": lambda net, y: F.avg_pool1d(y.flatten(2), y.shape[-1] // 4).reshape(*y.shape[:2], 4, -1) if y.dim() == 4 else F.avg_pool1d(y, y.shape[-1] // 4),
-    "literal where the mean is large": lambda net, y: torch.where(y.flatten(1).mean(1).view(-1, *[1] * (y.dim() - 1)) > 3, scaled_first(y), y),
-}  # fmt: skip
+    "attention over positions": lambda net, y: (
+        F.scaled_dot_product_attention(*[y.flatten(2).transpose(1, 2)] * 3).transpose(1, 2).reshape(y.shape)
+    ),
+    "stride by the size": lambda net, y: (
+        F.avg_pool1d(y.flatten(2), y.shape[-1] // 4).reshape(*y.shape[:2], 4, -1)
+        if y.dim() == 4
+        else F.avg_pool1d(y, y.shape[-1] // 4)
+    ),
+    "literal where the mean is large": lambda net, y: torch.where(
+        y.flatten(1).mean(1).view(-1, *[1] * (y.dim() - 1)) > 3, scaled_first(y), y
+    ),
+}
 
 
 def sized_subject(name: str, draw: Draw) -> Subject:

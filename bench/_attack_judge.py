@@ -1,10 +1,10 @@
 """Holds a smaller model against the masked one, without any of prunus' own checks.
 
-Both run in float64 where they can. Every element of every output must be within rounding of the largest of that output; whole
-numbers and booleans must be equal. What is not, is compared with how far the masked model's own output moves when
-its weights and inputs move by a tenth of that rounding, six times: up to 20 times that is rounding that a steep function
-has made larger, or a tie (an argmax between two equals, a sign of zero). These are counted as `ties`, not as wrong. Where the
-masked model gives NaN nothing is asked: zero times infinity is what `shrink` takes for zero.
+Both run in float64 where they can. Every element of every output must be within rounding of the largest of that output;
+whole numbers and booleans must be equal. Where one is not, its distance is compared with how far the masked model's own
+output moves when its weights and inputs move by a tenth of that rounding, six times: up to 20 times as far is rounding
+that a steep function has made larger, or a tie (an argmax between two equals, a sign of zero). These are counted as
+`ties`, not as wrong. Where the masked model gives NaN nothing is asked: `shrink` takes zero times infinity for zero.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Verdict:
     ties: int = 0
 
 
-class Differs(Exception):
+class DiffersError(Exception):
     """An output that is not the masked model's."""
 
 
-class Fails(Exception):
+class FailsError(Exception):
     """The smaller model raises on an input that the masked one takes."""
 
 
-class NotTaken(Exception):
+class NotTakenError(Exception):
     """The masked model raises on an input."""
 
 
@@ -68,27 +68,31 @@ def judge(reference: nn.Module, smaller: nn.Module, subject: Subject, seed: int)
             inputs = subject.inputs(kind, SAMPLES, generator)
             try:
                 verdict.ties += _compare(reference, smaller, inputs, subject.dtype)
-            except (Fails, NotTaken) as error:  # the batch may be written into a forward: then in the example's
-                if isinstance(error, Fails) and not verdict.lost:
+            except (
+                FailsError,
+                NotTakenError,
+            ) as error:  # the batch may be written into a forward: then in the example's
+                if isinstance(error, FailsError) and not verdict.lost:
                     verdict.lost.append(f"a batch of {SAMPLES}: {error}")
                 for part in _parts(inputs, subject.batch):
                     verdict.ties += _compare(reference, smaller, part, subject.dtype)
         for batch in (1, 5):
             try:
                 verdict.ties += _compare(reference, smaller, subject.inputs("normal", batch, generator), subject.dtype)
-            except Fails as error:
+            except FailsError as error:
                 verdict.lost.append(f"a batch of {batch}: {error}")
-            except NotTaken:
+            except NotTakenError:
                 continue
         _same_dtypes(reference, smaller, subject.inputs("normal", 2, generator))
         _same_attributes(reference, smaller, subject.unchanged)
-    except (Differs, Fails) as error:
+    except (DiffersError, FailsError) as error:
         verdict.wrong = str(error)
         return verdict
-    for arguments in subject.sizes:  # NotTaken above means that the network does not run at all: it escapes
+    for arguments in subject.sizes:  # NotTakenError above means that the network does not run at all: it escapes
         _at_size(reference, smaller, subject, arguments, generator, verdict)
     if subject.trains and not verdict.wrong:
-        verdict.wrong = training_fails(reference, smaller, subject.inputs("normal", 4, generator))
+        batch = subject.batch if verdict.lost else 4
+        verdict.wrong = training_fails(reference, smaller, subject.inputs("normal", batch, generator))
     return verdict
 
 
@@ -98,7 +102,7 @@ def compare_loaded(reference: nn.Module, loaded: nn.Module, subject: Subject, se
     try:
         for kind in ("normal", "x10"):
             _compare(reference, loaded, subject.inputs(kind, SAMPLES, generator), subject.dtype)
-    except (Differs, Fails) as error:
+    except (DiffersError, FailsError) as error:
         return str(error)
     return ""
 
@@ -141,11 +145,11 @@ def _at_size(
     try:
         for kind in ("normal", "x10"):
             verdict.ties += _compare(reference, smaller, subject.inputs(kind, 12, generator, arguments), subject.dtype)
-    except NotTaken:
+    except NotTakenError:
         return
-    except Fails as error:
+    except FailsError as error:
         verdict.lost.append(f"samples of {shapes}: {error}")
-    except Differs as error:
+    except DiffersError as error:
         text = f"at samples of {shapes}: {error}"
         if lists_size(getattr(smaller, "checked", None), shapes):
             verdict.wrong = text
@@ -177,7 +181,7 @@ def _same_dtypes(reference: nn.Module, smaller: nn.Module, inputs: Call) -> None
         [value.dtype for value in _run(model, inputs) if isinstance(value, Tensor)] for model in (reference, smaller)
     )
     if expected != values:
-        raise Differs(f"outputs of {values}, not {expected}")
+        raise DiffersError(f"outputs of {values}, not {expected}")
 
 
 def _same_attributes(reference: nn.Module, smaller: nn.Module, paths: tuple[str, ...]) -> None:
@@ -189,16 +193,16 @@ def _same_attributes(reference: nn.Module, smaller: nn.Module, paths: tuple[str,
         except AttributeError:
             continue  # a graph has no such module, and so no attribute that lies
         if after is not None and after != before:
-            raise Differs(f"attribute {path} is {after}, not {before}")
+            raise DiffersError(f"attribute {path} is {after}, not {before}")
 
 
 def _compare(reference: nn.Module, smaller: nn.Module, inputs: Call, dtype: torch.dtype) -> int:
     """Compare outputs; return how many elements differ within amplified rounding.
 
     Raises:
-        Differs: an element, a shape or a number is another.
-        Fails: the smaller model raises where the masked one does not.
-        NotTaken: the masked one raises.
+        DiffersError: an element, a shape or a number is another.
+        FailsError: the smaller model raises where the masked one does not.
+        NotTakenError: the masked one raises.
     """
     wide_inputs = (
         tuple(in_dtype(value, torch.float64) for value in inputs[0]),
@@ -212,11 +216,11 @@ def _compare(reference: nn.Module, smaller: nn.Module, inputs: Call, dtype: torc
         try:
             expected = _run(reference, inputs)
         except Exception as error:
-            raise NotTaken(_line(error)) from error
+            raise NotTakenError(_line(error)) from error
         try:
             values = _run(smaller, inputs)
         except Exception as error:
-            raise Fails(f"raises {_line(error)}") from error
+            raise FailsError(f"raises {_line(error)}") from error
     return _compare_outputs(expected, values, (models[0], wide_inputs), dtype)
 
 
@@ -234,15 +238,15 @@ def _parts(inputs: Call, batch: int) -> list[Call]:
 def _compare_outputs(expected: list[Any], values: list[Any], again: tuple[nn.Module, Call], dtype: torch.dtype) -> int:
     rounding, smallest = ROUNDING[dtype], torch.finfo(dtype).tiny
     if len(expected) != len(values):
-        raise Differs(f"{len(values)} outputs, not {len(expected)}")
+        raise DiffersError(f"{len(values)} outputs, not {len(expected)}")
     ties, spread = 0, None
     for place, (left, right) in enumerate(zip(expected, values, strict=True)):
         if not isinstance(left, Tensor):
             if left != right:
-                raise Differs(f"output {place} is {right!r}, not {left!r}")
+                raise DiffersError(f"output {place} is {right!r}, not {left!r}")
             continue
         if left.shape != right.shape:
-            raise Differs(f"output {place} has shape {tuple(right.shape)}, not {tuple(left.shape)}")
+            raise DiffersError(f"output {place} has shape {tuple(right.shape)}, not {tuple(left.shape)}")
         apart = _apart(left, right)
         finite = left[left.isfinite()].abs().double() if left.dtype != torch.bool else torch.ones(1)
         largest = float(finite.max()) if len(finite) else 0.0
@@ -253,7 +257,7 @@ def _compare_outputs(expected: list[Any], values: list[Any], again: tuple[nn.Mod
             still = bad & ~(apart <= AMPLIFIED * spread[place])
             if still.any():
                 share = float(still.double().mean())
-                raise Differs(
+                raise DiffersError(
                     f"{share:.0%} of output {place} differ, by up to {float(apart[still].max()):.1e} of {largest:.1e}"
                 )
             ties += int(bad.sum())

@@ -125,7 +125,9 @@ MAPS: dict[str, Callable[[], nn.Module]] = {
     "grouped convolution": lambda: nn.Conv2d(8, 12, 3, padding=1, groups=4),
     "depthwise convolution": lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8),
     "depthwise with multiplier": lambda: nn.Conv2d(8, 16, 3, padding=1, groups=8),
-    "grouped to depthwise": lambda: nn.Sequential(nn.Conv2d(8, 8, 1, groups=2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)),
+    "grouped to depthwise": lambda: nn.Sequential(
+        nn.Conv2d(8, 8, 1, groups=2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)
+    ),
     "ConvTranspose2d": lambda: nn.ConvTranspose2d(8, 6, 3),
     "ConvTranspose2d grouped": lambda: nn.ConvTranspose2d(8, 12, 2, stride=2, groups=4),
     "ConvTranspose2d depthwise": lambda: nn.ConvTranspose2d(8, 8, 3, padding=1, output_padding=0, groups=8),
@@ -140,15 +142,32 @@ MAPS: dict[str, Callable[[], nn.Module]] = {
     "PixelShuffle": lambda: nn.PixelShuffle(2),
     "PixelUnshuffle": lambda: nn.PixelUnshuffle(2),
     "Unfold and Fold": lambda: nn.Sequential(nn.Unfold(2, stride=2), nn.Fold((4, 4), 2, stride=2)),
-    "Unfold and linear": lambda: Calls(lambda net, y: net.linear(F.unfold(y, 2, stride=2).transpose(1, 2)).transpose(1, 2).unflatten(2, (2, 2)), linear=nn.Linear(32, 8)),
+    "Unfold and linear": lambda: Calls(
+        lambda net, y: net.linear(F.unfold(y, 2, stride=2).transpose(1, 2)).transpose(1, 2).unflatten(2, (2, 2)),
+        linear=nn.Linear(32, 8),
+    ),
     "Flatten and linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 32), nn.Unflatten(1, (8, 2, 2))),
     "weight_norm": lambda: parametrizations.weight_norm(nn.Conv2d(8, 8, 3, padding=1)),
     "spectral_norm": lambda: parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, padding=1)),
     "old weight_norm": lambda: nn.utils.weight_norm(nn.Conv2d(8, 8, 1)),
-    "grid_sample": lambda: Calls(lambda net, y: F.grid_sample(y, F.affine_grid(torch.eye(2, 3, dtype=y.dtype).expand(y.shape[0], 2, 3) * 0.8, [y.shape[0], 1, 4, 4], align_corners=False), align_corners=False)),
-    "squeeze and excite": lambda: Calls(lambda net, y: y * torch.sigmoid(net.up(torch.relu(net.down(y.mean((2, 3), keepdim=True))))), down=nn.Conv2d(8, 4, 1), up=nn.Conv2d(4, 8, 1)),
+    "grid_sample": lambda: Calls(
+        lambda net, y: F.grid_sample(
+            y,
+            F.affine_grid(
+                torch.eye(2, 3, dtype=y.dtype).expand(y.shape[0], 2, 3) * 0.8,
+                [y.shape[0], 1, 4, 4],
+                align_corners=False,
+            ),
+            align_corners=False,
+        )
+    ),
+    "squeeze and excite": lambda: Calls(
+        lambda net, y: y * torch.sigmoid(net.up(torch.relu(net.down(y.mean((2, 3), keepdim=True))))),
+        down=nn.Conv2d(8, 4, 1),
+        up=nn.Conv2d(4, 8, 1),
+    ),
     "Dropout2d": lambda: nn.Dropout2d(0.2),
-}  # fmt: skip
+}
 TOKENS: dict[str, Callable[[], nn.Module]] = {
     "LayerNorm": lambda: nn.LayerNorm(8),
     "LayerNorm without affine": lambda: nn.LayerNorm(8, elementwise_affine=False),
@@ -162,18 +181,35 @@ TOKENS: dict[str, Callable[[], nn.Module]] = {
     "GRU bidirectional": lambda: nn.GRU(8, 6, bidirectional=True, num_layers=2, batch_first=True),
     "RNN": lambda: nn.RNN(8, 8, batch_first=True),
     "RNN relu without bias": lambda: nn.RNN(8, 8, nonlinearity="relu", bias=False, batch_first=True),
-    "LSTMCell": lambda: Calls(lambda net, y: net.cell(y[:, 1], net.cell(y[:, 0]))[0].unsqueeze(1), cell=nn.LSTMCell(8, 8)),
+    "LSTMCell": lambda: Calls(
+        lambda net, y: net.cell(y[:, 1], net.cell(y[:, 0]))[0].unsqueeze(1), cell=nn.LSTMCell(8, 8)
+    ),
     "GRUCell": lambda: Calls(lambda net, y: net.cell(y[:, 1], net.cell(y[:, 0])).unsqueeze(1), cell=nn.GRUCell(8, 8)),
-    "self-attention": lambda: Calls(lambda net, y: net.attention(y, y, y)[0], attention=nn.MultiheadAttention(8, 2, batch_first=True)),
-    "self-attention with bias tokens": lambda: Calls(lambda net, y: net.attention(y, y, y)[0], attention=nn.MultiheadAttention(8, 4, add_bias_kv=True, batch_first=True)),
+    "self-attention": lambda: Calls(
+        lambda net, y: net.attention(y, y, y)[0], attention=nn.MultiheadAttention(8, 2, batch_first=True)
+    ),
+    "self-attention with bias tokens": lambda: Calls(
+        lambda net, y: net.attention(y, y, y)[0],
+        attention=nn.MultiheadAttention(8, 4, add_bias_kv=True, batch_first=True),
+    ),
     "cross-attention": lambda: Calls(cross, attention=nn.MultiheadAttention(8, 2, batch_first=True)),
-    "cross-attention of other widths": lambda: Calls(lambda net, y: net.attention(y, net.key(y), net.key(y))[0], attention=nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True), key=nn.Linear(8, 6)),
+    "cross-attention of other widths": lambda: Calls(
+        lambda net, y: net.attention(y, net.key(y), net.key(y))[0],
+        attention=nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True),
+        key=nn.Linear(8, 6),
+    ),
     "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
-    "TransformerEncoderLayer norm first": lambda: nn.TransformerEncoderLayer(8, 2, 16, norm_first=True, activation="gelu", batch_first=True),
-    "TransformerDecoderLayer": lambda: Calls(lambda net, y: net.layer(y, y[:, :3]), layer=nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)),
+    "TransformerEncoderLayer norm first": lambda: nn.TransformerEncoderLayer(
+        8, 2, 16, norm_first=True, activation="gelu", batch_first=True
+    ),
+    "TransformerDecoderLayer": lambda: Calls(
+        lambda net, y: net.layer(y, y[:, :3]), layer=nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+    ),
     "tied weights": tied,
     "shared module": shared,
-    "functional linear": lambda: Weights(lambda net, y: F.linear(torch.relu(F.linear(y, net.a)), net.b), (8, 8), (6, 8)),
+    "functional linear": lambda: Weights(
+        lambda net, y: F.linear(torch.relu(F.linear(y, net.a)), net.b), (8, 8), (6, 8)
+    ),
     "matrix product": lambda: Weights(lambda net, y: torch.relu(y @ net.a) @ net.b, (8, 8), (8, 6)),
     "einsum": lambda: Weights(lambda net, y: torch.einsum("btc,cd->btd", y, net.a), (8, 8)),
     "weights as buffers": lambda: Weights(lambda net, y: torch.relu(y @ net.a) @ net.b, (8, 8), (8, 6), buffers=True),
@@ -183,11 +219,16 @@ TOKENS: dict[str, Callable[[], nn.Module]] = {
     "Linear with weight_norm": lambda: parametrizations.weight_norm(nn.Linear(8, 8)),
     "Linear with spectral_norm": lambda: parametrizations.spectral_norm(nn.Linear(8, 8)),
     "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(8, 8)),
-}  # fmt: skip
+}
 FEATURES: dict[str, Callable[[], nn.Module]] = {
     "Bilinear": lambda: Calls(lambda net, y: net.layer(y, y), layer=nn.Bilinear(8, 8, 6)),
-    "CosineSimilarity": lambda: Calls(lambda net, y: F.cosine_similarity(y.unsqueeze(1), net.layer(y).unflatten(1, (3, 8)), dim=2), layer=nn.Linear(8, 24)),
-    "PairwiseDistance": lambda: Calls(lambda net, y: F.pairwise_distance(y, net.layer(y)).unsqueeze(1) + y, layer=nn.Linear(8, 8)),
+    "CosineSimilarity": lambda: Calls(
+        lambda net, y: F.cosine_similarity(y.unsqueeze(1), net.layer(y).unflatten(1, (3, 8)), dim=2),
+        layer=nn.Linear(8, 24),
+    ),
+    "PairwiseDistance": lambda: Calls(
+        lambda net, y: F.pairwise_distance(y, net.layer(y)).unsqueeze(1) + y, layer=nn.Linear(8, 8)
+    ),
     "cdist": lambda: Weights(lambda net, y: torch.cdist(y, net.a), (6, 8)),
     "normalize": lambda: Calls(lambda net, y: F.normalize(y, dim=1)),
     "Softmax": lambda: nn.Softmax(1),
@@ -199,9 +240,17 @@ FEATURES: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm1d": lambda: nn.BatchNorm1d(8),
     "AlphaDropout": lambda: nn.AlphaDropout(0.2),
     "Identity": lambda: nn.Identity(),
-    "highway": lambda: Calls(lambda net, y: torch.sigmoid(net.gate(y)) * torch.relu(net.layer(y)) + (1 - torch.sigmoid(net.gate(y))) * y, gate=nn.Linear(8, 8), layer=nn.Linear(8, 8)),
-    "experts": lambda: Calls(lambda net, y: (torch.softmax(net.gate(y), 1).unsqueeze(2) * net.layer(y).unflatten(1, (3, 4))).sum(1), gate=nn.Linear(8, 3), layer=nn.Linear(8, 12)),
-}  # fmt: skip
+    "highway": lambda: Calls(
+        lambda net, y: torch.sigmoid(net.gate(y)) * torch.relu(net.layer(y)) + (1 - torch.sigmoid(net.gate(y))) * y,
+        gate=nn.Linear(8, 8),
+        layer=nn.Linear(8, 8),
+    ),
+    "experts": lambda: Calls(
+        lambda net, y: (torch.softmax(net.gate(y), 1).unsqueeze(2) * net.layer(y).unflatten(1, (3, 4))).sum(1),
+        gate=nn.Linear(8, 3),
+        layer=nn.Linear(8, 12),
+    ),
+}
 SEQUENCE: dict[str, Callable[[], nn.Module]] = {
     "causal Conv1d": lambda: nn.Sequential(nn.ConstantPad1d((2, 0), 0.0), nn.Conv1d(8, 8, 3)),
     "ConvTranspose1d": lambda: nn.ConvTranspose1d(8, 6, 3, groups=2),

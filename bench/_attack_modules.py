@@ -66,7 +66,9 @@ def caches(net: Trained, y: Tensor) -> Tensor:
 TRAINING: dict[str, Callable[..., Any]] = {
     "auxiliary head": auxiliary_heads,
     "auxiliary linear": lambda net, y: (net.end(y), net.attached(y.mean((2, 3)))) if net.training else net.end(y),
-    "auxiliary in a dict": lambda net, y: {"out": net.end(y), "aux": net.auxiliary(y)} if net.training else {"out": net.end(y)},
+    "auxiliary in a dict": lambda net, y: (
+        {"out": net.end(y), "aux": net.auxiliary(y)} if net.training else {"out": net.end(y)}
+    ),
     "auxiliary added": lambda net, y: net.end(y) + (net.attached(y.mean((2, 3))) if net.training else 0),
     "auxiliary in eval only": lambda net, y: net.end(y) if net.training else net.end(y) + net.attached(y.mean((2, 3))),
     "dropout": lambda net, y: net.end(net.dropout(y)),
@@ -83,7 +85,7 @@ TRAINING: dict[str, Callable[..., Any]] = {
     "mixed samples": lambda net, y: net.end(0.7 * y + 0.3 * y.flip(0) if net.training else y),
     "detached in training": lambda net, y: net.end(y.detach() if net.training else y),
     "no branch": lambda net, y: net.end(y),
-}  # fmt: skip
+}
 
 
 def training_subject(name: str, draw: Draw) -> Subject:
@@ -146,10 +148,13 @@ ATTRIBUTES: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "config": (lambda net, y: y / net.config.image_size, ("config",)),
     "config width": (lambda net, y: y.reshape(-1, net.config.width, 8, 8), ()),
     "dict": (lambda net, y: y.reshape(-1, net.settings["width"], 64).unflatten(2, (8, 8)) / net.settings["size"], ()),
-    "unused": (lambda net, y: y, ("image_size", "num_classes", "patch_size", "steps", "period", "max_length", "settings")),
+    "unused": (
+        lambda net, y: y,
+        ("image_size", "num_classes", "patch_size", "steps", "period", "max_length", "settings"),
+    ),
     "normalised by a size": (lambda net, y: F.layer_norm(y, (net.image_size,)), ("image_size",)),
     "fold": (lambda net, y: y.unfold(2, net.patch_size, net.patch_size).squeeze(2).transpose(2, 3), ("patch_size",)),
-}  # fmt: skip
+}
 
 
 def attributes_subject(name: str, draw: Draw) -> Subject:
@@ -195,12 +200,22 @@ NUMBERS: dict[str, tuple[Callable[..., Tensor], torch.dtype, torch.dtype, bool]]
     "from real": (lambda net, y: torch.complex(y, y.flip(1)), REAL, COMPLEX, False),
     "turned": (lambda net, y: (y * net.turn).real + (y * net.turn).imag, REAL, REAL, False),
     "phase": (lambda net, y: (torch.relu(y) * net.phase).imag, REAL, REAL, False),
-    "viewed as pairs": (lambda net, y: torch.view_as_real(torch.view_as_complex(y.view(-1, 4, 2)) * net.turn[:4]).flatten(1), REAL, REAL, False),
+    "viewed as pairs": (
+        lambda net, y: torch.view_as_real(torch.view_as_complex(y.view(-1, 4, 2)) * net.turn[:4]).flatten(1),
+        REAL,
+        REAL,
+        False,
+    ),
     "polar": (lambda net, y: torch.polar(torch.relu(y), y).real, REAL, REAL, False),
     "fourier": (lambda net, y: torch.fft.fft(y, dim=1).real, REAL, REAL, False),
-    "fourier and back": (lambda net, y: torch.fft.irfft(torch.fft.rfft(y, dim=1) * net.turn[:5], n=8, dim=1), REAL, REAL, False),
+    "fourier and back": (
+        lambda net, y: torch.fft.irfft(torch.fft.rfft(y, dim=1) * net.turn[:5], n=8, dim=1),
+        REAL,
+        REAL,
+        False,
+    ),
     "conjugate": (lambda net, z: torch.conj(z) * z.flip(1), COMPLEX, COMPLEX, True),
-}  # fmt: skip
+}
 
 
 def complex_subject(name: str, draw: Draw) -> Subject:

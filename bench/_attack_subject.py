@@ -1,4 +1,4 @@
-"""What an attack on `shrink` is made of: a seeded draw, a small network, the inputs it takes, and zeros in its weights."""
+"""What an attack on `shrink` is made of: a seeded draw, a small network, its inputs, and zeros in its weights."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ class Subject:
         trains: whether it may be compared in training mode at all.
         masking: a way of masking to use; "" draws one.
         batch: of the example that `shrink` is given.
+        note: what was drawn beside the attempt's name, for the reader.
     """
 
     model: nn.Module
@@ -119,6 +120,7 @@ class Subject:
     trains: bool = True
     masking: str = ""
     batch: int = 2
+    note: str = ""
 
     def inputs(
         self, kind: str, batch: int, generator: torch.Generator, arguments: Sequence[Argument] = ()
@@ -234,7 +236,7 @@ def _chosen(length: int, share: float, draw: Draw) -> Tensor:
 
 
 def prune_channels(model: nn.Module, example: Any, draw: Draw) -> None:
-    """Zero whole channels, in place, as a user does before `shrink`; where a sparsity can't be met, another is tried."""
+    """Zero whole channels in place, as before `shrink`; another sparsity is tried where one can't be met."""
     scope = draw.choice(["uniform", "global"])
     sparsities = draw.sample([0.25, 0.3, 0.4, 0.5, 0.6, 0.7], 6)
     for place, sparsity in enumerate(sparsities):

@@ -4,16 +4,18 @@
     python bench/attack.py --case literal:17      # everything about one case
     python bench/attack.py --against OLD.json     # what an earlier run got right and this one refuses; times
 
-Families: forwards that address channels by literal index, that move channels, either of them hidden behind operations whose
-outputs seldom show it, tokens and integers that the example has not, other sizes, training branches, attributes equal to
-sizes, complex and short numbers, random graphs, every kind of layer, the tests' zoo, and optimizers. Zeros come from masks of
-whole rows and columns, by magnitude, at random, or from channel pruning. Each case is drawn from its family, its index and the seed
-only. The judge (`_attack_judge.py`) uses none of prunus' own checks; it compares about 280 samples of seven kinds in float64.
+Families: forwards that address channels by literal index or move them; either of them hidden behind operations whose
+outputs seldom show it; channels dead for many reasons; tokens and integers that the example lacks; other sizes;
+training branches; attributes equal to sizes; complex and short numbers; random graphs; every kind of layer; the tests'
+zoo; optimizers. Zeros come from masks of whole rows and columns, by magnitude, at random, or from channel pruning. A
+case depends on its family, its index and the seed only. The judge (`_attack_judge.py`) uses none of prunus' own checks;
+it compares 280 samples of seven kinds in float64.
 
-equal: all outputs are the masked model's. refused: a ValueError or TypeError of prunus. WRONG: another output, a changed
-attribute or model, a failure in training mode, or a file that gives another model. size: equal, but not at another size that the
-result's `checked` does not list. raw: another error. slow: over the time limit of a case. smaller: equal, with fewer
-parameters. fewer inputs: equal, but a batch or size that the model takes is refused. zeroed: `prune` zeroed what `shrink` then refused.
+equal: all outputs are the masked model's. refused: ValueError or TypeError of prunus. WRONG: another output, a changed
+attribute or model, a failure in training mode, or a file that gives another model. size: equal, but not at a size that
+the result's `checked` lacks. raw: another error. slow: over the time limit of a case. smaller:
+equal, with fewer parameters. fewer inputs: equal, but a batch or size that the model takes is refused. zeroed: `prune`
+zeroed what `shrink` then refused.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from typing import Any
 import torch
 
 from _attack_case import Outcome, all_families, cases, run_case
+from _attack_subject import build
 from prunus.files import write_json
 from prunus.machine import machine
 
@@ -101,26 +104,27 @@ def details(rows: list[dict[str, Any]]) -> list[str]:
         for row in rows:
             if row["result"] == result:
                 by_attempt[row["family"], row["attempt"]].append(row)
-        for (family, attempt), own in sorted(by_attempt.items()):
-            first = own[0]
-            lines.append(
-                f"{result} x{len(own)} {family}: {attempt} (--case {family}:{first['index']}) {first['why'][:160]}"
-            )
+        for _, own in sorted(by_attempt.items()):
+            lines.append(f"{result} x{len(own)} {described(own[0])}")
     tried: dict[tuple[str, str], list[dict[str, Any]]] = collections.defaultdict(list)
     for row in rows:
         tried[row["family"], row["attempt"]].append(row)
-    for (family, attempt), own in sorted(tried.items()):
+    for _, own in sorted(tried.items()):
         if all(row["result"] == "refused" for row in own):
-            lines.append(
-                f"refused in all {len(own)} {family}: {attempt} (--case {family}:{own[0]['index']}) {own[0]['why'][:160]}"
-            )
+            lines.append(f"refused in all {len(own)} {described(own[0])}")
     return lines
+
+
+def described(row: dict[str, Any]) -> str:
+    """Return what a case tries, how it is run alone, and why it ended as it did."""
+    note = f", {row['note']}" if row.get("note") else ""
+    return f"{row['family']}: {row['attempt']}{note} (--case {row['family']}:{row['index']}) {row['why'][:160]}"
 
 
 def against(rows: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[str]:
     """Compare with an earlier run: what was right there and is not now, and how long `shrink` takes."""
-    now = {(row["family"], row["index"]): row for row in rows}
-    both = [(row, now[row["family"], row["index"]]) for row in old if (row["family"], row["index"]) in now]
+    now = {_identity(row): row for row in rows}
+    both = [(row, now[_identity(row)]) for row in old if _identity(row) in now]
     pairs = [(before, after) for before, after in both if before["result"] == "equal"]
     if not pairs:
         return ["no case of the earlier run that was right there was run now"]
@@ -139,9 +143,15 @@ def against(rows: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"shrink takes {statistics.median(ratios):.2f} times as long (median), {sums[0] / sums[1]:.2f} in all"
         )
-        lines.append(f"a larger result in {sum(b['after'] > a['after'] > 0 for a, b in pairs if b['after'])} cases, "
-                     f"a smaller one in {sum(0 < b['after'] < a['after'] for a, b in pairs)}")  # fmt: skip
+        lines.append(
+            f"a larger result in {sum(b['after'] > a['after'] > 0 for a, b in pairs if b['after'])} cases, "
+            f"a smaller one in {sum(0 < b['after'] < a['after'] for a, b in pairs)}"
+        )
     return lines
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("family", "index", "attempt", "before"))
 
 
 def main() -> int:
@@ -158,25 +168,27 @@ def main() -> int:
     options = parser.parse_args()
     if options.case:
         family, _, index = options.case.rpartition(":")
+        print(build(family, int(index), options.seed)[1])
         print(json.dumps(run_case(family, int(index), options.seed, options.limit), indent=2))
         return 0
+    earlier = json.loads(options.against.read_text()) if options.against else {}
+    if earlier and earlier["seed"] != options.seed:
+        parser.error(f"{options.against} was made with --seed {earlier['seed']}, not {options.seed}")
     chosen = cases(options.family, options.count)
-    rows, start, wrong = [], time.perf_counter(), 0
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    start, wrong = time.perf_counter(), 0
     for outcome in outcomes(chosen, options.seed, options.jobs, options.limit):
         rows.append(outcome)
         wrong += outcome["result"] == "wrong"
         if len(rows) % 50 == 0 or len(rows) == len(chosen):
-            print(
-                f"{len(rows)} of {len(chosen)}, {time.perf_counter() - start:.0f} s, {wrong} wrong",
-                file=sys.stderr,
-                flush=True,
-            )
-    rows.sort(key=lambda row: (row["family"], row["index"]))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, {"machine": str(machine()), "seed": options.seed, "cases": rows})
+            seconds = time.perf_counter() - start
+            print(f"{len(rows)} of {len(chosen)}, {seconds:.0f} s, {wrong} wrong", file=sys.stderr, flush=True)
+            rows.sort(key=lambda row: (row["family"], row["index"]))
+            write_json(options.out, {"machine": str(machine()), "seed": options.seed, "cases": rows})
     print("\n".join([*table(rows), "", *details(rows)]))
-    if options.against:
-        print("\n".join(["", *against(rows, json.loads(options.against.read_text())["cases"])]))
+    if earlier:
+        print("\n".join(["", *against(rows, earlier["cases"])]))
     return int(any(row["result"] in ("wrong", "raw", "crash") for row in rows))
 
 
