@@ -50,7 +50,7 @@ from torch.nn.utils.prune import (
 )
 
 from prunus import select
-from prunus.supported import check_values
+from prunus.supported import check_module, check_values
 
 __all__ = [
     "BasePruningMethod",
@@ -152,16 +152,18 @@ def _without_smallest(
 ) -> list[Tensor] | None:
     """Return one mask for each parameter that prunes the smallest of all; None where theirs has to decide."""
     for module, name in pairs:
-        if isinstance(tensor := getattr(module, name), Tensor):
-            check_values(f"{type(module).__name__}.{name}", tensor)
-        else:
-            raise TypeError(f"{name!r} of a {type(module).__name__} is no parameter, but a {type(tensor).__name__}")
+        check_module(module)
+        tensor = getattr(module, name)
+        if not {name, f"{name}_orig"} & module._parameters.keys() or not isinstance(tensor, Tensor):
+            raise TypeError(f"{name!r} of a {type(module).__name__} is no parameter of its own")
+        check_values(f"{type(module).__name__}.{name}", tensor)
     tensors = [getattr(module, name).detach() for module, name in pairs]
     sources = [
         _Importance(scores.get((module, name), tensor).detach(), getattr(module, f"{name}_mask", None))
         for (module, name), tensor in zip(pairs, tensors, strict=True)
     ]
-    if not all(source.values.is_floating_point() for source in sources) or not sources:
+    known = (source.values.is_floating_point() and source.values.element_size() > 1 for source in sources)
+    if not all(known) or not sources:
         return None
     if [source.count for source in sources] != [tensor.numel() for tensor in tensors]:
         return None

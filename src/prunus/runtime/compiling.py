@@ -90,8 +90,8 @@ def compile(
     graph = trace(host, few)
     if graph.batch is not None:
         raise CompileError(
-            f"the forward of {type(model).__name__} pins the batch to {graph.batch}, but a program takes any; use sizes "
-            "of its inputs where it has that number"
+            f"the forward of {type(model).__name__} pins the batch to {graph.batch}, but a program takes any; have it "
+            "take the number from its input's shape"
         )
     net = lower(graph)
     try:

@@ -100,6 +100,10 @@ def translate(model: nn.Module, example_inputs: ExampleInputs, stem: str = "net"
     if bits is not None and (isinstance(bits, bool) or bits not in BITS):
         raise ValueError(f"bits must be 8, for weights of int8, or None for float32; got {bits!r}")
     graph = trace(model, example_inputs)
+    if graph.batch not in (None, 1):
+        raise CompileError(
+            f"the forward of {type(model).__name__} pins the batch to {graph.batch}, but C computes one sample"
+        )
     return write(lower(graph), stem, bits, _output_names(model, graph.args, graph.kwargs))
 
 
