@@ -17,7 +17,7 @@ from prunus.targets import unwrap
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Sparse CSR tensor support:UserWarning",
     "ignore:The PyTorch API of nested tensors:UserWarning",
-    "ignore:Complex modules are a new feature:UserWarning",
+    "ignore:torch.quantize_per_tensor:UserWarning",
     "ignore:the forward of GraphModule pins the batch:UserWarning",
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
@@ -113,11 +113,6 @@ def partly_on_the_meta_device() -> nn.Module:
 
 
 @kind
-def of_complex_numbers() -> nn.Module:
-    return plain().to(torch.complex64)
-
-
-@kind
 def sparse() -> nn.Module:
     return with_weight(Tensor.to_sparse)
 
@@ -171,6 +166,10 @@ def nothing() -> object:
     return None
 
 
+def _first(model: Any) -> Any:
+    return dict(model.named_modules()).get("0", model) if isinstance(model, nn.Module) else model
+
+
 VERBS: dict[str, Callable[[Any, Path], Any]] = {
     "prune": lambda model, folder: prunus.prune(model, 0.5),
     "prune channels": lambda model, folder: prunus.prune(model, 0.25, pattern="channel", example_inputs=X),
@@ -179,7 +178,7 @@ VERBS: dict[str, Callable[[Any, Path], Any]] = {
     "Masks.from_model": lambda model, folder: prunus.Masks.from_model(model),
     "Masks.from_torch": lambda model, folder: prunus.Masks.from_torch(model),
     "torch_prune": lambda model, folder: prunus.torch_prune.global_unstructured(
-        [(model.get_submodule("0") if hasattr(model, "get_submodule") else model, "weight")],
+        [(_first(model), "weight")],
         pruning_method=prunus.torch_prune.L1Unstructured,
         amount=0.5,
     ),

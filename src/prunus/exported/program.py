@@ -178,7 +178,9 @@ def _leaves(names: Any, values: list[Any]) -> Iterator[Input]:
     free: dict[str, str] = {}
     for name, value in zip(names, values, strict=True):
         if isinstance(value, Tensor):
-            yield Input(name, value.dtype, tuple(_size(size, place, free) for place, size in enumerate(value.shape)))
+            sizes = tuple(_size(size, place, free) for place, size in enumerate(value.shape))
+            hints = tuple(size if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+            yield Input(name, value.dtype, sizes, None, hints)
         elif isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             raise ValueError(f"the program can't be made a module: its input {name!r} is a free number, not a tensor")
         else:

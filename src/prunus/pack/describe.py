@@ -89,9 +89,9 @@ def _by_graph(model: nn.Module, example_inputs: ExampleInputs | None) -> Describ
 def _traced(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ExportedModule, int | None]:
     """Return a model as its graph, and the number of samples that its code pins the batch to."""
     from prunus.exported import ExportedModule
-    from prunus.graph import trace
+    from prunus.open_sizes import trace_open
 
-    graph = trace(model, example_inputs)
+    graph = trace_open(model, example_inputs)
     why = ""
     if graph.batch is not None:
         samples = "1 sample" if graph.batch == 1 else f"{graph.batch} samples"
