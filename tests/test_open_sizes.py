@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.exported import ExportedModule
 from prunus.exporting import inputs_of
+from prunus.open_sizes import trace_open
 
 Forward = Callable[["Net", Tensor], Tensor]
 
@@ -84,7 +85,6 @@ def test_other_sizes_give_what_the_model_gives(run: Forward, tmp_path: Path) -> 
         taken += 1
     assert taken >= 4
     assert "free" in str(loaded.signature.inputs[0].shape)
-    torch.testing.assert_close(loaded.to(torch.float64)(x.double()), model.double()(x.double())) if taken > 6 else None
 
 
 def flat(m: Net, x: Tensor) -> Tensor:
@@ -132,13 +132,11 @@ def test_where_that_would_be_wrong_the_size_stays_that_of_the_example(run: Forwa
     loaded = prunus.load(tmp_path / "model.prunus")
     for height in (16, 17, 18, 24, 32, 48):
         x = torch.randn(2, 3, height, 16)
-        try:
-            result = loaded(x)
-        except ValueError as error:
-            assert height != 16
-            assert "must have the shape" in str(error)
-            continue
-        torch.testing.assert_close(result, model(x))
+        if height == 16:
+            torch.testing.assert_close(loaded(x), model(x))
+        else:
+            with pytest.raises(ValueError, match="must have the shape"):
+                loaded(x)
 
 
 class Reads(nn.Module):
@@ -176,18 +174,12 @@ def test_a_file_tells_inputs_that_its_model_takes(tmp_path: Path) -> None:
     assert inputs[0].shape == (2, 3, 12, 18)
 
 
-@pytest.mark.parametrize(
-    "example", [[1, 3, 12], [1, 3, 0, 4], [1, 2, 4, 4], "x", [1, 3, 2**40, 2], [1, 3, 2**20, 2**20]]
-)
+FORGED: list[object] = [[1, 3, 12], [1, 3, 0, 4], [1, 2, 4, 4], "x", [1, 3, 2**40, 2], [1, 3, 2**20, 2**20]]
+
+
+@pytest.mark.parametrize("example", FORGED)
 def test_a_forged_example_is_refused(example: object) -> None:
-    module = ExportedModule.from_program(
-        torch.export.export(
-            Net(pooled).eval(),
-            (torch.randn(2, 3, 16, 16),),
-            dynamic_shapes=({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},),
-            strict=False,
-        )
-    )
+    module = ExportedModule.from_program(trace_open(Net(pooled), torch.randn(2, 3, 16, 16)).program)
     document = module.to_document()
     assert document["inputs"][0]["example"] == [2, 3, 16, 16]
     document["inputs"][0]["example"] = example

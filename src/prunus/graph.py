@@ -115,6 +115,17 @@ def trace_sizes(model: nn.Module, example_inputs: ExampleInputs, free: frozenset
         return _pinned(inner, own, free, None)
 
 
+def trace_own_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
+    """Do what `trace` does, for as many samples as the example has.
+
+    Raises:
+        TypeError, GraphError: as `trace`.
+    """
+    inner = unwrap(model)
+    with tracing(), undisturbed(inner):
+        return _pinned(inner, call_arguments(example_inputs, 1), frozenset(), None)
+
+
 def _pinned(model: nn.Module, call: Call, free: frozenset[Place], first: Exception | None) -> Graph:
     """Read a graph for the example's own number of samples."""
     try:

@@ -10,7 +10,7 @@ from torch import SymInt, Tensor, nn
 
 from prunus.forward import undisturbed
 from prunus.free_sizes import Trial, outputs, resized
-from prunus.graph import ExampleInputs, Graph, GraphError, Place, call_arguments, trace, trace_sizes
+from prunus.graph import ExampleInputs, Graph, GraphError, Place, call_arguments, trace, trace_own_batch, trace_sizes
 from prunus.targets import unwrap
 from prunus.tracing import tracing
 
@@ -21,7 +21,7 @@ _HUGE = (10_007, 1_000_003)
 
 
 def trace_open(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
-    """Do what `prunus.graph.trace` does, and leave free whatever sizes the model takes.
+    """Do what `prunus.graph.trace` does, try one sample too, and leave free whatever sizes the model takes.
 
     A size is left free only where the graph, run at one and a half times and at twice that size, gives what the model
     does, and likewise where the graph depends on a condition of that size: where the model refuses a size, so may the
@@ -47,7 +47,15 @@ def trace_open(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
                 return graph
         except GraphError as error:
             _log.debug("with free sizes the model can't be traced: %s", error)
-    return trace(model, example_inputs)
+    graph = trace(model, example_inputs)
+    return graph if graph.batch is not None or _takes_one(graph) else trace_own_batch(model, example_inputs)
+
+
+def _takes_one(graph: Graph) -> bool:
+    """Tell whether a graph computes what the model does for one sample, which torch.export takes to be no size."""
+    with tracing(), undisturbed(graph.model):
+        trial = Trial.of(graph.program, graph.model, graph.args, graph.kwargs)
+        return trial.same_at({str(trial.traced[0][0]): 1})
 
 
 def _taken(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> Iterator[Place]:
@@ -88,9 +96,11 @@ def _is_right(graph: Graph, free: frozenset[Place]) -> bool:
         if not sizes:
             return False
         batch = {} if graph.batch is not None else {str(trial.traced[0][0]): 1}
-        grown = [batch | {name: size * times // 2 for name, size in sizes.items()} for times in (3, 4)]
-        apart = [batch | {name: size * (3 + place) // 2 for place, (name, size) in enumerate(sizes.items())}]
-        return all(map(trial.same_at, grown + apart)) and trial.agrees(list(_choices(batch, sizes)), list(_huge(sizes)))
+        grown = [
+            batch | {name: size * (3 + (place + first) % 2) // 2 for place, (name, size) in enumerate(sizes.items())}
+            for first in (0, 1)
+        ]
+        return all(map(trial.same_at, grown)) and trial.agrees(list(_choices(batch, sizes)), list(_huge(sizes)))
 
 
 def _choices(batch: Mapping[str, int], sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
