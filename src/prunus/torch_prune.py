@@ -8,6 +8,7 @@ ours. It differs from theirs in this, and in nothing else:
 - among scores equal to the threshold it prunes the earliest parameter's first, and within a parameter the first,
   as a stable sort would; theirs leaves open which ones go, and prunes as many;
 - `parameters` may be a generator, need not be contiguous and may lie on different devices, where theirs raises;
+- a parameter that is sparse, quantized, not initialised, or without values is a ValueError, before any is pruned;
 - the hook it leaves behind keeps its copy of the mask as bools.
 
 Whatever has no order of its own (NaN, scores that are not of floating dtype) goes through theirs.
@@ -103,7 +104,7 @@ def global_unstructured(
 
     Raises:
         TypeError: an argument is of the wrong kind, or the method is not unstructured.
-        ValueError: the amount is out of range.
+        ValueError: the amount is out of range, or a parameter is no dense tensor with values.
     """
     masks = None
     if isinstance(parameters, Iterable):
