@@ -351,3 +351,30 @@ def test_tracing_leaves_torch_as_it_was() -> None:
     assert (torch.inference_mode.__enter__, torch.autograd.Function.apply) == before
     with torch.inference_mode():
         assert torch.ones(1).is_inference()
+
+
+class HardCoded(nn.Module):
+    """Has a layer frozen by no_grad, and a forward that hard-codes a size, so that it can only be shrunk as a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.hidden, self.last = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.frozen(x).relu()
+        z = self.hidden(y).view(-1, 6, 1).relu()
+        found: Tensor = self.last(z.flatten(1))
+        return found
+
+
+def test_a_graph_that_was_shrunk_leaves_frozen_what_was() -> None:
+    model = HardCoded().eval()
+    model.hidden.weight.data[:, 5:] = 0
+    model.last.weight.data[:, 3:] = 0
+    x = torch.randn(5, 4)
+    small = prunus.shrink(model, x)
+    assert isinstance(small, ExportedModule)
+    assert small.get_parameter("frozen.weight").shape == (5, 4)
+    found = gradients(small.train(), x)
+    assert {name for name, value in found.items() if value is None} == {"frozen.weight", "frozen.bias"}

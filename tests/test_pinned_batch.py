@@ -68,6 +68,10 @@ def doubled_where_even(m: Net, x: Tensor) -> Tensor:
     return m.layer(x) * (2 if x.shape[0] % 2 == 0 else 1)
 
 
+def another_way_for_one(m: Net, x: Tensor) -> Tensor:
+    return m.layer(x) * (2 if x.shape[0] == 1 else 1)
+
+
 def by_the_count(m: Net, x: Tensor) -> Tensor:
     return m.layer(x) / x.shape[0]
 
@@ -130,6 +134,14 @@ def test_a_pinned_batch_is_the_examples_own_and_said(run: Forward, size: int, tm
 def test_an_example_that_the_model_refuses_is_an_error(run: Forward, size: int, tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="can't run the example inputs"):
         prunus.save(tmp_path / "model.prunus", Net(run), example_inputs=torch.randn(size, 4))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_one_sample_may_be_another_case(size: int, tmp_path: Path) -> None:
+    model, x = Net(another_way_for_one).eval(), torch.randn(size, 4)
+    with pytest.warns(UserWarning, match="pins the batch"):
+        assert prunus.save(tmp_path / "model.prunus", model, example_inputs=x).batch == size
+    torch.testing.assert_close(prunus.load(tmp_path / "model.prunus")(x), model(x))
 
 
 def test_shrinking_takes_a_pinned_batch() -> None:

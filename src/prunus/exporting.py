@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from prunus import extras, files, onnx_runtime
 from prunus.copying import copy_model
 from prunus.exported import ExportedModule
+from prunus.exported.structure import Input
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
 from prunus.registry import unknown_name
@@ -268,13 +269,17 @@ def inputs_of(model: nn.Module) -> dict[str, Tensor] | tuple[Tensor, ...] | None
     device = next((tensor.device for tensor in model.tensors().values()), torch.device("cpu"))
     like = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
-    def made(shape: tuple[int | str, ...], dtype: torch.dtype) -> Tensor:
-        sizes = [2 if isinstance(size, str) else size for size in shape]
+    if any(isinstance(size, str) for leaf in leaves for size in leaf.shape[1:] if not leaf.example):
+        return None
+
+    def made(leaf: Input, dtype: torch.dtype) -> Tensor:
+        example = (2, *leaf.example[1:]) if leaf.example else (2,) * len(leaf.shape)
+        sizes = [size if isinstance(size, int) else example[dim] for dim, size in enumerate(leaf.shape)]
         if not dtype.is_floating_point:
             return torch.zeros(sizes, dtype=dtype, device=device)
         return torch.randn(sizes, generator=generator).to(device, like or dtype)
 
-    tensors = [made(leaf.shape, leaf.dtype) for leaf in leaves if leaf.dtype is not None]
+    tensors = [made(leaf, leaf.dtype) for leaf in leaves if leaf.dtype is not None]
     if signature.num_positional == len(leaves):
         return tuple(tensors)
     return dict(zip(signature.arguments, tensors, strict=True)) if signature.num_positional == 0 else None

@@ -7,6 +7,7 @@ is a size at which model and program are run here, and compared.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,11 +121,15 @@ class Trial:
         expected = outputs(self.model, args, kwargs)
         if expected is None:
             return True
+        return self._module is None or same(outputs(self._module, args, kwargs), expected)
+
+    @functools.cached_property
+    def _module(self) -> ExportedModule | None:
+        """What runs the program; None where it is read, but never run."""
         try:
-            module = ExportedModule.from_program(self.program)
-        except ValueError:  # it is read, but never run
-            return True
-        return same(outputs(module, args, kwargs), expected)
+            return ExportedModule.from_program(self.program)
+        except ValueError:
+            return None
 
     def _conditions(self) -> Iterator[str]:
         yield from dict.fromkeys(getattr(self.program, "_guards_code", None) or ())

@@ -190,7 +190,7 @@ def _check_whole(masks: Mapping[str, Tensor], metadata: Mapping[str, str]) -> No
 
 # Pieces of this many weights stay in a core's cache, and are few enough that starting each costs nothing.
 _PIECE = 1 << 20
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _clear(weight: Tensor, mask: Tensor) -> None:
@@ -199,7 +199,8 @@ def _clear(weight: Tensor, mask: Tensor) -> None:
     On a CPU a weight's bits, taken as an integer, are multiplied by one or nought: that clears NaN and infinity too,
     and is vectorised, which filling by a mask is not.
     """
-    if weight.device.type != "cpu" or not (weight.is_contiguous() and mask.is_contiguous()):
+    whole = weight.is_contiguous() and mask.is_contiguous() and weight.element_size() in _BITS
+    if weight.device.type != "cpu" or not whole:
         weight.masked_fill_(mask.logical_not(), 0)
         return
     bits = weight.view(-1).view(_BITS[weight.element_size()])

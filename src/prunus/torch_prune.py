@@ -8,6 +8,7 @@ ours. It differs from theirs in this, and in nothing else:
 - among scores equal to the threshold it prunes the earliest parameter's first, and within a parameter the first,
   as a stable sort would; theirs leaves open which ones go, and prunes as many;
 - `parameters` may be a generator, need not be contiguous and may lie on different devices, where theirs raises;
+- a parameter that is sparse, quantized, not initialised, or without values is a ValueError, before any is pruned;
 - the hook it leaves behind keeps its copy of the mask as bools.
 
 Whatever has no order of its own (NaN, scores that are not of floating dtype) goes through theirs.
@@ -50,7 +51,7 @@ from torch.nn.utils.prune import (
 )
 
 from prunus import select
-from prunus.supported import check_values
+from prunus.supported import check_module, check_values
 
 __all__ = [
     "BasePruningMethod",
@@ -103,7 +104,7 @@ def global_unstructured(
 
     Raises:
         TypeError: an argument is of the wrong kind, or the method is not unstructured.
-        ValueError: the amount is out of range.
+        ValueError: the amount is out of range, or a parameter is no dense tensor with values.
     """
     masks = None
     if isinstance(parameters, Iterable):
@@ -152,16 +153,18 @@ def _without_smallest(
 ) -> list[Tensor] | None:
     """Return one mask for each parameter that prunes the smallest of all; None where theirs has to decide."""
     for module, name in pairs:
-        if isinstance(tensor := getattr(module, name), Tensor):
-            check_values(f"{type(module).__name__}.{name}", tensor)
-        else:
-            raise TypeError(f"{name!r} of a {type(module).__name__} is no parameter, but a {type(tensor).__name__}")
+        check_module(module)
+        tensor = getattr(module, name)
+        if not {name, f"{name}_orig"} & module._parameters.keys() or not isinstance(tensor, Tensor):
+            raise TypeError(f"{name!r} of a {type(module).__name__} is no parameter of its own")
+        check_values(f"{type(module).__name__}.{name}", tensor)
     tensors = [getattr(module, name).detach() for module, name in pairs]
     sources = [
         _Importance(scores.get((module, name), tensor).detach(), getattr(module, f"{name}_mask", None))
         for (module, name), tensor in zip(pairs, tensors, strict=True)
     ]
-    if not all(source.values.is_floating_point() for source in sources) or not sources:
+    known = (source.values.is_floating_point() and source.values.element_size() > 1 for source in sources)
+    if not all(known) or not sources:
         return None
     if [source.count for source in sources] != [tensor.numel() for tensor in tensors]:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from prunus.coupling.values import Value
+from prunus.graph import GraphError, where
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,31 @@ def _concrete(given: Any, values: Mapping[fx.Node, Any]) -> Any:
 def hint(value: Any) -> Any:
     """Return the number that a symbolic size has for the example inputs; anything else as it is."""
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return value.node.hint
+        return value.node.hint if value.node.has_hint() else None
     return value
 
 
 def shape_of(tensor: Any) -> torch.Size:
     """Return the shape a traced tensor has for the example inputs; that of a number is empty."""
     return torch.Size([int(hint(size)) for size in tensor.shape]) if isinstance(tensor, Tensor) else torch.Size([])
+
+
+def check_sizes(nodes: Iterable[fx.Node]) -> None:
+    """Refuse a graph with tensors whose sizes depend on the values of others, as ``x[mask]`` has.
+
+    Raises:
+        GraphError: there is one; the message names the operation, its module and its line.
+    """
+    for node in nodes:
+        value = node.meta.get("val")
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(tensor, Tensor) and (tensor.layout != torch.strided or tensor.is_nested):
+                raise GraphError(f"operation {node.target} gives a tensor that is not dense: in {where(node)}")
+            if isinstance(tensor, Tensor) and any(hint(size) is None for size in tensor.shape):
+                raise GraphError(
+                    f"operation {node.target} gives as many elements as the values of its inputs say, so prunus can't "
+                    f"tell which channels it couples: in {where(node)}; give what it selects as an input of its own"
+                )
 
 
 def has_tensor(value: Any) -> bool:

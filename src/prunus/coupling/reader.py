@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling.calls import FACTORIES, MOST_MADE, Call, bound, computed, has_tensor, shape_of
+from prunus.coupling.calls import FACTORIES, MOST_MADE, Call, bound, check_sizes, computed, has_tensor, shape_of
 from prunus.coupling.partition import Partition
 from prunus.coupling.values import Source, Value, along, compact, inert, tidy, varying
 from prunus.graph import Graph, GraphError, where
@@ -130,6 +130,7 @@ class Reader:
         Raises:
             GraphError: an operation on channels or parameters has no rule.
         """
+        check_sizes(self.graph.nodes)
         used = _used(self.graph.nodes)
         for node in self.graph.nodes:
             if node.op == "placeholder":

@@ -4,7 +4,8 @@
     why          why the model's own class was not kept
     arguments    [name, structure] of each argument
     positional   how many of them, from the first, may be given by position
-    inputs       {"dtype", "shape"} or {"value"} of each leaf of the arguments; a text in a shape is a free size
+    inputs       {"dtype", "shape"} or {"value"} of each leaf of the arguments; a text in a shape is a free size; where
+                 others than the batch are free, also {"example"}, sizes that the model takes
     tensors      name -> {"kind", "dtype", "shape"}, or {"same": name} where it is tied to an earlier one
     nodes        [operation, arguments, arguments by name] of each call; its result's number counts on from the inputs
     output       the structure of what comes out
@@ -86,7 +87,9 @@ class _Writer:
     def input(self, leaf: Input) -> dict[str, Any]:
         if leaf.dtype is None:
             return {"value": self._encode(leaf.value)}
-        return {"dtype": dtype_name(leaf.dtype), "shape": list(leaf.shape)}
+        found = {"dtype": dtype_name(leaf.dtype), "shape": list(leaf.shape)}
+        free = any(isinstance(size, str) for size in leaf.shape[1:])
+        return found | {"example": list(leaf.example)} if free and leaf.example else found
 
     def _encode(self, value: Any) -> Any:
         return arguments.encode(value, self._references.__getitem__, self._own)

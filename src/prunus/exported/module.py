@@ -28,8 +28,8 @@ class ExportedModule(nn.Module):
     - `to`, `double`, `half` and `cuda` take along the dtype and the device that are written in the graph: tensors
       that the forward makes are made as the parameters are.
 
-    The batch stays free; every other size is that of the inputs the graph was traced with. A call with other inputs
-    raises a ValueError that names the input.
+    Sizes are those of the inputs the graph was traced with, but for those that were left free, such as the batch. A
+    call with other inputs raises a ValueError that names the input.
 
     Attributes:
         why: why the model's own class was not kept.

@@ -29,6 +29,10 @@ ATEN = frozenset(
         mm.dtype mv.default outer.default rnn_relu.data rnn_relu.input rnn_tanh.data rnn_tanh.input
         scaled_dot_product_attention.default tensordot.default vdot.default
         """
+        # what makes a matrix orthogonal
+        """
+        linalg_householder_product.default linalg_solve.default matrix_exp.default
+        """
         # norms, dropout, embeddings
         """
         alpha_dropout.default alpha_dropout_.default batch_norm.default cosine_similarity.default dropout.default

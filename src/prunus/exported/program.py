@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import keyword
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from prunus.exported import regions
+from prunus.exported.decompositions import DECOMPOSED, decompose
 from prunus.exported.parts import Parts
 from prunus.exported.source import FLAG
 from prunus.exported.structure import Input, Signature, Structure, all_names
@@ -49,7 +51,7 @@ class _Builder:
         _refuse(program)
         graph = regions.flatten(program)
         _refuse_calls(graph)
-        known: dict[fx.Node, fx.Node] = {}
+        known: dict[fx.Node, Any] = {}
         placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         specs = program.graph_signature.input_specs
         given = [spec.kind == InputKind.USER_INPUT for spec in specs]
@@ -61,10 +63,23 @@ class _Builder:
                 known[node] = self._copy_meta(made, node)
         for node in graph.nodes:
             if node.op == "call_function" and not str(node.target).startswith(_CHECKS):
-                known[node] = self.graph.node_copy(node, known.__getitem__)
-                self._follow_training(known[node])
+                known[node] = self._call(node, known)
         self.graph.output(fx.map_arg(next(iter(reversed(graph.nodes))).args[0], known.__getitem__))
         self.graph.eliminate_dead_code()
+
+    def _call(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        """Copy an operation; several results of what was decomposed are a tuple, and picked from it."""
+        if node.target in DECOMPOSED:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            return decompose(self.graph, node.target, args, kwargs, node)
+        if node.target is operator.getitem:
+            source, place = node.args
+            results = known[source]  # type: ignore[index]
+            if isinstance(results, tuple):
+                return results[place] if place < len(results) else None  # type: ignore[operator, index]
+        copied = self.graph.node_copy(node, known.__getitem__)
+        self._follow_training(copied)
+        return copied
 
     def _follow_training(self, node: fx.Node) -> None:
         """Put the training flag of the module it is in where an operation was told that it evaluates."""
@@ -163,7 +178,9 @@ def _leaves(names: Any, values: list[Any]) -> Iterator[Input]:
     free: dict[str, str] = {}
     for name, value in zip(names, values, strict=True):
         if isinstance(value, Tensor):
-            yield Input(name, value.dtype, tuple(_size(size, place, free) for place, size in enumerate(value.shape)))
+            sizes = tuple(_size(size, place, free) for place, size in enumerate(value.shape))
+            hints = tuple(size if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+            yield Input(name, value.dtype, sizes, None, hints)
         elif isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             raise ValueError(f"the program can't be made a module: its input {name!r} is a free number, not a tensor")
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from prunus.exported.structure import PLAIN, Input, Signature, Structure, all_na
 _MOST_NODES = 200_000
 _MOST_PARTS = 64
 _DEEPEST = 16
+_LARGEST_EXAMPLE = 2**28
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ \-]{0,200}")
 _FREE_SIZE = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _TAKEN = frozenset(dir(nn.Module()))
@@ -163,9 +165,10 @@ class _Reader:
             if isinstance(value, list):
                 raise DocumentError(f"input {name!r} must be a plain value or a tensor")
             return Input(name, None, (), value)
-        if entry.keys() != {"dtype", "shape"} or not isinstance(entry["shape"], list):
+        if entry.keys() - {"example"} != {"dtype", "shape"} or not isinstance(entry["shape"], list):
             raise DocumentError(f"input {name!r} must have a dtype and a shape, or a value")
-        return Input(name, _dtype(entry["dtype"]), tuple(_size(name, size) for size in entry["shape"]))
+        shape = tuple(_size(name, size) for size in entry["shape"])
+        return Input(name, _dtype(entry["dtype"]), shape, None, _example(name, shape, entry.get("example", [])))
 
     def _add_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = self._decode(list(args))
@@ -283,6 +286,20 @@ def _size(name: str, size: Any) -> int | str:
     if isinstance(size, str) and _FREE_SIZE.fullmatch(size):
         return size
     raise DocumentError(f"input {name!r} has a size that is none: {size!r:.30}")
+
+
+def _example(name: str, shape: tuple[int | str, ...], sizes: Any) -> tuple[int, ...]:
+    """Return sizes of an input that its model takes; none where a file tells none."""
+    if sizes == []:
+        return ()
+    fits = isinstance(sizes, list) and len(sizes) == len(shape)
+    if not fits or any(type(size) is not int or not 0 < size <= _LARGEST_EXAMPLE for size in sizes):
+        raise DocumentError(f"input {name!r} has an example that is no shape of its own: {sizes!r:.50}")
+    if any(wanted not in (size, str(wanted)) for wanted, size in zip(shape, sizes, strict=True)):
+        raise DocumentError(f"input {name!r} has an example of another shape: {sizes!r:.50}")
+    if math.prod(sizes) > _LARGEST_EXAMPLE:
+        raise DocumentError(f"input {name!r} has an example of more than {_LARGEST_EXAMPLE:,} elements")
+    return tuple(sizes)
 
 
 def _dtype(name: Any) -> torch.dtype:

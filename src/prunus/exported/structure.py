@@ -111,12 +111,14 @@ class Input:
         dtype: that of the tensor it was traced with; None where it is no tensor.
         shape: the sizes; a text stands for a free size, the same text for the same size.
         value: what it must be, where it is no tensor.
+        example: the sizes it was traced with; empty where they are not known.
     """
 
     name: str
     dtype: torch.dtype | None
     shape: tuple[int | str, ...] = ()
     value: Any = None
+    example: tuple[int, ...] = ()
 
     def check(self, given: Any, free: dict[str, int]) -> None:
         """Refuse what the graph was not made for; `free` holds the free sizes that were met already.

@@ -15,6 +15,7 @@ from prunus.pack import layout
 from prunus.pack.dtypes import check
 from prunus.pack.errors import DamagedError, PackError
 from prunus.pack.layout import Entry
+from prunus.supported import problem
 
 if TYPE_CHECKING:
     from prunus.exported import ExportedModule
@@ -88,9 +89,9 @@ def _by_graph(model: nn.Module, example_inputs: ExampleInputs | None) -> Describ
 def _traced(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ExportedModule, int | None]:
     """Return a model as its graph, and the number of samples that its code pins the batch to."""
     from prunus.exported import ExportedModule
-    from prunus.graph import trace
+    from prunus.open_sizes import trace_open
 
-    graph = trace(model, example_inputs)
+    graph = trace_open(model, example_inputs)
     why = ""
     if graph.batch is not None:
         samples = "1 sample" if graph.batch == 1 else f"{graph.batch} samples"
@@ -131,6 +132,8 @@ def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, Tenso
 def _named(model: nn.Module) -> Described | None:
     """Describe a model by the name and arguments it can be made of; None where there are none."""
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    if any(map(problem, state.values())):
+        return None
     if any(_is_hooked(module) for module in model.modules()) or _untie(state)[0]:
         return None
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -77,7 +77,8 @@ def save(
 
     Every bit of every tensor is kept, unless `bits` is given. The model is left as it is. Where it is traced, the batch
     stays free, unless the model's code pins it: then the loaded model takes as many samples as the example has, and no
-    others; a UserWarning, `PackFacts.batch` and the loaded model's `why` say so.
+    others; a UserWarning, `PackFacts.batch` and the loaded model's `why` say so. Image sizes and lengths stay free
+    where the model takes others and its graph was found to compute the same there; else they are the example's.
 
     Args:
         path: of the file.
