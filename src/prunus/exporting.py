@@ -129,14 +129,21 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, flo
         MissingExtraError: a package is not installed.
     """
     extras.require("onnxruntime", "checking what was exported")  # before minutes of translating
-    host = _on_cpu(model)
-    inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
+    args, kwargs = call_arguments(example_inputs, 1)
+    held = {*model.parameters(), *model.buffers()}
+    advice = ""
     try:
-        data = onnx_runtime.translate(trace(host, inputs))
+        onnx_runtime.check_dtypes((*held, *args, *kwargs.values()), (*args, *kwargs.values()))
+        advice = onnx_runtime.advice(held)
+        host = _on_cpu(model)
+        inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
+        graph = trace(host, inputs)
+        _check_runs(host, inputs)
+        data = onnx_runtime.translate(graph)
         running = onnx_runtime.session(data)
         return data, _compare(host, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs)
     except onnx_runtime.OnnxError as error:
-        raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{_advice(model)}") from error
+        raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{advice}") from error
 
 
 def _write_onnx(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
@@ -147,6 +154,7 @@ def _write_onnx(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
 
 def _write_program(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
     graph = trace(model, inputs)
+    _check_runs(model, inputs)
     _forget_sources(graph)
     with onnx_runtime.silence():
         try:
@@ -220,6 +228,16 @@ def _compare(model: nn.Module, run: Run, example_inputs: ExampleInputs) -> float
             )
         worst = max(worst, apart)
     return worst
+
+
+def _check_runs(model: nn.Module, example_inputs: ExampleInputs) -> None:
+    try:
+        outputs(model, *call_arguments(example_inputs, 1))
+    except Exception as error:
+        raise ExportError(
+            f"the model ({type(model).__name__}) can't run its example inputs: {type(error).__name__}: "
+            f"{str(error)[:300]}; give inputs that it takes"
+        ) from error
 
 
 def _running(what: str, size: int, call: Callable[[], list[Tensor]]) -> list[Tensor]:
@@ -318,14 +336,6 @@ def _on_cpu(model: nn.Module) -> nn.Module:
         check_values(name, tensor)
     with undisturbed(model):
         return copy_model(model).cpu()
-
-
-def _advice(model: nn.Module) -> str:
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
-    if not dtypes:
-        return ""
-    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    return f"; the model is in {names}, which ONNX Runtime knows for few operations: export a copy in float32"
 
 
 def _forget_sources(graph: Graph) -> None:

@@ -8,12 +8,12 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
@@ -29,6 +29,60 @@ class OnnxError(ValueError):
     """A model that ONNX or ONNX Runtime can't hold or run; the message holds their reason."""
 
 
+def check_dtypes(tensors: Iterable[Tensor], inputs: Sequence[Tensor]) -> None:
+    """Refuse what ONNX Runtime can't run on the CPU, so that what was exported can't be checked.
+
+    Args:
+        tensors: parameters, buffers and inputs.
+        inputs: that the model takes.
+
+    Raises:
+        OnnxError: numbers are in bfloat16 or in 8 bits, or an input is complex.
+    """
+    _refuse_narrow({tensor.dtype for tensor in tensors}, "the model is in")
+    if any(value.is_complex() for value in inputs):
+        raise OnnxError("it takes complex numbers, which ONNX Runtime doesn't: let it take real and imaginary parts")
+
+
+def _refuse_narrow(dtypes: set[torch.dtype], who: str) -> None:
+    narrow = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes if _is_narrow(dtype))
+    if narrow:
+        raise OnnxError(
+            f"{who} {narrow[0]}, which ONNX Runtime knows for few operations on a CPU, where what was exported is "
+            "checked: export a copy in float32, such as copy.deepcopy(model).float()"
+        )
+
+
+def advice(tensors: Iterable[Tensor]) -> str:
+    """Return what to do where ONNX Runtime fails on a model with such parameters; nothing for those in float32."""
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} - {torch.float32}
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    told = f"; the model is in {names}, which ONNX Runtime knows for few operations: export a copy in float32"
+    return told if dtypes else ""
+
+
+def _is_narrow(dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16 or (dtype.is_floating_point and dtype.itemsize < 2)
+
+
+def _check_graph(graph: Graph) -> None:
+    """Refuse a graph that computes in what ONNX Runtime can't run, or returns what ONNX can't hold.
+
+    Raises:
+        OnnxError: it does.
+    """
+    values = [value for node in graph.nodes for value in tensors_in(node.meta.get("val"))]
+    _refuse_narrow({value.dtype for value in values}, "it computes in")
+    for place, found in enumerate(pytree.tree_leaves(graph.nodes[-1].args[0])):
+        value = found.meta.get("val") if isinstance(found, fx.Node) else found
+        if not isinstance(value, Tensor):
+            raise OnnxError(f"its output {place} is no tensor but {found!r:.40}; return tensors only")
+        if value.is_complex():
+            raise OnnxError(
+                f"its output {place} is complex, which ONNX Runtime can't return; return torch.view_as_real"
+            )
+
+
 def translate(graph: Graph) -> bytes:
     """Return a traced model as ONNX, its weights inside and its batch free.
 
@@ -38,11 +92,12 @@ def translate(graph: Graph) -> bytes:
         graph: on the CPU.
 
     Raises:
-        OnnxError: ONNX has no counterpart of one of its operations, or it takes more than 2 GB.
+        OnnxError: ONNX has no counterpart of one of its operations, dtypes or outputs, or it takes more than 2 GB.
         MissingExtraError: a package is not installed.
     """
     for package in ("onnxscript", "onnx"):
         extras.require(package, "translating a model to ONNX")
+    _check_graph(graph)
     inputs = [spec.arg.name for spec in graph.program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
     weights = sum(tensor.numel() * tensor.element_size() for tensor in map(graph.tensor, graph.tensors.values()))
     if weights > LARGEST:

@@ -50,7 +50,9 @@ class Numbers:
 FLOAT = Numbers("float", "int32_t", 4, "f", 9, 0x7F800000)
 DOUBLE = Numbers("double", "int64_t", 8, "", 17, 0x7FF0000000000000)
 
-# Functions of x for one number, f standing for the suffix of math.h's functions; a, b are the constants.
+# Functions of x for one number, f standing for the suffix of math.h's functions; a, b are the constants. They are the
+# formulas of PyTorch's own kernels, step by step, so that infinities, NaN and overflows come out as there. (For gelu,
+# oneDNN has another, which PyTorch prefers for some tensors: gelu(inf) is inf here and in PyTorch's, NaN in oneDNN's.)
 SCALARS = {
     "relu": "x < 0 ? 0 : x",
     "relu6": "x < 0 ? 0 : x > 6 ? 6 : x",
@@ -62,8 +64,8 @@ SCALARS = {
     "gelu": "x * {half} * (1 + erf{f}(x * {sqrt_half}))",
     "gelu_tanh": "x * {half} * (1 + tanh{f}({gelu_scale} * (x + {gelu_cubic} * x * x * x)))",
     "elu": "x > 0 ? x : a * expm1{f}(x)",
-    "hardsigmoid": "x <= -3 ? 0 : x >= 3 ? 1 : x / 6 + {half}",
-    "hardswish": "x <= -3 ? 0 : x >= 3 ? x : x * (x + 3) / 6",
+    "hardsigmoid": "(x + 3 < 0 ? 0 : x + 3 > 6 ? 6 : x + 3) / 6",
+    "hardswish": "x * (x + 3 < 0 ? 0 : x + 3 > 6 ? 6 : x + 3) / 6",
     "exp": "exp{f}(x)",
     "log": "log{f}(x)",
     "sqrt": "sqrt{f}(x)",
@@ -77,9 +79,9 @@ SCALARS = {
 # The same for vectors, where it is not computed number by number: x of type {vec}, masks of type {mask}.
 _VECTOR = {
     "relu": "return ({vec})(({mask})x & ~(x < 0));",
-    "relu6": "x = ({vec})(({mask})x & ~(x < 0)); return choose{n}(x > 6, x - x + 6, x);",
+    "relu6": "x = ({vec})(({mask})x & ~(x < 0)); return choose{n}(x > 6, splat{n}(6), x);",
     "leaky_relu": "return choose{n}(x > 0, x, x * a);",
-    "clamp": "x = choose{n}(x < a, x - x + a, x); return choose{n}(x > b, x - x + b, x);",
+    "clamp": "x = choose{n}(x < a, splat{n}(a), x); return choose{n}(x > b, splat{n}(b), x);",
     "neg": "return -x;",
     "square": "return x * x;",
     "reciprocal": "return 1 / x;",

@@ -120,7 +120,7 @@ void prunus_trial(const prunus_context *context, long trial, long times) {
 }
 """
 
-_STEP = "static void {name}(const char *restrict weights, real *restrict work, long part, long parts)"
+_STEP = "APART static void {name}(const char *restrict weights, real *restrict work, long part, long parts)"
 
 
 def _mode(plan: Plan, chosen: Mapping[tuple[str, int], Variant], found: _Gathered) -> str:

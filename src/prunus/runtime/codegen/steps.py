@@ -203,7 +203,7 @@ class Emitter:
             (self._norm if norm else self._softmax)(write, operation, source, to, inner)
 
     def _softmax(self, write: Writer, operation: Normalize, source: str, to: str, inner: Nest) -> None:
-        """Write exp(x - max) / sum, or x - max - log(sum)."""
+        """Write exp(x - max) / sum, or x - max - log(sum), from left to right: max may be much larger than the sum."""
         log = operation.function == "log_softmax"
         write(f"{self.type} most = {self._splat(f'({self.needs.numbers.real})-INFINITY')};")
         with self._inner(write, inner) as (here, _):
@@ -215,13 +215,16 @@ class Emitter:
             if not log:
                 write(self._store(f"{to} + {there}", "power"))
         if log:
-            write(f"total = most + {self.needs.call(Pointwise('log'), 'total', self.width)};")
+            write(f"total = {self.needs.call(Pointwise('log'), 'total', self.width)};")
         with self._inner(write, inner) as (here, there):
-            value = f"{self._load(f'{source} + {here}')} - total" if log else f"{self._load(f'{to} + {there}')} / total"
-            write(self._store(f"{to} + {there}", value))
+            apart = f"{self._load(f'{source} + {here}')} - most - total"
+            write(self._store(f"{to} + {there}", apart if log else f"{self._load(f'{to} + {there}')} / total"))
 
     def _norm(self, write: Writer, operation: Normalize, source: str, to: str, inner: Nest) -> None:
-        """Write (x - mean) / sqrt(variance + eps) * scale + shift; the root mean square norm takes no mean."""
+        """Write (x - mean) / sqrt(variance + eps) * scale + shift; the root mean square norm takes no mean.
+
+        A variance that overflows makes NaN: zeros would hide it, and PyTorch makes NaN of it in most rows.
+        """
         count = self._number(operation.source.index.shape[1])
         write(f"{self.type} mean = {self._splat('0')}, variance = {self._splat('0')};")
         if operation.function == "layer_norm":
@@ -231,10 +234,9 @@ class Emitter:
         with self._inner(write, inner) as (here, _):
             write(f"const {self.type} apart = {self._load(f'{source} + {here}')} - mean;")
             write("variance = variance + apart * apart;")
-        root = self.needs.call(
-            Pointwise("sqrt"), f"variance / {count} + {self.needs.numbers.constant(operation.eps)}", self.width
-        )
-        write(f"const {self.type} factor = 1 / {root};")
+        variance = f"variance / {count} + {self.needs.numbers.constant(operation.eps)}"
+        write(f"const {self.type} root = {self.needs.call(Pointwise('sqrt'), variance, self.width)};")
+        write(f"const {self.type} factor = 1 / root{' + (root - root)' if operation.function == 'layer_norm' else ''};")
         with self._inner(write, inner, index=True) as (here, there):
             value = f"({self._load(f'{source} + {here}')} - mean) * factor"
             if operation.scale is not None:

@@ -46,7 +46,7 @@ def load(plan: Plan, needs: Needs) -> str:
     """Write how samples get into a workspace; lanes without a sample get the first one's numbers again."""
     mode = plan.mode
     write = Writer()
-    head = f"static void {mode.name}_load(const real *const *inputs, real *work, long sample, long count)"
+    head = f"APART static void {mode.name}_load(const real *const *inputs, real *work, long sample, long count)"
     with write.block(head):
         if mode.single:
             write("(void)count;")
@@ -68,7 +68,7 @@ def store(plan: Plan, needs: Needs) -> str:
     """Write how results get from a workspace into the caller's arrays."""
     mode = plan.mode
     write = Writer()
-    head = f"static void {mode.name}_store(real *const *outputs, const real *work, long sample, long count)"
+    head = f"APART static void {mode.name}_store(real *const *outputs, const real *work, long sample, long count)"
     tables: list[str] = []
     with write.block(head):
         if mode.single:

@@ -149,7 +149,7 @@ class Steps:
             (self._norm if norm else self._softmax)(write, operation, source, to, elements)
 
     def _softmax(self, write: Writer, operation: Normalize, source: str, to: str, elements: Nest) -> None:
-        """Write exp(x - max) / sum, or x - max - log(sum)."""
+        """Write exp(x - max) / sum, or x - max - log(sum), from left to right: max may be much larger than the sum."""
         log = operation.function == "log_softmax"
         write("float most = -INFINITY, total = 0;")
         with self._elements(write, elements) as (here, _, _):
@@ -158,12 +158,15 @@ class Steps:
             write(f"const float power = {self.functions.call(Pointwise('exp'), f'{source}[{here}] - most')};")
             write("total += power;", *([] if log else [f"{to}[{there}] = power;"]))
         if log:
-            write(f"total = most + {self.functions.call(Pointwise('log'), 'total')};")
+            write(f"total = {self.functions.call(Pointwise('log'), 'total')};")
         with self._elements(write, elements) as (here, there, _):
-            write(f"{to}[{there}] = {source}[{here}] - total;" if log else f"{to}[{there}] /= total;")
+            write(f"{to}[{there}] = {source}[{here}] - most - total;" if log else f"{to}[{there}] /= total;")
 
     def _norm(self, write: Writer, operation: Normalize, source: str, to: str, elements: Nest) -> None:
-        """Write (x - mean) / sqrt(variance + eps) * scale + shift; the root mean square norm takes no mean."""
+        """Write (x - mean) / sqrt(variance + eps) * scale + shift; the root mean square norm takes no mean.
+
+        A variance that overflows makes NaN: zeros would hide it, and PyTorch makes NaN of it in most rows.
+        """
         count, centred = number(operation.source.index.shape[1]), operation.function == "layer_norm"
         mean = " - mean" if centred else ""
         if centred:
@@ -175,7 +178,7 @@ class Steps:
         with self._elements(write, elements) as (here, _, _):
             write(f"const float apart = {source}[{here}]{mean};", "squares += apart * apart;")
         root = self.functions.call(Pointwise("sqrt"), f"squares / {count} + {number(operation.eps)}")
-        write(f"const float factor = 1 / {root};")
+        write(f"const float root = {root};", f"const float factor = 1 / root{' + (root - root)' if centred else ''};")
         names = {name: self._of_elements(name, getattr(operation, name)) for name in ("scale", "shift")}
         with self._elements(write, elements) as (here, there, element):
             value = f"({source}[{here}]{mean}) * factor"
@@ -221,11 +224,16 @@ def repeats(flat: Numbers) -> tuple[int, int]:
     >>> repeats(numpy.array([1, 1, 2, 2, 1, 1, 2, 2]))
     (2, 2)
     """
-    changes = numpy.flatnonzero(numpy.diff(flat)) + 1
+    changes = numpy.flatnonzero(flat[1:] != flat[:-1]) + 1
     run = int(numpy.gcd.reduce(changes, initial=flat.size))
     small = flat[::run]
     lengths = (length for length in range(1, small.size + 1) if small.size % length == 0)
-    return run, next(each for each in lengths if bool((small.reshape(-1, each) == small[:each]).all()))
+    return run, next(each for each in lengths if _repeats_every(small, each))
+
+
+def _repeats_every(numbers: Numbers, length: int) -> bool:
+    rows = numbers.reshape(-1, length)
+    return bool(((rows == rows[0]) | (numpy.isnan(rows) & numpy.isnan(rows[0]))).all())
 
 
 def _is_single(array: Numbers) -> bool:

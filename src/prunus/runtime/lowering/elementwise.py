@@ -79,6 +79,8 @@ def _function(call: Call) -> Pointwise:
     low, high = call.get("min_val", call.get("min")), call.get("max_val", call.get("max"))
     if isinstance(low, (Tensor, Activation)) or isinstance(high, (Tensor, Activation)):
         raise call.refuse("only with numbers as limits")
+    if any(limit is not None and math.isnan(limit) for limit in (low, high)):
+        raise call.refuse("its limit is NaN, so that all it makes is NaN")
     return Pointwise("clamp", (-math.inf if low is None else float(low), math.inf if high is None else float(high)))
 
 
