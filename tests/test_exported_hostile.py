@@ -78,6 +78,19 @@ def test_a_constant_that_pytorch_takes_without_a_look_is_refused(
         calling(name, tensors, *args)
 
 
+class Scaled(nn.Module):
+    """A size, and scales that say something else."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.ops.aten.upsample_bilinear2d.default(images, [7, 3], False, 0.5, 0.5)
+
+
+def test_what_could_not_be_read_back_is_not_written() -> None:
+    module = ExportedModule.from_program(torch.export.export(Scaled().eval(), (IMAGES,), strict=False))
+    with pytest.raises(DocumentError, match="argument 'scales_h' must be null"):
+        module.to_document()
+
+
 def test_a_choice_that_is_computed_is_refused() -> None:
     size = ["sym_size.int", [{"node": 0}, 3], {}]
     with pytest.raises(DocumentError, match="'interpolation_mode' must be a constant from 0 to 2"):
