@@ -356,3 +356,11 @@ def test_a_registered_method_may_be_named_in_a_recipe(monkeypatch: pytest.Monkey
     prunus.criterion("own")(lambda weight, stats: weight)
     assert isinstance(load("lenet", ["prune.criterion=own"]), Recipe)
     assert recipe.load("lenet").prune.criterion == "magnitude"
+
+
+@pytest.mark.parametrize("key", ["a.b", "prune.sparsity", ".", "..", "x.", "prune.x.y", ""])
+@pytest.mark.parametrize("group", [None, "prune", "train"])
+def test_an_unknown_setting_may_have_dots_in_its_name(key: str, group: str | None) -> None:
+    tree = {key: 1} if group is None else {group: {key: 1}}
+    with pytest.raises(ValueError, match="unknown"):
+        recipe.build({"name": "it", **tree})

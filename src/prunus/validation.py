@@ -54,7 +54,7 @@ def _describe(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
     if kind == "missing":
         return f"{place}: is missing"
     if kind == "extra_forbidden":
-        return _unknown_setting(place, root)
+        return _unknown_setting([str(part) for part in problem["loc"]], root)
     if kind == "value_error":
         return f"{place}: {details['error']}" if place else str(details["error"])
     if kind not in _EXPECTED:
@@ -62,14 +62,15 @@ def _describe(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
     return f"{place}: must be {_EXPECTED[kind].format(**details)}, got {given}"
 
 
-def _unknown_setting(place: str, root: type[BaseModel]) -> str:
+def _unknown_setting(place: list[str], root: type[BaseModel]) -> str:
     """Say that there is no such setting, and where there is one of that name or of a similar one."""
-    path, _, name = place.rpartition(".")
+    *groups, name = place  # a name of the user's may have dots
+    path = ".".join(groups)
     elsewhere = [setting for setting in _all_settings(root) if setting.rpartition(".")[2] == name]
     if elsewhere:
-        return f"unknown setting {place!r}; did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
+        return f"unknown setting {'.'.join(place)!r}; did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
     section = root
-    for part in path.split(".") if path else ():
+    for part in groups:
         section = _section_of(section, part) or section
     return str(unknown_name(f"{path} setting".strip(), name, section.model_fields))
 
@@ -83,6 +84,8 @@ def _all_settings(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def _section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
     """Return the class of the group of settings that a field holds, None where it holds one setting."""
+    if name not in section.model_fields:
+        return None
     annotation = section.model_fields[name].annotation
     candidates = getattr(annotation, "__args__", (annotation,))
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)

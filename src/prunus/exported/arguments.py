@@ -135,8 +135,11 @@ def result_kind(operation: torch._ops.OpOverload) -> str:
 
 def check_call(
     operation: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], kinds: Mapping[fx.Node, str]
-) -> None:
+) -> dict[str, Any]:
     """Refuse arguments that an operation's schema does not allow; the shapes of tensors show when it runs.
+
+    Returns:
+        The arguments by name.
 
     Raises:
         DocumentError: there are too many or too few, one is unknown, or of another type.
@@ -160,6 +163,7 @@ def check_call(
                 f"argument {argument.name!r} of {operation} must be of the type {argument.real_type}, "
                 f"got {given[argument.name]!r:.50}"
             )
+    return given
 
 
 _PLAIN: dict[str, tuple[type, ...]] = {

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from prunus.exported import arguments, operations
+from prunus.exported import arguments, limits, operations
 from prunus.exported.arguments import DTYPES, DocumentError
 from prunus.exported.source import FLAG, split
 from prunus.exported.structure import PLAIN, Input, Structure
@@ -80,6 +80,7 @@ class _Writer:
                 return
             if node.op == "call_function":
                 name = _operation_name(node)
+                _check_constants(name, node)
                 self.nodes.append([name, self._encode(list(node.args)), self._encode_each(node.kwargs)])
             self._references[node] = {"node": number}
             number += 1
@@ -96,6 +97,13 @@ class _Writer:
 
     def _encode_each(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self._encode(value) for name, value in values.items()}
+
+
+def _check_constants(name: str, node: fx.Node) -> None:
+    """Refuse here already what could not be read back."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        names = [argument.name for argument in node.target._schema.arguments]
+        limits.check_constants(name, dict(zip(names, node.args, strict=False)) | node.kwargs)
 
 
 def _operation_name(node: fx.Node) -> str:

@@ -2,7 +2,9 @@
 
 Each is a function of its arguments alone (those with a trailing underscore, and the statistics of norms, write into
 a tensor of the graph) and reaches nothing outside: no files, no memory that is not initialised, no views past a
-tensor's end. What a file names is looked up here before it is looked up anywhere else.
+tensor's end. What a file names is looked up here before it is looked up anywhere else. Some do so only with the
+constants that `limits` lets through where a document is read, and the shapes and values that `guards` lets through when
+they run; `bench/hostile_operations.py` tries them all, so an operation that is added here is tried there.
 """
 
 from __future__ import annotations

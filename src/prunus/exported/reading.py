@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunus import strict_json
-from prunus.exported import arguments, operations
+from prunus.exported import arguments, limits, operations
 from prunus.exported.arguments import DTYPES, NUMBER, TENSOR, TENSORS, DocumentError
 from prunus.exported.document import BUFFER, CONSTANT, FROZEN, LEAF, PARAMETER, VERSION, dtype_name
 from prunus.exported.parts import Parts
@@ -185,7 +185,7 @@ class _Reader:
             operation = operations.overload(name)
             if operation is None:
                 raise DocumentError(f"PyTorch {torch.__version__} has no such operation; it may need a newer one")
-            arguments.check_call(operation, given, named, self._kinds)
+            limits.check_constants(name, arguments.check_call(operation, given, named, self._kinds))
             self._call(operation, given, named, arguments.result_kind(operation))
 
     def _add_number(self, name: str, given: list[Any], named: dict[str, Any]) -> None:

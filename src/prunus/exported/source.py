@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from prunus.exported.guards import guarded
+
 FLAG = "training"  # a reference that ends so is that module's flag, not a tensor
 _COUNTER = "num_batches_tracked"
 
@@ -88,7 +90,7 @@ class _Writer:
         kwargs = [f"{key!r}: {self._argument(value)}" for key, value in node.kwargs.items()]
         if kwargs:
             args.append(f"**{{{', '.join(kwargs)}}}")
-        return f"{self._entry(node.target)}({', '.join(args)})"
+        return f"{self._entry(guarded(node.target))}({', '.join(args)})"
 
     def _argument(self, argument: Any) -> str:
         if isinstance(argument, fx.Node):
