@@ -47,7 +47,7 @@ show it.
 REASONS = {
     "batch norm: shift above zero, padding behind (stays)": "across zero padding a constant is no bias",
     "ReZero: a whole branch times zero": "a layer keeps one channel",
-    "duplicate neurons": "not merged: training would tell two equal neurons apart as soon as one of them is moved",
+    "duplicate neurons": "not merged: it takes a proof that two channels are equal in all that lies between",
     "resnet18, all last scales of the branches zero": "a layer keeps one channel",
 }
 

@@ -36,12 +36,14 @@ def shrink(
 ) -> nn.Module:
     """Return a smaller model with the same outputs: without the channels, neurons and heads that can't matter.
 
-    A channel can't matter if every weight that carries it on to an output is zero, or if everything that makes it is
-    zero: then it is constant, and what it gives to the layers behind is added to their biases (not across zero padding,
-    where it would be wrong). This is repeated until nothing more can go. The smaller model is an instance of the same
-    class, with attributes (`out_channels`, `num_heads`, ...) of the new sizes; where the class's own forward hard-codes
-    a size, it is a `prunus.exported.ExportedModule`, which says why. Either way its outputs on random inputs were found
-    equal to the masked model's.
+    A channel can't matter if everything that carries it on to an output is zero: weights, the scale of a norm, a
+    factor. Nor can it if it is constant, as all that makes it is zero: then what it gives to the layers behind is
+    added to their biases (not across zero padding, where it would be wrong). This is repeated until nothing more
+    can go. Zero times a channel is taken for zero: where the channel would have been NaN or infinite, the smaller
+    model does not show it. Groups of a convolution may lose different channels; all that stay keep equally many.
+    The smaller model is an instance of the same class, with attributes (`out_channels`, `num_heads`, ...) of the
+    new sizes; where the class's own forward hard-codes a size, it is a `prunus.exported.ExportedModule`, which says
+    why. Either way its outputs on random inputs were found equal to the masked model's.
 
     Args:
         model: any module that torch.export can trace; it is left as it was.
