@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from masked import apart, num_parameters, outputs
-from zero_cases import CASES
+from torch import Tensor, nn
+from zero_cases import CASES, Net, random_numbers, zero
 
 import prunus
+import prunus.shrinking
+from prunus.coupling import couple
+from prunus.graph import trace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,3 +32,136 @@ def test_exactly_what_matters_is_left(name: str) -> None:
         inputs = inputs * scale if inputs.is_floating_point() else inputs
         assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-12
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def _written_into(net: Net, x: Tensor) -> Tensor:
+    y = net.first(x)
+    y[:, 1].add_(x[:, 0])
+    return net.head(y)
+
+
+def _view_written_into(net: Net, x: Tensor) -> Tensor:
+    y = net.first(x)
+    view = y[:, 1:3]
+    view.mul_(net.gate[1:3])
+    view.add_(x[:, :2])
+    return net.head(torch.tanh(y))
+
+
+def _read_before_and_after(net: Net, x: Tensor) -> Tensor:
+    y = net.first(x)
+    z = y * 2
+    y.mul_(net.gate)
+    return net.head(z + y)
+
+
+def _counts_its_calls(net: Net, x: Tensor) -> Tensor:
+    net.gate.add_(1.0)
+    return net.head(net.first(x) * net.gate)
+
+
+def _adds_the_batch_size(net: Net, x: Tensor) -> Tensor:
+    return net.head(torch.tanh(net.first(x) * net.gate + x.shape[0]))
+
+
+def _divides_zero(net: Net, x: Tensor) -> Tensor:
+    return net.head((net.first(x) * net.gate) / net.second(x))
+
+
+def _two_zeros(net: Net, x: Tensor) -> Tensor:
+    return net.head((net.first(x) * net.gate) * (net.second(x) * net.gate) + net.gate * net.second(x))
+
+
+def _zero_is_squared(net: Net, x: Tensor) -> Tensor:
+    y = net.first(x) * net.gate
+    return net.head(y * y + torch.exp(y))
+
+
+def _compared(net: Net, x: Tensor) -> Tensor:
+    y = net.first(x) * net.gate
+    return net.head((y > net.second(x)).to(x.dtype) + torch.where(y == 0, net.second(x), y))
+
+
+def _sorted(net: Net, x: Tensor) -> Tensor:
+    return net.head((net.first(x) * net.gate).sort(1).values)
+
+
+def _summed_over_tokens(net: Net, x: Tensor) -> Tensor:
+    tokens = x[:, None].expand(-1, 3, -1)
+    return net.head(torch.cumsum(net.first(tokens) * net.gate + 0.5, 1).sum(1))
+
+
+def _padded_and_summed(net: Net, x: Tensor) -> Tensor:
+    tokens = x[:, None].expand(-1, 3, -1)
+    y = F.pad(torch.sigmoid(net.first(tokens) * net.gate), (0, 0, 2, 1))
+    return net.head(F.avg_pool1d(y.transpose(1, 2), 3, padding=1).sum(2))
+
+
+def _attends_with_a_mask(net: Net, x: Tensor) -> Tensor:
+    tokens = torch.stack([x, x.flip(1), x * 2], 1)
+    query, value = net.second(tokens), net.first(tokens) * net.gate + 0.25
+    mask = torch.zeros(3, 3, dtype=torch.bool).fill_diagonal_(True)
+    mask[2] = False
+    return net.head(F.scaled_dot_product_attention(query, query, value, mask).nan_to_num().sum(1))
+
+
+def _twice_by_one_head(net: Net, x: Tensor) -> Tensor:
+    y = net.first(x) * net.gate
+    return net.head(y) + net.head(torch.exp(y))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        _written_into,
+        _view_written_into,
+        _read_before_and_after,
+        _counts_its_calls,
+        _adds_the_batch_size,
+        _divides_zero,
+        _two_zeros,
+        _zero_is_squared,
+        _compared,
+        _sorted,
+        _summed_over_tokens,
+        _padded_and_summed,
+        _attends_with_a_mask,
+        _twice_by_one_head,
+    ],
+)
+def test_a_zero_is_no_reason_where_something_else_changes_it(forward: Callable[..., Tensor]) -> None:
+    layers = {"first": nn.Linear(6, 8), "second": nn.Linear(6, 8), "head": nn.Linear(8, 3)}
+    model = random_numbers(Net(forward, **layers, gate=torch.ones(8)))
+    zero(model.gate, 1, 2, 5)
+    zero(model.first.weight, 1, 6)
+    zero(model.first.bias, 1)
+    smaller = prunus.shrink(model, torch.randn(1, 6, dtype=torch.float64))
+    for num_samples in (1, 3, 5):
+        inputs = torch.randn(num_samples, 6, dtype=torch.float64)
+        assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-12
+
+
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_a_strange_factor_is_no_zero(strange: float) -> None:
+    def gated(net: Net, x: Tensor) -> Tensor:
+        return net.head((net.first(x) * net.gate).nan_to_num(2.0, 3.0, 4.0))
+
+    model = random_numbers(Net(gated, first=nn.Linear(6, 8), head=nn.Linear(8, 3), gate=torch.ones(8)))
+    zero(model.first.weight, 1)
+    zero(model.first.bias, 1)
+    model.gate[1] = strange
+    smaller = prunus.shrink(model, torch.randn(1, 6, dtype=torch.float64))
+    inputs = torch.randn(4, 6, dtype=torch.float64)
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-12
+
+
+def test_a_dropout_that_is_always_on_keeps_zeros_only() -> None:
+    layers = {"first": nn.Linear(6, 8), "head": nn.Linear(8, 3)}
+    model = random_numbers(Net(lambda net, x: net.head(F.dropout(net.first(x), 0.5, True)), **layers))
+    zero(model.first.weight, 1, 2)
+    zero(model.first.bias, 1)
+    kept, constants = prunus.shrinking.removable(
+        couple(trace(model, torch.zeros(1, 6, dtype=torch.float64)), "counted")
+    )
+    assert kept.size("head.weight", 1) == 7
+    assert all(constants.shift(kept.coupling, use, kept.gone) is None for use in kept.coupling.uses)

@@ -43,9 +43,11 @@ def shrink(
 ) -> nn.Module:
     """Return a smaller model with the same outputs: without the channels, neurons and heads that can't matter.
 
-    A channel can't matter if every weight that carries it on to an output is zero, or if everything that makes it is
-    zero: then it is constant, and what it gives to the layers behind is added to their biases (not across zero
-    padding, where it would be wrong). This is repeated until nothing more can go.
+    A channel can't matter if everything that carries it on to an output is zero: weights, the scale of a norm, a
+    factor. Nor can it if it is constant, as all that makes it is zero: then what it gives to the layers behind is
+    added to their biases (not across zero padding, where it would be wrong). This is repeated until nothing more
+    can go. Zero times a channel is taken for zero: where the channel would have been NaN or infinite, the smaller
+    model does not show it. Groups of a convolution may lose different channels; all that stay keep equally many.
 
     The smaller model is an instance of the same class. Its graph is read again and has to be the larger one's,
     operation by operation, with each size and index written in it as what is kept demands; an attribute that holds a
@@ -54,8 +56,6 @@ def shrink(
     that runs the demanded graph and says why. Either way each changed operation is held against the larger model's by
     itself, and the outputs on up to 64 samples of several scales. The proof holds for inputs of the example's sizes;
     others are tried where the model takes them. The result's attribute `checked` tells what was.
-
-    What goes is taken to be finite: a NaN or an infinity in a channel that only zeros carry on is not preserved.
 
     Args:
         model: any module that torch.export can trace; it is left as it was.

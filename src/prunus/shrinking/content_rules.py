@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -102,7 +102,7 @@ def _choice(condition: Content, one: Content, other: Content) -> Tensor:
     return condition.varies | chosen
 
 
-_DECIDED = {
+_DECIDED: dict[str, Callable[[Sequence[Content]], Tensor]] = {
     "mul": _product,
     "multiply": _product,
     "addcmul": _sum_with_product,

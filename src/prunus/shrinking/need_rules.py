@@ -233,10 +233,8 @@ def contracted(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     summed = [letter for letter in product.summed if letter in letters]
     for use in sweep.reading.uses.get(operation.node, ()):
         row = product.out.find(next((letter for letter in own if letter not in summed), ""))
-        count = num_outputs(use, sweep.reading.carries(use))
-        sweep.outputs[id(use)] = (
-            along_channels(matters, row, count) if row >= 0 and matters.ndim else torch.ones(count, dtype=torch.bool)
-        )
+        if row >= 0:
+            sweep.outputs[id(use)] = along_channels(matters, row, operation.shape[row])
         if use.inputs is not None and summed:
             whole = Content(reached, torch.zeros(reached.shape))
             sweep.keep(use, merged_channels(whole, letters, summed, node_shape(source)).isnan())
