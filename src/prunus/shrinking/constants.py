@@ -215,7 +215,8 @@ def _takes(coupling: Coupling, use: Use, values: Tensor) -> Tensor:
     """Return for each input of a use whether its value can become a part of the bias, bool per input."""
     kind = str(use.node.target).removeprefix("aten.").partition(".")[0]
     shared = sum(each.weight.name == use.weight.name for each in coupling.uses) > 1  # its bias serves other inputs too
-    if shared or use.recurrent or not (use.bias is not None or kind in _TAKES_BIAS) or _pads(use.node, kind):
+    free = kind in _TAKES_BIAS and _named(use.node)["bias"] is None  # a bias that is computed is none to add to
+    if shared or use.recurrent or not (use.bias is not None or free) or _pads(use.node, kind):
         return values == 0
     return ~values.isnan()
 
