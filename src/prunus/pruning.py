@@ -178,6 +178,7 @@ class Pruner:
         ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}
         self.masks = Masks({**other_masks(masks, targets), **ones, **earlier_masks(masks, targets)})
         if self._channels is not None:  # all parameters that channels touch, from the start
+            self._channels.rehearse(self.method)
             self.masks = self._channels.masks(self.masks)
         self.masks.apply(self._model)
 

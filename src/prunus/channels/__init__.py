@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 from prunus import scopes
 from prunus.channels.families import Cost, Family, families
 from prunus.channels.masking import gone_of_masks, masks_of
+from prunus.channels.rehearsal import ChannelError, check_cut
 from prunus.channels.scoring import unit_scores
 from prunus.coupling import Coupling, couple
 from prunus.finding import check_data
@@ -31,10 +32,6 @@ TOLERANCE = 0.02
 # A model of few families has large channels; there this many single steps are tried to come nearer to the budget.
 _MOST_TOUCHED = 24
 _TOUCHES = 12
-
-
-class ChannelError(ValueError):
-    """A sparsity that whole channels can't meet; the message says what stands in the way. Nothing was changed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +137,7 @@ class Channels:
             strict: whether to refuse a sparsity that can't be met within two points; on the way to another it may be.
 
         Raises:
-            ChannelError: the sparsity can't be met.
+            ChannelError: the sparsity can't be met, or the channels to go could not be cut out of the model.
             TypeError, ValueError: as `prune`.
         """
         self.check(sparsity, masks)
@@ -148,6 +145,7 @@ class Channels:
         scores = unit_scores(unwrap(model), self.coupling, self.families, method.criterion, data, loss, seed)
         units = self._units(scores, masks)
         gone = self._search(units, method, sparsity, strict=strict)
+        check_cut(self.coupling, gone)
         return masks_of(self.coupling, gone, masks)
 
     def plan(self, method: Method, sparsity: float) -> Tensor:
@@ -158,6 +156,14 @@ class Channels:
         """
         self.check(sparsity)
         return self._search(self._units(None, None), method, sparsity, strict=True)
+
+    def rehearse(self, method: Method) -> None:
+        """Refuse a model out of which channels could not be cut; it needs no weights.
+
+        Raises:
+            ChannelError: so it is; the message names the operation, its module and its line.
+        """
+        check_cut(self.coupling, self._search(self._units(None, None), method, method.sparsity, strict=False))
 
     def sparsity(self, masks: Mapping[str, Tensor]) -> float:
         """Return the fraction of the budget that masks remove by whole channels."""

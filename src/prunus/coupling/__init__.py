@@ -82,7 +82,7 @@ def couple(graph: Graph, groups: Groups = "alike") -> Coupling:
     Raises:
         GraphError: an operation on channels has no rule; the message names it, its module and its line.
     """
-    with _one_thread():
+    with one_thread():
         return _couple(graph, groups)
 
 
@@ -118,7 +118,7 @@ def _couple(graph: Graph, groups: Groups) -> Coupling:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Labels are many small tensors: threads would wait for each other longer than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from prunus.coupling.arithmetic import combined
 from prunus.coupling.calls import Call
 from prunus.coupling.reader import Product, Reader, Use, rule
 from prunus.coupling.values import Value, along, first_along, inert
@@ -41,7 +42,7 @@ def linear(reader: Reader, call: Call) -> Value:
     value = call["input"]
     lead = row_letters(value.labels.ndim - 1)
     made = contract(reader, call, [(value, f"{lead}i"), (call["weight"], "oi")], f"{lead}o", call["bias"])
-    return _plus_bias(reader, made, call["bias"])
+    return plus_bias(reader, call, made, call["bias"])
 
 
 @rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
@@ -59,9 +60,7 @@ def addmm(reader: Reader, call: Call) -> Value:
     left, right, out = matmul_letters(first.labels.ndim, second.labels.ndim)
     made = contract(reader, call, [(first, left), (second, right)], out, bias)
     if bias.sources:
-        return _plus_bias(reader, made, bias)
-    from prunus.coupling.arithmetic import combined
-
+        return plus_bias(reader, call, made, bias)
     return combined(reader, call, [bias, made], call.shape)
 
 
@@ -111,8 +110,6 @@ def attention(reader: Reader, call: Call) -> Value:
     scores = contract(reader, call, [(query, f"{lead}td"), (key, f"{lead}sd")], f"{lead}ts")
     mask = call.get("attn_mask")
     if mask is not None:
-        from prunus.coupling.arithmetic import combined
-
         scores = combined(reader, call, [scores, mask], scores.shape)
     return contract(reader, call, [(scores, f"{lead}ts"), (value, f"{lead}sd")], f"{lead}td")
 
@@ -302,9 +299,13 @@ def _note_use(
     )
 
 
-def _plus_bias(reader: Reader, made: Value, bias: Value | None) -> Value:
-    if bias is not None and bias.sources:
-        reader.bind(bias, made.labels)
+def plus_bias(reader: Reader, call: Call, made: Value, bias: Value | None) -> Value:
+    """Add a bias to a product: a parameter goes with what it is added to, one that is computed is a sum like any."""
+    if bias is None:
+        return made
+    if not bias.sources:
+        return combined(reader, call, [made, bias], call.shape)
+    reader.bind(bias, made.labels)
     return made
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.coupling.calls import Call
+from prunus.coupling.contraction import plus_bias
 from prunus.coupling.reader import Grouping, Reader, Use, rule
 from prunus.coupling.values import Source, Value, along, inert
 
@@ -35,16 +36,18 @@ def convolution(reader: Reader, call: Call) -> Value:
     else:
         inputs, outputs = _grouped(reader, source, order, channels, groups, transposed)
     made = inert(call.shape) if outputs is None else along(outputs, dim, call.shape)
-    if call["bias"] is not None:
-        bias = call["bias"]
+    result = Value(made)
+    bias = call["bias"]
+    if bias is not None:
         moved = tuple(each.moved(along(each.indices(), dim, call.shape)) for each in bias.sources)
-        reader.bind(Value(inert(call.shape), moved), made)
+        across = Value(along(bias.labels, dim, call.shape), moved, made=bias.made)
+        result = plus_bias(reader, call, result, across)
     spatial = call["input"].shape[dim + 1 :] if transposed else call.shape[dim + 1 :]
-    first_bias = call["bias"].sources[0] if call["bias"] is not None and call["bias"].sources else None
+    first_bias = bias.sources[0] if bias is not None and bias.sources else None
     reader.uses.append(
         Use(call.node, source, order, inputs, outputs, groups, positions=spatial.numel(), bias=first_bias)
     )
-    return Value(made)
+    return result
 
 
 def _dense(

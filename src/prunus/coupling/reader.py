@@ -23,6 +23,9 @@ Groups: TypeAlias = Literal["alike", "counted"]
 Rule: TypeAlias = Callable[["Reader", "Call"], "Value | list[Value]"]
 RULES: dict[str, Rule] = {}
 
+# Buffers up to this many elements, such as a bias that is not trained, are cut element by element like parameters.
+_MOST_PROMOTED = 1 << 16
+
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
     """Enter the decorated rule for operations of these names, such as ``"aten.conv2d"``."""
@@ -281,7 +284,9 @@ class Reader:
         if not value.sources:
             return value.labels
         (source, *others) = value.sources
-        if others or source.name not in self.graph.program.graph_signature.parameters:
+        tensor = self.graph.tensor(source.name)
+        is_parameter = source.name in self.graph.program.graph_signature.parameters
+        if others or not (is_parameter or (tensor.is_floating_point() and tensor.numel() <= _MOST_PROMOTED)):
             self.bind(value, inert(value.shape))
             return inert(value.shape)
         if source.name not in self.elements:

@@ -76,7 +76,8 @@ def _takes_constants(coupling: Coupling, use: Use) -> bool:
     operation = Operation(use.node)
     shared = sum(other.weight.name == use.weight.name or _same_bias(other, use) for other in coupling.uses) > 1
     padded = "conv" in operation.name and pads(operation)
-    has_bias = use.bias is not None or operation.name in _TAKES_BIAS
+    is_free = operation.name in _TAKES_BIAS and operation["bias"] is None  # to one that is computed nothing is added
+    has_bias = use.bias is not None or is_free
     return has_bias and not (shared or use.recurrent or padded)
 
 

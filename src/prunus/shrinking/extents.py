@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from prunus.coupling import Value
-from prunus.coupling.values import compact
+from prunus.coupling.values import INERT, compact
 from prunus.shrinking.kept import Kept
 
 # For each dimension which indices stay, bool; None where all do.
@@ -28,7 +28,9 @@ class Extents:
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
+        self._gone = kept.gone[kept.coupling.class_of]  # by atom
         self._masks: dict[int, tuple[Value, Masks]] = {}  # the value is held, so that its id stays its own
+        self._by_labels: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     def of(self, value: Value) -> Masks:
         """Return which indices of each dimension of a tensor stay.
@@ -41,7 +43,7 @@ class Extents:
             if value.sources:
                 masks = self._of_sources(value)
             elif value.labelled or value.made:
-                stays = self.kept.stays(compact(value.labels))
+                stays = self._stays(compact(value.labels))
                 if bool(stays.any()) or not value.made:  # zeros that no channel meets are made as before
                     masks = _by_dimension(stays, value.shape)
             self._masks[id(value)] = value, masks
@@ -55,6 +57,12 @@ class Extents:
     def is_cut(self, value: Value) -> bool:
         """Tell whether a tensor loses anything."""
         return any(mask is not None for mask in self.of(value))
+
+    def _stays(self, labels: Tensor) -> Tensor:
+        key = (labels.data_ptr(), labels.shape, labels.stride())
+        if key not in self._by_labels:
+            self._by_labels[key] = labels, ~(self._gone[labels.clamp(min=0)] & (labels != INERT))
+        return self._by_labels[key][1]
 
     def _of_sources(self, value: Value) -> Masks:
         by_source = [self._of_source(value, place) for place in range(len(value.sources))]

@@ -30,7 +30,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
-from prunus.coupling import Value
+from prunus.coupling import Value, one_thread
 from prunus.exported import ExportedModule
 from prunus.shrinking.assembling import Assembly
 from prunus.shrinking.extents import Extents, RewriteError
@@ -160,7 +160,8 @@ def demanded(kept: Kept, biases: Mapping[str, Tensor], new_biases: Mapping[str, 
         RewriteError: an operation can't be computed on what is kept; the message names it, its module and its line.
     """
     assembly = Assembly(kept, new_biases)
-    assembly.run()
+    with one_thread():
+        assembly.run()
     return Demanded(
         kept=kept,
         graph=assembly.graph,
