@@ -86,6 +86,8 @@ def _convolution(fit: Fit) -> Literals:
         fit.whole(tensor, [place for place in range(len(tensor.shape)) if place != dim])
     fit.whole(weight, range(2, len(weight.shape)))
     rows, columns = (indices(fit.masks(weight)[place], weight.shape[place]) for place in (0, 1))
+    by_row = fit.extents.kept.columns.get(weight.sources[0].name) if weight.sources else None
+    of_row = columns if by_row is None else by_row[rows]
     ins, outs = (indices(fit.masks(tensor)[dim], tensor.shape[dim]) for tensor in (value, out))
     fit.letters(call["bias"], "o")
     fit.letters(out, letters[:dim] + "o" + ANY * (len(out.shape) - dim - 1))
@@ -95,7 +97,7 @@ def _convolution(fit: Fit) -> Literals:
     left = len(far) // len(columns)
     fits = torch.equal(rows, near) and len(far) == left * len(columns) and len(near) % left == 0
     if fits:
-        before = (rows // (weight.shape[0] // groups) * width)[:, None] + columns
+        before = (rows // (weight.shape[0] // groups) * width)[:, None] + of_row
         after = far.reshape(left, -1).repeat_interleave(len(near) // left, 0)
         fits = torch.equal(before, after)
     if not fits:

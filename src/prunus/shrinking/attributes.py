@@ -66,7 +66,7 @@ def candidates(original: nn.Module, kept: Kept, call: Callable[[nn.Module], obje
         kept: what stays of it.
         call: runs the model's forward.
     """
-    read = _attributes_read(original, call)
+    read = _attributes_read(original, call) - _told_by_name(original, kept)
     attributes: list[Attribute] = []
     taken: set[tuple[str, str]] = set()
     for ancestors in (False, True):
@@ -81,6 +81,18 @@ def candidates(original: nn.Module, kept: Kept, call: Callable[[nn.Module], obje
                     groups.setdefault(key, []).append(path)
         attributes += [Attribute(name, old, new, tuple(paths)) for (_, name, old, new), paths in groups.items()]
     return attributes
+
+
+def _told_by_name(original: nn.Module, kept: Kept) -> set[tuple[str, str]]:
+    """Return the attributes of layers that `tell_layers` sets by what their weight has become."""
+    owners = {use.weight.name.rpartition(".")[0] for use in kept.coupling.uses}
+    return {
+        (path, name)
+        for path, module in original.named_modules()
+        if path in owners
+        for name in vars(module)
+        if _OF_INPUTS.fullmatch(name) or _OF_OUTPUTS.fullmatch(name)
+    }
 
 
 def _attributes_read(model: nn.Module, call: Callable[[nn.Module], object]) -> set[tuple[str, str]]:
@@ -102,16 +114,18 @@ def _noting(model: nn.Module, note: Callable[[nn.Module, str, object], None]) ->
     """Have each module report what is read off it, by a subclass that takes its class's place meanwhile."""
 
     def read(module: Any, name: str) -> Any:
-        value = object.__getattribute__(module, name)
+        value = kinds_read[type(module)](module, name)
         note(module, name, value)
         return value
 
     kinds: dict[type, type] = {}
+    kinds_read: dict[type, Callable[[Any, str], Any]] = {}
     modules = [(module, type(module)) for module in model.modules()]
     try:
         for module, kind in modules:
             if kind not in kinds:
                 kinds[kind] = type(kind.__name__, (kind,), {"__getattribute__": read, "__module__": kind.__module__})
+                kinds_read[kinds[kind]] = kind.__getattribute__
             module.__class__ = kinds[kind]
         yield
     finally:

@@ -75,7 +75,10 @@ class Extents:
 
     def _of_source(self, value: Value, place: int) -> Masks:
         source = value.sources[place]
-        indices = self.kept.indices.get(source.name, {})
+        indices = dict(self.kept.indices.get(source.name, {}))
+        columns = self.kept.columns.get(source.name)
+        if columns is not None:  # as many in each row, though not the same
+            indices[1] = torch.arange(columns.shape[1])
         if not indices:
             return (None,) * value.labels.ndim
         along = []

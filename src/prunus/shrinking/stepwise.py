@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from prunus.coupling import Value
+from prunus.coupling.calls import has_tensor
 from prunus.forward import devices_of
 from prunus.graph import where
 from prunus.shrinking.constants import Matters
@@ -58,16 +60,19 @@ class _Checking(fx.Interpreter):
 
     def __init__(self, demanded: Demanded, matters: Matters) -> None:
         super().__init__(demanded.kept.coupling.graph.program.graph_module)
+        self.extra_traceback = False
         self._demanded, self._matters = demanded, matters
-        self._smaller = {
-            origin: node
-            for node, origin in demanded.origin.items()
-            if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
-        }
+        self._numbers: dict[fx.Node, Any] = {}  # sizes in the smaller graph
+        self._smaller = {origin: node for node, origin in demanded.origin.items() if node.op == "call_function"}
 
     def run_node(self, node: fx.Node) -> Any:
         smaller = self._smaller.get(node)
-        if smaller is None or smaller in self._demanded.renumbered or not self._is_changed(smaller, node):
+        if smaller is None or node.target is operator.getitem:
+            return super().run_node(node)
+        if not has_tensor(node.meta.get("val")):
+            self._numbers[smaller] = self._run(smaller)
+            return super().run_node(node)
+        if smaller in self._demanded.renumbered or not self._is_changed(smaller, node):
             return super().run_node(node)
         args, kwargs = fx.map_arg((smaller.args, smaller.kwargs), self._read)
         state = torch.random.get_rng_state()
@@ -91,15 +96,21 @@ class _Checking(fx.Interpreter):
         names = [self._demanded.names.get(each.name) for each in read]
         return any(name in self._demanded.contents or name in self._demanded.added for name in names)
 
+    def _run(self, node: fx.Node) -> Any:
+        """Run an operation of the smaller graph on what it is to read."""
+        assert callable(node.target)
+        return node.target(*fx.map_arg(node.args, self._read), **fx.map_arg(node.kwargs, self._read))
+
     def _read(self, node: fx.Node) -> Any:
         """Return what an operation of the smaller graph reads: what is kept of what the larger one reads there."""
         name = self._demanded.names.get(node.name) if node.op == "placeholder" else None
         if name is not None:
             return self._demanded.tensors[name].detach()
         origin = self._demanded.origin.get(node)
+        if node in self._numbers:
+            return self._numbers[node]
         if origin is None or node in self._demanded.renumbered:  # added, or an index that counts what is left
-            assert callable(node.target)
-            return node.target(*fx.map_arg(node.args, self._read), **fx.map_arg(node.kwargs, self._read))
+            return self._run(node)
         content = self.env[origin]
         if isinstance(content, Tensor):
             return self._demanded.restricted(node, content).clone()
