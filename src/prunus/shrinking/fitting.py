@@ -230,5 +230,7 @@ def _split(move: Move) -> Iterator[Candidate]:
     for piece, masks in zip(move.outputs, move.kept, strict=True):
         mask = masks[dim]
         sizes.append(piece.shape[dim] if mask is None else int(mask.sum()))
+    if "split_size" in move.arguments and isinstance(move.arguments["split_size"], int):
+        yield Candidate(move.node.target, {"split_size": sizes[0]})
     changes = {"self": move.carriers[0], "split_sizes": sizes, "dim": dim}
     yield Candidate(torch.ops.aten.split_with_sizes.default, changes)
