@@ -198,11 +198,10 @@ def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, bits: int | No
 def _write_weights(model: nn.Module, path: Path) -> ExportFacts:
     state = model.state_dict()
     for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ExportError(f"{name!r} of the state dict is nothing that safetensors can hold: {value!r:.80}")
-        reason = problem(value) or ("is on the meta device" if value.is_meta else None)
-        if reason is not None:
-            raise ExportError(f"{name!r} of the state dict is nothing that safetensors can hold: it {reason}")
+        reason = problem(value) if isinstance(value, Tensor) else f"is a {type(value).__name__}"
+        if reason is not None or value.is_meta:
+            told = reason or "is on the meta device"
+            raise ExportError(f"{name!r} of the state dict is nothing that safetensors can hold: it {told}")
     files.save_tensors(path, state)
     size = path.stat().st_size
     return ExportFacts("safetensors", size, size, None)

@@ -96,8 +96,7 @@ def trace_sizes(model: nn.Module, example_inputs: ExampleInputs, free: frozenset
         TypeError, GraphError: as `trace`.
     """
     inner = unwrap(model)
-    for reason in supported.problems(inner):
-        raise GraphError(f"the graph of the model ({type(inner).__name__}) can't be read: {reason}")
+    check_readable(inner)
     with tracing(), undisturbed(inner):
         own = call_arguments(example_inputs, 1)
         call = call_arguments(example_inputs)
@@ -113,6 +112,16 @@ def trace_sizes(model: nn.Module, example_inputs: ExampleInputs, free: frozenset
         if size > 1 and isinstance(free_sizes.sizes_of(graph.program)[0][0], int):
             return replace(graph, batch=size)
         return _pinned(inner, own, free, None)
+
+
+def check_readable(model: nn.Module) -> None:
+    """Refuse a model whose graph can't be read, before it is run: a lazy module would take its sizes from a forward.
+
+    Raises:
+        GraphError: it holds such a module or tensor; the message names it.
+    """
+    for reason in supported.problems(model):
+        raise GraphError(f"the graph of the model ({type(model).__name__}) can't be read: {reason}")
 
 
 def trace_own_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:

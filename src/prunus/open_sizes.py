@@ -10,7 +10,17 @@ from torch import SymInt, Tensor, nn
 
 from prunus.forward import undisturbed
 from prunus.free_sizes import Trial, outputs, resized
-from prunus.graph import ExampleInputs, Graph, GraphError, Place, call_arguments, trace, trace_own_batch, trace_sizes
+from prunus.graph import (
+    ExampleInputs,
+    Graph,
+    GraphError,
+    Place,
+    call_arguments,
+    check_readable,
+    trace,
+    trace_own_batch,
+    trace_sizes,
+)
 from prunus.targets import unwrap
 from prunus.tracing import tracing
 
@@ -34,6 +44,7 @@ def trace_open(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     Raises:
         TypeError, GraphError: as `trace`.
     """
+    check_readable(unwrap(model))
     args, kwargs = call_arguments(example_inputs, 1)
     values = (*args, *kwargs.values())
     free: frozenset[Place] = frozenset()

@@ -6,6 +6,7 @@ what they are made of here checks its arguments.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -49,42 +50,54 @@ def _weight_norm(graph: fx.Graph, given: dict[str, Any], node: fx.Node) -> fx.No
 
 def _embedding_bag(graph: fx.Graph, given: dict[str, Any], node: fx.Node) -> tuple[fx.Node]:
     """Return the sum, the mean or the largest of the table's rows that each bag names; nought for an empty bag."""
-
-    def call(name: str, *args: Any, **kwargs: Any) -> fx.Node:
-        packet, _, overload = name.partition(".")
-        return graph.call_function(getattr(getattr(_aten, packet), overload or "default"), args, kwargs)
-
-    indices, offsets, mode, padding = given["indices"], given["offsets"], given["mode"], given.get("padding_idx")
-    weight: Any = node.args[0]
-    rows, width = weight.meta["val"].shape
-    device, dtype = weight.meta["val"].device, weight.meta["val"].dtype
-    count = call("sym_size.int", indices, 0)
+    call = functools.partial(_call, graph)
+    indices, offsets, padding = given["indices"], given["offsets"], given.get("padding_idx")
     num_bags = call("sym_size.int", offsets, 0)
     if given.get("include_last_offset"):
         num_bags = graph.call_function(operator.sub, (num_bags, 1))
         offsets = call("slice.Tensor", offsets, 0, 0, -1)
-    positions = call("arange", count, device=device, dtype=torch.int64)
-    bags = call("sub.Tensor", call("searchsorted.Tensor", offsets, positions, right=True), 1)
+    num_rows = node.args[0].meta["val"].shape[0]  # type: ignore[union-attr]
+    left_out = None
+    if padding is not None and -num_rows <= padding < num_rows:
+        left_out = call("unsqueeze", call("eq.Scalar", indices, padding % num_rows), 1)
     taken = call("embedding", given["weight"], indices)
     if given.get("per_sample_weights") is not None:
         taken = call("mul.Tensor", taken, call("unsqueeze", given["per_sample_weights"], 1))
-    left_out = None
-    if padding is not None and -rows <= padding < rows:
-        left_out = call("unsqueeze", call("eq.Scalar", indices, padding % rows), 1)
-    empty = call("zeros", [num_bags, width], dtype=dtype, device=device)
-    if mode == _MAX:
-        taken = taken if left_out is None else call("masked_fill.Scalar", taken, left_out, float("-inf"))
-        places = call("expand", call("unsqueeze", bags, 1), [-1, width])
-        lowest = call("scatter_reduce.two", call("sub.Scalar", empty, float("inf")), 0, places, taken, "amax")
-        return (call("masked_fill.Scalar", lowest, call("eq.Scalar", lowest, float("-inf")), 0.0),)
-    taken = taken if left_out is None else call("masked_fill.Scalar", taken, left_out, 0.0)
-    total = call("index_add", empty, 0, bags, taken)
-    if mode == _MEAN:
-        ones = call("ones", [count, 1], dtype=dtype, device=device)
-        ones = ones if left_out is None else call("masked_fill.Scalar", ones, left_out, 0.0)
-        sizes = call("index_add", call("zeros", [num_bags, 1], dtype=dtype, device=device), 0, bags, ones)
-        total = call("div.Tensor", total, call("clamp_min", sizes, 1))
-    return (total,)
+    count = call("sub.Scalar", call("cumsum", call("ones_like", indices), 0), 1)  # 0, 1, 2, ... on its device
+    bags = call("sub.Tensor", call("searchsorted.Tensor", offsets, count, right=True), 1)
+    reduce = _largest_of_bags if given["mode"] == _MAX else _sums_of_bags
+    result = reduce(graph, taken, bags, num_bags, left_out)
+    if given["mode"] == _MEAN:
+        ones = call("ones_like", call("narrow", taken, 1, 0, 1))
+        sizes = _sums_of_bags(graph, ones, bags, num_bags, left_out)
+        result = call("div.Tensor", result, call("clamp_min", sizes, 1))
+    return (result,)
+
+
+def _call(graph: fx.Graph, name: str, *args: Any, **kwargs: Any) -> fx.Node:
+    packet, _, overload = name.partition(".")
+    return graph.call_function(getattr(getattr(_aten, packet), overload or "default"), args, kwargs)
+
+
+def _sums_of_bags(
+    graph: fx.Graph, rows: fx.Node, bags: fx.Node, num_bags: fx.Node, left_out: fx.Node | None
+) -> fx.Node:
+    width = _call(graph, "sym_size.int", rows, 1)
+    zeros = _call(graph, "new_zeros", rows, [num_bags, width])
+    rows = rows if left_out is None else _call(graph, "masked_fill.Scalar", rows, left_out, 0.0)
+    return _call(graph, "index_add", zeros, 0, bags, rows)
+
+
+def _largest_of_bags(
+    graph: fx.Graph, rows: fx.Node, bags: fx.Node, num_bags: fx.Node, left_out: fx.Node | None
+) -> fx.Node:
+    width = _call(graph, "sym_size.int", rows, 1)
+    lowest = _call(graph, "new_full", rows, [num_bags, width], float("-inf"))
+    rows = rows if left_out is None else _call(graph, "masked_fill.Scalar", rows, left_out, float("-inf"))
+    places = _call(graph, "expand", _call(graph, "unsqueeze", bags, 1), [-1, width])
+    largest = _call(graph, "scatter_reduce.two", lowest, 0, places, rows, "amax")
+    empty = _call(graph, "eq.Scalar", largest, float("-inf"))
+    return _call(graph, "masked_fill.Scalar", largest, empty, 0.0)
 
 
 _MEAN, _MAX = 1, 2  # the numbers of EmbeddingBag's modes; 0 is the sum
