@@ -85,7 +85,8 @@ def export(
             is enough for a `prunus.exported.ExportedModule`, which knows its inputs, and for ``"safetensors"``.
         format: ``"onnx"`` (weights inside; checked by ONNX's checker and in ONNX Runtime on the CPU), ``"pt2"``
             (`torch.export.save`, for the model's device; loading it is PyTorch's part), ``"c"`` (C99 for
-            microcontrollers, which computes one sample at a time: the path's .c and a .h beside it), or
+            microcontrollers, which computes one sample at a time: the path's .c and a .h beside it; zero weights are
+            left out, also those that an infinity or NaN would turn into NaN), or
             ``"safetensors"`` (the state dict). None takes the path's suffix.
         bits: for C: None keeps float32, 8 rounds weights to int8 with a scale for each output channel.
 

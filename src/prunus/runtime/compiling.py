@@ -66,7 +66,12 @@ def compile(
     the scales of norms are not folded into weights, so that a sum that overflows before it is scaled is seen as well.
     It also raises where no zero weight would have met the number. Not noticed is what no layer with weights reads:
     such infinities and NaN reach the outputs as in PyTorch. Nor is a sum noticed that overflows in the order in which
-    PyTorch adds it up, but not in the program's. It costs one more reading of each layer's input.
+    PyTorch adds it up, but not in the program's. It costs one more reading of each layer's input, and norms behind
+    convolutions become steps of their own.
+
+    Activations, norms, softmax and pooling have PyTorch's results for infinities, NaN and overflows either way, but for
+    two, where PyTorch's own kernels differ: gelu(inf) is inf (NaN where PyTorch takes oneDNN's), and a norm whose
+    variance overflows is NaN (NaN or 0 in PyTorch, by the row's length; its InstanceNorm sums up in double).
 
     Args:
         model: any module whose operations are known, such as convolutions, linear layers, norms, activations and
