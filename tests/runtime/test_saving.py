@@ -262,6 +262,15 @@ def test_a_file_of_the_first_version_had_no_checksum(saved: Path, tmp_path: Path
     assert prunus.load_program(tmp_path / "old.safetensors", tune=False)
 
 
+@pytest.mark.parametrize("constants", [["1e308", "-inf"], ["nan", "inf"], ["-1e308", "1e308"], ["1e-320", "-0.0"]])
+def test_constants_of_functions_may_be_any_numbers(constants: list[str], saved: Path, tmp_path: Path) -> None:
+    def clamped(told: dict[str, Any]) -> None:
+        _first(told, "contract").update(activation={"function": "clamp", "constants": constants})
+
+    program = prunus.load_program(_forged(saved, tmp_path / "p.safetensors", clamped), tune=False)
+    assert program(torch.randn(2, 3, 12, 12))["logits"].shape == (2, 5)
+
+
 def test_max_bytes_is_what_a_program_may_take(saved: Path) -> None:
     with pytest.raises(ProgramError, match="over the limit of 1,000 for a file"):
         prunus.load_program(saved, tune=False, max_bytes=1000)

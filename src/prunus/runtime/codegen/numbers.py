@@ -35,14 +35,15 @@ class Numbers:
     def constant(self, value: float) -> str:
         """Return a number as C writes it.
 
-        >>> FLOAT.constant(0.1), FLOAT.constant(float("-inf")), FLOAT.constant(2)
-        ('0.100000001f', '-INFINITY', '2.0f')
+        >>> FLOAT.constant(0.1), FLOAT.constant(-1e308), DOUBLE.constant(-1e308), FLOAT.constant(2)
+        ('0.100000001f', '-INFINITY', '-1e+308', '2.0f')
         """
-        if value != value:
+        with numpy.errstate(over="ignore"):
+            rounded = value if self.bytes == 8 else float(numpy.float32(value))
+        if rounded != rounded:
             return "NAN"
-        if value in (float("inf"), float("-inf")):
-            return "INFINITY" if value > 0 else "-INFINITY"
-        rounded = value if self.bytes == 8 else float(numpy.float32(value))
+        if rounded in (float("inf"), float("-inf")):
+            return "INFINITY" if rounded > 0 else "-INFINITY"
         text = f"{rounded:.{self.digits}g}"
         return text + ("" if re.search(r"[.e]", text) else ".0") + self.suffix
 
