@@ -67,6 +67,7 @@ def _takes_constants(coupling: Coupling, use: Use) -> bool:
     """Tell whether any constant may become a part of the bias of a use."""
     operation = Operation(use.node)
     shared = sum(other.weight.name == use.weight.name or _same_bias(other, use) for other in coupling.uses) > 1
+    shared = shared or (use.bias is not None and len(coupling.bindings.get(use.bias.name, ())) > 1)
     padded = "conv" in operation.name and pads(operation)
     has_bias = use.bias is not None or operation.name in _TAKES_BIAS
     return has_bias and not (shared or use.recurrent or padded)
