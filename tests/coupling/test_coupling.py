@@ -10,6 +10,10 @@ import torch.nn.functional as F
 from going import Going, coupled, going, why_kept
 from torch import Tensor, nn
 
+from prunus.coupling import couple
+from prunus.graph import trace
+from prunus.shrinking.kept import keep
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -146,6 +150,27 @@ def test_grouped_convolution_loses_the_same_from_each_group_or_a_whole_group() -
     same_place: Going = {"0.weight": rows(1, 3), "1.weight": columns(1)}
     whole_group: Going = {"0.weight": rows(0, 1), "1.weight": rows(0, 1, 2), "2.weight": columns(0, 1, 2)}
     assert found in (same_place, whole_group)
+
+
+def test_groups_may_be_told_apart() -> None:
+    model = nn.Sequential(conv(3, 4, bias=False), conv(4, 6, groups=2, bias=False), conv(6, 2))
+    found = couple(trace(model, IMAGE), "counted")
+    (grouping,) = found.groupings
+    assert (grouping.weight, grouping.groups, grouping.transposed) == ("1.weight", 2, False)
+    assert torch.equal(found.class_of[grouping.inputs], found.axis_classes(("0.weight", (0,))))
+    assert torch.equal(found.class_of[grouping.outputs], found.axis_classes(("2.weight", (1,))))
+    assert len(torch.unique(found.class_of[torch.cat([grouping.inputs, grouping.outputs])])) == 10
+    gone = torch.zeros(found.num_classes, dtype=torch.bool)
+    gone[found.class_of[grouping.inputs[[0, 3]]]] = True
+    gone[found.class_of[grouping.outputs[[2, 3, 4]]]] = (
+        True  # one of the first group, two of the second: one comes back
+    )
+    kept = keep(found, gone)
+    assert kept.columns["1.weight"].tolist() == [[1], [1], [1], [0], [0], [0]]
+    assert kept.indices["0.weight"][0].tolist() == [1, 2]
+    assert kept.indices["1.weight"][0].tolist() == kept.indices["2.weight"][1].tolist() == [0, 1, 3, 5]
+    weight = torch.arange(12.0).reshape(6, 2, 1, 1)
+    assert kept.cut("1.weight", weight).flatten().tolist() == [1.0, 3.0, 6.0, 10.0]
 
 
 def test_channel_shuffle() -> None:

@@ -73,6 +73,21 @@ def zero_at_random(model: nn.Module, sparsity: float, generator: torch.Generator
 
 
 @torch.no_grad()
+def zero_everywhere(model: nn.Module, generator: torch.Generator) -> None:
+    """Set rows and columns of weights, scales and shifts of norms, biases and factors to zero at random."""
+
+    def chance(share: float, size: int) -> Tensor:
+        return torch.rand(size, generator=generator) < share
+
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            parameter[chance(0.3 if "bias" in name else 0.5, len(parameter))] = 0
+        elif parameter.dim() >= 2:
+            parameter[chance(0.35, parameter.shape[0])] = 0
+            parameter[:, chance(0.2, parameter.shape[1])] = 0
+
+
+@torch.no_grad()
 def kill_channels(coupling: Coupling, sparsity: float, generator: torch.Generator) -> Tensor:
     """Kill this share of the channels that may go, one half by what they feed, one half by what makes them.
 

@@ -132,6 +132,23 @@ def test_a_model_of_dead_channels_keeps_one_of_each() -> None:
     assert torch.equal(smaller(IMAGES), torch.zeros(2, 2, dtype=torch.float64))
 
 
+def test_a_bias_that_is_read_elsewhere_takes_no_constant_up() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.second(self.first(x).tanh())) * self.second.bias)
+
+    model = filled(Tied())
+    silence(model[0].first, 1)
+    inputs = IMAGES[:, 0, 0, :3]
+    smaller = prunus.shrink(model, inputs)
+    assert type(smaller) is nn.Sequential
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-12
+
+
 @pytest.mark.parametrize("strange", [torch.nan, torch.inf])
 def test_strange_weights_are_not_nothing(strange: float) -> None:
     model = filled(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))

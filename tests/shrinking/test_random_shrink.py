@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from masked import apart, num_parameters, outputs, zero_at_random
+from masked import apart, num_parameters, outputs, zero_at_random, zero_everywhere
 
 import prunus
 from prunus.channels import ChannelError
@@ -20,6 +20,17 @@ def test_random_zeros(drawn: Drawn, sparsity: float) -> None:
     smaller = prunus.shrink(model, drawn.example_inputs(1))
     inputs = drawn.example_inputs(3)
     assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-10
+
+
+@settings(max_examples=15, deadline=None)
+@given(drawn=random_nets(max_stages=3))
+def test_zeros_of_every_kind(drawn: Drawn) -> None:
+    model = drawn.make()
+    zero_everywhere(model, torch.Generator().manual_seed(drawn.seed))
+    smaller = prunus.shrink(model, drawn.example_inputs(1))
+    for scale in (1.0, 30.0):
+        inputs = drawn.example_inputs(3) * scale
+        assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-10
 
 
 @settings(max_examples=8, deadline=None)

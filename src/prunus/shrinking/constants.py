@@ -75,6 +75,7 @@ def _takes_constants(coupling: Coupling, use: Use) -> bool:
     """Tell whether any constant may become a part of the bias of a use."""
     operation = Operation(use.node)
     shared = sum(other.weight.name == use.weight.name or _same_bias(other, use) for other in coupling.uses) > 1
+    shared = shared or (use.bias is not None and len(coupling.bindings.get(use.bias.name, ())) > 1)
     padded = "conv" in operation.name and pads(operation)
     is_free = operation.name in _TAKES_BIAS and operation["bias"] is None  # to one that is computed nothing is added
     has_bias = use.bias is not None or is_free
