@@ -372,5 +372,5 @@ def test_lazy_meta_and_sparse_parameters_are_refused():
         count_macs(nn.Linear(2, 3, device="meta"), (torch.ones(1, 2),))
     sparse = nn.Linear(2, 3, bias=False)
     sparse.weight = nn.Parameter(torch.eye(3, 2).to_sparse(), requires_grad=False)
-    with pytest.raises(ValueError, match=r"layout torch.sparse_coo: make it dense"):
+    with pytest.raises(ValueError, match=r"layout torch.sparse_coo; expected a dense tensor"):
         count_macs(sparse, (torch.ones(1, 2),))
