@@ -209,10 +209,15 @@ def _refusals(step: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1].filename
-        of_prunus = type(error).__module__.startswith("prunus.") or Path(prunus.__file__).parent in Path(last).parents
-        refused = isinstance(error, (ValueError, TypeError)) and of_prunus
+        refused = isinstance(error, (ValueError, TypeError)) and _raised_by_prunus(error)
         raise EndedError("refused" if refused else "raw", f"{step}: {_described(error)}".removeprefix(": ")) from error
+
+
+def _raised_by_prunus(error: Exception) -> bool:
+    """Return whether a line of prunus says `raise`, not one of torch or a slip like int(None)."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    own = Path(prunus.__file__).parent in Path(last.filename).parents
+    return type(error).__module__.startswith("prunus.") or (own and (last.line or "").startswith("raise"))
 
 
 def _described(error: BaseException) -> str:

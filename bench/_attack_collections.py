@@ -101,7 +101,7 @@ def addition(kind: str, width: int, draw: Draw) -> nn.Module:
             operation = make(width, draw)
             with torch.no_grad():
                 shape = operation(torch.randn(2, width, 5, 5)).shape
-        except (RuntimeError, IndexError):  # an index that so few channels have not
+        except (RuntimeError, IndexError, ValueError):  # an index or groups that so few channels have not
             continue
         if shape == (2, width, 5, 5):
             return Operated(operation)
