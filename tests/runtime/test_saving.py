@@ -262,6 +262,16 @@ def test_a_file_of_the_first_version_had_no_checksum(saved: Path, tmp_path: Path
     assert prunus.load_program(tmp_path / "old.safetensors", tune=False)
 
 
+@pytest.mark.parametrize("name", ["format", "net", "structure", "dtype", "threads", "batch"])
+@pytest.mark.parametrize("value", [None, [], {}, [[]], 7, -1, "x", {"kind": [], "children": [], "keys": []}])
+def test_any_part_may_be_missing_or_of_another_kind(name: str, value: Any, saved: Path, tmp_path: Path) -> None:
+    for change in (lambda told: told.update({name: value}), lambda told: told.pop(name)):
+        if value == 7 and name in ("threads", "batch"):
+            continue
+        with pytest.raises(ProgramError, match="can't be loaded"):
+            prunus.load_program(_forged(saved, tmp_path / "p.safetensors", change), tune=False)
+
+
 @pytest.mark.parametrize("constants", [["1e308", "-inf"], ["nan", "inf"], ["-1e308", "1e308"], ["1e-320", "-0.0"]])
 def test_constants_of_functions_may_be_any_numbers(constants: list[str], saved: Path, tmp_path: Path) -> None:
     def clamped(told: dict[str, Any]) -> None:

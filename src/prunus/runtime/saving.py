@@ -86,16 +86,17 @@ def load_program(
     wanted = toolchain.target(target)
     memory = _Memory(Path(path).stat().st_size, max_bytes)
     try:
-        told = _told(tensors, metadata)
-        memory.take(storing.num_bytes(told["net"], tensors))
-        net = storing.decode(told["net"], tensors)
-        check(net)
-        memory.take(num_bytes_to_plan(net))
-        numbers = DOUBLE if told["dtype"] == "float64" else FLOAT
-        memory.take(tuning.workspace_bytes(net, wanted, numbers, told["batch"]))
-        structure = _structure(told["structure"])
-        if structure.num_leaves != len(net.outputs):
-            raise ProgramError(f"it has {len(net.outputs)} outputs, arranged as {structure.num_leaves}")
+        with storing.as_program_errors():
+            told = _told(tensors, metadata)
+            memory.take(storing.num_bytes(told["net"], tensors))
+            net = storing.decode(told["net"], tensors)
+            check(net)
+            memory.take(num_bytes_to_plan(net))
+            numbers = DOUBLE if told["dtype"] == "float64" else FLOAT
+            memory.take(tuning.workspace_bytes(net, wanted, numbers, told["batch"]))
+            structure = _structure(told["structure"])
+            if structure.num_leaves != len(net.outputs):
+                raise ProgramError(f"it has {len(net.outputs)} outputs, arranged as {structure.num_leaves}")
     except ProgramError as error:
         raise ProgramError(f"{str(path)!r} can't be loaded: {error}") from error
     dtype = torch.float64 if told["dtype"] == "float64" else torch.float32

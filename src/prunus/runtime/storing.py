@@ -65,7 +65,7 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Net:
         ProgramError: it is none.
     """
     reader = _Decoder(tensors)
-    with _as_program_errors():
+    with as_program_errors():
         inputs = {str(name): (int(number), tuple(map(int, shape))) for name, number, shape in tree["inputs"]}
         operations = tuple(reader.operation(each) for each in tree["operations"])
         outputs = tuple(reader.value(each) for each in tree["outputs"])
@@ -79,7 +79,7 @@ def num_bytes(tree: Any, tensors: Mapping[str, Tensor]) -> int:
     Raises:
         ProgramError: a shape in it is none.
     """
-    with _as_program_errors():
+    with as_program_errors():
         return _ITEM * _num_elements(tree, tensors)
 
 
@@ -105,7 +105,7 @@ def _num_counted(shape: tuple[int, ...]) -> int:
 
 
 @contextlib.contextmanager
-def _as_program_errors() -> Iterator[None]:
+def as_program_errors() -> Iterator[None]:
     """Say what a tree is not, where reading it fails in whatever way.
 
     Raises:
