@@ -17,6 +17,7 @@ import prunus
 from prunus.graph import GraphError
 from prunus.masks import MaskError
 from prunus.shrinking import ShrinkError
+from prunus.shrinking.liveness import Sweep
 from zoo import ZOO
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -239,8 +240,8 @@ def test_wrong_arguments(network: nn.Module, make_network: Callable[[int], nn.Mo
 
 
 def test_outputs_that_would_differ_are_refused(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    def alive_forgotten(reading: Any, staying: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        return staying | ~reading.coupling.removable, {}
+    def alive_forgotten(reading: Any, staying: Tensor) -> Sweep:
+        return Sweep(reading, staying | ~reading.coupling.removable)  # which has not run
 
     monkeypatch.setattr("prunus.shrinking.removal.needed", alive_forgotten)
     before = copy.deepcopy(network.state_dict())

@@ -14,7 +14,7 @@ from prunus.coupling import Value, arithmetic, movement
 from prunus.coupling.values import varying
 from prunus.shrinking.content import Content, any_over, common_shape, content, together
 from prunus.shrinking.contents import Contents, Reading, content_rule
-from prunus.shrinking.operation import Operation, node_shape
+from prunus.shrinking.operation import Operation, node_shape, rank_of
 
 _LIKE = {"zeros_like": 0, "ones_like": 1}
 _AS_ANOTHER = ("expand_as", "view_as", "reshape_as")
@@ -46,7 +46,7 @@ def same(reading: Reading, operation: Operation) -> Contents:
 @content_rule(arithmetic.mixing)
 def mixed(reading: Reading, operation: Operation) -> Contents:
     """Note what sums to one."""
-    if operation.name in ("softmax", "_softmax") and operation["dim"] in (-1, len(operation.shape) - 1):
+    if operation.name in ("softmax", "_softmax") and operation["dim"] in (-1, operation.num_dims - 1):
         reading.distributions.add(operation.node)
     return None
 
@@ -54,7 +54,7 @@ def mixed(reading: Reading, operation: Operation) -> Contents:
 @content_rule(arithmetic.elementwise)
 def elementwise(reading: Reading, operation: Operation) -> Contents:
     """Constants make constants, and so does a factor of zero or a mask that is a constant."""
-    num_dims = len(operation.shape)
+    num_dims = operation.num_dims
     dtype = operation.node.meta["val"].dtype
     number = operation.get("value", operation.get("fill_value")) if operation.name in ("fill", "full_like") else None
     number = _LIKE.get(operation.name, number)
@@ -189,7 +189,7 @@ def joined(reading: Reading, operation: Operation) -> Contents:
     found = {node: reading.known(node) for node in operation.tensors}
     shapes = {node: node_shape(node) for node in found}
     if operation.name in ("cat", "concat", "concatenate"):
-        dim = operation["dim"] % len(operation.shape)
+        dim = operation["dim"] % operation.num_dims
         rest = [common_shape(item.varies, item.numbers) for item in found.values()]
         sizes = [max(each) for each in zip(*rest, strict=True)]
         shapes = {
@@ -301,7 +301,7 @@ def reduced(reading: Reading, operation: Operation) -> Contents:
 
 def reduced_dims(operation: Operation) -> tuple[int, ...]:
     """Return the dimensions that an operation reduces."""
-    num_dims = len(node_shape(operation.tensors[0]))
+    num_dims = rank_of(operation.tensors[0])
     dims = operation.get("dim")
     dims = list(range(num_dims)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     return tuple(sorted(dim % num_dims for dim in dims))
@@ -314,5 +314,5 @@ def embedded(reading: Reading, operation: Operation) -> Contents:
     if table is None or not table.is_fixed:
         return None
     numbers = table.numbers.expand(node_shape(operation["weight"]))
-    shape = [1] * (len(operation.shape) - 1) + [numbers.shape[1]]
+    shape = [1] * (operation.num_dims - 1) + [numbers.shape[1]]
     return content((numbers != numbers[:1]).any(0).reshape(shape), numbers[0].reshape(shape))

@@ -13,7 +13,7 @@ from prunus.coupling.calls import FACTORIES, shape_of
 from prunus.graph import Graph
 from prunus.shrinking.aliases import tangled
 from prunus.shrinking.content import Content, content, fixed, unknown
-from prunus.shrinking.operation import Operation, node_shape, operation_of
+from prunus.shrinking.operation import Operation, node_shape, operation_of, rank_of
 from prunus.shrinking.weights import nonzero
 
 # None: nothing is known; of an operation with several outputs a list.
@@ -50,6 +50,7 @@ class Reading:
     Attributes:
         coupling: what goes together, and the graph.
         of: node -> its content.
+        operations: node -> the operation it is, None where it is none of ATen's.
         held: use -> what each of its inputs holds, double; NaN where it varies or differs from place to place.
         distributions: the nodes whose last dimension sums to one, as a softmax's does.
         tangled: the nodes of which nothing can be said, as they are written over and read again.
@@ -62,6 +63,7 @@ class Reading:
         self.distributions: set[fx.Node] = set()
         self.tangled = tangled(coupling.graph.program.graph)
         self.uses: dict[fx.Node, list[Use]] = {}
+        self.operations = {node: operation_of(node) for node in coupling.graph.nodes}
         self._from_inputs = _from_inputs(coupling.graph)
         self._carries: dict[int, Tensor] = {}
         self._nonzero: dict[fx.Node, Tensor] = {}
@@ -79,7 +81,7 @@ class Reading:
     def known(self, node: fx.Node) -> Content:
         """Return the content of a node; one that varies throughout where nothing is known."""
         found = self.single(node)
-        return unknown(len(node_shape(node)), node.meta["val"].dtype) if found is None else found
+        return unknown(rank_of(node), node.meta["val"].dtype) if found is None else found
 
     def is_constant(self, node: fx.Node) -> bool:
         """Tell whether no element of a node depends on the inputs."""
@@ -101,7 +103,7 @@ class Reading:
     def _read(self, node: fx.Node) -> Contents:
         if node.op == "placeholder":
             return self._placeholder(node)
-        operation = operation_of(node)
+        operation = self.operations[node]
         if operation is None:
             return self._piece(node)
         may_be_random = operation.is_random and operation.rule not in _DROPPING_OUT
@@ -172,6 +174,6 @@ def _filled(operation: Operation) -> Content | None:
         number = operation.get("fill_value")
     if not isinstance(number, (int, float)):
         return None
-    shape = [1] * len(operation.shape)
+    shape = [1] * operation.num_dims
     numbers = torch.full(shape, number, dtype=operation.node.meta["val"].dtype)
     return content(torch.zeros(shape, dtype=torch.bool), numbers)

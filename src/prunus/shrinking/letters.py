@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from prunus.coupling import contraction
 from prunus.coupling.contraction import einsum_terms, matmul_letters, row_letters
-from prunus.shrinking.operation import Operation, node_shape
+from prunus.shrinking.operation import Operation, rank_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Contraction:
 def contraction_of(operation: Operation) -> Contraction | None:
     """Return an operation as a product of two tensors; None where it is none."""
     if operation.rule is contraction.linear:
-        rows = row_letters(len(node_shape(operation["input"])) - 1)
+        rows = row_letters(rank_of(operation["input"]) - 1)
         factors = ((operation["input"], f"{rows}i"), (operation["weight"], "oi"))
         return Contraction(factors, f"{rows}o", operation["bias"])
     if operation.rule is contraction.matmul:
@@ -53,7 +53,7 @@ def contraction_of(operation: Operation) -> Contraction | None:
         return None if product is None else Contraction(product.factors, product.out, added, *scales)
     if operation.rule is contraction.einsum:
         tensors = list(operation["tensors"])
-        terms = einsum_terms(operation["equation"], [len(node_shape(tensor)) for tensor in tensors])
+        terms = einsum_terms(operation["equation"], [rank_of(tensor) for tensor in tensors])
         if terms is not None:
             (left, right), out = terms
             return Contraction(((tensors[0], left), (tensors[1], right)), out)
@@ -63,7 +63,7 @@ def contraction_of(operation: Operation) -> Contraction | None:
 def _matmul(first: object, second: object) -> Contraction | None:
     if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
         return None
-    left, right, out = matmul_letters(len(node_shape(first)), len(node_shape(second)))
+    left, right, out = matmul_letters(rank_of(first), rank_of(second))
     return Contraction(((first, left), (second, right)), out)
 
 

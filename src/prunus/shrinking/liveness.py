@@ -13,7 +13,7 @@ from prunus.coupling.values import compact
 from prunus.shrinking.constants import foldable
 from prunus.shrinking.content import fit
 from prunus.shrinking.contents import Reading
-from prunus.shrinking.operation import Operation, node_shape, operation_of
+from prunus.shrinking.operation import Operation, node_shape
 from prunus.shrinking.weights import consumed
 
 NeedRule: TypeAlias = "Callable[[Sweep, Operation, Tensor], None]"
@@ -73,7 +73,7 @@ class Sweep:
     def _visit(self, node: fx.Node) -> None:
         if node.op in ("placeholder", "get_attr"):
             return
-        operation = operation_of(node)
+        operation = self.reading.operations[node]
         value = node.meta.get("val")
         if operation is None and getattr(node.target, "__name__", "") == "getitem":
             piece = self.matters(node, 0)

@@ -13,7 +13,7 @@ from prunus.shrinking.content import Content, along_channels, any_over, together
 from prunus.shrinking.content_rules import reduced_dims
 from prunus.shrinking.letters import Contraction, contraction_of, meets, reduced
 from prunus.shrinking.liveness import Sweep, need_rule
-from prunus.shrinking.operation import Operation, node_shape
+from prunus.shrinking.operation import Operation, node_shape, rank_of
 from prunus.shrinking.product_rules import merged_channels, weight_place
 from prunus.shrinking.weights import num_outputs
 
@@ -141,7 +141,7 @@ def resized(sweep: Sweep, operation: Operation, matters: Any) -> None:
         if own is not None:
             sweep.push(operation.tensors[0], any_over(own, range(own.ndim - num_dims, own.ndim)))
     for other in operation.tensors[1:]:
-        sweep.push(other, torch.ones([1] * len(node_shape(other)), dtype=torch.bool))
+        sweep.push(other, torch.ones([1] * rank_of(other), dtype=torch.bool))
 
 
 @need_rule(arithmetic.reducing)
@@ -182,7 +182,7 @@ def channel_norm(sweep: Sweep, operation: Operation, matters: Any) -> None:
 @need_rule(arithmetic.layer_norm)
 def layer_norm(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """All that is normalised together."""
-    lead = len(operation.shape) - len(operation["normalized_shape"])
+    lead = operation.num_dims - len(operation["normalized_shape"])
     own = _scaled(sweep, operation, matters, lead)
     if own is not None:
         sweep.push(operation["input"], any_over(own, range(lead, own.ndim)))
@@ -275,7 +275,7 @@ def attended(sweep: Sweep, operation: Operation, matters: Any) -> None:
                 sweep.leak(classes)
     mask = operation.get("attn_mask")
     if isinstance(mask, fx.Node):
-        sweep.push(mask, torch.ones([1] * len(node_shape(mask)), dtype=torch.bool))
+        sweep.push(mask, torch.ones([1] * rank_of(mask), dtype=torch.bool))
 
 
 @need_rule(convolution.convolution)
@@ -286,10 +286,10 @@ def convolved(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
         sweep.push_all(operation.node)
         return
     (use,) = uses
-    dim = 1 if len(operation.shape) == len(node_shape(operation["weight"])) else 0
+    dim = 1 if operation.num_dims == rank_of(operation["weight"]) else 0
     outputs = along_channels(matters, dim, num_outputs(use, sweep.reading.carries(use)))
     reached = sweep.consume(use, outputs)
-    shape = [1] * len(operation.shape)
+    shape = [1] * operation.num_dims
     shape[dim] = -1
     sweep.push(operation["input"], reached.reshape(shape))
 
@@ -314,7 +314,7 @@ def recurring(sweep: Sweep, operation: Operation, matters: Any) -> None:
             break
     source = operation["input"]
     assert inputs is not None
-    sweep.push(source, inputs.reshape([1] * (len(node_shape(source)) - 1) + [-1]))
+    sweep.push(source, inputs.reshape([1] * (rank_of(source) - 1) + [-1]))
     states = operation["hx"] if isinstance(operation["hx"], (list, tuple)) else [operation["hx"]]
     for state in states:
-        sweep.push(state, torch.ones([1] * len(node_shape(state)), dtype=torch.bool))
+        sweep.push(state, torch.ones([1] * rank_of(state), dtype=torch.bool))

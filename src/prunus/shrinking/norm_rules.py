@@ -39,7 +39,7 @@ def _scaled_by_zero(reading: Reading, operation: Operation, dim: int) -> Content
     weight, bias = operation.get("weight"), operation.get("bias")
     if weight is None or not reading.is_constant(weight) or (bias is not None and not reading.is_constant(bias)):
         return None
-    num_dims = len(operation.shape)
+    num_dims = operation.num_dims
     scale = reading.known(weight).numbers.expand(node_shape(weight))
     shift = torch.zeros_like(scale) if bias is None else reading.known(bias).numbers.expand(node_shape(bias))
     behind = num_dims - dim - scale.ndim
@@ -50,7 +50,7 @@ def _scaled_by_zero(reading: Reading, operation: Operation, dim: int) -> Content
 @content_rule(arithmetic.layer_norm)
 def layer_norm(reading: Reading, operation: Operation) -> Contents:
     """An element with a scale of zero is its shift."""
-    return _scaled_by_zero(reading, operation, len(operation.shape) - len(operation["normalized_shape"]))
+    return _scaled_by_zero(reading, operation, operation.num_dims - len(operation["normalized_shape"]))
 
 
 @content_rule(arithmetic.group_norm)

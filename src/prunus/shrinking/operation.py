@@ -72,7 +72,13 @@ class Operation:
         target: Any = self.node.target
         return torch.Tag.nondeterministic_seeded in target.tags or "empty" in self.name
 
-    @property
+    @cached_property
+    def num_dims(self) -> int:
+        """How many dimensions the output has, or the first of several."""
+        value = self.node.meta["val"]
+        return int((value[0] if isinstance(value, (list, tuple)) else value).ndim)
+
+    @cached_property
     def shape(self) -> torch.Size:
         """The shape of the output, or of the first of several, for the example inputs."""
         value = self.node.meta["val"]
@@ -108,3 +114,8 @@ def operation_of(node: fx.Node) -> Operation | None:
 def node_shape(node: fx.Node) -> torch.Size:
     """Return the shape of a node's tensor for the example inputs."""
     return shape_of(node.meta["val"])
+
+
+def rank_of(node: fx.Node) -> int:
+    """Return how many dimensions a node's tensor has."""
+    return int(node.meta["val"].ndim)

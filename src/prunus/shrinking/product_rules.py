@@ -11,7 +11,7 @@ from prunus.coupling import Value, contraction, convolution, recurrent
 from prunus.shrinking.content import Content, channel_numbers, content, together
 from prunus.shrinking.contents import Contents, Reading, content_rule
 from prunus.shrinking.letters import Contraction, contraction_of, meets, reduced
-from prunus.shrinking.operation import Operation, node_shape
+from prunus.shrinking.operation import Operation, node_shape, rank_of
 from prunus.shrinking.recurrence import zero_units
 from prunus.shrinking.verification import widened
 from prunus.shrinking.weights import applied, matrix, num_inputs, produced
@@ -110,7 +110,7 @@ def convolved(reading: Reading, operation: Operation) -> Contents:
         return None
     (use,) = uses
     source = operation["input"]
-    dim = 1 if len(operation.shape) == len(node_shape(operation["weight"])) else 0
+    dim = 1 if operation.num_dims == rank_of(operation["weight"]) else 0
     carries = reading.carries(use)
     numbers = channel_numbers(reading.single(source), dim, num_inputs(use, carries))
     reading.held[id(use)] = numbers
@@ -122,7 +122,7 @@ def convolved(reading: Reading, operation: Operation) -> Contents:
     made = applied(use, weight.flatten(2).sum(2), numbers)
     if operation["bias"] is not None:
         made = made + widened(reading.known(operation["bias"]).numbers)
-    shape = [1] * len(operation.shape)
+    shape = [1] * operation.num_dims
     shape[dim] = -1
     dtype = operation.node.meta["val"].dtype
     return content(varies.reshape(shape), made.to(dtype).reshape(shape))
@@ -146,8 +146,8 @@ def recurring(reading: Reading, operation: Operation) -> Contents:
         reading.held[use] = torch.where(zero, 0.0, torch.nan).double()
     dtype = operation.node.meta["val"][0].dtype
     last = torch.cat(units.by_cell[-units.directions :])
-    states = torch.stack(units.by_cell)[:, None] if len(operation.shape) == 3 else torch.stack(units.by_cell)
-    masks = [last.reshape([1] * (len(operation.shape) - 1) + [-1]), *[states] * (len(operation.node.meta["val"]) - 1)]
+    states = torch.stack(units.by_cell)[:, None] if operation.num_dims == 3 else torch.stack(units.by_cell)
+    masks = [last.reshape([1] * (operation.num_dims - 1) + [-1]), *[states] * (len(operation.node.meta["val"]) - 1)]
     return [content(~mask, torch.zeros(mask.shape, dtype=dtype)) for mask in masks]
 
 

@@ -94,7 +94,12 @@ class _Checking(fx.Interpreter):
             return True
         read = [each for each in smaller.all_input_nodes if each.op == "placeholder"]
         names = [self._demanded.names.get(each.name) for each in read]
-        return any(name in self._demanded.contents or name in self._demanded.added for name in names)
+        return any(name is not None and self._is_replaced(name) for name in names)
+
+    def _is_replaced(self, name: str) -> bool:
+        """Tell whether a parameter or buffer is more than what is kept of it."""
+        demanded = self._demanded
+        return name in demanded.contents or name in demanded.added or name in demanded.kept.columns
 
     def _run(self, node: fx.Node) -> Any:
         """Run an operation of the smaller graph on what it is to read."""
@@ -104,8 +109,8 @@ class _Checking(fx.Interpreter):
     def _read(self, node: fx.Node) -> Any:
         """Return what an operation of the smaller graph reads: what is kept of what the larger one reads there."""
         name = self._demanded.names.get(node.name) if node.op == "placeholder" else None
-        if name is not None:
-            return self._demanded.tensors[name].detach()
+        if name is not None and self._is_replaced(name):
+            return self._demanded.tensors[name].detach().clone()
         origin = self._demanded.origin.get(node)
         if node in self._numbers:
             return self._numbers[node]
