@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.channels.masking import masks_of
 from prunus.coupling import Coupling, couple
@@ -299,3 +301,39 @@ def test_sets_that_do_not_fit_together_are_refused() -> None:
     left = {"0.weight": {0: torch.arange(2, 6)}, "0.bias": {0: torch.arange(2, 6)}}
     with pytest.raises(RewriteError, match=r"layer_norm can't be computed .* must stay whole; in module '1'"):
         rewriting.demanded(Kept(coupling, gone, left), {}, {})
+
+
+class Wide(nn.Module):
+    """Joins, flattens and rolls large maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)
+        self.third, self.last = nn.Conv2d(128, 32, 1), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = torch.roll(torch.cat([y, self.second(y)], 1), 3, 2)
+        return self.last(self.third(y).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_the_proof_takes_no_memory_for_large_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Wide().to("meta")
+    coupling = couple(trace(model, torch.zeros(1, 3, 128, 128, device="meta")))
+    generator = torch.Generator().manual_seed(0)
+    kept = keep(coupling, coupling.removable & (torch.rand(coupling.num_classes, generator=generator) < 0.5))
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            for tensor in pytree.tree_leaves(result):
+                if isinstance(tensor, Tensor) and not tensor.is_meta:
+                    largest = max(largest, tensor.untyped_storage().nbytes())
+            return result
+
+    with Watch():
+        demanded = rewriting.demanded(kept, {}, {})
+    assert not demanded.moved
+    assert largest < 1 << 23  # the joined map with a number for each element is 32 MB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -51,8 +52,7 @@ class Extents:
 
     def shape(self, value: Value) -> list[int]:
         """Return what is left of a tensor's shape."""
-        masks = self.of(value)
-        return [size if mask is None else int(mask.sum()) for size, mask in zip(value.shape, masks, strict=True)]
+        return cut_shape(value.shape, self.of(value))
 
     def is_cut(self, value: Value) -> bool:
         """Tell whether a tensor loses anything."""
@@ -102,6 +102,11 @@ def _by_dimension(stays: Tensor, shape: torch.Size) -> Masks:
     if not torch.equal(outer(along), stays):
         raise RewriteError(f"what would be left of a tensor of shape {tuple(shape)} is no grid")
     return tuple(whole_is_none(mask) for mask in along)
+
+
+def cut_shape(shape: Sequence[int], masks: Masks) -> list[int]:
+    """Return what is left of a shape."""
+    return [size if mask is None else int(mask.sum()) for size, mask in zip(shape, masks, strict=True)]
 
 
 def outer(along: list[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from prunus.coupling.calls import hint
-from prunus.shrinking.extents import indices
+from prunus.shrinking.extents import cut_shape, indices
 from prunus.shrinking.moving import Move
 
 
@@ -83,8 +83,7 @@ def written(node: fx.Node) -> dict[str, Any]:
 
 def left_of(move: Move) -> list[int]:
     """Return what is left of the shape of an operation's first result."""
-    sizes = zip(move.outputs[0].shape, move.kept[0], strict=True)
-    return [size if mask is None else int(mask.sum()) for size, mask in sizes]
+    return cut_shape(move.outputs[0].shape, move.kept[0])
 
 
 def fitted_sizes(sizes: list[Any], old: list[int], new: list[int]) -> list[Any]:

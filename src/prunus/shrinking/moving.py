@@ -8,7 +8,7 @@ changed operation must give on the coordinates of what stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from prunus.coupling.calls import Call, bound, run_on
 from prunus.coupling.reader import RULES, first_of
 from prunus.coupling.values import along, compact, tidy
 from prunus.graph import where
-from prunus.shrinking.extents import Extents, RewriteError, taken
+from prunus.shrinking.extents import Extents, Masks, RewriteError, alike, cut_shape, taken
+from prunus.shrinking.reshaping import RESHAPES, active_dims, keeps_order
 
 MOVES = (movement.move, movement.parts, movement.joined, movement.indexed)
 # What a call raises where its arguments don't fit its tensors.
@@ -61,6 +62,7 @@ class Move:
         self.node = node
         # One stand-in for each argument: two arguments with the same labels are two tensors all the same.
         own = {argument: replace(value) for argument, value in _tensors(node, values).items()}
+        self._held: list[Value] = []
         self.nodes = {id(value): argument for argument, value in own.items()}
         self.masks = {id(own[argument]): extents.of(values[argument]) for argument in own}
         self.arguments = bound(node.target, node, {**values, **own})  # type: ignore[arg-type]
@@ -73,6 +75,7 @@ class Move:
         found = values[node]
         self.outputs: list[Value] = found if isinstance(found, list) else [found]
         self.kept = [extents.of(value) for value in self.outputs]
+        self._pass_through()
 
     @property
     def name(self) -> str:
@@ -83,6 +86,34 @@ class Move:
         """Tell whether no tensor loses anything."""
         return all(mask is None for masks in (*self.masks.values(), *self.kept) for mask in masks)
 
+    def _pass_through(self) -> None:
+        """Look at one index only of each dimension that goes through as it is, cut alike on both sides."""
+        everything = [*self.carriers, *self.outputs]
+        ranks = {len(value.shape) for value in everything}
+        active = active_dims(self.name, self.arguments, *ranks) if len(ranks) == 1 else None
+        if active is None or len(self.outputs) != 1:
+            return
+        own = [self.masks[id(value)] for value in self.carriers]
+        passive = [
+            dim
+            for dim in range(*ranks)
+            if dim not in active and all(alike(masks[dim], self.kept[0][dim]) for masks in own)
+        ]
+        for value, masks in zip(self.carriers, own, strict=True):
+            small = replace(value, labels=_narrowed(value.labels, passive))
+            self._stand_for(value, small)
+            self.masks[id(small)] = _without(masks, passive)
+        self.outputs = [replace(self.outputs[0], labels=_narrowed(self.outputs[0].labels, passive))]
+        self.kept = [_without(self.kept[0], passive)]
+
+    def _stand_for(self, value: Value, small: Value) -> None:
+        """Put another value in the place of one."""
+        self.carriers = [small if carrier is value else carrier for carrier in self.carriers]
+        self.nodes[id(small)] = self.nodes[id(value)]
+        swapped = {name: _swapped(argument, value, small) for name, argument in self.arguments.items()}
+        self.arguments = swapped
+        self._held = [*self._held, value]  # so that its id stays its own
+
     def is_proven(self, target: Any, changes: Mapping[str, Any]) -> bool:
         """Tell whether an operation moves each element that stays to where it should.
 
@@ -90,6 +121,8 @@ class Move:
             target: the operation.
             changes: its arguments by name that are not the original's; an index as the tensor that it is.
         """
+        if self.name in RESHAPES and target == self.node.target:
+            return self._reshapes(dict(changes))
         fixed = self._cut_helpers()
 
         def stand_in(argument: Any) -> Any:
@@ -115,6 +148,20 @@ class Move:
             if not all(_equal(taken(tidy(whole), masks), result) for whole, masks, result in expected):
                 return False
         return True
+
+    def _reshapes(self, changes: dict[str, Any]) -> bool:
+        """Tell whether a reshape keeps the order of what stays, and has its shape."""
+        (source,), (result,) = self.carriers, self.outputs
+        own = self.masks[id(source)]
+        fixed = {id(helper): taken(_stand_in(helper), self.masks[id(helper)]) for helper in self.helpers}
+        fixed[id(source)] = torch.empty(cut_shape(source.shape, own), device="meta")
+        try:
+            shape = list(run_on(self.node.target, self.arguments | changes, fixed).shape)
+        except _FAILURES:
+            return False
+        return shape == cut_shape(result.shape, self.kept[0]) and keeps_order(
+            source.shape, own, result.shape, self.kept[0]
+        )
 
     def gather(self) -> Gather:
         """Return what the operation must pick, element by element.
@@ -193,6 +240,22 @@ class Move:
 def _stand_in(helper: Value) -> Tensor:
     """Return an index's content; any index where it depends on the inputs; and nothing but a shape otherwise."""
     return torch.zeros((), dtype=torch.int64).expand(helper.shape) if helper.known is None else helper.known
+
+
+def _narrowed(labels: Tensor, dims: Sequence[int]) -> Tensor:
+    for dim in dims:
+        labels = labels.narrow(dim, 0, min(1, labels.shape[dim]))
+    return labels
+
+
+def _without(masks: Masks, dims: Sequence[int]) -> Masks:
+    return tuple(None if dim in dims else mask for dim, mask in enumerate(masks))
+
+
+def _swapped(argument: Any, value: Value, other: Value) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return [_swapped(entry, value, other) for entry in argument]
+    return other if argument is value else argument
 
 
 def _tensors(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[fx.Node, Value]:
