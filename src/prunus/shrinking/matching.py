@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,16 +33,27 @@ def match(demanded: Demanded, rebuilt: Graph) -> None:
     Raises:
         MismatchError: something differs.
     """
-    pairs = _placeholders(demanded, rebuilt)
-    wanted, present = list(_operations(demanded.graph)), list(_operations(rebuilt.program.graph))
+    graphs = (demanded.graph, rebuilt.program.graph)
+    pairs = _Pairs(_placeholders(demanded, rebuilt), _HANDING_ON if not any(map(_writes, graphs)) else frozenset())
+    wanted, present = ([node for node in graph.nodes if pairs.is_operation(node)] for graph in graphs)
     for node, other in zip(wanted, present, strict=False):
         _match_operation(node, other, pairs)
-        pairs[node] = other
+        pairs.partner[node] = other
     if len(wanted) != len(present):
         raise MismatchError(f"it has {len(present)} operations and must have {len(wanted)}")
-    last, other = (next(iter(reversed(graph.nodes))) for graph in (demanded.graph, rebuilt.program.graph))
-    if not _same(last.args, other.args, pairs):
+    last, other = (next(iter(reversed(graph.nodes))) for graph in graphs)
+    if not pairs.same(last.args, other.args):
         raise MismatchError("its outputs come from other operations")
+
+
+# Operations that hand a tensor on; a trace may leave them out, as where there is one head and nothing to rearrange.
+_HANDING_ON = frozenset({torch.ops.aten.contiguous.default})
+
+
+def _writes(graph: fx.Graph) -> bool:
+    """Tell whether anything is written to in place, so that a copy is not the tensor itself."""
+    targets = [node.target for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    return any(target._schema.is_mutable for target in targets)
 
 
 def _placeholders(demanded: Demanded, rebuilt: Graph) -> dict[fx.Node, fx.Node]:
@@ -70,19 +81,50 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def _operations(graph: fx.Graph) -> Iterator[fx.Node]:
-    """Yield the operations on tensors: what is computed on sizes is compared by its result."""
-    for node in graph.nodes:
-        if node.op == "call_function" and has_tensor(node.meta.get("val")):
-            yield node
+@dataclass(frozen=True)
+class _Pairs:
+    """Which node of the rebuilt graph stands for which of the demanded one.
+
+    Attributes:
+        partner: demanded node -> node of the rebuilt graph.
+        handing_on: operations that are passed over.
+    """
+
+    partner: dict[fx.Node, fx.Node]
+    handing_on: frozenset[Any]
+
+    def is_operation(self, node: fx.Node) -> bool:
+        """Tell whether a node computes a tensor: what is computed on sizes is compared by its result."""
+        computes = node.op == "call_function" and has_tensor(node.meta.get("val"))
+        return computes and node.target not in self.handing_on
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Tell whether an argument of the rebuilt graph is the one that is demanded."""
+        if isinstance(one, (list, tuple)):
+            listed = isinstance(other, (list, tuple)) and len(one) == len(other)
+            return listed and all(map(self.same, one, other))
+        if isinstance(one, dict):
+            named = isinstance(other, dict) and one.keys() == other.keys()
+            return named and all(self.same(value, other[key]) for key, value in one.items())
+        if isinstance(one, fx.Node) and has_tensor(one.meta.get("val")):
+            return isinstance(other, fx.Node) and self.partner.get(self._source(one)) is self._source(other)
+        first, second = _number(one), _number(other)
+        if isinstance(first, float) and isinstance(second, float) and math.isnan(first):
+            return math.isnan(second)
+        return type(first) is type(second) and bool(first == second)
+
+    def _source(self, node: fx.Node) -> fx.Node:
+        while node.op == "call_function" and node.target in self.handing_on:
+            node = node.all_input_nodes[0]
+        return node
 
 
-def _match_operation(node: fx.Node, other: fx.Node, pairs: dict[fx.Node, fx.Node]) -> None:
+def _match_operation(node: fx.Node, other: fx.Node, pairs: _Pairs) -> None:
     if node.target is not other.target:
         raise MismatchError(f"{_name(other)} stands where {_name(node)} must, in {where(other)}")
     wanted, present = _arguments(node), _arguments(other)
     for name, argument in wanted.items():
-        if not _same(argument, present.get(name), pairs):
+        if not pairs.same(argument, present.get(name)):
             raise MismatchError(
                 f"{_name(node)} has {name} {_shown(present.get(name))} and must have {_shown(argument)}, in "
                 f"{where(other)}"
@@ -108,27 +150,6 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
             node.args[place] if place < len(node.args) else node.kwargs.get(parameter.name, default)
         )
     return arguments
-
-
-def _same(one: Any, other: Any, pairs: dict[fx.Node, fx.Node]) -> bool:
-    if isinstance(one, (list, tuple)):
-        return (
-            isinstance(other, (list, tuple))
-            and len(one) == len(other)
-            and all(_same(first, second, pairs) for first, second in zip(one, other, strict=True))
-        )
-    if isinstance(one, dict):
-        return (
-            isinstance(other, dict)
-            and one.keys() == other.keys()
-            and all(_same(value, other[key], pairs) for key, value in one.items())
-        )
-    if isinstance(one, fx.Node) and has_tensor(one.meta.get("val")):
-        return pairs.get(one) is other
-    first, second = _number(one), _number(other)
-    if isinstance(first, float) and isinstance(second, float) and math.isnan(first):
-        return math.isnan(second)
-    return type(first) is type(second) and bool(first == second)
 
 
 def _number(value: Any) -> Any:
