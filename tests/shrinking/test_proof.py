@@ -85,6 +85,50 @@ def test_channels_addressed_by_number(function: str, last: str) -> None:
             assert smaller.state_dict()["first.weight"].shape[0] < WIDTH
 
 
+class Written(nn.Module):
+    """A convolution whose own output is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.middle(self.first(x))
+        y[:, :2] = 0
+        return self.last(y)
+
+
+@pytest.mark.parametrize("dead_at", ["first", "middle", "last"])
+def test_what_a_layer_gives_to_be_written_to_is_needed(dead_at: str) -> None:
+    torch.manual_seed(0)
+    model = Written().double().eval()
+    with torch.no_grad():
+        getattr(model, dead_at).weight[:2, 1:4] = 0
+        model.first.weight[5:] = 0
+        model.middle.weight[:, 4] = 0
+    inputs = torch.randn(9, 2, 4, 4, dtype=torch.float64)
+    smaller = prunus.shrink(model, inputs[:1])
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-10
+
+
+class Overflowing(nn.Module):
+    """Zero times a number that overflows for large inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("gate", torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+        self.first.weight.data[:2] = 100
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.exp(self.first(x).clamp(min=0)) * self.gate)
+
+
+def test_zero_times_what_overflows_for_large_inputs_is_zero() -> None:
+    smaller = prunus.shrink(Overflowing().eval(), torch.zeros(1, 4))
+    assert smaller.state_dict()["first.weight"].shape == (4, 4)
+
+
 class Tokens(nn.Module):
     """An embedding whose channels matter for one token only, which no example has."""
 

@@ -14,7 +14,7 @@ from prunus.shrinking.constants import foldable
 from prunus.shrinking.content import fit
 from prunus.shrinking.contents import Reading
 from prunus.shrinking.operation import Operation, node_shape
-from prunus.shrinking.weights import consumed
+from prunus.shrinking.weights import consumed, num_outputs
 
 NeedRule: TypeAlias = "Callable[[Sweep, Operation, Tensor], None]"
 
@@ -129,7 +129,7 @@ class Sweep:
         self._matters[node, piece] = matters if known is None else known | matters
 
     def push_all(self, node: fx.Node) -> None:
-        """Note that all of a node's arguments matter, and so every class in them that no weight consumes."""
+        """Note that all of a node's arguments matter: classes that no weight consumes, or one whose entries aren't zero."""
         for argument in node.all_input_nodes:
             value = argument.meta.get("val")
             listed = value if isinstance(value, (list, tuple)) else [value]
@@ -139,6 +139,9 @@ class Sweep:
             for classes in self.classes(argument):
                 if classes is not None:
                     self.leak(classes)
+        for use in self.reading.uses.get(node, ()):
+            carries = self.reading.carries(use)
+            self.consume(use, torch.ones(num_outputs(use, carries), dtype=torch.bool))
 
     def leak(self, classes: Tensor) -> None:
         """Have classes stay that are consumed by something that is no weight."""

@@ -100,15 +100,20 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
     each = max(1, -(-count // len(_DRAWS)))
     for how in _DRAWS[: max(1, count)]:
         trial = _try(model, draw(like, each, how, ranges)) or _try(model, draw(like, like.batch, how, ranges))
-        trials.example += [trial] if trial else []
+        trials.example += [trial] if trial and _is_finite(trial) else []
     if seconds * like.batch * sum(factor**2 for factor in _FACTORS) < _SECONDS_RESIZED:
         trials.resized = [
             trial
             for factor in _FACTORS
             for inputs in _resized(like, factor)
-            if (trial := _try(model, draw(inputs, like.batch, Draw(5), ranges)))
+            if (trial := _try(model, draw(inputs, like.batch, Draw(5), ranges))) and _is_finite(trial)
         ]
     return trials
+
+
+def _is_finite(trial: Trial) -> bool:
+    """Tell whether nothing overflowed: zero times infinity is NaN, which a smaller model does not show."""
+    return all(bool(value.isfinite().all()) for value in trial.expected)
 
 
 def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
