@@ -17,7 +17,7 @@ import prunus
 from prunus.graph import GraphError
 from prunus.masks import MaskError
 from prunus.shrinking import ShrinkError
-from prunus.shrinking.liveness import Sweep
+from prunus.shrinking.finding.liveness import Sweep
 from zoo import ZOO
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -243,7 +243,7 @@ def test_outputs_that_would_differ_are_refused(network: nn.Module, monkeypatch: 
     def alive_forgotten(reading: Any, staying: Tensor) -> Sweep:
         return Sweep(reading, staying | ~reading.coupling.removable)  # which has not run
 
-    monkeypatch.setattr("prunus.shrinking.removal.needed", alive_forgotten)
+    monkeypatch.setattr("prunus.shrinking.finding.removal.needed", alive_forgotten)
     before = copy.deepcopy(network.state_dict())
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     with pytest.raises(ShrinkError, match="outputs would differ"):

@@ -13,16 +13,17 @@ from prunus.coupling import Use, couple
 from prunus.exported import ExportedModule
 from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
-from prunus.shrinking import optimizers, rewriting, training
-from prunus.shrinking.constants import Constants
-from prunus.shrinking.drawing import Draw, draw
+from prunus.shrinking import optimizers, rewriting
+from prunus.shrinking.finding.constants import Constants
+from prunus.shrinking.finding.removal import removable
 from prunus.shrinking.kept import Kept
-from prunus.shrinking.matching import MismatchError
-from prunus.shrinking.modules import RebuildError, bias_outputs, canonical_names, rebuild_proved
-from prunus.shrinking.removal import removable
+from prunus.shrinking.proving import training
+from prunus.shrinking.proving.drawing import Draw, draw
+from prunus.shrinking.proving.matching import MismatchError
+from prunus.shrinking.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild_proved
+from prunus.shrinking.proving.stepwise import check_operations
+from prunus.shrinking.proving.trials import Checked, Trials, disagreement, run_trials
 from prunus.shrinking.rewriting import Demanded, RewriteError
-from prunus.shrinking.stepwise import check_operations
-from prunus.shrinking.trials import Checked, Trials, disagreement, run_trials
 from prunus.shrinking.verification import widened
 from prunus.targets import unwrap
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from prunus.coupling import Coupling, Use
-from prunus.shrinking.contents import Reading
-from prunus.shrinking.operation import Operation
-from prunus.shrinking.product_rules import pads
+from prunus.shrinking.finding.contents import Reading
+from prunus.shrinking.finding.operation import Operation
+from prunus.shrinking.finding.product_rules import pads
+from prunus.shrinking.finding.weights import applied, consumed, matrix, num_outputs
 from prunus.shrinking.verification import widened
-from prunus.shrinking.weights import applied, consumed, matrix, num_outputs
 
 Matters: TypeAlias = Callable[[fx.Node, int], Tensor | None]
 

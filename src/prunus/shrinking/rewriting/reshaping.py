@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.shrinking.extents import Masks, alike, outer
+from prunus.shrinking.rewriting.extents import Masks, alike, outer
 
 # Operations that keep the order of elements and change the shape only.
 RESHAPES = frozenset(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from prunus.coupling import Value, contraction, convolution, recurrent
-from prunus.shrinking.aligning import ANY, Fit, Literals, all_whole, checks
-from prunus.shrinking.extents import alike, indices
+from prunus.shrinking.rewriting.aligning import ANY, Fit, Literals, all_whole, checks
+from prunus.shrinking.rewriting.extents import alike, indices
 
 
 @checks(contraction.linear)

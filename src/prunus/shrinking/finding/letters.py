@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from prunus.coupling import contraction
 from prunus.coupling.contraction import einsum_terms, matmul_letters, row_letters
-from prunus.shrinking.operation import Operation, rank_of
+from prunus.shrinking.finding.operation import Operation, rank_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,11 @@ from torch import Tensor, fx
 
 from prunus.coupling import Use, Value
 from prunus.coupling.values import compact
-from prunus.shrinking.constants import foldable
-from prunus.shrinking.content import fit
-from prunus.shrinking.contents import Reading
-from prunus.shrinking.operation import Operation, node_shape
-from prunus.shrinking.weights import consumed, num_outputs
+from prunus.shrinking.finding.constants import foldable
+from prunus.shrinking.finding.content import fit
+from prunus.shrinking.finding.contents import Reading
+from prunus.shrinking.finding.operation import Operation, node_shape
+from prunus.shrinking.finding.weights import consumed, num_outputs
 
 NeedRule: TypeAlias = "Callable[[Sweep, Operation, Tensor], None]"
 
@@ -129,7 +129,7 @@ class Sweep:
         self._matters[node, piece] = matters if known is None else known | matters
 
     def push_all(self, node: fx.Node) -> None:
-        """Note that all of a node's arguments matter: classes that no weight consumes, or one whose entries aren't zero."""
+        """Note that all of a node's arguments matter, through weights that are not zero or no weight at all."""
         for argument in node.all_input_nodes:
             value = argument.meta.get("val")
             listed = value if isinstance(value, (list, tuple)) else [value]

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from prunus.coupling import Value, contraction, convolution, recurrent
-from prunus.shrinking.content import Content, channel_numbers, content, together
-from prunus.shrinking.contents import Contents, Reading, content_rule
-from prunus.shrinking.letters import Contraction, contraction_of, meets, reduced
-from prunus.shrinking.operation import Operation, node_shape, rank_of
-from prunus.shrinking.recurrence import zero_units
+from prunus.shrinking.finding.content import Content, channel_numbers, content, together
+from prunus.shrinking.finding.contents import Contents, Reading, content_rule
+from prunus.shrinking.finding.letters import Contraction, contraction_of, meets, reduced
+from prunus.shrinking.finding.operation import Operation, node_shape, rank_of
+from prunus.shrinking.finding.recurrence import zero_units
+from prunus.shrinking.finding.weights import applied, matrix, num_inputs, produced
 from prunus.shrinking.verification import widened
-from prunus.shrinking.weights import applied, matrix, num_inputs, produced
 
 
 @content_rule(contraction.linear, contraction.matmul, contraction.addmm, contraction.einsum)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from prunus.copying import copy_model
 from prunus.coupling import couple
 from prunus.graph import Graph, GraphError, trace_training
-from prunus.shrinking.drawing import Inputs
 from prunus.shrinking.kept import Kept, keep
+from prunus.shrinking.proving.drawing import Inputs
 from prunus.shrinking.verification import fused_attention_off, tensors
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, fx
 
 from prunus.coupling import Value, arithmetic, movement
 from prunus.coupling.values import varying
-from prunus.shrinking.content import Content, any_over, common_shape, content, together
-from prunus.shrinking.contents import Contents, Reading, content_rule
-from prunus.shrinking.operation import Operation, node_shape, rank_of
+from prunus.shrinking.finding.content import Content, any_over, common_shape, content, together
+from prunus.shrinking.finding.contents import Contents, Reading, content_rule
+from prunus.shrinking.finding.operation import Operation, node_shape, rank_of
 
 _LIKE = {"zeros_like": 0, "ones_like": 1}
 _AS_ANOTHER = ("expand_as", "view_as", "reshape_as")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from prunus.coupling import arithmetic
-from prunus.shrinking.content import Content, content, together
-from prunus.shrinking.content_rules import stretched, with_others
-from prunus.shrinking.contents import Contents, Reading, content_rule
-from prunus.shrinking.operation import Operation, node_shape
+from prunus.shrinking.finding.content import Content, content, together
+from prunus.shrinking.finding.content_rules import stretched, with_others
+from prunus.shrinking.finding.contents import Contents, Reading, content_rule
+from prunus.shrinking.finding.operation import Operation, node_shape
 
 
 @content_rule(arithmetic.channel_norm)

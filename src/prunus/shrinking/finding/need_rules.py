@@ -9,13 +9,13 @@ from torch import Tensor, fx
 
 from prunus.coupling import Value, arithmetic, contraction, convolution, movement, recurrent
 from prunus.coupling.values import compact
-from prunus.shrinking.content import Content, along_channels, any_over, together
-from prunus.shrinking.content_rules import reduced_dims
-from prunus.shrinking.letters import Contraction, contraction_of, meets, reduced
-from prunus.shrinking.liveness import Sweep, need_rule
-from prunus.shrinking.operation import Operation, node_shape, rank_of
-from prunus.shrinking.product_rules import merged_channels, weight_place
-from prunus.shrinking.weights import num_outputs
+from prunus.shrinking.finding.content import Content, along_channels, any_over, together
+from prunus.shrinking.finding.content_rules import reduced_dims
+from prunus.shrinking.finding.letters import Contraction, contraction_of, meets, reduced
+from prunus.shrinking.finding.liveness import Sweep, need_rule
+from prunus.shrinking.finding.operation import Operation, node_shape, rank_of
+from prunus.shrinking.finding.product_rules import merged_channels, weight_place
+from prunus.shrinking.finding.weights import num_outputs
 
 
 @need_rule(movement.same)

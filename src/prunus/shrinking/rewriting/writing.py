@@ -9,11 +9,11 @@ import torch
 from torch import fx
 
 from prunus.graph import where
-from prunus.shrinking.extents import RewriteError
-from prunus.shrinking.moving import Gather
+from prunus.shrinking.rewriting.extents import RewriteError
+from prunus.shrinking.rewriting.moving import Gather
 
 if TYPE_CHECKING:
-    from prunus.shrinking.assembling import Assembly
+    from prunus.shrinking.rewriting.assembling import Assembly
 
 # Operations that may hand their input on as it is, though their schema doesn't say so.
 _HANDING_ON = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.graph import Graph
-from prunus.shrinking.drawing import Draw, Inputs, draw, integer_ranges
+from prunus.shrinking.proving.drawing import Draw, Inputs, draw, integer_ranges
 from prunus.shrinking.verification import difference, outputs, tolerance
 
 # As many samples as both models run within two seconds, but no fewer and no more than these.

@@ -10,10 +10,10 @@ from torch import Tensor, fx
 
 from prunus.coupling import Value
 from prunus.graph import where
-from prunus.shrinking.extents import RewriteError
+from prunus.shrinking.rewriting.extents import RewriteError
 
 if TYPE_CHECKING:
-    from prunus.shrinking.assembling import Assembly
+    from prunus.shrinking.rewriting.assembling import Assembly
 
 
 def check(assembly: Assembly) -> None:

@@ -16,7 +16,7 @@ from prunus.coupling import Value, arithmetic, movement
 from prunus.coupling.calls import Call
 from prunus.coupling.reader import RULES, Rule
 from prunus.graph import where
-from prunus.shrinking.extents import Extents, Masks, RewriteError, alike
+from prunus.shrinking.rewriting.extents import Extents, Masks, RewriteError, alike
 
 Literals: TypeAlias = dict[str, Any]
 Check: TypeAlias = "Callable[[Fit], Literals | None]"

@@ -11,10 +11,10 @@ from torch import Tensor, fx
 from prunus.coupling import Coupling, Use, contraction, movement, recurrent
 from prunus.coupling.calls import FACTORIES, shape_of
 from prunus.graph import Graph
-from prunus.shrinking.aliases import tangled
-from prunus.shrinking.content import Content, content, fixed, unknown
-from prunus.shrinking.operation import Operation, node_shape, operation_of, rank_of
-from prunus.shrinking.weights import nonzero
+from prunus.shrinking.finding.aliases import tangled
+from prunus.shrinking.finding.content import Content, content, fixed, unknown
+from prunus.shrinking.finding.operation import Operation, node_shape, operation_of, rank_of
+from prunus.shrinking.finding.weights import nonzero
 
 # None: nothing is known; of an operation with several outputs a list.
 Contents: TypeAlias = "Content | list[Content | None] | None"

@@ -20,8 +20,8 @@ from prunus.coupling.calls import Call, bound, run_on
 from prunus.coupling.reader import RULES, first_of
 from prunus.coupling.values import along, compact, tidy
 from prunus.graph import where
-from prunus.shrinking.extents import Extents, Masks, RewriteError, alike, cut_shape, taken
-from prunus.shrinking.reshaping import RESHAPES, active_dims, keeps_order
+from prunus.shrinking.rewriting.extents import Extents, Masks, RewriteError, alike, cut_shape, taken
+from prunus.shrinking.rewriting.reshaping import RESHAPES, active_dims, keeps_order
 
 MOVES = (movement.move, movement.parts, movement.joined, movement.indexed)
 # What a call raises where its arguments don't fit its tensors.

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, fx
 
 from prunus.coupling import Use
-from prunus.shrinking.content import channel_numbers
-from prunus.shrinking.contents import Reading
-from prunus.shrinking.operation import Operation, node_shape
-from prunus.shrinking.weights import num_inputs
+from prunus.shrinking.finding.content import channel_numbers
+from prunus.shrinking.finding.contents import Reading
+from prunus.shrinking.finding.operation import Operation, node_shape
+from prunus.shrinking.finding.weights import num_inputs
 
 # Of the gates in their order in torch's weights, the one whose activation is the candidate for the new state.
 _CANDIDATE = {"lstm": 2, "gru": 2, "rnn_tanh": 0, "rnn_relu": 0}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from prunus.coupling.calls import hint
-from prunus.shrinking.extents import cut_shape, indices
-from prunus.shrinking.moving import Move
+from prunus.shrinking.rewriting.extents import cut_shape, indices
+from prunus.shrinking.rewriting.moving import Move
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from torch import Tensor, fx, nn
 from prunus.coupling import Value
 from prunus.coupling.calls import FACTORIES, Call, bound
 from prunus.coupling.reader import RULES
-from prunus.shrinking import aligning, aligning_products, shapes, writing  # noqa: F401  # enter their checks
-from prunus.shrinking.extents import Extents
-from prunus.shrinking.fitting import Candidate, Scaled, candidates, fitted_sizes, written
 from prunus.shrinking.kept import Kept
-from prunus.shrinking.moving import MOVES, Gather, Move
-from prunus.shrinking.references import chain, factor, holders_and_users
+from prunus.shrinking.rewriting import aligning, aligning_products, shapes, writing  # noqa: F401  # enter their checks
+from prunus.shrinking.rewriting.extents import Extents
+from prunus.shrinking.rewriting.fitting import Candidate, Scaled, candidates, fitted_sizes, written
+from prunus.shrinking.rewriting.moving import MOVES, Gather, Move
+from prunus.shrinking.rewriting.references import chain, factor, holders_and_users
 
 
 class Assembly:

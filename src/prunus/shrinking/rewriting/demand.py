@@ -32,9 +32,9 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from prunus.coupling import Value, one_thread
 from prunus.exported import ExportedModule
-from prunus.shrinking.assembling import Assembly
-from prunus.shrinking.extents import Extents, RewriteError
 from prunus.shrinking.kept import Kept
+from prunus.shrinking.rewriting.assembling import Assembly
+from prunus.shrinking.rewriting.extents import Extents, RewriteError
 
 __all__ = ["Demanded", "RewriteError", "demanded", "rewrite"]
 
