@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -105,7 +106,7 @@ class _Parts:
             holder, place = draw.choice(places)
             kept = holder[place]
             grown = kept + draw.choice((-1, 1, 2)) if type(kept) is int else kept
-            holder[place] = draw.choice((*_HOSTILE, grown, grown, grown, [kept] * 500))
+            holder[place] = copy.deepcopy(draw.choice((*_HOSTILE, grown, grown, grown, [kept] * 500)))
         return self.sealed(self.tensors, self.metadata | {key: json.dumps(tree)})
 
     def with_text(self, draw: random.Random, key: str) -> bytes:

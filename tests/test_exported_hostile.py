@@ -232,6 +232,17 @@ def test_shapes_and_pads_that_pytorch_does_not_check() -> None:
     assert torch.equal(calling("pad.default", [images], "#0", [1, -1])(images), F.pad(images, [1, -1]))
 
 
+def test_shared_heads_that_are_none_are_refused() -> None:
+    query, none = torch.ones(2, 2, 5, 4), torch.ones(2, 0, 5, 4)
+    for key, value in ((none, query), (query, none), (none, none)):
+        module = calling("scaled_dot_product_attention.default", [query, key, value], "#0", "#1", "#2", enable_gqa=True)
+        with pytest.raises(ValueError, match="must have a head to share"):
+            module(query, key, value)
+    one = query[:, :1]
+    module = calling("scaled_dot_product_attention.default", [query, one, one], "#0", "#1", "#2", enable_gqa=True)
+    assert torch.equal(module(query, one, one), F.scaled_dot_product_attention(query, one, one, enable_gqa=True))
+
+
 class Guarded(nn.Module):
     """A model of operations that are guarded or whose constants are checked, as people write them."""
 

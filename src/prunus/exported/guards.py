@@ -109,6 +109,14 @@ def _circular(values: Mapping[str, Any]) -> None:
     _require(not circular or min(values["pad"], default=0) >= 0, f"circular padding can't be negative: {values['pad']}")
 
 
+def _grouped_heads(values: Mapping[str, Any]) -> None:
+    """Check that there are heads to divide the query's by, where they are shared."""
+    tensors = [values[name] for name in ("query", "key", "value")]
+    if values["enable_gqa"] and all(tensor.dim() > 2 for tensor in tensors):
+        heads = [tensor.shape[-3] for tensor in tensors]
+        _require(min(heads[1:]) > 0, f"key and value must have a head to share, got {heads[1]} and {heads[2]} heads")
+
+
 def _recurrent(gates: int) -> Check:
     """Return a check of a recurrent layer with so many gates: weights and states must have the shapes it needs."""
 
@@ -160,5 +168,6 @@ _CHECKS: dict[str, Check] = {
     **{f"{name}.{kind}": _recurrent(gates) for name, gates in _GATES.items() for kind in ("input", "data")},
     "binary_cross_entropy.default": _same_shape,
     "_pad_circular.default": _circular,
+    "scaled_dot_product_attention.default": _grouped_heads,
     "pad.default": _circular,
 }
