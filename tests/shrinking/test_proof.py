@@ -223,6 +223,12 @@ def test_complex_models_keep_their_imaginary_parts() -> None:
     assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
 
 
+def test_a_model_that_can_not_run_its_example_is_refused_in_words() -> None:
+    model = nn.Sequential(nn.Linear(4, 8, dtype=torch.complex64), nn.Linear(8, 3, dtype=torch.complex64))
+    with pytest.raises(ValueError, match=r"does not run|can't run"):
+        prunus.shrink(model, torch.zeros(1, 4))
+
+
 class Auxiliary(nn.Module):
     """A head beside the trunk that runs in training only."""
 

@@ -118,7 +118,14 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     """Build the smaller model in its own class, or else as a graph, and prove it."""
     graph = kept.coupling.graph
     kind = type(model).__name__
-    trials = run_trials(model, graph)
+    try:
+        trials = run_trials(model, graph)
+    except Exception as error:  # what can be traced may still not run, as 8-bit floats
+        lines = str(error).splitlines() or [""]
+        raise ShrinkError(
+            f"{kind} can't be shrunk: it does not run on inputs like the example's, {_shown(graph.args, graph.kwargs)}: "
+            f"{type(error).__name__}: {lines[0]}; give an example of the dtypes and shapes that it takes"
+        ) from error
     example = trials.example[0].inputs
     biases, fresh = _biases(kept, fixed)
     try:
@@ -139,6 +146,11 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
         why = "a layer that is not PyTorch's own needs a bias"
     _log.info("shrink: the forward of %s hard-codes a size (%s): its graph is used", kind, why)
     return _as_graph(demanded, trials, f"the forward of {kind} hard-codes a size ({why})")
+
+
+def _shown(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:
+    inputs = (*args, *kwargs.values())
+    return ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
 
 
 def _proved_class(smaller: nn.Module, model: nn.Module, trials: Trials) -> nn.Module:
