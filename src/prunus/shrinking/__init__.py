@@ -144,8 +144,8 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
             why = str(error)
     else:
         why = "a layer that is not PyTorch's own needs a bias"
-    _log.info("shrink: the forward of %s hard-codes a size (%s): its graph is used", kind, why)
-    return _as_graph(demanded, trials, f"the forward of {kind} hard-codes a size ({why})")
+    _log.info("shrink: the forward of %s hard-codes a size or a channel's place (%s): its graph is used", kind, why)
+    return _as_graph(demanded, trials, f"the forward of {kind} hard-codes a size or a channel's place ({why})")
 
 
 def _shown(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:

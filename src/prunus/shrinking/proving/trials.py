@@ -97,9 +97,9 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
     elements = sum(value.numel() for value in second.expected) / like.batch
     most = min(_SECONDS / max(seconds, 1e-9), _MOST_ELEMENTS / max(elements, 1))
     count = max(_LEAST, min(_MOST, int(most))) - like.batch
-    each = max(1, -(-count // len(_DRAWS)))
-    for how in _DRAWS[: max(1, count)]:
-        trial = _try(model, draw(like, each, how, ranges)) or _try(model, draw(like, like.batch, how, ranges))
+    for place, how in enumerate(_DRAWS):
+        samples = max(1, (count + len(_DRAWS) - 1 - place) // len(_DRAWS))
+        trial = _try(model, draw(like, samples, how, ranges)) or _try(model, draw(like, like.batch, how, ranges))
         trials.example += [trial] if trial and _is_finite(trial) else []
     if seconds * like.batch * sum(factor**2 for factor in _FACTORS) < _SECONDS_RESIZED:
         trials.resized = [
