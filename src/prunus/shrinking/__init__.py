@@ -31,6 +31,10 @@ __all__ = ["Checked", "ShrinkError", "removable", "shrink"]
 
 _log = logging.getLogger("prunus")
 
+# Inputs that operations are compared on: all of them where the model runs in so many seconds, else the first.
+_DRAWS = (Draw(0), Draw(6), Draw(7, uniform=True))
+_QUICK = 0.1
+
 
 class ShrinkError(ValueError):
     """A model that could not be shrunk to one with the same outputs; it was left as it was."""
@@ -131,7 +135,7 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     try:
         cut = {name: _cut_bias(kept, use, shift) for name, (use, shift) in fresh.items()}
         demanded = rewriting.demanded(kept, biases, cut)
-        for how in (Draw(0), Draw(6), Draw(7, uniform=True)):
+        for how in _DRAWS if trials.seconds < _QUICK else _DRAWS[:1]:
             check_operations(demanded, fixed.matters, draw(example, example.batch, how, trials.ranges))
     except (RewriteError, MismatchError) as error:
         raise ShrinkError(f"{kind} can't be shrunk: {error}") from error

@@ -67,12 +67,14 @@ class Trials:
         ranges: per input the smallest and the largest integer that it was drawn from; None where it was not drawn so.
         example: at the example's sizes.
         resized: at others that the model takes too.
+        seconds: how long the model takes for the example's batch.
     """
 
     graph: Graph
     ranges: list[tuple[int, int] | None]
     example: list[Trial] = field(default_factory=list)
     resized: list[Trial] = field(default_factory=list)
+    seconds: float = 0.0
 
     def checked(self, *, resized: bool) -> Checked:
         """Say what was compared; `resized` tells whether other sizes were."""
@@ -93,7 +95,7 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
     began = time.perf_counter()
     second = _trial(model, first.inputs)  # the first run of a model is slower than the others
     seconds = (time.perf_counter() - began) / like.batch
-    trials = Trials(graph, ranges, [second])
+    trials = Trials(graph, ranges, [second], seconds=seconds * like.batch)
     elements = sum(value.numel() for value in second.expected) / like.batch
     most = min(_SECONDS / max(seconds, 1e-9), _MOST_ELEMENTS / max(elements, 1))
     count = max(_LEAST, min(_MOST, int(most))) - like.batch
