@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,18 @@ def doubled_where_even(m: Net, x: Tensor) -> Tensor:
     return m.layer(x) * (2 if x.shape[0] % 2 == 0 else 1)
 
 
+def doubled_for_three_pairs(m: Net, x: Tensor) -> Tensor:
+    return m.layer(x) * (2 if math.ceil(x.shape[0] / 2) <= 3 else 1)
+
+
+def doubled_below_a_fraction(m: Net, x: Tensor) -> Tensor:
+    return m.layer(x) * (2 if float(x.shape[0]) < 20.5 else 1)
+
+
+def complex_numbers(m: Net, x: Tensor) -> Tensor:
+    return torch.complex(m.layer(x), m.layer(x).relu()).square()
+
+
 def another_way_for_one(m: Net, x: Tensor) -> Tensor:
     return m.layer(x) * (2 if x.shape[0] == 1 else 1)
 
@@ -83,6 +96,7 @@ FREE: dict[Forward, tuple[int, ...]] = {
     halves: (4,),
     fold_time: (1, 2, 3),
     by_the_count: (1, 3),
+    complex_numbers: (1, 3),
 }
 PINNED: dict[Forward, tuple[int, ...]] = {
     into_two: (2,),
@@ -91,6 +105,8 @@ PINNED: dict[Forward, tuple[int, ...]] = {
     one_by_one: (1, 2, 3),
     doubled_up_to_ten: (1, 2, 3),
     doubled_where_even: (2, 3),
+    doubled_for_three_pairs: (1, 2, 3),
+    doubled_below_a_fraction: (1, 2, 3),
 }
 free = [pytest.param(run, size, id=f"{run.__name__}-{size}") for run, sizes in FREE.items() for size in sizes]
 pinned = [pytest.param(run, size, id=f"{run.__name__}-{size}") for run, sizes in PINNED.items() for size in sizes]

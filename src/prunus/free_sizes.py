@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,10 +24,19 @@ from prunus.exported.module import ExportedModule
 
 # The sizes at which conditions are looked at; beyond the first few a model is not run.
 _BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 16, 17, 33)
-_HUGE = (10_007, 1_000_003)
+HUGE = (10_007, 1_000_003)  # too large to run
 _MOST_RUNS = 6
 # The largest difference, relative to the largest output, that other kernels for another size make.
-_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+_TOLERANCES = {
+    torch.float64: 1e-8,
+    torch.complex128: 1e-8,
+    torch.float32: 1e-4,
+    torch.complex64: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+# What the conditions call that torch.export writes.
+_CALLED: dict[str, Any] = {call.__name__: call for call in (abs, bool, float, int, math, max, min, round)}
 
 # The sizes of each input, those by position first.
 Sizes: TypeAlias = tuple[tuple[int, ...], ...]
@@ -59,11 +69,12 @@ def batch_is_free(
     names = {str(traced[place][0]) for place in places}
     trial = Trial.of(program, model, args, kwargs)
     others, choices, huge = (
-        [dict.fromkeys(names, size) for size in sizes] for sizes in ((batch + 1, 2 * batch, 3 * batch), _BATCHES, _HUGE)
+        [dict.fromkeys(names, size) for size in sizes] for sizes in ((batch + 1, 2 * batch, 3 * batch), _BATCHES, HUGE)
     )
     if not any(map(trial.foresees, others)) and not any(map(trial.takes, others)):
         return False
-    return trial.agrees(choices, huge)
+    largest = choices[-1]  # a condition such as `size == 2` may stand for one that small sizes don't tell
+    return trial.agrees(choices, huge) and (trial.foresees(largest) or trial.same_at(largest))
 
 
 @dataclass(frozen=True)
@@ -139,8 +150,8 @@ class Trial:
         leaves = iter([torch.empty(shape, device="meta") for shape in self._shapes(sizes)])
         named = _by_argument(self.model, tuple(next(leaves) for _ in self.args), {k: next(leaves) for k in self.kwargs})
         try:
-            return bool(eval(condition, {"__builtins__": {}, "max": max, "min": min}, {"L": named}))
-        except ZeroDivisionError:
+            return bool(eval(condition, {"__builtins__": {}, **_CALLED}, {"L": named}))
+        except (ZeroDivisionError, NameError):  # what it calls is not known: model and program are compared
             return False
         except Exception:  # it asks for something other than sizes
             return True

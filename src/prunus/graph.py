@@ -54,6 +54,16 @@ class Graph:
         """The operations in the order they are computed."""
         return list(self.program.graph.nodes)
 
+    @property
+    def example_inputs(self) -> ExampleInputs:
+        """The inputs it was traced with, as `trace` takes them."""
+        return self.kwargs if self.kwargs and not self.args else self.args
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples the inputs have that it was traced with."""
+        return _num_samples((self.args, self.kwargs))
+
     def tensor(self, name: str) -> Tensor:
         """Return the parameter, buffer or constant of that name."""
         held: Any = self.program.state_dict.get(name, self.program.constants.get(name))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from torch import SymInt, Tensor, nn
 
 from prunus.forward import undisturbed
-from prunus.free_sizes import Trial, outputs, resized
+from prunus.free_sizes import HUGE, Trial, outputs, resized
 from prunus.graph import (
     ExampleInputs,
     Graph,
@@ -27,7 +27,6 @@ from prunus.tracing import tracing
 _log = logging.getLogger("prunus")
 # Inputs with more dimensions than these are taken as they are: each is tried with a forward.
 _MOST_PLACES = 8
-_HUGE = (10_007, 1_000_003)
 
 
 def trace_open(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
@@ -127,5 +126,5 @@ def _choices(batch: Mapping[str, int], sizes: Mapping[str, int]) -> Iterator[dic
 
 
 def _huge(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    for name, size in itertools.product(sizes, _HUGE):
+    for name, size in itertools.product(sizes, HUGE):
         yield {name: size}

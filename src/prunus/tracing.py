@@ -25,7 +25,7 @@ def tracing() -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(_without_fused_attention())
+        stack.enter_context(fused_attention_off())
         stack.enter_context(_quietly())
         stack.enter_context(_inference_mode_as_no_grad())
         stack.enter_context(_functions_by_themselves())
@@ -38,7 +38,8 @@ def tracing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_fused_attention() -> Iterator[None]:
+def fused_attention_off() -> Iterator[None]:
+    """Run PyTorch's transformer layers operation by operation, as they are traced."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

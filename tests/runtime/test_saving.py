@@ -184,7 +184,7 @@ def test_a_number_of_threads_that_no_call_can_have(saved: Path, tmp_path: Path) 
         with pytest.raises(ValueError, match="threads must be a whole number from 1 to 1024"):
             prunus.load_program(saved, threads=threads)
     path = _forged(saved, tmp_path / "threads.safetensors", lambda told: told.update(threads=2**30))
-    with pytest.raises(ProgramError, match="its header contradicts itself"):
+    with pytest.raises(ProgramError, match="that no program has"):
         prunus.load_program(path)
 
 

@@ -165,3 +165,16 @@ def test_a_dropout_that_is_always_on_keeps_zeros_only() -> None:
     )
     assert kept.size("head.weight", 1) == 7
     assert all(constants.shift(kept.coupling, use, kept.gone) is None for use in kept.coupling.uses)
+
+
+def test_zeros_that_any_view_writes_over_are_no_zeros() -> None:
+    def scaled(net: Net, x: Tensor) -> Tensor:
+        scales = net.table.clone()
+        torch.as_strided(scales, (8,), (2,)).add_(1.0)
+        return net.head(net.first(x) * scales[:, 0])
+
+    model = random_numbers(Net(scaled, first=nn.Linear(6, 8), head=nn.Linear(8, 3)))
+    model.register_buffer("table", torch.zeros(8, 2, dtype=torch.float64))
+    smaller = prunus.shrink(model, torch.randn(1, 6, dtype=torch.float64))
+    inputs = torch.randn(3, 6, dtype=torch.float64)
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-12

@@ -105,7 +105,7 @@ class Channels:
         """Refuse a sparsity that whole channels can't reach.
 
         Raises:
-            ChannelError: so it is; the message says how far they go and what is protected.
+            ChannelError: they can't; the message says how far they go and what is protected.
         """
         most = torch.zeros(self.coupling.num_classes, dtype=torch.bool)
         for units in self._units(None, masks):
@@ -161,7 +161,7 @@ class Channels:
         """Refuse a model out of which channels could not be cut; it needs no weights.
 
         Raises:
-            ChannelError: so it is; the message names the operation, its module and its line.
+            ChannelError: they could not; the message names the operation, its module and its line.
         """
         check_cut(self.coupling, self._search(self._units(None, None), method, method.sparsity, strict=False))
 

@@ -21,7 +21,7 @@ def check_cut(coupling: Coupling, gone: Tensor) -> None:
         gone: the classes to go, bool per class.
 
     Raises:
-        ChannelError: so it is; the message names the operation, its module and its line.
+        ChannelError: they could not; the message names the operation, its module and its line.
     """
     with one_thread():
         try:

@@ -285,7 +285,7 @@ def _note_use(
                     reader.leak(found[_SUMMED])
         return
     index = operands.index(weight)
-    positions = math.prod(sizes[letter] for letter in out if letter != own[0]) // reader.batch
+    positions = math.prod(sizes[letter] for letter in out if letter != own[0]) // reader.graph.num_samples
     reader.uses.append(
         Use(
             call.node,

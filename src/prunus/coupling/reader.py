@@ -188,7 +188,7 @@ class Reader:
         return self._noted(found)
 
     def _of_weights(self, call: Call) -> Value | list[Value]:
-        """Have parameters stay whole that something unknown computes a weight from, such as weight norm."""
+        """Keep parameters that an unknown operation turns into a weight, such as weight norm."""
         for value in call.values:
             self.bind(value, inert(value.shape))
         outputs = [Value(inert(shape)) for shape in call.shapes]
@@ -208,11 +208,6 @@ class Reader:
         known = computed(call)
         outputs = [Value(inert(shape), known=known) for shape in call.shapes]
         return outputs if isinstance(found, (list, tuple)) else outputs[0]
-
-    @property
-    def batch(self) -> int:
-        """The number of samples in the example."""
-        return next(iter((*self.graph.args, *self.graph.kwargs.values()))).shape[0]
 
     # What rules say.
 

@@ -49,7 +49,7 @@ def _weight_norm(graph: fx.Graph, given: dict[str, Any], node: fx.Node) -> fx.No
 
 
 def _embedding_bag(graph: fx.Graph, given: dict[str, Any], node: fx.Node) -> tuple[fx.Node]:
-    """Return the sum, the mean or the largest of the table's rows that each bag names; nought for an empty bag."""
+    """Return the sum, the mean or the largest of the table's rows that each bag names; zero for an empty bag."""
     call = functools.partial(_call, graph)
     indices, offsets, padding = given["indices"], given["offsets"], given.get("padding_idx")
     num_bags = call("sym_size.int", offsets, 0)

@@ -48,13 +48,14 @@ def private_folder() -> Path:
     """
     folder = cache_folder()
     try:
-        _make(folder.resolve())
+        resolved = folder.resolve()  # once: what is checked is what is returned, wherever links lead by then
+        _make(resolved)
         if not os.environ.get("PRUNUS_CACHE"):
-            _close_to_others(folder)
-        danger = why_unsafe(folder)
+            _close_to_others(resolved)
+        danger = why_unsafe(resolved) or why_unsafe(folder)
     except OSError as error:
-        raise _unusable(folder, error) from error
-    return folder.resolve() if danger is None else _temporary_folder(folder, danger)
+        raise unusable(folder, error) from error
+    return resolved if danger is None else _temporary_folder(folder, danger)
 
 
 def why_unsafe(folder: Path) -> str | None:
@@ -194,7 +195,7 @@ def write(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         _flush_folder(path.parent)
     except OSError as error:
-        raise _unusable(path.parent, error) from error
+        raise unusable(path.parent, error) from error
 
 
 def _flush_folder(folder: Path) -> None:
@@ -233,7 +234,8 @@ def _seal(content: bytes) -> bytes:
     return f"{len(content)} {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
-def _unusable(folder: Path, error: OSError) -> CompileError:
+def unusable(folder: Path, error: OSError) -> CompileError:
+    """Return the error of a folder that can't be written."""
     return CompileError(
         f"the cache of programs {str(folder)!r} can't be written ({error}); set PRUNUS_CACHE to another folder"
     )

@@ -27,14 +27,14 @@ class _Context(ctypes.Structure):
 
 
 class Engine:
-    """Calls a program's functions; several threads may do so at once, and hold no lock of Python while it computes.
+    """Calls a program's functions; several threads may do so at once. A call releases the GIL while it computes.
 
     Args:
         library: the built program.
         source: what it was built from.
         itemsize: bytes of a number.
         threads: the most a call may use.
-        most_single: so many samples beside whole blocks are computed singly.
+        most_single: remainders of up to this many samples run one by one.
         share_steps: whether threads share the steps of a task where there are fewer tasks than threads.
     """
 

@@ -62,7 +62,7 @@ class Program:
     """A model as machine code that skips the zeros. It computes on the CPU, without gradients.
 
     Call it as the model: with tensors or numpy arrays whose first dimension is the batch, of any size. Numpy arrays
-    give numpy arrays. Several threads may call it at once; it holds no lock of Python while it computes.
+    give numpy arrays. Several threads may call it at once: it releases the GIL while it computes.
     """
 
     def __init__(self, parts: Parts, engine: Engine) -> None:

@@ -22,6 +22,7 @@ from prunus.runtime.program import Parts, Program
 
 _FORMAT = "prunus program 1"
 _DEEPEST = 20
+_NO_STRUCTURE = f"its outputs must be a tensor, tuple, list or dict, at most {_DEEPEST} deep in each other"
 
 # Without `max_bytes`, a program may take so many bytes, or so many times its file: a weight that is not zero takes 8
 # bytes there, and one in a thousand may be left.
@@ -36,7 +37,7 @@ def save(parts: Parts, threads: int, path: Path | str) -> None:
         ProgramError: the outputs are arranged in a class that a file can't hold.
     """
     tree, tensors = storing.encode(parts.net)
-    told = {
+    settings = {
         "format": _FORMAT,
         "net": tree,
         "structure": _structure_to_json(parts.structure),
@@ -46,7 +47,7 @@ def save(parts: Parts, threads: int, path: Path | str) -> None:
         "fixed_batch": parts.fixed_batch,
         "nonfinite": parts.nonfinite,
     }
-    header = {"program": json.dumps(told)}
+    header = {"program": json.dumps(settings)}
     files.save_tensors(path, tensors, header | {"checksum": files.checksum_of(tensors, header)})
 
 
@@ -87,29 +88,29 @@ def load_program(
     memory = _Memory(Path(path).stat().st_size, max_bytes)
     try:
         with storing.as_program_errors():
-            told = _told(tensors, metadata)
-            memory.take(storing.num_bytes(told["net"], tensors))
-            net = storing.decode(told["net"], tensors)
+            header = _header(tensors, metadata)
+            memory.take(storing.num_bytes(header["net"], tensors))
+            net = storing.decode(header["net"], tensors)
             check(net)
             memory.take(num_bytes_to_plan(net))
-            numbers = DOUBLE if told["dtype"] == "float64" else FLOAT
-            memory.take(tuning.workspace_bytes(net, wanted, numbers, told["batch"]))
-            structure = _structure(told["structure"])
+            numbers = DOUBLE if header["dtype"] == "float64" else FLOAT
+            memory.take(tuning.workspace_bytes(net, wanted, numbers, header["batch"]))
+            structure = _structure(header["structure"])
             if structure.num_leaves != len(net.outputs):
-                raise ProgramError(f"it has {len(net.outputs)} outputs, arranged as {structure.num_leaves}")
+                raise ProgramError(f"it has {len(net.outputs)} outputs, but the structure of {structure.num_leaves}")
     except ProgramError as error:
         raise ProgramError(f"{str(path)!r} can't be loaded: {error}") from error
-    dtype = torch.float64 if told["dtype"] == "float64" else torch.float32
-    count = min(told["threads"], cores()) if chosen is None else chosen
+    dtype = torch.float64 if header["dtype"] == "float64" else torch.float32
+    count = min(header["threads"], cores()) if chosen is None else chosen
     choice = (
-        tuning.measured(net, wanted, numbers, told["batch"], lambda _: None)
+        tuning.measured(net, wanted, numbers, header["batch"], lambda _: None)
         if tune
         else tuning.by_rule(net, wanted, numbers)
     )
-    text, engine = built(net, choice, wanted, numbers, count, told["nonfinite"])
-    batch, fixed = told["batch"], told["fixed_batch"]
+    text, engine = built(net, choice, wanted, numbers, count, header["nonfinite"])
+    batch, fixed = header["batch"], header["fixed_batch"]
     return Program(
-        Parts(net, choice, text, wanted, structure, dtype, None, batch, fixed, told["nonfinite"], {}), engine
+        Parts(net, choice, text, wanted, structure, dtype, None, batch, fixed, header["nonfinite"], {}), engine
     )
 
 
@@ -134,26 +135,33 @@ class _Memory:
             )
 
 
-def _told(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    """Return what the JSON text of a program's file holds, whose numbers and names are in range.
+
+    Raises:
+        ProgramError: it is damaged, or of no program.
+    """
     text = metadata.get("program", "null")
     try:
-        told = strict_json.parse(text)
+        header = strict_json.parse(text)
     except strict_json.FieldError as error:
         raise ProgramError(f"its header can't be read ({error})") from error
     # the first version had no checksum
     if metadata.keys() > {"program"} and metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
         raise ProgramError("what it holds is not what was written; copy it anew")
-    if not isinstance(told, dict) or told.get("format") != _FORMAT:
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
     for name, value in (("fixed_batch", None), ("nonfinite", "ignore")):  # files of earlier versions have neither
-        told.setdefault(name, value)
+        header.setdefault(name, value)
     limits = {"threads": MOST_THREADS, "batch": 2**31}
-    numbers = all(type(told.get(name)) is int and 0 < told[name] <= most for name, most in limits.items())
-    fixed = told["fixed_batch"]
+    numbers = all(type(header.get(name)) is int and 0 < header[name] <= most for name, most in limits.items())
+    fixed = header["fixed_batch"]
     numbers = numbers and (fixed is None or (type(fixed) is int and 0 < fixed <= limits["batch"]))
-    if told.get("dtype") not in ("float32", "float64") or told["nonfinite"] not in NONFINITE or not numbers:
-        raise ProgramError("its header contradicts itself")
-    return told
+    if header.get("dtype") not in ("float32", "float64") or header["nonfinite"] not in NONFINITE or not numbers:
+        raise ProgramError(
+            "its header has a dtype, threads, batch, fixed_batch or nonfinite that no program has; copy it anew"
+        )
+    return header
 
 
 def _structure_to_json(structure: Structure) -> Any:
@@ -172,15 +180,15 @@ def _structure(tree: Any, depth: int = 0) -> Structure:
     if tree == "*":
         return Structure()
     if depth > _DEEPEST or not isinstance(tree, dict) or tree.get("kind") not in PLAIN:
-        raise ProgramError("its outputs are arranged in an unknown way")
+        raise ProgramError(_NO_STRUCTURE)
     children, keys = tree.get("children"), tree.get("keys")
     if not isinstance(children, list) or not isinstance(keys, list):
-        raise ProgramError("its outputs are arranged in an unknown way")
+        raise ProgramError(_NO_STRUCTURE)
     if tree["kind"] == "dict" and (
         len(keys) != len(children)
         or not all(isinstance(key, (str, int)) for key in keys)
         or len(set(keys)) != len(keys)
     ):
-        raise ProgramError("its outputs are arranged in an unknown way")
+        raise ProgramError(_NO_STRUCTURE)
     found = tuple(_structure(child, depth + 1) for child in children)
     return Structure(tree["kind"], found, tuple(keys) if tree["kind"] == "dict" else ())

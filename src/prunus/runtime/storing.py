@@ -17,6 +17,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from prunus.files import content_hash
 from prunus.runtime.errors import ProgramError
 from prunus.runtime.net import (
     Combine,
@@ -122,11 +123,8 @@ def as_program_errors() -> Iterator[None]:
 def digest(net: Net, *more: object) -> str:
     """Return a text that two nets share only if they are equal, and so is all else that is given."""
     tree, tensors = encode(net)
-    found = hashlib.sha256(json.dumps([tree, *map(str, more)], sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        found.update(name.encode())
-        found.update(tensor.numpy().tobytes())
-    return found.hexdigest()[:40]
+    text = json.dumps([tree, content_hash(tensors), *map(str, more)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 class _Encoder:

@@ -175,9 +175,7 @@ def build(text: str, wanted: Target) -> ctypes.CDLL:
     try:
         built = _compile(text, found, wanted, folder)
     except OSError as error:
-        raise CompileError(
-            f"the cache of programs {str(folder)!r} can't be written ({error}); set PRUNUS_CACHE to another folder"
-        ) from error
+        raise cache.unusable(folder, error) from error
     cache.write_library(path, built)
     try:
         return _load(built, path)

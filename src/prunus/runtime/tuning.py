@@ -48,7 +48,7 @@ class Choice:
     Attributes:
         block: samples of a block.
         chosen: (mode, number of the output) -> how that contraction is computed.
-        most_single: so many samples beside whole blocks are computed singly, more as another block.
+        most_single: remainders of up to this many samples run one by one, larger ones as another block.
     """
 
     block: int

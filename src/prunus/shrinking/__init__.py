@@ -172,7 +172,7 @@ def _proved_class(smaller: nn.Module, model: nn.Module, trials: Trials) -> nn.Mo
     if why:
         raise RebuildError(why)
     _check_training(smaller, model, trials)
-    return _told(smaller, trials.checked(resized=True))
+    return _with_checked(smaller, trials.checked(resized=True))
 
 
 def _as_graph(demanded: Demanded, trials: Trials, why: str) -> nn.Module:
@@ -187,7 +187,7 @@ def _as_graph(demanded: Demanded, trials: Trials, why: str) -> nn.Module:
     if differs:
         raise ShrinkError(f"{kind} can't be shrunk: {differs}, more than rounding may make; please report this model")
     _check_training(smaller, model, trials)
-    return _told(smaller, trials.checked(resized=False))
+    return _with_checked(smaller, trials.checked(resized=False))
 
 
 def _check_training(smaller: nn.Module, model: nn.Module, trials: Trials) -> None:
@@ -212,7 +212,8 @@ def _check_training(smaller: nn.Module, model: nn.Module, trials: Trials) -> Non
     )
 
 
-def _told(smaller: nn.Module, checked: Checked) -> nn.Module:
+def _with_checked(smaller: nn.Module, checked: Checked) -> nn.Module:
+    """Set the attribute `checked`, unless the class has one of that name."""
     if not hasattr(type(smaller), "checked"):
         smaller.checked = checked  # type: ignore[assignment]
     return smaller

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from prunus.forward import undisturbed
+from prunus.tracing import fused_attention_off
 
 # The largest difference, relative to the largest output, that another order of summing may make.
 TOLERANCES = {
@@ -87,14 +87,3 @@ def _leaves(tree: Any) -> list[Any]:
     if len(leaves) == 1 and isinstance(leaves[0], Mapping):
         return _pytree.tree_leaves(dict(leaves[0]))
     return leaves
-
-
-@contextlib.contextmanager
-def fused_attention_off() -> Iterator[None]:
-    """Run torch's transformer layers operation by operation, as they are traced."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

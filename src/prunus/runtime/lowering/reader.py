@@ -227,7 +227,7 @@ class Reader:
         return self.values[given] if isinstance(given, fx.Node) else given
 
     def _overwrite(self, call: Call, result: Activation) -> None:
-        """Let later readers of what an operation wrote over see the result.
+        """After an in-place operation, later uses read its result.
 
         Raises:
             CompileError: a view of it made before is read later.

@@ -10,6 +10,8 @@ from torch import fx
 from prunus.coupling import movement
 from prunus.coupling.reader import RULES
 
+# Operations that may hand their input on as it is, though their schema doesn't say so.
+_HANDING_ON = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout")
 _VIEWS = (movement.same, movement.move, movement.parts, movement.indexed)
 
 
@@ -24,16 +26,15 @@ def tangled(graph: fx.Graph) -> set[fx.Node]:
     memory: dict[fx.Node, set[fx.Node]] = {}
     writes: list[tuple[fx.Node, fx.Node]] = []
     for node in nodes:
-        written = _written(node)
-        source = written or _viewed(node)
+        written = written_to(node)
+        source = written[0] if written else _viewed(node)
         group = memory[source] if source is not None else set()
         group.add(node)
         memory[node] = group
-        if written is not None:
-            writes.append((node, written))
+        writes += [(node, tensor) for tensor in written]
     result: set[fx.Node] = set()
-    for node, written in writes:
-        group = memory[written]
+    for node, tensor in writes:
+        group = memory[tensor]
         later = _descendants(node, group)
         if any(member.op == "placeholder" for member in group) or any(
             place[user] > place[node] and user not in later for member in group - later for user in member.users
@@ -53,15 +54,27 @@ def _descendants(node: fx.Node, group: set[fx.Node]) -> set[fx.Node]:
     return result
 
 
-def _written(node: fx.Node) -> fx.Node | None:
-    """Return the tensor that an operation writes over."""
-    target: Any = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-        return None
-    for argument, parameter in zip(node.args, target._schema.arguments, strict=False):
-        if parameter.alias_info is not None and parameter.alias_info.is_write and isinstance(argument, fx.Node):
-            return argument
-    return None
+def written_to(node: fx.Node) -> list[fx.Node]:
+    """Return the tensors an operation writes to."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    arguments = node.target._schema.arguments
+    by_name = dict(zip([argument.name for argument in arguments], node.args, strict=False)) | node.kwargs
+    values = [
+        by_name.get(argument.name)
+        for argument in arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return [value for value in values if isinstance(value, fx.Node)]
+
+
+def is_view(node: fx.Node) -> bool:
+    """Tell whether a result may share memory with the first argument."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return getattr(node.target, "__name__", "") == "getitem"
+    if str(node.target.overloadpacket) in _HANDING_ON:
+        return True
+    return any(returned.alias_info is not None for returned in node.target._schema.returns)
 
 
 def _viewed(node: fx.Node) -> fx.Node | None:
@@ -70,7 +83,7 @@ def _viewed(node: fx.Node) -> fx.Node | None:
     first = node.args[0] if node.args else None
     if node.op != "call_function" or not isinstance(first, fx.Node):
         return None
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, torch._ops.OpOverload) or is_view(node):
         return first
     name = str(target.overloadpacket)
     return first if RULES.get(name, RULES.get(name.removesuffix("_"))) in _VIEWS else None

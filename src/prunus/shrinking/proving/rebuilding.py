@@ -102,7 +102,7 @@ class _Attempts:
             return None, why
         graph = self._kept.coupling.graph
         try:
-            match(self._demanded, trace(smaller, graph.kwargs if graph.kwargs and not graph.args else graph.args))
+            match(self._demanded, trace(smaller, graph.example_inputs))
         except (GraphError, MismatchError) as error:
             return None, str(error)
         return smaller, ""

@@ -17,7 +17,8 @@ from prunus.shrinking.proving.drawing import Inputs
 from prunus.shrinking.proving.matching import MismatchError
 from prunus.shrinking.rewriting import Demanded
 from prunus.shrinking.rewriting.extents import taken
-from prunus.shrinking.verification import difference, fused_attention_off
+from prunus.shrinking.verification import difference
+from prunus.tracing import fused_attention_off
 
 # The largest difference that rounding may make in one operation, relative to its largest output: inputs are equal.
 _TOLERANCES = {

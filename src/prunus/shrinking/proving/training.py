@@ -12,7 +12,8 @@ from prunus.coupling import couple
 from prunus.graph import Graph, GraphError, trace_training
 from prunus.shrinking.kept import Kept, keep
 from prunus.shrinking.proving.drawing import Inputs
-from prunus.shrinking.verification import fused_attention_off, tensors
+from prunus.shrinking.verification import tensors
+from prunus.tracing import fused_attention_off
 
 
 def unreached(graph: Graph) -> list[str]:
@@ -40,9 +41,8 @@ def with_training_branches(kept: Kept) -> Kept:
     graph = kept.coupling.graph
     if not kept.indices or not unreached(graph):
         return kept
-    inputs = graph.kwargs if graph.kwargs and not graph.args else graph.args
     try:
-        coupling = couple(trace_training(graph.model, inputs))
+        coupling = couple(trace_training(graph.model, graph.example_inputs))
     except GraphError:
         return kept
     gone = torch.zeros(coupling.num_classes, dtype=torch.bool)

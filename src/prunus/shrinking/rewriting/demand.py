@@ -100,7 +100,7 @@ class Demanded:
             if mask is None:
                 continue
             if result.shape[dim] != len(mask):  # it hangs on the batch: samples lie one after the other
-                mask = mask[: len(mask) // _num_samples(self.kept)]
+                mask = mask[: len(mask) // self.kept.coupling.graph.num_samples]
                 mask = mask.repeat(result.shape[dim] // len(mask))
             result = result.index_select(dim, mask.nonzero().flatten().to(result.device))
         return result
@@ -125,11 +125,6 @@ class Demanded:
             constants={name: tensors[name] for name in tensors if name in constants or name in program.constants},
         )
         return ExportedModule.from_program(stand_in, why)
-
-
-def _num_samples(kept: Kept) -> int:
-    graph = kept.coupling.graph
-    return int(next(iter((*graph.args, *graph.kwargs.values()))).shape[0])
 
 
 def _spec(

@@ -9,14 +9,12 @@ import torch
 from torch import fx
 
 from prunus.graph import where
+from prunus.shrinking.finding.aliases import is_view, written_to
 from prunus.shrinking.rewriting.extents import RewriteError
 from prunus.shrinking.rewriting.moving import Gather
 
 if TYPE_CHECKING:
     from prunus.shrinking.rewriting.assembling import Assembly
-
-# Operations that may hand their input on as it is, though their schema doesn't say so.
-_HANDING_ON = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout")
 
 
 def keep_writes(
@@ -37,7 +35,7 @@ def keep_writes(
         return
     base = _bases(nodes)
     place = {node: index for index, node in enumerate(nodes)}
-    writes = [(node, target) for node in nodes for target in _written(node)]
+    writes = [(node, target) for node in nodes for target in written_to(node)]
     for node, (source, gather) in copies.items():
         own = _derived(node)
         last = max((place[user] for view in own for user in view.users), default=place[node])
@@ -86,29 +84,6 @@ def _write_back(node: fx.Node, source: fx.Node, gather: Gather, write: fx.Node, 
 
 def _error(node: fx.Node, reason: str) -> RewriteError:
     return RewriteError(f"{node.target} can't be done on what is kept: {reason}; in {where(node)}")
-
-
-def is_view(node: fx.Node) -> bool:
-    """Tell whether a result may share memory with the first argument."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return getattr(node.target, "__name__", "") == "getitem"
-    if str(node.target.overloadpacket) in _HANDING_ON:
-        return True
-    return any(returned.alias_info is not None for returned in node.target._schema.returns)
-
-
-def _written(node: fx.Node) -> list[fx.Node]:
-    """Return the tensors an operation writes to."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return []
-    named = dict(zip([argument.name for argument in node.target._schema.arguments], node.args, strict=False))
-    named |= node.kwargs
-    found = []
-    for argument in node.target._schema.arguments:
-        value = named.get(argument.name)
-        if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, fx.Node):
-            found.append(value)
-    return found
 
 
 def _bases(nodes: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
