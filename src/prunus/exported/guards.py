@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.exported.limits import LARGEST_WINDOW
+
 Check = Callable[[Mapping[str, Any]], None]
 
 # Of a product of sizes: room for intermediate ones above 64 bits, which PyTorch takes no size of.
@@ -30,10 +32,19 @@ def guarded(operation: Callable[..., Any]) -> Callable[..., Any]:
     if operation is operator.mul:
         return _product
     check = _CHECKS.get(str(operation).removeprefix("aten.")) if isinstance(operation, torch._ops.OpOverload) else None
-    if check is None:
+    if not isinstance(operation, torch._ops.OpOverload):
         return operation
-    assert isinstance(operation, torch._ops.OpOverload)
-    return _behind(operation, check)
+    if check is None and any(argument.name == "kernel_size" for argument in operation._schema.arguments):
+        check = _check_window
+    return operation if check is None else _behind(operation, check)
+
+
+def _check_window(arguments: Mapping[str, Any]) -> None:
+    """Refuse windows that are computed in the graph and so large that to go through them would not end."""
+    sizes = arguments["kernel_size"]
+    for size in sizes if isinstance(sizes, (list, tuple)) else [sizes]:
+        if type(size) is int and not 0 <= size <= LARGEST_WINDOW:
+            raise ValueError(f"kernel_size must be from 0 to {LARGEST_WINDOW:,}, got {size}")
 
 
 def _product(first: Any, second: Any) -> Any:

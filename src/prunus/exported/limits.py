@@ -17,7 +17,7 @@ _CHOICES = {
 }
 # Sizes of windows and steps between them: loops run over them. Above any image or sound.
 _WINDOWS = ("kernel_size", "stride", "dilation", "padding", "output_padding")
-_LARGEST_WINDOW = 1 << 24
+LARGEST_WINDOW = 1 << 24
 # Scales beside a size: kernels read by the scales what was sized by the size. `torch.nn.functional.interpolate` gives
 # one of them.
 _SCALES = ("scales", "scales_d", "scales_h", "scales_w")
@@ -61,10 +61,10 @@ def _check_choice(argument: str, value: Any) -> None:
 
 
 def _check_window(argument: str, value: Any) -> None:
-    least = -_LARGEST_WINDOW if argument == "padding" else 0  # padding by less than nothing cuts
+    least = -LARGEST_WINDOW if argument == "padding" else 0  # padding by less than nothing cuts
     for number in value if isinstance(value, (list, tuple)) else [value]:
-        if type(number) is int and not least <= number <= _LARGEST_WINDOW:
-            raise DocumentError(f"argument {argument!r} must be from {least} to {_LARGEST_WINDOW:,}, got {value!r:.60}")
+        if type(number) is int and not least <= number <= LARGEST_WINDOW:
+            raise DocumentError(f"argument {argument!r} must be from {least} to {LARGEST_WINDOW:,}, got {value!r:.60}")
 
 
 def _check_size(argument: str, value: Any) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import torch
 from torch import nn
 
-from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, Graph, GraphError, call_arguments, trace, trace_own_batch
 from prunus.runtime.errors import CompileError
 from prunus.runtime.lowering import lower
@@ -42,8 +39,7 @@ def read_net(model: nn.Module, example_inputs: ExampleInputs, fusions: Sequence[
 def trace_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """Read a model's graph with its batch free if the model lets it, else with the example's own batch.
 
-    Code such as ``x.view(2, -1)`` makes a graph that is right for two samples only. Where the model runs other batches
-    all the same, as it only asks for their size, the batch is free: programs are made of what one sample takes.
+    Code such as ``x.view(2, -1)`` makes a graph that is right for two samples only.
 
     Raises:
         GraphError: the model can't be traced.
@@ -52,8 +48,6 @@ def trace_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     own = _samples(example_inputs)
     try:
         graph = trace(model, _of_size(example_inputs, min(own, 2)))
-        if graph.batch is not None and all(_runs(model, _of_size(example_inputs, size)) for size in (1, 3)):
-            return replace(trace_own_batch(model, _of_size(example_inputs, 2)), batch=None)
         if graph.batch in (None, own):
             return graph
     except GraphError:
@@ -65,16 +59,6 @@ def trace_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
             "such a program may take; take the batch from the input, as in x.reshape(x.shape[0], -1)"
         )
     return trace_own_batch(model, example_inputs)
-
-
-def _runs(model: nn.Module, example_inputs: ExampleInputs) -> bool:
-    args, kwargs = call_arguments(example_inputs, 1)
-    try:
-        with undisturbed(model), torch.no_grad():
-            model(*args, **kwargs)
-    except Exception:
-        return False
-    return True
 
 
 def _samples(example_inputs: ExampleInputs) -> int:

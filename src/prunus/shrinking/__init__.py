@@ -127,8 +127,9 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     except Exception as error:  # what can be traced may still not run, as 8-bit floats
         lines = str(error).splitlines() or [""]
         raise ShrinkError(
-            f"{kind} can't be shrunk: it does not run on inputs like the example's, {_shown(graph.args, graph.kwargs)}: "
-            f"{type(error).__name__}: {lines[0]}; give an example of the dtypes and shapes that it takes"
+            f"{kind} can't be shrunk: it does not run on inputs like the example's, "
+            f"{_shown(graph.args, graph.kwargs)}: {type(error).__name__}: {lines[0]}; give an example of the dtypes and "
+            "shapes that it takes"
         ) from error
     example = trials.example[0].inputs
     biases, fresh = _biases(kept, fixed)

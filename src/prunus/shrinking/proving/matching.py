@@ -33,6 +33,8 @@ def match(demanded: Demanded, rebuilt: Graph) -> None:
     Raises:
         MismatchError: something differs.
     """
+    if rebuilt.batch != demanded.kept.coupling.graph.batch:
+        raise MismatchError(f"it takes batches of {rebuilt.batch} only")
     graphs = (demanded.graph, rebuilt.program.graph)
     pairs = _Pairs(_placeholders(demanded, rebuilt), _HANDING_ON if not any(map(_writes, graphs)) else frozenset())
     wanted, present = ([node for node in graph.nodes if pairs.is_operation(node)] for graph in graphs)
@@ -45,6 +47,8 @@ def match(demanded: Demanded, rebuilt: Graph) -> None:
     if not pairs.same(last.args, other.args):
         raise MismatchError("its outputs come from other operations")
 
+
+_ANOTHER_BATCH = 10_007
 
 # Operations that hand a tensor on; a trace may leave them out, as where there is one head and nothing to rearrange.
 _HANDING_ON = frozenset({torch.ops.aten.contiguous.default})
@@ -108,6 +112,8 @@ class _Pairs:
             return named and all(self.same(value, other[key]) for key, value in one.items())
         if isinstance(one, fx.Node) and has_tensor(one.meta.get("val")):
             return isinstance(other, fx.Node) and self.partner.get(self._source(one)) is self._source(other)
+        if _at_another_batch(one) != _at_another_batch(other) and None not in map(_at_another_batch, (one, other)):
+            return False
         first, second = _number(one), _number(other)
         if isinstance(first, float) and isinstance(second, float) and math.isnan(first):
             return math.isnan(second)
@@ -155,6 +161,15 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 def _number(value: Any) -> Any:
     """Return what an argument is for the example inputs."""
     return hint(value.meta.get("val")) if isinstance(value, fx.Node) else value
+
+
+def _at_another_batch(value: Any) -> int | None:
+    """Return what a size that hangs on the batch is for another batch than the example's; None for all else."""
+    size = value.meta.get("val") if isinstance(value, fx.Node) else value
+    if not isinstance(size, torch.SymInt):
+        return None
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, _ANOTHER_BATCH)))
 
 
 def _shown(value: Any) -> str:

@@ -53,16 +53,16 @@ def check_operations(demanded: Demanded, matters: Matters, inputs: Inputs) -> No
     ]
     cuda = [device for device in devices_of(graph.model) if device.type == "cuda"]
     with torch.no_grad(), fused_attention_off(), torch.random.fork_rng(cuda):
-        _Checking(demanded, matters).run(*(tensor.clone() for tensor in tensors))
+        _Checking(demanded, matters, cuda).run(*(tensor.clone() for tensor in tensors))
 
 
 class _Checking(fx.Interpreter):
     """Runs the larger graph; before each operation it takes what the smaller graph's is to read."""
 
-    def __init__(self, demanded: Demanded, matters: Matters) -> None:
+    def __init__(self, demanded: Demanded, matters: Matters, cuda: list[torch.device]) -> None:
         super().__init__(demanded.kept.coupling.graph.program.graph_module)
         self.extra_traceback = False
-        self._demanded, self._matters = demanded, matters
+        self._demanded, self._matters, self._cuda = demanded, matters, cuda
         self._numbers: dict[fx.Node, Any] = {}  # sizes in the smaller graph
         self._smaller = {origin: node for node, origin in demanded.origin.items() if node.op == "call_function"}
 
@@ -76,9 +76,8 @@ class _Checking(fx.Interpreter):
         if smaller in self._demanded.renumbered or not self._is_changed(smaller, node):
             return super().run_node(node)
         args, kwargs = fx.map_arg((smaller.args, smaller.kwargs), self._read)
-        state = torch.random.get_rng_state()
-        result = super().run_node(node)
-        torch.random.set_rng_state(state)
+        with torch.random.fork_rng(self._cuda):  # random numbers are drawn alike
+            result = super().run_node(node)
         assert callable(smaller.target)
         try:
             made = smaller.target(*args, **kwargs)
