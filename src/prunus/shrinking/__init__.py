@@ -126,10 +126,10 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
         trials = run_trials(model, graph)
     except Exception as error:  # what can be traced may still not run, as 8-bit floats
         lines = str(error).splitlines() or [""]
+        shown = _shown(graph.args, graph.kwargs)
         raise ShrinkError(
-            f"{kind} can't be shrunk: it does not run on inputs like the example's, "
-            f"{_shown(graph.args, graph.kwargs)}: {type(error).__name__}: {lines[0]}; give an example of the dtypes and "
-            "shapes that it takes"
+            f"{kind} can't be shrunk: it does not run on inputs like the example's, {shown}: {type(error).__name__}: "
+            f"{lines[0]}; give an example of the dtypes and shapes that it takes"
         ) from error
     example = trials.example[0].inputs
     biases, fresh = _biases(kept, fixed)
