@@ -23,14 +23,14 @@ class Recorder(nn.Module):
 
     def __init__(self, name: str, log: list[tuple[str, int, int]]) -> None:
         super().__init__()
-        self.name, self.log = name, log
+        self.name, self.note = name, log.append  # what a measurement calls is left as it was, lists included
         self.fc = nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         assert torch.is_inference_mode_enabled()
         assert not self.training
         assert x.is_contiguous()
-        self.log.append((self.name, len(x), torch.get_num_threads()))
+        self.note((self.name, len(x), torch.get_num_threads()))
         return self.fc(x)
 
 

@@ -105,11 +105,11 @@ LINEAR = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
 def test_torchscript_is_named(way: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     inputs = torch.randn(2, 4)
     for scripted in (torch.jit.script(LINEAR), torch.jit.trace(LINEAR, inputs)):
-        with pytest.raises(TypeError, match=r"TorchScript module \(Sequential\).*torch.nn.Module that it was scripted"):
+        with pytest.raises(TypeError, match=r"TorchScript module .*give the torch\.nn\.Module that it was made of"):
             take(way, scripted, inputs, tmp_path)
     if way != "safetensors":
         holding = nn.Sequential(torch.jit.script(nn.Linear(4, 3)), nn.ReLU())
-        with pytest.raises(GraphError, match=r"'0' in it is a TorchScript module"):
+        with pytest.raises(GraphError, match=r"'0' .*is a TorchScript module"):
             trace(holding, inputs)
     assert capfd.readouterr() == ("", "")
 

@@ -86,7 +86,7 @@ def test_a_packed_file_tells_its_model_and_its_shape(command: Command, holey_fil
 BAD = [
     ([], "there is no model; give a .prunus file, or --model with --weights"),
     (["--model", "my_models:two_linear"], "give the --shape of one for 'my_models:two_linear'"),
-    ([*OWN[:3], 4], r"can't run the example inputs \(\(2, 4\)\)"),
+    ([*OWN[:3], 4], r"can't run the example inputs \(\(1, 4\)\)"),
     ([*OWN, "--weights", "none.safetensors"], "no file at 'none.safetensors'"),
     ([*OWN, "--masks", "none.safetensors"], "none.safetensors"),
     ([*OWN, "--masks", "holey.safetensors"], "'holey.safetensors' does not hold masks"),
