@@ -32,7 +32,7 @@ __all__ = ["Checked", "ShrinkError", "removable", "shrink"]
 _log = logging.getLogger("prunus")
 
 # Inputs that operations are compared on: all of them where the model runs in so many seconds, else the first.
-_DRAWS = (Draw(0), Draw(6), Draw(7, uniform=True))
+_DRAWS = (Draw(0), Draw(6, uniform=True))
 _QUICK = 0.1
 
 
