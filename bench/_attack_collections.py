@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import prunus
 from _attack_channels import LITERAL, MOVES
-from _attack_judge import training_fails
+from _attack_judge import in_training
 from _attack_subject import Argument, Draw, Subject, attempt, draw_masks, randomise
 from random_nets import ACTIVATIONS, CHANNELS, NORMS, SIZE, STAGES, Drawn, Stage, Unit
 from zoo import ZOO, as_arguments
@@ -252,4 +252,4 @@ def wrong_step(
     state = model.state_dict()
     if any(not torch.equal(value, state[key]) for key, value in masked.state_dict().items()):
         return "a step changes the larger model"
-    return training_fails(masked, smaller, inputs)
+    return in_training(masked, smaller, inputs)

@@ -91,8 +91,8 @@ def judge(reference: nn.Module, smaller: nn.Module, subject: Subject, seed: int)
     for arguments in subject.sizes:  # NotTakenError above means that the network does not run at all: it escapes
         _at_size(reference, smaller, subject, arguments, generator, verdict)
     if subject.trains and not verdict.wrong:
-        batch = subject.batch if verdict.lost else 4
-        verdict.wrong = training_fails(reference, smaller, subject.inputs("normal", batch, generator))
+        inputs = subject.inputs("normal", subject.batch if verdict.lost else 4, generator)
+        verdict.wrong = in_training(reference, smaller, inputs, same=subject.same_in_training)
     return verdict
 
 
@@ -107,20 +107,31 @@ def compare_loaded(reference: nn.Module, loaded: nn.Module, subject: Subject, se
     return ""
 
 
-def training_fails(reference: nn.Module, smaller: nn.Module, inputs: Call) -> str:
-    """Return how a forward and backward in training mode fails where the masked model's does not; else ""."""
+def in_training(reference: nn.Module, smaller: nn.Module, inputs: Call, *, same: bool = False) -> str:
+    """Return how a forward and backward in training mode fails where the masked model's does not; else "".
+
+    Args:
+        reference: the masked model.
+        smaller: what is judged.
+        inputs: of both.
+        same: whether the outputs have to be the same too.
+    """
     try:
-        _forward_backward(reference, inputs)
+        expected = _forward_backward(reference, inputs)
     except Exception:  # whatever the network does in training; then nothing is asked of the smaller one
         return ""
     try:
-        _forward_backward(smaller, inputs)
+        outputs = _forward_backward(smaller, inputs)
     except Exception as error:
         return f"fails in training mode: {_line(error)}"
+    for one, other in zip(expected, outputs, strict=same):
+        apart = float((one - other).abs().max()) if one.shape == other.shape else float("inf")
+        if same and apart > 1e-4 * max(1.0, float(one.abs().max())):
+            return f"differs by {apart:.1e} in training mode"
     return ""
 
 
-def _forward_backward(model: nn.Module, inputs: Call) -> None:
+def _forward_backward(model: nn.Module, inputs: Call) -> list[Tensor]:
     model = copy.deepcopy(model).train()
     args, kwargs = inputs
     tensors = _leaves(
@@ -131,6 +142,7 @@ def _forward_backward(model: nn.Module, inputs: Call) -> None:
     ]
     if losses:
         torch.stack([loss.double() for loss in losses]).sum().backward()
+    return [value.detach() for value in tensors if isinstance(value, Tensor)]
 
 
 def _at_size(

@@ -98,6 +98,44 @@ for _name in TRAINING:
     attempt("training", _name)(lambda draw, name=_name: training_subject(name, draw))
 
 
+class Branching(nn.Module):
+    """Two layers, and in training a function of the channels between, as a second output or in place of them."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], *, beside: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 5)
+        self.function, self.beside = function, beside
+
+    def forward(self, x: Tensor) -> Any:
+        y = torch.relu(self.first(x))
+        if self.training and self.beside:
+            return self.last(y), self.function(y)
+        return self.last(self.function(y) if self.training else y)
+
+
+BRANCHES: dict[str, Callable[[Tensor], Tensor]] = {
+    "one channel": lambda y: y[:, 3:4].expand_as(y),
+    "some channels halved": lambda y: torch.cat([y[:, :4] * 0.5, y[:, 4:]], 1),
+    "channels rolled": lambda y: y.roll(5, 1),
+    "channels flipped": lambda y: y.flip(1),
+    "channels less their mean": lambda y: y - y.mean(1, keepdim=True),
+    "channels doubled": lambda y: 2 * y,
+}
+
+
+def branching_subject(name: str, beside: bool, draw: Draw) -> Subject:
+    """Make a network whose outputs in training are to stay the same too."""
+    model = randomise(Branching(BRANCHES[name], beside=beside), draw.randrange(10_000))
+    return Subject(model, (Argument((6,)),), dtype=torch.float64, same_in_training=True)
+
+
+for _name in BRANCHES:
+    for _beside in (False, True):
+        attempt("training", f"{_name}, {'beside' if _beside else 'instead'}")(
+            lambda draw, name=_name, beside=_beside: branching_subject(name, beside, draw)
+        )
+
+
 @dataclass
 class Config:
     """Settings, as published models keep them."""

@@ -106,6 +106,8 @@ class Subject:
         unchanged: paths of public attributes ("layer.steps") whose values must stay.
         dtype: of its floating-point tensors.
         trains: whether it may be compared in training mode at all.
+        same_in_training: whether a right result gives the masked model's outputs in training mode too: no norm by the
+            batch, no random numbers.
         masking: a way of masking to use; "" draws one.
         batch: of the example that `shrink` is given.
         note: what was drawn beside the attempt's name, for the reader.
@@ -118,6 +120,7 @@ class Subject:
     unchanged: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float32
     trains: bool = True
+    same_in_training: bool = False
     masking: str = ""
     batch: int = 2
     note: str = ""

@@ -24,6 +24,9 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
     Args:
         model: any module.
         memo: as of `copy.deepcopy`: what stands for an object in the copy, by the object's id.
+
+    Raises:
+        TypeError: something in it can't be copied, such as a lock or an open file; the message names the attribute.
     """
     memo = {} if memo is None else memo
     with without_computed(model):
@@ -31,7 +34,24 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
             for value in (*own_attributes(module).values(), *module._buffers.values()):
                 for tensor in _computed(value):
                     memo.setdefault(id(tensor), tensor.detach().clone())
-        return copy.deepcopy(model, memo)
+        try:
+            return copy.deepcopy(model, memo)
+        except Exception as error:  # whatever a class's own copying raises
+            raise TypeError(
+                f"the model ({type(model).__name__}) can't be copied: {_not_copied(model)}: {type(error).__name__}: "
+                f"{error}; take that off the model before, and set it again after"
+            ) from error
+
+
+def _not_copied(model: nn.Module) -> str:
+    """Name the attribute that can't be copied, or the module where it is none."""
+    for path, module in model.named_modules():
+        for name, value in own_attributes(module).items():
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                return f"attribute {f'{path}.{name}'.lstrip('.')!r} ({type(value).__name__}) refuses"
+    return "one of its modules has a way of copying of its own that refuses"
 
 
 @contextlib.contextmanager

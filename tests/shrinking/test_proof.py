@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -273,3 +274,175 @@ def test_a_branch_that_can_not_train_any_more_is_named() -> None:
     model.head.weight.data[:, :5] = 0
     with pytest.raises(prunus.ShrinkError, match=r"could not be trained any more.*'aux', 'aux_head'"):
         prunus.shrink(model, torch.zeros(1, 1, 6, 6))
+
+
+class Branching(nn.Module):
+    """Two layers, and a function of the channels between that only training runs."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.function = nn.Linear(8, 16), nn.Linear(16, 5), function
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = self.first(x).relu()
+        return (self.last(y), self.function(y)) if self.training else self.last(y)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda y: y[:, 9], lambda y: y[:, 4:8] * 2, lambda y: y.mean(1), lambda y: y.roll(12, 1)[:, :2], lambda y: y],
+    ids=["one", "some", "mean", "rolled", "all"],
+)
+def test_a_training_branch_on_channels_by_number_is_named(function: Callable[[Tensor], Tensor]) -> None:
+    model = without_six(Branching(function))
+    with pytest.raises(prunus.ShrinkError, match=r"could not be trained any more.*self\.training"):
+        prunus.shrink(model, torch.zeros(1, 8))
+
+
+class Instead(Branching):
+    """Has a function of the channels in their place in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        return self.last(self.function(y) if self.training else y)
+
+
+def without_six(model: Branching) -> Branching:
+    with torch.no_grad():
+        for tensor in (model.first.weight[:6], model.first.bias[:6], model.last.weight[:, :6]):
+            tensor.zero_()
+    return model
+
+
+def test_a_training_branch_that_moves_channels_is_named() -> None:
+    with pytest.raises(prunus.ShrinkError, match="could not be trained any more"):
+        prunus.shrink(without_six(Instead(lambda y: y.roll(3, 1))), torch.zeros(1, 8))
+
+
+def test_a_training_branch_whose_outputs_seldom_show_it_is_named() -> None:
+    model = without_six(Instead(lambda y: y[:, 8:9].expand_as(y)))
+    with torch.no_grad():
+        model.first.bias[[8, 14]] = -100  # 14 is what number 8 would be
+    with pytest.raises(prunus.ShrinkError, match="could not be trained any more"):
+        prunus.shrink(model, torch.zeros(1, 8))
+
+
+def test_a_training_branch_that_changes_a_constant_is_named() -> None:
+    model = Instead(lambda y: y * 2)
+    with torch.no_grad():
+        model.first.weight[:6] = 0
+        model.first.bias[:6] = 1
+    with pytest.raises(prunus.ShrinkError, match="hold constants"):
+        prunus.shrink(model, torch.zeros(1, 8))
+
+
+def test_a_training_branch_that_works_on_each_channel_is_kept() -> None:
+    model = without_six(Instead(lambda y: y * 2))
+    smaller = prunus.shrink(model, torch.zeros(1, 8))
+    assert smaller.first.weight.shape == (10, 8)
+    x = torch.randn(7, 8)
+    torch.testing.assert_close(smaller.train()(x), model.train()(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dims"),
+    [
+        (nn.Dropout, 0),
+        (nn.Dropout1d, 1),
+        (nn.Dropout2d, 2),
+        (nn.Dropout3d, 3),
+        (nn.AlphaDropout, 0),
+        (nn.FeatureAlphaDropout, 3),
+    ],
+)
+def test_each_kind_of_dropout(kind: Callable[[float], nn.Module], dims: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), kind(0.5), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        model[0].weight[:3] = 0
+    x = torch.randn(3, *[6] * dims, 4)
+    smaller = prunus.shrink(model, x[:1])
+    assert smaller[0].weight.shape == (5, 4)
+    torch.testing.assert_close(smaller(x), model(x))
+    assert not torch.equal(smaller.train()(x), smaller.train()(x))
+
+
+class ManySamples(Branching):
+    """Takes large batches another way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        return self.last(y.flip(1) if x.shape[0] > 100 else y)
+
+
+def test_a_model_that_takes_large_batches_another_way_takes_the_proved_one_only() -> None:
+    model = ManySamples(torch.relu).eval()
+    model.last.weight.data[:, :6] = 0
+    smaller = prunus.shrink(model, torch.zeros(3, 8))
+    assert isinstance(smaller, ExportedModule)
+    assert smaller.checked.batch == 3
+    inputs = torch.randn(3, 8)
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+    with pytest.raises(ValueError, match="must have the shape"):
+        smaller(torch.randn(101, 8))
+
+
+class Reversible(Branching):
+    """Has an argument that the example does not give."""
+
+    def forward(self, x: Tensor, back: bool = False) -> Tensor:
+        y = self.first(x).relu()
+        return self.last(y.flip(1) if back else y)
+
+
+def test_the_arguments_that_were_compared_are_told() -> None:
+    model = Reversible(torch.relu).eval()
+    model.last.weight.data[:, :6] = 0
+    assert prunus.shrink(model, torch.zeros(3, 8)).checked.arguments == ("x",)
+    assert prunus.shrink(model, {"x": torch.zeros(3, 8)}).checked.arguments == ("x",)
+
+
+class Doubling(Branching):
+    """Writes to its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
+        return self.last(self.first(x).relu())
+
+
+def test_a_model_that_writes_to_its_input() -> None:
+    model, example = Doubling(torch.relu).eval(), torch.ones(2, 8)
+    model.last.weight.data[:, :6] = 0
+    smaller = prunus.shrink(model, example)
+    assert smaller.first.out_features == 10
+    assert torch.equal(example, torch.ones(2, 8))
+    inputs = torch.randn(4, 8)
+    assert apart(outputs(model, inputs.clone()), outputs(smaller, inputs.clone())) < 1e-5
+
+
+def test_what_can_not_be_copied_is_named() -> None:
+    model = Branching(torch.relu)
+    model.first.lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"can't be copied: attribute 'first\.lock' \(lock\) refuses.*take that off"):
+        prunus.shrink(model, torch.zeros(1, 8))
+
+
+class Random(Branching):
+    """Drops out in eval mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(nn.functional.dropout(self.first(x), 0.5))
+
+
+def test_a_model_of_random_numbers_is_named() -> None:
+    model = Random(torch.relu).eval()
+    model.last.weight.data[:, :6] = 0
+    with pytest.raises(prunus.ShrinkError, match="depend on random numbers"):
+        prunus.shrink(model, torch.zeros(1, 8))
+
+
+def test_zero_times_what_overflows_for_most_inputs_is_zero() -> None:
+    model = Overflowing().eval()
+    model.first.weight.data[:2] = 1000
+    assert prunus.shrink(model, torch.zeros(1, 4)).state_dict()["first.weight"].shape == (4, 4)

@@ -27,8 +27,9 @@ _PARTS = [
 # fmt: off
 _SAME = [
     "clone", "contiguous", "detach", "alias", "to", "_to_copy", "dropout", "feature_dropout", "alpha_dropout",
-    "lift_fresh_copy", "type_as", "float", "half", "double", "bfloat16", "positive", "requires_grad", "lift_fresh",
-    "native_dropout", "detach_copy", "_autocast_to_reduced_precision", "_autocast_to_full_precision",
+    "feature_alpha_dropout", "lift_fresh_copy", "type_as", "float", "half", "double", "bfloat16", "positive",
+    "requires_grad", "lift_fresh", "native_dropout", "detach_copy", "_autocast_to_reduced_precision",
+    "_autocast_to_full_precision",
 ]
 # fmt: on
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from prunus.copying import copy_model
 from prunus.coupling import Use, couple
-from prunus.exported import ExportedModule
 from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
 from prunus.shrinking import optimizers, rewriting
@@ -22,7 +21,7 @@ from prunus.shrinking.proving.drawing import Draw, draw
 from prunus.shrinking.proving.matching import MismatchError
 from prunus.shrinking.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild_proved
 from prunus.shrinking.proving.stepwise import check_operations
-from prunus.shrinking.proving.trials import Checked, Trials, disagreement, run_trials
+from prunus.shrinking.proving.trials import Checked, Trials, depends_on_chance, disagreement, run_trials
 from prunus.shrinking.rewriting import Demanded, RewriteError
 from prunus.shrinking.verification import widened
 from prunus.targets import unwrap
@@ -59,8 +58,11 @@ def shrink(
     size (`out_channels`, `num_heads`, ...) is changed where that takes it. Where the class's own forward can't do
     that, as it addresses channels by number or hard-codes a size, the result is a `prunus.exported.ExportedModule`
     that runs the demanded graph and says why. Either way each changed operation is held against the larger model's by
-    itself, and the outputs on up to 64 samples of several scales. The proof holds for inputs of the example's sizes;
-    others are tried where the model takes them. The result's attribute `checked` tells what was.
+    itself, and the outputs on up to 64 samples of several scales. The proof holds for eval mode, for the arguments
+    that the example gives, and for inputs of its sizes; others are tried where the model takes them. In training mode
+    a step has to run, and branches that only training runs have to work on the channels that they worked on before.
+    A model whose code fixes the batch becomes a graph of that batch. The result's attribute `checked` tells what was
+    compared.
 
     Args:
         model: any module that torch.export can trace; it is left as it was.
@@ -139,18 +141,30 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
         for how in _DRAWS if trials.seconds < _QUICK else _DRAWS[:1]:
             check_operations(demanded, fixed.matters, draw(example, example.batch, how, trials.ranges))
     except (RewriteError, MismatchError) as error:
+        if depends_on_chance(model, trials.example[0]):
+            raise ShrinkError(
+                f"{kind} can't be shrunk: in eval mode too its outputs depend on random numbers, so they can't be "
+                "compared; switch what draws them off, as F.dropout with training=self.training does"
+            ) from error
         raise ShrinkError(f"{kind} can't be shrunk: {error}") from error
     named = {f"{path}.bias" if path else "bias": bias for path, bias in _layers(model, fresh).items()}
-    if len(named) == len(fresh):
+    training_biases = training.Biases(biases, {use.weight.name: cut[name] for name, (use, _) in fresh.items()})
+    if graph.batch is not None:
+        why = f"the forward of {kind} fixes the batch to {graph.batch}"
+    elif len(named) < len(fresh):
+        why = f"a layer of {kind} that is not PyTorch's own needs a bias"
+    else:
         try:
             smaller = rebuild_proved(model, kept, biases | named, demanded, trials.example[0])
-            return _proved_class(smaller, model, trials)
+            _check_outputs(smaller, trials)
+            _check_training(smaller, trials, kept, training_biases)
+            return _with_checked(smaller, trials.checked(resized=True))
         except RebuildError as error:
-            why = str(error)
-    else:
-        why = "a layer that is not PyTorch's own needs a bias"
-    _log.info("shrink: the forward of %s hard-codes a size or a channel's place (%s): its graph is used", kind, why)
-    return _as_graph(demanded, trials, f"the forward of {kind} hard-codes a size or a channel's place ({why})")
+            why = f"the forward of {kind} hard-codes a size or a channel's place ({error})"
+    _log.info("shrink: %s: its graph is used", why)
+    smaller = _as_graph(demanded, trials, why)
+    _check_training(smaller, trials, kept, training_biases)
+    return _with_checked(smaller, trials.checked(resized=False))
 
 
 def _shown(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:
@@ -158,12 +172,11 @@ def _shown(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
 
 
-def _proved_class(smaller: nn.Module, model: nn.Module, trials: Trials) -> nn.Module:
-    """Hold the outputs of a smaller model of the same class, and its training, against the larger model's.
+def _check_outputs(smaller: nn.Module, trials: Trials) -> None:
+    """Hold the outputs of a smaller model of the same class against the larger model's.
 
     Raises:
         RebuildError: an output differs, at another size perhaps, or the class fails where the larger model does not.
-        ShrinkError: its training fails, in a branch that the graph does not hold.
     """
     try:
         why = disagreement([*trials.example, *trials.resized], smaller)
@@ -172,8 +185,6 @@ def _proved_class(smaller: nn.Module, model: nn.Module, trials: Trials) -> nn.Mo
         why = f"{type(error).__name__}: {lines[0]}"
     if why:
         raise RebuildError(why)
-    _check_training(smaller, model, trials)
-    return _with_checked(smaller, trials.checked(resized=True))
 
 
 def _as_graph(demanded: Demanded, trials: Trials, why: str) -> nn.Module:
@@ -187,30 +198,26 @@ def _as_graph(demanded: Demanded, trials: Trials, why: str) -> nn.Module:
         raise ShrinkError(f"{kind} can't be shrunk: {why}, and its graph fails too: {error}") from error
     if differs:
         raise ShrinkError(f"{kind} can't be shrunk: {differs}, more than rounding may make; please report this model")
-    _check_training(smaller, model, trials)
-    return _with_checked(smaller, trials.checked(resized=False))
+    return smaller
 
 
-def _check_training(smaller: nn.Module, model: nn.Module, trials: Trials) -> None:
-    """Make sure that a smaller model trains where the larger one does, with all that is trained in it.
+def _check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: training.Biases) -> None:
+    """Make sure that a smaller model trains as the larger one does.
 
     Raises:
         ShrinkError: it does not; the message names what only training reaches.
     """
-    inputs = trials.example[0].inputs
-    branches = training.unreached(trials.graph)
-    if isinstance(smaller, ExportedModule) and not branches:
-        return  # it runs what its graph holds, in training too
-    before, after = training.step(model, inputs), training.step(smaller, inputs)
-    if before.error or (not after.error and after.outputs == before.outputs):
-        return
-    layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in branches))
-    named = f"{', '.join(map(repr, layers[:3]))}{' and others' if len(layers) > 3 else ''}"
-    raise ShrinkError(
-        f"{type(model).__name__} can't be shrunk: it could not be trained any more "
-        f"({after.error or 'its training gives more outputs than its graph in eval mode'}); take what only training "
-        f"runs, {named or 'a branch by self.training'}, off the model first, or leave the layers whole that it reads"
-    )
+    try:
+        training.check_training(smaller, trials, kept, biases)
+    except training.TrainingError as error:
+        names = [name.rpartition(".")[0] or name for name in training.unreached(trials.graph)]
+        layers = list(dict.fromkeys(names))
+        named = f"{', '.join(map(repr, layers[:3]))}{' and others' if len(layers) > 3 else ''}"
+        raise ShrinkError(
+            f"{type(trials.graph.model).__name__} can't be shrunk: it could not be trained any more ({error}); take "
+            f"what only training runs, {named or 'a branch by self.training'}, off the model first, or leave the "
+            "layers whole that it reads"
+        ) from error
 
 
 def _with_checked(smaller: nn.Module, checked: Checked) -> nn.Module:

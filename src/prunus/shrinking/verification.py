@@ -47,10 +47,11 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return all tensors of a model's output, in eval mode; the model is left as it was."""
+    """Return all tensors of a model's output, in eval mode; the model and the inputs are left as they were."""
+    own = [value.clone() for value in args], {name: value.clone() for name, value in kwargs.items()}
     with undisturbed(model), torch.no_grad(), fused_attention_off():
-        found: Any = model(*args, **kwargs)
-    return tensors(found)
+        result: Any = model(*own[0], **own[1])
+    return tensors(result)
 
 
 def difference(expected: list[Tensor], found: list[Tensor]) -> float:

@@ -24,8 +24,8 @@ _MOVES = [
     "slice", "narrow", "repeat", "roll", "flip", "movedim", "moveaxis", "swapaxes", "swapdims", "repeat_interleave",
     "expand_as", "view_as", "reshape_as", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "numpy_T", "mT",
     "tile", "index_select", "chunk", "split", "split_with_sizes", "unbind", "tensor_split", "clone", "contiguous",
-    "detach", "alias", "dropout", "feature_dropout", "alpha_dropout", "lift_fresh_copy", "positive", "_unsafe_view",
-    "upsample_nearest2d", "upsample_nearest1d",
+    "detach", "alias", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "lift_fresh_copy",
+    "positive", "_unsafe_view", "upsample_nearest2d", "upsample_nearest1d",
 ]
 # fmt: on
 

@@ -11,7 +11,7 @@ from prunus.coupling import movement
 from prunus.coupling.reader import RULES
 
 # Operations that may hand their input on as it is, though their schema doesn't say so.
-_HANDING_ON = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout")
+_HANDING_ON = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
 _VIEWS = (movement.same, movement.move, movement.parts, movement.indexed)
 
 

@@ -66,7 +66,7 @@ def candidates(original: nn.Module, kept: Kept, call: Callable[[nn.Module], obje
         kept: what stays of it.
         call: runs the model's forward.
     """
-    read = _attributes_read(original, call) - _told_by_name(original, kept)
+    read = attributes_read(original, call) - _told_by_name(original, kept)
     attributes: list[Attribute] = []
     taken: set[tuple[str, str]] = set()
     for ancestors in (False, True):
@@ -95,13 +95,18 @@ def _told_by_name(original: nn.Module, kept: Kept) -> set[tuple[str, str]]:
     }
 
 
-def _attributes_read(model: nn.Module, call: Callable[[nn.Module], object]) -> set[tuple[str, str]]:
-    """Return which whole numbers a forward reads off which modules: pairs of the module's path and the attribute."""
+def attributes_read(model: nn.Module, call: Callable[[nn.Module], object]) -> set[tuple[str, str]]:
+    """Return which whole numbers and flags a call reads off which modules: pairs of module path and attribute.
+
+    Args:
+        model: whose modules are watched.
+        call: runs it.
+    """
     paths = {id(module): path for path, module in model.named_modules()}
     read: set[tuple[str, str]] = set()
 
     def note(module: nn.Module, name: str, value: object) -> None:
-        if type(value) is int and id(module) in paths:
+        if isinstance(value, int) and id(module) in paths:
             read.add((paths[id(module)], name))
 
     with _noting(model, note):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,11 +10,33 @@ from torch import Tensor, nn
 
 from prunus.copying import copy_model
 from prunus.coupling import couple
+from prunus.exported import ExportedModule
+from prunus.forward import devices_of
 from prunus.graph import Graph, GraphError, trace_training
 from prunus.shrinking.kept import Kept, keep
+from prunus.shrinking.proving.attributes import attributes_read
 from prunus.shrinking.proving.drawing import Inputs
-from prunus.shrinking.verification import tensors
+from prunus.shrinking.proving.matching import MismatchError, match
+from prunus.shrinking.proving.trials import Trial, Trials
+from prunus.shrinking.rewriting import RewriteError, demanded
+from prunus.shrinking.verification import difference, outputs, tensors
 from prunus.tracing import fused_attention_off
+
+# Outputs of training mode that differ by less are the same: a norm over few samples makes much of rounding.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Biases:
+    """The biases that take constants up.
+
+    Attributes:
+        whole: parameter -> what takes its place, whole.
+        new: weight -> a bias for the layer that had none, cut already.
+    """
+
+    whole: Mapping[str, Tensor]
+    new: Mapping[str, Tensor]
 
 
 def unreached(graph: Graph) -> list[str]:
@@ -32,28 +55,38 @@ def unreached(graph: Graph) -> list[str]:
 def with_training_branches(kept: Kept) -> Kept:
     """Let parameters that only a training-mode forward reaches lose what the layers that they read from have lost.
 
-    The model is read once more, in training mode. Auxiliary heads, as GoogLeNet's, lose the inputs that go; what they
-    compute without them is not asked to be equal, as no output of eval mode depends on it.
+    Auxiliary heads, as GoogLeNet's, lose the inputs that go; what they compute without them is not asked to be equal,
+    as no output of eval mode depends on it.
 
     Returns:
         What is kept, with those parameters; unchanged where training mode can't be read or couples otherwise.
     """
-    graph = kept.coupling.graph
-    if not kept.indices or not unreached(graph):
+    if not kept.indices or not unreached(kept.coupling.graph):
         return kept
     try:
-        coupling = couple(trace_training(graph.model, graph.example_inputs))
+        again = _in_training(kept)
     except GraphError:
         return kept
+    return kept if again is None else replace(kept, indices=again.indices, columns=again.columns)
+
+
+def _in_training(kept: Kept) -> Kept | None:
+    """Read a model once more, in training mode, and return what is kept of it; None where that would be other parts.
+
+    Raises:
+        GraphError: training mode can't be read.
+    """
+    graph = kept.coupling.graph
+    coupling = couple(trace_training(graph.model, graph.example_inputs), "counted")
     gone = torch.zeros(coupling.num_classes, dtype=torch.bool)
     for axis in kept.coupling.axes:
         if axis in coupling.axes:
             gone[coupling.axis_classes(axis)[kept.gone[kept.coupling.axis_classes(axis)]]] = True
-    again = keep(coupling, gone)
-    own = {name: by_dim for name, by_dim in again.indices.items() if name not in unreached(graph)}
-    if not _equal(own, kept.indices):
-        return kept
-    return replace(kept, indices=again.indices)
+    again, others = keep(coupling, gone), unreached(graph)
+    for whole, cut in ((kept.indices, again.indices), (kept.columns, again.columns)):
+        if not _equal(*({name: own for name, own in held.items() if name not in others} for held in (whole, cut))):
+            return None
+    return again
 
 
 def _equal(one: object, other: object) -> bool:
@@ -62,29 +95,95 @@ def _equal(one: object, other: object) -> bool:
     return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
 
 
+class TrainingError(ValueError):
+    """A smaller model that would not train as the larger one does; the message says why."""
+
+
+def check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: Biases) -> None:
+    """Make sure that a smaller model trains where the larger one does, in branches that only training runs too.
+
+    One forward and one backward have to run. Where a branch runs in training only, the graph of training mode is read
+    off both models: the smaller one's has to be the one that is demanded. So a head may lose inputs that go, but no
+    branch works on other channels than before. Outputs are compared where neither chance nor the batch's own mean
+    makes them differ.
+
+    Args:
+        smaller: the smaller model.
+        trials: what the larger model was tried on.
+        kept: what stays of it.
+        biases: the biases that take constants up.
+
+    Raises:
+        TrainingError: it would not.
+    """
+    graph, trial = kept.coupling.graph, trials.example[0]
+    before, after = step(graph.model, trial.inputs), step(smaller, trial.inputs)
+    if before.error:
+        return
+    if after.error or len(after.outputs) != len(before.outputs):
+        raise TrainingError(after.error or "its training gives more outputs than its graph in eval mode")
+    others = unreached(graph)
+    has_branch = bool(others) or len(before.outputs) != len(trial.expected)
+    if isinstance(smaller, ExportedModule) or not (has_branch or _reads_its_mode(graph.model, trial)):
+        return
+    by_chance = difference(before.outputs, step(graph.model, trial.inputs, seed=1).outputs) > 0
+    differs = not by_chance and difference(before.outputs, after.outputs) > _TOLERANCE
+    try:
+        again = _in_training(kept)
+        rebuilt = trace_training(smaller, graph.example_inputs)
+    except GraphError as error:
+        if differs:
+            raise TrainingError("its outputs of training mode would be others") from error
+        return  # nothing else can be seen
+    _match_branches(rebuilt, again, biases)
+    if differs and not others and not any("batch_norm" in str(node.target) for node in rebuilt.nodes):
+        raise TrainingError("in training mode channels that go hold constants that a layer would miss")
+
+
+def _match_branches(rebuilt: Graph, kept: Kept | None, biases: Biases) -> None:
+    if kept is None:
+        raise TrainingError("what only training runs needs channels that would go")
+    uses = kept.coupling.uses
+    new = {use.node.name: biases.new[use.weight.name] for use in uses if use.weight.name in biases.new}
+    try:
+        match(demanded(kept, biases.whole, new), rebuilt)
+    except (MismatchError, RewriteError) as error:
+        raise TrainingError(f"in training mode {error}") from error
+
+
+def _reads_its_mode(model: nn.Module, trial: Trial) -> bool:
+    """Tell whether a forward that is not PyTorch's own asks whether it is training."""
+    read = attributes_read(model, lambda each: outputs(each, trial.inputs.args, trial.inputs.kwargs))
+    kinds = {path: type(module).__module__ for path, module in model.named_modules()}
+    return any(name == "training" and not kinds[path].startswith("torch.nn.") for path, name in read)
+
+
 @dataclass(frozen=True)
 class Step:
     """One forward and one backward of a copy of a model in training mode.
 
     Attributes:
-        outputs: how many tensors the forward gave.
+        outputs: the tensors that the forward gave.
         error: why it could not be done; empty where it could.
     """
 
-    outputs: int = 0
+    outputs: list[Tensor]
     error: str = ""
 
 
-def step(model: nn.Module, inputs: Inputs) -> Step:
-    """Run one forward and one backward of a copy of a model in training mode."""
+def step(model: nn.Module, inputs: Inputs, seed: int = 0) -> Step:
+    """Run one forward and one backward of a copy of a model in training mode; the seed is that of dropout."""
+    cuda = [device for device in devices_of(model) if device.type == "cuda"]
     try:
         trained = copy_model(model).train()
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]), fused_attention_off():
-            results = tensors(trained(*inputs.args, **inputs.kwargs))
+        with torch.enable_grad(), torch.random.fork_rng(cuda), fused_attention_off():
+            torch.manual_seed(seed)
+            args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
+            results = tensors(trained(*args, **kwargs))
             losses = [value.abs().mean() for value in results if value.requires_grad]
             if losses:
                 torch.stack([loss.double() for loss in losses]).sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever a forward raises
         lines = str(error).splitlines() or [""]
-        return Step(error=f"{type(error).__name__}: {lines[0]}")
-    return Step(len(results))
+        return Step([], f"{type(error).__name__}: {lines[0]}")
+    return Step([value.detach() for value in results])

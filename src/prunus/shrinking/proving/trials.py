@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Checked:
         dtypes: the inputs' types, in their order.
         operations: whether each operation was compared too, and each size written in it proved.
         batch: the only batch that the model takes; None where it is free.
+        arguments: the forward's arguments that the example gives; with others, nothing was compared.
     """
 
     samples: int
@@ -48,6 +50,7 @@ class Checked:
     dtypes: tuple[torch.dtype, ...]
     operations: bool = True
     batch: int | None = None
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,9 @@ class Trials:
         sizes = tuple(dict.fromkeys(trial.inputs.shapes for trial in trials))
         dtypes = tuple(value.dtype for value in self.example[0].inputs.all)
         samples = sum(trial.inputs.batch for trial in self.example)
-        return Checked(samples, sizes, dtypes, batch=self.graph.batch)
+        graph = self.graph
+        given = inspect.signature(graph.model.forward).bind(*graph.args, **graph.kwargs).arguments
+        return Checked(samples, sizes, dtypes, batch=graph.batch, arguments=tuple(given))
 
 
 def run_trials(model: nn.Module, graph: Graph) -> Trials:
@@ -103,7 +108,7 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
     most = min(_SECONDS / max(seconds, 1e-9), _MOST_ELEMENTS / max(elements, 1))
     count = max(_LEAST, min(_MOST, int(most))) - like.batch
     for place, how in enumerate(_DRAWS):
-        samples = max(1, (count + len(_DRAWS) - 1 - place) // len(_DRAWS))
+        samples = graph.batch or max(1, (count + len(_DRAWS) - 1 - place) // len(_DRAWS))
         trial = _try(model, draw(like, samples, how, ranges)) or _try(model, draw(like, like.batch, how, ranges))
         trials.example += [trial] if trial and _is_finite(trial) else []
     if seconds * like.batch * sum(factor**2 for factor in _FACTORS) < _SECONDS_RESIZED:
@@ -121,6 +126,15 @@ def _is_finite(trial: Trial) -> bool:
     return all(bool(value.isfinite().all()) for value in trial.expected)
 
 
+def depends_on_chance(model: nn.Module, trial: Trial) -> bool:
+    """Tell whether a model gives other outputs for the same inputs, with other random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = outputs(model, trial.inputs.args, trial.inputs.kwargs)
+        torch.manual_seed(2)
+        return difference(first, outputs(model, trial.inputs.args, trial.inputs.kwargs)) > 0
+
+
 def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
     """Say on which inputs a smaller model differs, and by how much; nothing where it does not.
 
@@ -128,12 +142,23 @@ def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
         Exception: whatever the smaller model's forward raises.
     """
     for trial in trials:
-        found = outputs(smaller, trial.inputs.args, trial.inputs.kwargs)
-        apart = difference(trial.expected, found)
-        if apart > tolerance(trial.expected) and not _only_flips(trial.expected, found):
+        expected, found = _where_finite(trial.expected, outputs(smaller, trial.inputs.args, trial.inputs.kwargs))
+        apart = difference(expected, found)
+        if apart > tolerance(expected) and not _only_flips(expected, found):
             shapes = ", ".join(str(tuple(value.shape)) for value in trial.inputs.all)
             return f"its outputs would differ by {apart:.1e} of the largest on inputs of {shapes}"
     return ""
+
+
+def _where_finite(expected: list[Tensor], outputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Leave out what overflowed in the larger model: zero times infinity is NaN, which a smaller one does not show."""
+    if [value.shape for value in expected] != [value.shape for value in outputs]:
+        return expected, outputs
+    finite = [value.isfinite() for value in expected]
+    if all(bool(mask.all()) for mask in finite):
+        return expected, outputs
+    left = [[value[mask] for value, mask in zip(values, finite, strict=True)] for values in (expected, outputs)]
+    return left[0], left[1]
 
 
 def _only_flips(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
