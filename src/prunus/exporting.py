@@ -245,7 +245,9 @@ def _running(what: str, size: int, call: Callable[[], list[Tensor]]) -> list[Ten
         return call()
     except Exception as error:
         raise ExportError(
-            f"{what} can't run a batch of {size}, so the batch is not free: {type(error).__name__}: {str(error)[:300]}"
+            f"{what} can't run a batch of {size}: {type(error).__name__}: {str(error)[:300]}; a file for other "
+            "programs has to take any batch: let the forward ask its input for the size (x.shape[0], or -1 in a "
+            "reshape), or keep the example's batch in a .prunus file, by prunus.save"
         ) from error
 
 

@@ -259,7 +259,7 @@ def _why(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], 
     shapes = ", ".join(str(tuple(value.shape)) for value in (*args, *kwargs.values()))
     kind = type(model).__name__
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    frames = [frame for frame in _frames(error) if "/torch/" not in frame]
+    frames = [frame for frame in _frames(error) if "/torch/" not in frame and not frame.startswith("<")]
     place = f" (at {frames[-1]})" if frames else ""
     try:
         with torch.no_grad():

@@ -27,7 +27,7 @@ PRUNABLE: tuple[type[nn.Module], ...] = (
 )
 
 # Where torch.nn.utils.parametrize keeps what it computes a weight from, as in "fc.parametrizations.weight.original0".
-_PARAMETRIZATIONS = "parametrizations"
+PARAMETRIZATIONS = "parametrizations"
 
 # Where torch.compile and Lightning Fabric keep the module they wrap.
 _WRAPPED = ("_orig_mod", "_original_module")
@@ -168,7 +168,7 @@ def _target(parameter: nn.Parameter, aliases: Sequence[str], modules: Mapping[st
 def _layer_of(name: str) -> str:
     """Return the name of the layer a parameter belongs to: its holder, or the layer that the holder parametrizes."""
     parts = name.split(".")
-    last = parts.index(_PARAMETRIZATIONS) if _PARAMETRIZATIONS in parts else -1
+    last = parts.index(PARAMETRIZATIONS) if PARAMETRIZATIONS in parts else -1
     return ".".join(parts[:last])
 
 
@@ -252,11 +252,21 @@ def _check(target: Target) -> None:
 def _check_is_the_weight(target: Target) -> None:
     """Refuse what the layer's weight is computed from: zeros in it need not be zeros in the weight."""
     layer = target.modules[0]
-    hooks = layer._forward_pre_hooks.values()
-    by_hook = target.attribute.endswith(("_g", "_v")) and any(type(hook).__name__ == "WeightNorm" for hook in hooks)
-    if by_hook or _PARAMETRIZATIONS in target.name.split("."):
-        remove = "remove_weight_norm(layer)" if by_hook else "parametrize.remove_parametrizations(layer, 'weight')"
+    if plain := made_plain_by(layer, target.name):
         raise ValueError(
             f"{target.name!r} is not a weight, but what a weight of {type(layer).__name__} is computed from at each "
-            f"forward; make it a plain weight with torch.nn.utils.{remove}, or exclude the layer"
+            f"forward; make it a plain weight with torch.nn.utils.{plain}, or exclude the layer"
         )
+
+
+def made_plain_by(layer: nn.Module, parameter: str) -> str:
+    """Return the call that makes the weight plain that a parameter is a part of; empty if it is the weight.
+
+    Args:
+        layer: what holds the parameter, or the parametrization that does.
+        parameter: its name.
+    """
+    hooks = layer._forward_pre_hooks.values()
+    if parameter.endswith(("_g", "_v")) and any(type(hook).__name__ == "WeightNorm" for hook in hooks):
+        return "remove_weight_norm(layer)"
+    return "parametrize.remove_parametrizations(layer, 'weight')" if PARAMETRIZATIONS in parameter.split(".") else ""

@@ -180,6 +180,12 @@ def test_wrong_arguments_change_nothing(options: dict[str, Any], words: str, pru
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
+def test_weights_that_are_computed_are_named() -> None:
+    first = nn.utils.parametrizations.weight_norm(nn.Linear(8, 16))
+    with pytest.raises(ChannelError, match=r"no channel.* as of layer '0',.*remove_parametrizations\(layer"):
+        prunus.prune(nn.Sequential(first, nn.Linear(16, 4)), 0.5, pattern="channel", example_inputs=torch.zeros(2, 8))
+
+
 def test_a_sparsity_between_two_steps_names_both(network: nn.Module) -> None:
     with pytest.raises(ChannelError, match=r"can't be met within 0\.02: whole channels remove 0\.375 or 0\.500"):
         prunus.prune(network, 0.4, pattern="channel", include=["conv"], example_inputs=INPUTS)

@@ -20,7 +20,7 @@ from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
 from prunus.method import Method
 from prunus.stats import Batch, Loss
-from prunus.targets import Selector, Target, select, unwrap
+from prunus.targets import PARAMETRIZATIONS, Selector, Target, made_plain_by, select, unwrap
 
 __all__ = ["Budget", "ChannelError", "Channels", "Family"]
 
@@ -280,8 +280,26 @@ class Channels:
             )
 
     def _why(self) -> str:
-        stay = [f"{family.name!r} ({family.reason})" for family in self.families if family.reason]
-        return f"these have to stay: {', '.join(stay[:4])}{' and others' if len(stay) > 4 else ''}" if stay else ""
+        reasons: dict[str, list[str]] = {}
+        for family in self.families:
+            if family.reason:
+                reasons.setdefault(family.name, []).append(family.reason)
+        stay = [f"{name!r} ({' and '.join(found)})" for name, found in reasons.items()]
+        others = " and others" if len(stay) > 4 else ""
+        return (f"these have to stay: {', '.join(stay[:4])}{others}" if stay else "") + self._computed()
+
+    def _computed(self) -> str:
+        """Say how layers lose their channels whose weights are computed at each forward."""
+        model = self.coupling.graph.model
+        for name, _ in model.named_parameters():
+            path = name.rpartition(".")[0]
+            if plain := made_plain_by(model.get_submodule(path), name):
+                layer = path.split(PARAMETRIZATIONS)[0].strip(".") or type(model).__name__
+                return (
+                    f"; weights that are computed at each forward, as of layer {layer!r}, keep their channels: make "
+                    f"them plain with torch.nn.utils.{plain}"
+                )
+        return ""
 
     def _steps(self) -> str:
         wide = [family for family in self.families if not family.reason and family.width > 1]
