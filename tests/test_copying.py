@@ -119,3 +119,25 @@ def test_every_road_takes_them(kind: type[nn.Module], tmp_path: Path) -> None:
     for other in (small, loaded):
         torch.testing.assert_close(other(x), fresh(x))
     assert prunus.shrink(used(kind).double(), x.double()) is not None
+
+
+class KeepsAMean(nn.Module):
+    """Has a buffer that was computed of its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.register_buffer("mean", self.first.weight.mean(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last((self.first(x) + self.mean).relu())
+        return y
+
+
+def test_a_buffer_that_was_computed_is_cut() -> None:
+    model, x = KeepsAMean().eval(), torch.randn(5, 4)
+    model.last.weight.data[:, :3] = 0
+    small = prunus.shrink(model, x)
+    assert isinstance(small, KeepsAMean)
+    assert torch.equal(small.mean, model.mean[3:])
+    torch.testing.assert_close(small(x), model(x))

@@ -69,6 +69,15 @@ IMAGES, GRID = torch.ones(1, 1, 4, 4), torch.zeros(1, 2, 2, 2)
         ("eye.default", [], [2**40]),
         ("repeat.default", [IMAGES], ["#0", [1, 1, 2**20, 2**20]]),
         ("upsample_nearest2d.vec", [IMAGES], ["#0", [2**20, 2**20], None]),
+        ("max_pool2d.default", [IMAGES], ["#0", [2, 2], [1, 1], [0, 0], [2**40, 1]]),
+        ("conv_transpose2d.input", [IMAGES, IMAGES], ["#0", "#1", None, [1, 1], [0, 0], [2**40, 0], 1, [1, 1]]),
+        ("arange.start_step", [], [0, 1, 1e-12]),
+        ("linspace.default", [], [0, 1, 2**40]),
+        ("one_hot.default", [torch.ones(3, dtype=torch.int64)], ["#0", 2**40]),
+        ("hann_window.default", [], [2**40]),
+        ("eye.m", [], [1, 2**40]),
+        ("upsample_nearest3d.default", [IMAGES[None]], ["#0", [7, 3, 3], 0.1, None, None]),
+        ("upsample_nearest3d.default", [IMAGES[None]], ["#0", [7, 3, 3], None, None, 0.1]),
     ],
 )
 def test_a_constant_that_pytorch_takes_without_a_look_is_refused(
@@ -277,3 +286,23 @@ def test_a_guarded_model_is_saved_traced_trained_and_compiled_over() -> None:
     again(images).sum().backward()
     assert all(parameter.grad is not None for parameter in again.parameters())
     assert again.to_document() == module.to_document()
+
+
+def test_a_window_that_is_computed_is_refused() -> None:
+    nodes = [["sym_size.int", [{"node": 0}, 3], {}], ["number.mul", [{"node": 1}, 2**40], {}]]
+    module = calling("avg_pool2d.default", [IMAGES], "#0", ["#2", "#2"], nodes=nodes)
+    with pytest.raises(ValueError, match=r"avg_pool2d\.default can't be computed: kernel_size must be from 0 to"):
+        module(IMAGES)
+    module = calling("avg_pool2d.default", [IMAGES], "#0", ["#1", "#1"], nodes=nodes[:1])
+    assert torch.equal(module(IMAGES), torch.ones(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+def test_weights_of_a_plain_recurrent_layer_that_do_not_fit_are_refused(nonlinearity: str) -> None:
+    weights = list(nn.RNN(3, 4, nonlinearity=nonlinearity)._flat_weights)
+    args = ["#0", "#1", ["#2", "#3", "#4", "#5"], True, 1, 0.0, False, False, False]
+    for place in range(4):
+        changed = list(weights)
+        changed[place] = weights[place][:0]
+        with pytest.raises(ValueError, match="can't be computed"):
+            run((f"rnn_{nonlinearity}.input", [torch.randn(5, 2, 3), torch.zeros(1, 2, 4), *changed], args))

@@ -128,3 +128,16 @@ def test_c_computes_one_sample_of_a_fixed_batch(batch: int, tmp_path: Path) -> N
     facts = prunus.export(model, tmp_path / "net.c", torch.randn(batch, 1, 6, 6))
     assert facts.difference is None or facts.difference < 1e-5
     assert re.search(r"_run\(", (tmp_path / "net.h").read_text())
+
+
+def test_a_large_batch_in_the_code_is_refused_in_words() -> None:
+    model = Pinned(PINNED["view"](65)).eval()
+    with pytest.raises(CompileError, match=r"65 samples, more than the 64"):
+        prunus.compile(model, torch.randn(65, 1, 6, 6), tune=False)
+
+
+def test_code_that_mixes_samples_is_right_for_one() -> None:
+    model, images = Pinned(lambda x: x.reshape(1, -1)[:, :32]).eval(), torch.randn(1, 1, 6, 6)
+    program = prunus.compile(model, images, tune=False)
+    assert program.fixed_batch == 1
+    torch.testing.assert_close(program(images), model(images).detach(), rtol=0, atol=1e-5)

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -312,3 +313,36 @@ def test_a_temporary_folder_goes_with_its_process(folder: Path, tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert done.stderr.count("RuntimeWarning") == 1
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "is_safe"),
+    [
+        ("own", [], True),
+        ("own", ["own"], True),
+        ("own", ["own", "another"], False),
+        ("users", [], False),
+        (None, [], False),
+    ],
+)
+def test_a_folder_below_one_that_a_group_may_write_to(
+    name: str | None, members: list[str], is_safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def group(number: int) -> SimpleNamespace:
+        if name is None:
+            raise KeyError(number)
+        return SimpleNamespace(gr_name=name, gr_mem=members)
+
+    (tmp_path / "open" / "cache").mkdir(parents=True, mode=0o700)
+    (tmp_path / "open").chmod(0o770)
+    monkeypatch.setattr("grp.getgrgid", group)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: SimpleNamespace(pw_name="own"))
+    assert (cache.why_unsafe(tmp_path / "open" / "cache") is None) == is_safe
+
+
+def test_a_forked_process_leaves_the_temporary_folder(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    cache._remove(tmp_path / "made", os.getpid() + 1)
+    assert (tmp_path / "made").is_dir()
+    cache._remove(tmp_path / "made", os.getpid())
+    assert not (tmp_path / "made").exists()

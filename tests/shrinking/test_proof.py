@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from branching import Branching
 from masked import apart, outputs
 from torch import Tensor, nn
 
 import prunus
 from prunus.exported import ExportedModule
+from prunus.shrinking.proving.drawing import Inputs
+from prunus.shrinking.proving.trials import Trial, disagreement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -230,144 +233,6 @@ def test_a_model_that_can_not_run_its_example_is_refused_in_words() -> None:
         prunus.shrink(model, torch.zeros(1, 4))
 
 
-class Auxiliary(nn.Module):
-    """A head beside the trunk that runs in training only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 2)
-        self.aux, self.aux_head = nn.Conv2d(8, 4, 1), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        y = torch.relu(self.trunk(x))
-        logits = self.head(y.mean((2, 3)))
-        if self.training:
-            return logits, self.aux_head(self.aux(y).mean((2, 3)))
-        return logits
-
-
-def test_a_head_that_runs_in_training_only_is_cut_along() -> None:
-    model = Auxiliary().train()
-    model.head.weight.data[:, :5] = 0
-    smaller = prunus.shrink(model, torch.zeros(1, 1, 6, 6))
-    assert isinstance(smaller, Auxiliary)
-    assert smaller.training
-    assert smaller.trunk.out_channels == smaller.aux.in_channels == 3
-    logits, other = smaller(torch.randn(4, 1, 6, 6))
-    (logits.sum() + other.sum()).backward()
-    assert smaller.aux.weight.grad is not None
-
-
-class Numbered(Auxiliary):
-    """The same, with a size in numbers in the branch that only training runs."""
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        y = torch.relu(self.trunk(x))
-        logits = self.head(y.mean((2, 3)))
-        if self.training:
-            return logits, self.aux_head(self.aux(y.reshape(-1, 8, 1, 16)).mean((2, 3)))
-        return logits
-
-
-def test_a_branch_that_can_not_train_any_more_is_named() -> None:
-    model = Numbered()
-    model.head.weight.data[:, :5] = 0
-    with pytest.raises(prunus.ShrinkError, match=r"could not be trained any more.*'aux', 'aux_head'"):
-        prunus.shrink(model, torch.zeros(1, 1, 6, 6))
-
-
-class Branching(nn.Module):
-    """Two layers, and a function of the channels between that only training runs."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last, self.function = nn.Linear(8, 16), nn.Linear(16, 5), function
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        y = self.first(x).relu()
-        return (self.last(y), self.function(y)) if self.training else self.last(y)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [lambda y: y[:, 9], lambda y: y[:, 4:8] * 2, lambda y: y.mean(1), lambda y: y.roll(12, 1)[:, :2], lambda y: y],
-    ids=["one", "some", "mean", "rolled", "all"],
-)
-def test_a_training_branch_on_channels_by_number_is_named(function: Callable[[Tensor], Tensor]) -> None:
-    model = without_six(Branching(function))
-    with pytest.raises(prunus.ShrinkError, match=r"could not be trained any more.*self\.training"):
-        prunus.shrink(model, torch.zeros(1, 8))
-
-
-class Instead(Branching):
-    """Has a function of the channels in their place in training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x).relu()
-        return self.last(self.function(y) if self.training else y)
-
-
-def without_six(model: Branching) -> Branching:
-    with torch.no_grad():
-        for tensor in (model.first.weight[:6], model.first.bias[:6], model.last.weight[:, :6]):
-            tensor.zero_()
-    return model
-
-
-def test_a_training_branch_that_moves_channels_is_named() -> None:
-    with pytest.raises(prunus.ShrinkError, match="could not be trained any more"):
-        prunus.shrink(without_six(Instead(lambda y: y.roll(3, 1))), torch.zeros(1, 8))
-
-
-def test_a_training_branch_whose_outputs_seldom_show_it_is_named() -> None:
-    model = without_six(Instead(lambda y: y[:, 8:9].expand_as(y)))
-    with torch.no_grad():
-        model.first.bias[[8, 14]] = -100  # 14 is what number 8 would be
-    with pytest.raises(prunus.ShrinkError, match="could not be trained any more"):
-        prunus.shrink(model, torch.zeros(1, 8))
-
-
-def test_a_training_branch_that_changes_a_constant_is_named() -> None:
-    model = Instead(lambda y: y * 2)
-    with torch.no_grad():
-        model.first.weight[:6] = 0
-        model.first.bias[:6] = 1
-    with pytest.raises(prunus.ShrinkError, match="hold constants"):
-        prunus.shrink(model, torch.zeros(1, 8))
-
-
-def test_a_training_branch_that_works_on_each_channel_is_kept() -> None:
-    model = without_six(Instead(lambda y: y * 2))
-    smaller = prunus.shrink(model, torch.zeros(1, 8))
-    assert smaller.first.weight.shape == (10, 8)
-    x = torch.randn(7, 8)
-    torch.testing.assert_close(smaller.train()(x), model.train()(x))
-
-
-@pytest.mark.parametrize(
-    ("kind", "dims"),
-    [
-        (nn.Dropout, 0),
-        (nn.Dropout1d, 1),
-        (nn.Dropout2d, 2),
-        (nn.Dropout3d, 3),
-        (nn.AlphaDropout, 0),
-        (nn.FeatureAlphaDropout, 3),
-    ],
-)
-def test_each_kind_of_dropout(kind: Callable[[float], nn.Module], dims: int) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), kind(0.5), nn.Linear(8, 2)).eval()
-    with torch.no_grad():
-        model[0].weight[:3] = 0
-    x = torch.randn(3, *[6] * dims, 4)
-    smaller = prunus.shrink(model, x[:1])
-    assert smaller[0].weight.shape == (5, 4)
-    torch.testing.assert_close(smaller(x), model(x))
-    assert not torch.equal(smaller.train()(x), smaller.train()(x))
-
-
 class ManySamples(Branching):
     """Takes large batches another way."""
 
@@ -442,7 +307,105 @@ def test_a_model_of_random_numbers_is_named() -> None:
         prunus.shrink(model, torch.zeros(1, 8))
 
 
-def test_zero_times_what_overflows_for_most_inputs_is_zero() -> None:
+@pytest.mark.parametrize(
+    ("kind", "dims"),
+    [
+        (nn.Dropout, 0),
+        (nn.Dropout1d, 1),
+        (nn.Dropout2d, 2),
+        (nn.Dropout3d, 3),
+        (nn.AlphaDropout, 0),
+        (nn.FeatureAlphaDropout, 3),
+    ],
+)
+def test_each_kind_of_dropout(kind: Callable[[float], nn.Module], dims: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), kind(0.5), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        model[0].weight[:3] = 0
+    x = torch.randn(3, *[6] * dims, 4)
+    smaller = prunus.shrink(model, x[:1])
+    assert smaller[0].weight.shape == (5, 4)
+    torch.testing.assert_close(smaller(x), model(x))
+    assert not torch.equal(smaller.train()(x), smaller.train()(x))
+
+
+@pytest.mark.parametrize("num_samples", [1, 8])
+def test_what_overflows_for_some_inputs_does_not_show(num_samples: int) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)).eval()
+    model[0].weight.data[:2] = 3e38  # times zero that is NaN where it overflows
+    model[1].weight.data[:, :2] = 0
+    assert prunus.shrink(model, torch.zeros(num_samples, 4))[0].out_features == 4
+
+
+@pytest.mark.parametrize("num_samples", [1, 8])
+def test_zero_times_what_overflows_for_most_inputs_is_zero(num_samples: int) -> None:
     model = Overflowing().eval()
     model.first.weight.data[:2] = 1000
-    assert prunus.shrink(model, torch.zeros(1, 4)).state_dict()["first.weight"].shape == (4, 4)
+    smaller = prunus.shrink(model, torch.zeros(num_samples, 4))
+    assert smaller.state_dict()["first.weight"].shape == (4, 4)
+
+
+class ByLength(Branching):
+    """Longer sequences go through a branch that addresses channels by number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        if x.shape[1] > 7:
+            y = torch.cat([y[..., :4] * 2, y[..., 4:]], -1)
+        return self.last(y)
+
+
+def test_a_class_that_is_wrong_at_another_length_is_not_kept() -> None:
+    model = ByLength(torch.relu).eval()
+    model.last.weight.data[:, :3] = 0
+    smaller = prunus.shrink(model, torch.zeros(1, 6, 8))
+    assert isinstance(smaller, ExportedModule)
+    inputs = torch.randn(3, 6, 8)
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+
+
+class Gives(nn.Module):
+    """Gives the same whatever the input is."""
+
+    def __init__(self, *values: Tensor) -> None:
+        super().__init__()
+        self.values = values
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.values
+
+
+def test_a_choice_may_flip_by_rounding_but_no_more_than_that() -> None:
+    choices, numbers = torch.zeros(4000, dtype=torch.int64), torch.ones(4000)
+    trial = Trial(Inputs((torch.zeros(1, 1),), {}), [choices, numbers])
+    some, many = choices.clone(), choices.clone()
+    some[:4], many[:5] = 1, 1
+    assert disagreement([trial], Gives(some, numbers + 1e-7)) == ""
+    assert "differ" in disagreement([trial], Gives(many, numbers))
+    assert "differ" in disagreement([trial], Gives(some, numbers + 1e-4))
+    assert "differ" in disagreement([trial], Gives(choices, numbers.clone().fill_(torch.nan)))
+    assert "differ" in disagreement([trial], Gives(choices, numbers[1:]))
+
+
+class Positions(nn.Module):
+    """Adds a table of which the example reads the first rows only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.table = nn.Linear(8, 16), nn.Linear(16, 5), nn.Parameter(torch.randn(12, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last((self.first(x) + self.table[: x.shape[1]]).relu())
+        return y
+
+
+def test_rows_of_a_table_that_the_example_does_not_read_stay() -> None:
+    model = Positions().eval()
+    model.last.weight.data[:, :6] = 0
+    smaller = prunus.shrink(model, torch.zeros(1, 5, 8))
+    assert isinstance(smaller, Positions)
+    assert smaller.table.shape == (12, 10)
+    inputs = torch.randn(3, 12, 8)
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,30 @@ def test_the_proof_takes_no_memory_for_large_maps(monkeypatch: pytest.MonkeyPatc
         demanded = rewriting.demanded(kept, {}, {})
     assert not demanded.moved
     assert largest < 1 << 23  # the joined map with a number for each element is 32 MB
+
+
+def two_sizes(y: Tensor, order: Tensor) -> Tensor:
+    size = y.shape[0] * 12
+    return y.reshape(size, 4, 4).reshape(-1, 12, 4, 4) * (torch.ones(size, dtype=y.dtype).sum() / y.shape[0])
+
+
+def test_a_size_that_serves_two() -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        pruned, kept = masked(Between(two_sizes).double().eval(), seed)
+        module = rewriting.demanded(kept, {}, {}).module("a test")
+        for batch in (1, 2, 5):
+            assert torch.allclose(module(inputs(batch)), pruned(inputs(batch)), rtol=0, atol=1e-12)
+
+
+def test_columns_of_other_groups_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 2, 1))
+    coupling = couple(trace(model, torch.randn(2, 3, 4, 4)), "counted")
+    gone = torch.zeros(coupling.num_classes, dtype=torch.bool)
+    gone[coupling.axis_classes(("0.weight", (0,)))[[1, 6]]] = True
+    kept = keep(coupling, gone)
+    rewriting.demanded(kept, {}, {})
+    columns = {name: own.flip(0) for name, own in kept.columns.items()}
+    assert columns
+    with pytest.raises(RewriteError, match="its outputs would meet other inputs than before"):
+        rewriting.demanded(replace(kept, columns=columns), {}, {})

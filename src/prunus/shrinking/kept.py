@@ -22,12 +22,14 @@ class Kept:
         indices: parameter or buffer -> dimension -> the indices that stay, int64; only dimensions that lose some.
         columns: weight of a grouped convolution -> the indices of dimension 1 that stay in each row, int64 of
             (rows, columns that stay): groups need not lose the same. Only where some go.
+        training: likewise of the graph of training mode, where only that reaches some parameters.
     """
 
     coupling: Coupling
     gone: Tensor
     indices: Mapping[str, Mapping[int, Tensor]]
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    training: Kept | None = None
 
     def cut(self, name: str, tensor: Tensor) -> Tensor:
         """Return what is left of a parameter or buffer, or of a tensor of its shape, as a copy."""

@@ -77,9 +77,15 @@ def _takes_constants(coupling: Coupling, use: Use) -> bool:
     shared = sum(other.weight.name == use.weight.name or _same_bias(other, use) for other in coupling.uses) > 1
     shared = shared or (use.bias is not None and len(coupling.bindings.get(use.bias.name, ())) > 1)
     padded = "conv" in operation.name and pads(operation)
-    is_free = operation.name in _TAKES_BIAS and operation["bias"] is None  # to one that is computed nothing is added
-    has_bias = use.bias is not None or is_free
-    return has_bias and not (shared or use.recurrent or padded)
+    is_free = operation.name in _TAKES_BIAS and operation["bias"] is None
+    return (is_free or _adds_its_bias(coupling, use, operation)) and not (shared or use.recurrent or padded)
+
+
+def _adds_its_bias(coupling: Coupling, use: Use, operation: Operation) -> bool:
+    """Tell whether an operation adds a parameter as it is: one that is computed, or a multiple, takes no constant."""
+    added = operation.get("bias", operation.get("self"))
+    is_parameter = isinstance(added, fx.Node) and coupling.graph.tensors.get(added.name) is not None
+    return use.bias is not None and is_parameter and operation.get("alpha", 1) == 1 == operation.get("beta", 1)
 
 
 def _same_bias(one: Use, other: Use) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -17,6 +18,8 @@ from prunus.shrinking.kept import Kept
 
 # Module name -> old size -> new size: which numbers a module's attributes may have to change to.
 Changes = dict[str, dict[int, int]]
+# How a layer's weight is used, and what is kept of the graph that it is used in.
+UseKept: TypeAlias = tuple[Use, Kept]
 
 # Names that a layer's attributes have for the size of its input, and for that of its output.
 _OF_INPUTS = re.compile(r"in|nx|fan_in|(in|input)_(features|channels|planes|size|dim|dims|width)")
@@ -49,11 +52,11 @@ class Attribute:
 
 def tell_layers(model: nn.Module, original: nn.Module, kept: Kept) -> None:
     """Let the attributes of layers tell the sizes of the tensors that they hold: PyTorch's by class, others by name."""
-    uses = {use.weight.name: use for use in kept.coupling.uses}
+    uses = {use.weight.name: (use, each) for each in (kept.training, kept) if each for use in each.coupling.uses}
     changes = _size_changes(kept, ancestors=False)
     originals = dict(original.named_modules())
     for path, module in model.named_modules():
-        _tell_layer(path, module, originals[path], uses, kept, changes.get(path, {}))
+        _tell_layer(path, module, originals[path], uses, changes.get(path, {}))
 
 
 def candidates(original: nn.Module, kept: Kept, call: Callable[[nn.Module], object]) -> list[Attribute]:
@@ -66,7 +69,7 @@ def candidates(original: nn.Module, kept: Kept, call: Callable[[nn.Module], obje
         kept: what stays of it.
         call: runs the model's forward.
     """
-    read = attributes_read(original, call) - _told_by_name(original, kept)
+    read = _attributes_read(original, call) - _told_by_name(original, kept)
     attributes: list[Attribute] = []
     taken: set[tuple[str, str]] = set()
     for ancestors in (False, True):
@@ -95,8 +98,8 @@ def _told_by_name(original: nn.Module, kept: Kept) -> set[tuple[str, str]]:
     }
 
 
-def attributes_read(model: nn.Module, call: Callable[[nn.Module], object]) -> set[tuple[str, str]]:
-    """Return which whole numbers and flags a call reads off which modules: pairs of module path and attribute.
+def _attributes_read(model: nn.Module, call: Callable[[nn.Module], object]) -> set[tuple[str, str]]:
+    """Return which whole numbers a call reads off which modules: pairs of module path and attribute.
 
     Args:
         model: whose modules are watched.
@@ -106,12 +109,32 @@ def attributes_read(model: nn.Module, call: Callable[[nn.Module], object]) -> se
     read: set[tuple[str, str]] = set()
 
     def note(module: nn.Module, name: str, value: object) -> None:
-        if isinstance(value, int) and id(module) in paths:
+        if type(value) is int and id(module) in paths:
             read.add((paths[id(module)], name))
 
     with _noting(model, note):
         call(model)
     return read
+
+
+def asks_its_mode(model: nn.Module, call: Callable[[nn.Module], object]) -> bool:
+    """Tell whether code that is not PyTorch's own asks a module in a call whether it is training.
+
+    Args:
+        model: whose modules are watched.
+        call: runs its forward, and nothing else that looks at its modules.
+    """
+    asked = False
+
+    def note(module: nn.Module, name: str, value: object) -> None:
+        nonlocal asked
+        if name == "training" and not asked:
+            asker = sys._getframe(2).f_globals.get("__name__", "")  # of `read`, of who reads
+            asked = not asker.startswith("torch.")
+
+    with _noting(model, note):
+        call(model)
+    return asked
 
 
 @contextlib.contextmanager
@@ -155,7 +178,7 @@ def _size_changes(kept: Kept, *, ancestors: bool) -> Changes:
 
 
 def _tell_layer(
-    path: str, module: nn.Module, original: nn.Module, uses: Mapping[str, Use], kept: Kept, changes: Mapping[int, int]
+    path: str, module: nn.Module, original: nn.Module, uses: Mapping[str, UseKept], changes: Mapping[int, int]
 ) -> None:
     before = {name: tensor.shape for name, tensor in _own_tensors(original).items()}
     after = {name: tensor.shape for name, tensor in _own_tensors(module).items()}
@@ -163,14 +186,13 @@ def _tell_layer(
     for kinds, tell in _TELLERS:
         if isinstance(module, kinds):
             if changed:
-                tell(module, original, uses.get(f"{path}.weight" if path else "weight"), kept)
+                tell(module, original, uses.get(f"{path}.weight" if path else "weight"))
             elif not before:
                 _tell_without_tensors(module, changes)
             return
     for name in sorted(changed):
-        use = uses.get(f"{path}.{name}".lstrip("."))
-        if use is not None:
-            _tell_by_name(module, before[name], after[name], use.order)
+        if found := uses.get(f"{path}.{name}".lstrip(".")):
+            _tell_by_name(module, before[name], after[name], found[0].order)
 
 
 def _tell_by_name(module: nn.Module, before: tuple[int, ...], after: tuple[int, ...], order: tuple[int, int]) -> None:
@@ -197,12 +219,13 @@ def _tell_without_tensors(module: Any, changes: Mapping[int, int]) -> None:
         module.num_features = changes.get(module.num_features, module.num_features)
 
 
-def _conv(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
+def _conv(module: Any, original: Any, found: UseKept | None) -> None:
     transposed = isinstance(module, _ConvTransposeNd)
     first, second = module.weight.shape[:2]
-    if use is None or original.groups == 1:
+    if found is None or original.groups == 1:
         module.in_channels, module.out_channels = (first, second) if transposed else (second, first)
         return
+    use, kept = found
     ends = use.outputs if transposed else use.inputs
     whole = original.out_channels if transposed else original.in_channels
     left = whole if ends is None else int((~kept.gone[kept.coupling.class_of[ends]]).sum())
@@ -210,35 +233,35 @@ def _conv(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
     module.in_channels, module.out_channels = (first, left) if transposed else (left, first)
 
 
-def _linear(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
+def _linear(module: Any, original: Any, found: UseKept | None) -> None:
     module.out_features, module.in_features = module.weight.shape
 
 
-def _embedding(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
+def _embedding(module: Any, original: Any, found: UseKept | None) -> None:
     module.num_embeddings, module.embedding_dim = module.weight.shape
 
 
-def _channel_norm(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
+def _channel_norm(module: Any, original: Any, found: UseKept | None) -> None:
     like = module.weight if module.weight is not None else module.running_mean
     module.num_features = like.shape[0]
 
 
-def _group_norm(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
+def _group_norm(module: Any, original: Any, found: UseKept | None) -> None:
     per_group = original.num_channels // original.num_groups
     module.num_channels = module.weight.shape[0]
     module.num_groups = module.num_channels // per_group
 
 
-def _recurrent(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
+def _recurrent(module: Any, original: Any, found: UseKept | None) -> None:
     module.hidden_size = module.weight_hh_l0.shape[1]
     module.input_size = module.weight_ih_l0.shape[1]
 
 
-def _prelu(module: Any, original: Any, use: Use | None, kept: Kept) -> None:
+def _prelu(module: Any, original: Any, found: UseKept | None) -> None:
     module.num_parameters = module.weight.shape[0]
 
 
-_TELLERS: tuple[tuple[Any, Callable[[Any, Any, Use | None, Kept], None]], ...] = (
+_TELLERS: tuple[tuple[Any, Callable[[Any, Any, UseKept | None], None]], ...] = (
     (_ConvNd, _conv),
     (nn.Linear, _linear),
     (nn.Embedding, _embedding),

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from prunus.copying import copy_model
 from prunus.coupling import couple
 from prunus.exported import ExportedModule
-from prunus.forward import devices_of
+from prunus.forward import devices_of, undisturbed
 from prunus.graph import Graph, GraphError, trace_training
 from prunus.shrinking.kept import Kept, keep
-from prunus.shrinking.proving.attributes import attributes_read
+from prunus.shrinking.proving.attributes import asks_its_mode
 from prunus.shrinking.proving.drawing import Inputs
 from prunus.shrinking.proving.matching import MismatchError, match
 from prunus.shrinking.proving.trials import Trial, Trials
 from prunus.shrinking.rewriting import RewriteError, demanded
-from prunus.shrinking.verification import difference, outputs, tensors
+from prunus.shrinking.verification import difference, tensors, where_finite
 from prunus.tracing import fused_attention_off
 
 # Outputs of training mode that differ by less are the same: a norm over few samples makes much of rounding.
@@ -67,7 +67,7 @@ def with_training_branches(kept: Kept) -> Kept:
         again = _in_training(kept)
     except GraphError:
         return kept
-    return kept if again is None else replace(kept, indices=again.indices, columns=again.columns)
+    return kept if again is None else replace(kept, indices=again.indices, columns=again.columns, training=again)
 
 
 def _in_training(kept: Kept) -> Kept | None:
@@ -124,10 +124,10 @@ def check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: Biase
         raise TrainingError(after.error or "its training gives more outputs than its graph in eval mode")
     others = unreached(graph)
     has_branch = bool(others) or len(before.outputs) != len(trial.expected)
-    if isinstance(smaller, ExportedModule) or not (has_branch or _reads_its_mode(graph.model, trial)):
+    if isinstance(smaller, ExportedModule) or not (has_branch or _asks_its_mode(graph.model, trial)):
         return
     by_chance = difference(before.outputs, step(graph.model, trial.inputs, seed=1).outputs) > 0
-    differs = not by_chance and difference(before.outputs, after.outputs) > _TOLERANCE
+    differs = not by_chance and difference(*where_finite(before.outputs, after.outputs)) > _TOLERANCE
     try:
         again = _in_training(kept)
         rebuilt = trace_training(smaller, graph.example_inputs)
@@ -151,11 +151,11 @@ def _match_branches(rebuilt: Graph, kept: Kept | None, biases: Biases) -> None:
         raise TrainingError(f"in training mode {error}") from error
 
 
-def _reads_its_mode(model: nn.Module, trial: Trial) -> bool:
-    """Tell whether a forward that is not PyTorch's own asks whether it is training."""
-    read = attributes_read(model, lambda each: outputs(each, trial.inputs.args, trial.inputs.kwargs))
-    kinds = {path: type(module).__module__ for path, module in model.named_modules()}
-    return any(name == "training" and not kinds[path].startswith("torch.nn.") for path, name in read)
+def _asks_its_mode(model: nn.Module, trial: Trial) -> bool:
+    inputs = trial.inputs
+    args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
+    with undisturbed(model), torch.no_grad(), fused_attention_off():
+        return asks_its_mode(model, lambda each: each(*args, **kwargs))
 
 
 @dataclass(frozen=True)

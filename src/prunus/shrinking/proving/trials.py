@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.graph import Graph
 from prunus.shrinking.proving.drawing import Draw, Inputs, draw, integer_ranges
-from prunus.shrinking.verification import difference, outputs, tolerance
+from prunus.shrinking.verification import difference, outputs, tolerance, where_finite
 
 # As many samples as both models run within two seconds, but no fewer and no more than these.
 _SECONDS = 1.0
@@ -142,7 +142,7 @@ def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
         Exception: whatever the smaller model's forward raises.
     """
     for trial in trials:
-        expected, found = _where_finite(trial.expected, outputs(smaller, trial.inputs.args, trial.inputs.kwargs))
+        expected, found = where_finite(trial.expected, outputs(smaller, trial.inputs.args, trial.inputs.kwargs))
         apart = difference(expected, found)
         if apart > tolerance(expected) and not _only_flips(expected, found):
             shapes = ", ".join(str(tuple(value.shape)) for value in trial.inputs.all)
@@ -150,21 +150,10 @@ def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
     return ""
 
 
-def _where_finite(expected: list[Tensor], outputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Leave out what overflowed in the larger model: zero times infinity is NaN, which a smaller one does not show."""
-    if [value.shape for value in expected] != [value.shape for value in outputs]:
-        return expected, outputs
-    finite = [value.isfinite() for value in expected]
-    if all(bool(mask.all()) for mask in finite):
-        return expected, outputs
-    left = [[value[mask] for value, mask in zip(values, finite, strict=True)] for values in (expected, outputs)]
-    return left[0], left[1]
-
-
 def _only_flips(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+    if [value.shape for value in expected] != [value.shape for value in found]:
+        return False
     for one, other in zip(expected, found, strict=True):
-        if one.shape != other.shape:
-            return False
         if one.is_floating_point() or one.is_complex():
             if difference([one], [other]) > tolerance([one]):
                 return False
