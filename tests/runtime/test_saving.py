@@ -112,6 +112,8 @@ def test_a_changed_file_is_refused_or_a_net_that_stays_inside_its_values(saved: 
     )
     _put(told, path, data.draw(values))
     try:
+        if storing.num_bytes(told, tensors) > 2**28:
+            return  # `load_program` refuses it before it is decoded
         net = storing.decode(told, tensors)
         check(net)
     except ProgramError:
