@@ -141,3 +141,24 @@ def test_a_buffer_that_was_computed_is_cut() -> None:
     assert isinstance(small, KeepsAMean)
     assert torch.equal(small.mean, model.mean[3:])
     torch.testing.assert_close(small(x), model(x))
+
+
+class Closing(nn.Module):
+    """Calls its layers by a function that it keeps, which a copy would share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.functions = {"run": lambda x: self.last(self.first(x).relu())}
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.functions["run"](x)
+        return y
+
+
+def test_a_function_that_closes_over_a_layer_is_named() -> None:
+    model, x = Closing().eval(), torch.randn(5, 4)
+    masks = prunus.Masks({"last.weight": torch.arange(8).expand(3, 8) > 2})
+    with pytest.raises(TypeError, match=r"attribute 'functions' is a function that closes over a layer"):
+        prunus.shrink(model, x, masks)
+    assert bool(model.last.weight.all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import types
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -26,9 +27,11 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
         memo: as of `copy.deepcopy`: what stands for an object in the copy, by the object's id.
 
     Raises:
-        TypeError: something in it can't be copied, such as a lock or an open file; the message names the attribute.
+        TypeError: something in it can't be copied, such as a lock, an open file, or a function that closes over one of
+            its layers, which would go on with the old ones; the message names the attribute.
     """
     memo = {} if memo is None else memo
+    _check_functions(model)
     with without_computed(model):
         for module in model.modules():
             for value in (*own_attributes(module).values(), *module._buffers.values()):
@@ -41,6 +44,30 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
                 f"the model ({type(model).__name__}) can't be copied: {_not_copied(model)}: {type(error).__name__}: "
                 f"{error}; take that off the model before, and set it again after"
             ) from error
+
+
+def _check_functions(model: nn.Module) -> None:
+    """Refuse functions that hold a part of the model by themselves: a copy of the model has the same function."""
+    parts = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
+    for path, module in model.named_modules():
+        for name, value in own_attributes(module).items():
+            if any(id(held) in parts for held in _held_by_functions(value)):
+                raise TypeError(
+                    f"the model ({type(model).__name__}) can't be copied: attribute {f'{path}.{name}'.lstrip('.')!r} "
+                    "is a function that closes over a layer of the model, so a copy would go on with the old layer; "
+                    "make it a method of the class"
+                )
+
+
+def _held_by_functions(value: Any, depth: int = 0) -> Iterator[Any]:
+    if isinstance(value, types.FunctionType):
+        yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        for cell in value.__closure__ or ():
+            with contextlib.suppress(ValueError):  # it is empty
+                yield cell.cell_contents
+    elif depth < _DEEPEST and isinstance(value, (list, tuple, set, dict)):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _held_by_functions(entry, depth + 1)
 
 
 def _not_copied(model: nn.Module) -> str:

@@ -33,6 +33,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     the old file or the new one, never a part. What a killed process leaves beside it, `remove_left_overs` finds.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a directory; give the name of a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     # not tempfile.mkstemp: its files are for the owner only, while these permissions follow the umask

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from prunus.exported.module import ExportedModule
+from prunus.forward import undisturbed
 
 # The sizes at which conditions are looked at; beyond the first few a model is not run.
 _BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 16, 17, 33)
@@ -40,7 +41,6 @@ _CALLED: dict[str, Any] = {call.__name__: call for call in (abs, bool, float, in
 
 # The sizes of each input, those by position first.
 Sizes: TypeAlias = tuple[tuple[int, ...], ...]
-Run: TypeAlias = Callable[..., Any]
 
 
 def sizes_of(program: ExportedProgram) -> list[tuple[int | SymInt, ...]]:
@@ -184,11 +184,11 @@ def _resized(value: Tensor, shape: tuple[int, ...]) -> Tensor:
     return value
 
 
-def outputs(run: Run, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> list[Any] | None:
-    """Return the leaves of what a call gives; None where it raises."""
+def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> list[Any] | None:
+    """Return the leaves of what a model gives, whose buffers stay as they are; None where it raises."""
     try:
-        with torch.no_grad():
-            return list(pytree.tree_leaves(run(*(value.clone() for value in args), **kwargs)))
+        with undisturbed(model), torch.no_grad():
+            return list(pytree.tree_leaves(model(*(value.clone() for value in args), **kwargs)))
     except Exception:
         return None
 

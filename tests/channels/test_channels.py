@@ -186,6 +186,17 @@ def test_weights_that_are_computed_are_named() -> None:
         prunus.prune(nn.Sequential(first, nn.Linear(16, 4)), 0.5, pattern="channel", example_inputs=torch.zeros(2, 8))
 
 
+def test_masks_that_do_not_fit_are_refused() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), torch.zeros(2, 8)
+    for masks, error in (
+        ({"0.weight": torch.ones(3, dtype=torch.bool)}, prunus.MaskError),
+        ({"0.weight": torch.ones(16, 8)}, TypeError),
+        ([1], TypeError),
+    ):
+        with pytest.raises(error, match="mask"):
+            prunus.prune(model, 0.5, pattern="channel", example_inputs=x, masks=masks)  # type: ignore[arg-type]
+
+
 def test_a_sparsity_between_two_steps_names_both(network: nn.Module) -> None:
     with pytest.raises(ChannelError, match=r"can't be met within 0\.02: whole channels remove 0\.375 or 0\.500"):
         prunus.prune(network, 0.4, pattern="channel", include=["conv"], example_inputs=INPUTS)

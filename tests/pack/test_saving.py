@@ -258,3 +258,32 @@ def test_models_on_a_gpu_are_saved_and_made_there(tmp_path: Path) -> None:
     exact = prunus.save(tmp_path / "exact.prunus", model)
     assert exact.kind == "model"
     assert_same_state(prunus.load(tmp_path / "exact.prunus", device="cuda"), model)
+
+
+class Counting(nn.Module):
+    """Writes to buffers in each forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y: Tensor = self.layer(x)
+        self.mean.mul_(0.9).add_(y.flatten(0, -2).mean(0).detach(), alpha=0.1)
+        return y - self.mean
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (1, 6, 4)])
+def test_buffers_that_a_forward_writes_to_are_saved_as_they_are(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = Counting().eval()
+    prunus.save(tmp_path / "model.prunus", model, example_inputs=torch.randn(shape))
+    loaded = prunus.load(tmp_path / "model.prunus")
+    assert {name: tensor.tolist() for name, tensor in loaded.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in model.state_dict().items()
+    }
+    x = torch.randn(shape)
+    for _ in range(2):
+        torch.testing.assert_close(loaded(x), model(x).detach())

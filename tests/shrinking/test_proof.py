@@ -409,3 +409,19 @@ def test_rows_of_a_table_that_the_example_does_not_read_stay() -> None:
     assert smaller.table.shape == (12, 10)
     inputs = torch.randn(3, 12, 8)
     assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+
+
+class OtherwiseByLength(Branching):
+    """Longer sequences take another way, to the same outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        return self.last(y * 1.0 if x.shape[1] > 7 else y)
+
+
+def test_a_size_at_which_the_forward_takes_another_way_is_not_claimed() -> None:
+    model = OtherwiseByLength(torch.relu).eval()
+    model.last.weight.data[:, :3] = 0
+    smaller = prunus.shrink(model, torch.zeros(1, 5, 8))
+    assert isinstance(smaller, OtherwiseByLength)
+    assert [shape[0] for (shape,) in smaller.checked.sizes] == [5, 7]

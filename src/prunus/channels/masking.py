@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.coupling import Coupling
 from prunus.coupling.values import INERT
-from prunus.masks import Masks
+from prunus.masks import Masks, check_shape
 
 
 def masks_of(coupling: Coupling, gone: Tensor, earlier: Mapping[str, Tensor] | None = None) -> Masks:
@@ -57,10 +57,18 @@ def _bound(coupling: Coupling, bound: list[tuple[Tensor, Tensor]], gone: Tensor,
 
 
 def gone_of_masks(coupling: Coupling, masks: Mapping[str, Tensor]) -> Tensor:
-    """Return the classes that masks prune whole: all weights of all their axes, bool per class."""
+    """Return the classes that masks prune whole: all weights of all their axes, bool per class.
+
+    Raises:
+        TypeError: a mask is no bool tensor.
+        MaskError: a mask has another shape than its parameter.
+    """
     gone = torch.zeros(coupling.num_classes, dtype=torch.bool)
     if not masks:
         return gone
+    for name, mask in Masks(masks).items():
+        if name in coupling.graph.tensors.values():
+            check_shape(name, mask, coupling.graph.tensor(name))
     alive = torch.zeros(coupling.num_classes, dtype=torch.bool)
     for axis in coupling.axes:
         name, dims = axis

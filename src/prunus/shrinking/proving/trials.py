@@ -6,9 +6,11 @@ import inspect
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from prunus.graph import Graph
 from prunus.shrinking.proving.drawing import Draw, Inputs, draw, integer_ranges
@@ -38,7 +40,8 @@ class Checked:
 
     Attributes:
         samples: how many samples at the example's sizes.
-        sizes: per size that was tried, the shapes of all inputs without the batch; the example's come first.
+        sizes: per size that was tried, the shapes of all inputs without the batch; the example's come first. A size at
+            which the forward calls other functions than at the example's is none of them: it may be wrong there.
         dtypes: the inputs' types, in their order.
         operations: whether each operation was compared too, and each size written in it proved.
         batch: the only batch that the model takes; None where it is free.
@@ -59,6 +62,7 @@ class Trial:
 
     inputs: Inputs
     expected: list[Tensor]
+    called: tuple[str, ...] = ()  # the functions that the forward called
 
 
 @dataclass
@@ -81,7 +85,9 @@ class Trials:
 
     def checked(self, *, resized: bool) -> Checked:
         """Say what was compared; `resized` tells whether other sizes were."""
-        trials = [*self.example, *(self.resized if resized else [])]
+        called = self.example[0].called
+        alike = [trial for trial in self.resized if trial.called == called]
+        trials = [*self.example, *(alike if resized else [])]
         sizes = tuple(dict.fromkeys(trial.inputs.shapes for trial in trials))
         dtypes = tuple(value.dtype for value in self.example[0].inputs.all)
         samples = sum(trial.inputs.batch for trial in self.example)
@@ -162,8 +168,24 @@ def _only_flips(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
     return True
 
 
+class _Noting(TorchFunctionMode):
+    """Notes which of PyTorch's functions are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.called.append(getattr(func, "__name__", repr(func)))
+        return func(*args, **(kwargs or {}))
+
+
 def _trial(model: nn.Module, inputs: Inputs) -> Trial:
-    return Trial(inputs, outputs(model, inputs.args, inputs.kwargs))
+    with _Noting() as noting:
+        expected = outputs(model, inputs.args, inputs.kwargs)
+    return Trial(inputs, expected, tuple(noting.called))
 
 
 def _try(model: nn.Module, inputs: Inputs) -> Trial | None:
