@@ -36,10 +36,11 @@ from channels_peer import make_pruner
 from prunus import data as datasets
 from prunus import models
 from prunus.data import Dataset
-from prunus.evaluate import paired_test, predict
+from prunus.evaluate import paired_test
 from prunus.files import write_json
 from prunus.machine import machine
 from prunus.macs import count_macs
+from prunus.predicting import predict
 from prunus.recipe import TrainingSection
 from prunus.train import calibration_batches, fit
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from prunus.data import Images, normalise
-from prunus.evaluate import accuracy, calibration_error, mcnemar, paired_interval, paired_test, predict, wilson
+from prunus.evaluate import accuracy, calibration_error, mcnemar, paired_interval, paired_test, wilson
+from prunus.predicting import predict
 
 MEAN, STD = (0.2, 0.4), (0.5, 0.3)
 

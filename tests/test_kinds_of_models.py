@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Sparse CSR tensor support:UserWarning",

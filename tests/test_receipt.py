@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunus.evaluate import mcnemar, paired_interval, wilson
+from prunus.machine import Machine
 from prunus.receipt import (
     Accuracy,
     BreakEven,
@@ -19,7 +20,6 @@ from prunus.receipt import (
     DataFacts,
     Latency,
     LayerFacts,
-    Machine,
     ModelFacts,
     PairedTest,
     Receipt,

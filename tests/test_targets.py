@@ -14,7 +14,8 @@ from torch.nn.utils import prune as torch_prune
 
 import prunus
 from prunus.registry import UnknownNameError
-from prunus.targets import named, resolve, unwrap
+from prunus.supported import unwrap
+from prunus.targets import named, resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,11 +18,11 @@ def require(condition: bool, message: str) -> None:
         raise ReceiptError(message)
 
 
-def counts(facts: object, *names: str, least: int = 0) -> None:
-    """Refuse named fields below `least`; None is no count."""
+def counts(facts: object, *names: str, least: int = 0, where: str = "") -> None:
+    """Refuse named fields below `least`; None is no count, and `where` is put before the name."""
     for name in names:
         value = getattr(facts, name)
-        require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
+        require(value is None or value >= least, f"{where}{name} must be at least {least}, got {value}")
 
 
 def at_most(name: str, value: int, limit_name: str, limit: int) -> None:

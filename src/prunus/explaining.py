@@ -17,7 +17,8 @@ from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
 from prunus.shrinking import removable
 from prunus.shrinking.kept import Kept
-from prunus.targets import Selector, unwrap
+from prunus.supported import unwrap
+from prunus.targets import Selector
 
 __all__ = ["Explanation", "LayerExplanation", "explain"]
 

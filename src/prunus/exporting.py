@@ -24,8 +24,7 @@ from prunus.graph import ExampleInputs, call_arguments, trace
 from prunus.registry import unknown_name
 from prunus.shrinking.verification import difference, outputs, random_like
 from prunus.sizes import sizes
-from prunus.supported import check_values, problem
-from prunus.targets import unwrap
+from prunus.supported import check_values, problem, unwrap
 
 if TYPE_CHECKING:
     from prunus.graph import Graph

@@ -15,7 +15,8 @@ from prunus.method import Method
 from prunus.patterns import Pattern, num_missing
 from prunus.scoring import LayerScores
 from prunus.stats import Batch, Loss, Stats
-from prunus.targets import Target, unwrap
+from prunus.supported import unwrap
+from prunus.targets import Target
 
 
 def find_masks(

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import own_attributes, without_computed
-from prunus.supported import check_values
-from prunus.targets import unwrap
+from prunus.supported import check_values, unwrap
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
 

@@ -16,7 +16,7 @@ from prunus import free_sizes, supported
 from prunus.exported.regions import flatten_in_place
 from prunus.forward import undisturbed
 from prunus.free_sizes import batch_is_free
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 from prunus.tracing import tracing
 
 # A tensor, several in order, or several by the name of the forward's argument.

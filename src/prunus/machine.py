@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from prunus.receipt import Machine
+
+@dataclass(frozen=True)
+class Machine:
+    """What the figures were measured on; `threads` is what PyTorch uses unless told otherwise.
+
+    `memory_bytes` is None where the system does not tell it.
+    """
+
+    processor: str
+    cores: int
+    threads: int
+    memory_bytes: int | None
+    system: str
+    accelerator: str | None = None
 
 
 def machine() -> Machine:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.forward import run, undisturbed, unique_parameters
 from prunus.mac_rules import Product, products
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.files import checksum_of, load_with_metadata, save_tensors
-from prunus.supported import problem
-from prunus.targets import resolve, unwrap
+from prunus.supported import problem, unwrap
+from prunus.targets import resolve
 
 
 class MaskError(ValueError):

@@ -22,7 +22,7 @@ from prunus.macs import Macs, count_macs, num_nonzero
 from prunus.memory import peak_memory
 from prunus.receipt import LayerFacts, ModelFacts, Receipt
 from prunus.sizes import COMPRESS_LIMIT, sizes
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 
 __all__ = ["compare", "facts", "latencies", "machine", "measure"]
 

@@ -21,7 +21,7 @@ from prunus.graph import (
     trace_own_batch,
     trace_sizes,
 )
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 from prunus.tracing import tracing
 
 _log = logging.getLogger("prunus")

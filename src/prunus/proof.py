@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus import checks, criteria, evaluate, pack
+from prunus import checks, criteria, evaluate, pack, predicting
 from prunus.break_even import break_even
 from prunus.data import Dataset, normalise
 from prunus.files import save_tensors, write_json
@@ -72,7 +72,7 @@ def prove(
     say("measure: test accuracy, sizes and times of all models")
     everything = evidence.models | evidence.controls
     logits = {
-        name: evaluate.predict(model, data.test, mean=data.mean, std=data.std) for name, model in everything.items()
+        name: predicting.predict(model, data.test, mean=data.mean, std=data.std) for name, model in everything.items()
     }
     _write_predictions(folder / "predictions.safetensors", logits, data)
     if recipe.measure.sensitivity:
@@ -236,7 +236,7 @@ def _write_sensitivity(path: Path, recipe: Recipe, data: Dataset, dense: nn.Modu
     split = data.validation.take(_evenly(len(data.validation), recipe.measure.sensitivity_images))
 
     def score(model: nn.Module) -> float:
-        logits = evaluate.predict(model, split, mean=data.mean, std=data.std)
+        logits = predicting.predict(model, split, mean=data.mean, std=data.std)
         return float((logits.argmax(1) == split.labels).double().mean())
 
     section = recipe.prune

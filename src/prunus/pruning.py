@@ -27,7 +27,8 @@ from prunus.patterns import Channel, Pattern, num_gone
 from prunus.schedules import Schedule, fraction
 from prunus.scopes import Scope
 from prunus.stats import Batch, Loss
-from prunus.targets import Selector, named, resolve, unwrap
+from prunus.supported import unwrap
+from prunus.targets import Selector, named, resolve
 
 
 def prune(

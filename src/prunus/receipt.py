@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from prunus import files, strict_json
 from prunus.consistency import ReceiptError, at_most, between, close, counts, interval, require, unique
+from prunus.machine import Machine
 from prunus.times import BreakEven, BreakEvenPoint, Latency
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "DataFacts",
     "Latency",
     "LayerFacts",
-    "Machine",
     "ModelFacts",
     "PairedTest",
     "Receipt",
@@ -32,24 +32,6 @@ __all__ = [
 ]
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the figures were measured on; `threads` is what PyTorch uses unless told otherwise.
-
-    `memory_bytes` is None where the system does not tell it.
-    """
-
-    processor: str
-    cores: int
-    threads: int
-    memory_bytes: int | None
-    system: str
-    accelerator: str | None = None
-
-    def __post_init__(self) -> None:
-        counts(self, "cores", "threads", "memory_bytes", least=1)
 
 
 @dataclass(frozen=True)
@@ -228,6 +210,7 @@ class Receipt:
 
     def __post_init__(self) -> None:
         require(self.schema == SCHEMA, f"schema must be {SCHEMA}, got {self.schema!r}")
+        counts(self.machine, "cores", "threads", "memory_bytes", least=1, where="machine: ")
         names = [facts.name for facts in (*self.models, *self.controls)]
         unique("models and controls", names)
         for test in self.comparisons:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+# Where torch.compile and Lightning Fabric keep the module they wrap.
+_WRAPPED = ("_orig_mod", "_original_module")
+
 
 def check_module(model: object) -> nn.Module:
     """Return a model that is a module of Python code.
@@ -30,6 +33,23 @@ def check_module(model: object) -> nn.Module:
             "the torch.nn.Module that it was made of"
         )
     return model
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the user's own module from inside the wrappers of data-parallel training, torch.compile and Fabric.
+
+    Raises:
+        TypeError: it is no module, or one of TorchScript, whose code can't be read.
+    """
+    while True:
+        check_module(model)
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+            continue
+        inner = next((inner for name in _WRAPPED if (inner := model._modules.get(name)) is not None), None)
+        if inner is None:
+            return model
+        model = inner
 
 
 def problem(tensor: Tensor) -> str | None:

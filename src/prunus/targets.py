@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from prunus.registry import unknown_name
-from prunus.supported import check_module, check_values
+from prunus.supported import check_values, unwrap
 
 Selector: TypeAlias = str | type[nn.Module]
 
@@ -28,9 +28,6 @@ PRUNABLE: tuple[type[nn.Module], ...] = (
 
 # Where torch.nn.utils.parametrize keeps what it computes a weight from, as in "fc.parametrizations.weight.original0".
 PARAMETRIZATIONS = "parametrizations"
-
-# Where torch.compile and Lightning Fabric keep the module they wrap.
-_WRAPPED = ("_orig_mod", "_original_module")
 
 
 @dataclass(frozen=True)
@@ -52,23 +49,6 @@ class Target:
     modules: tuple[nn.Module, ...]
     ancestors: tuple[nn.Module, ...]
     aliases: tuple[str, ...]
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's own module from inside the wrappers of data-parallel training, torch.compile and Fabric.
-
-    Raises:
-        TypeError: it is no module, or one of TorchScript, whose code can't be read.
-    """
-    while True:
-        check_module(model)
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-            continue
-        inner = next((inner for name in _WRAPPED if (inner := model._modules.get(name)) is not None), None)
-        if inner is None:
-            return model
-        model = inner
 
 
 def resolve(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence[Selector] = ()) -> dict[str, Target]:

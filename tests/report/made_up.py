@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from prunus import files
+from prunus.machine import Machine
 from prunus.masks import Masks
 from prunus.receipt import (
     Accuracy,
@@ -23,7 +24,6 @@ from prunus.receipt import (
     DataFacts,
     Latency,
     LayerFacts,
-    Machine,
     ModelFacts,
     PairedTest,
     Receipt,

@@ -20,7 +20,8 @@ from prunus.graph import ExampleInputs, trace
 from prunus.masks import Masks
 from prunus.method import Method
 from prunus.stats import Batch, Loss
-from prunus.targets import PARAMETRIZATIONS, Selector, Target, made_plain_by, select, unwrap
+from prunus.supported import unwrap
+from prunus.targets import PARAMETRIZATIONS, Selector, Target, made_plain_by, select
 
 __all__ = ["Budget", "ChannelError", "Channels", "Family"]
 

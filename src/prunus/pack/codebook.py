@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 
 MOST_BITS = 8
 _MOST_ROUNDS = 100

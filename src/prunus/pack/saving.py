@@ -20,7 +20,7 @@ from prunus.pack.errors import DamagedError
 from prunus.pack.layout import Entry
 from prunus.pack.tensors import Coded, read_tensor, write_tensor
 from prunus.pack.values import Patterns
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 
 if TYPE_CHECKING:
     from prunus.graph import ExampleInputs

@@ -29,7 +29,7 @@ from prunus.runtime.program import Parts, Program
 from prunus.runtime.toolchain import Target
 from prunus.runtime.tuning import Choice
 from prunus.shrinking.verification import difference, outputs, random_like
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 
 _log = logging.getLogger("prunus")
 

@@ -24,7 +24,7 @@ from prunus.shrinking.proving.stepwise import check_operations
 from prunus.shrinking.proving.trials import Checked, Trials, depends_on_chance, disagreement, run_trials
 from prunus.shrinking.rewriting import Demanded, RewriteError
 from prunus.shrinking.verification import widened
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 
 __all__ = ["Checked", "ShrinkError", "removable", "shrink"]
 

@@ -18,7 +18,7 @@ from prunus.data import Dataset
 from prunus.forward import undisturbed
 from prunus.masks import Masks
 from prunus.recipe import PruneSection, TrainingSection
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 from prunus.train.gradual import calibration_batches, channel_options
 from prunus.train.journal import forget
 from prunus.train.loop import DivergedError

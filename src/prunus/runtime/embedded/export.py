@@ -24,7 +24,7 @@ from prunus.runtime.embedded.source import CSource, write
 from prunus.runtime.errors import CompileError, MissingCompilerError
 from prunus.runtime.toolchain import compiler
 from prunus.shrinking.verification import difference, outputs, random_like
-from prunus.targets import unwrap
+from prunus.supported import unwrap
 
 BITS = (8,)
 
