@@ -27,7 +27,7 @@ import _attack_inputs  # noqa: F401
 import _attack_layers  # noqa: F401
 import _attack_modules  # noqa: F401
 import prunus
-import prunus.exported
+import prunus.graph.exported
 from _attack_collections import try_optimizer
 from _attack_judge import NotTakenError, compare_loaded, judge
 from _attack_subject import FAMILIES, Draw, Subject, build, draw_masks, masking, prune_channels
@@ -135,7 +135,7 @@ def _run(outcome: Outcome, seed: int) -> None:
     outcome.masking = masking(subject, draw)
     reference, smaller = _shrunk(outcome, subject, draw)
     outcome.after = _size(smaller)
-    outcome.kind = "graph" if isinstance(smaller, prunus.exported.ExportedModule) else "own"
+    outcome.kind = "graph" if isinstance(smaller, prunus.graph.exported.ExportedModule) else "own"
     verdict = judge(reference.eval(), copy.deepcopy(smaller).eval(), subject, draw.randrange(2**31))
     outcome.ties, outcome.lost = verdict.ties, verdict.lost
     outcome.result = "wrong" if verdict.wrong else "size" if verdict.size else "equal"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from _sensible_arguments import SENSIBLE
-from prunus.exported.arguments import DTYPES
+from prunus.graph.exported.arguments import DTYPES
 
 _EXTREME = (2**31 - 1, 2**31, -(2**31), 2**63 - 1, -(2**63), 2**40, -(2**40), 2**32, 1000, -1000)
 _FLOATS = (0.0, 1.0, -1.0, 0.5, 2.0, float("nan"), float("inf"), float("-inf"), 1e308, 1e-310, -3.7)

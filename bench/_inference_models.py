@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
-from prunus import data as datasets
-from prunus.data import Dataset, Images
 from prunus.files import load_tensors, save_tensors
-from prunus.recipe import TrainingSection
-from prunus.train import fit
+from prunus.lab import data as datasets
+from prunus.lab.data import Dataset, Images
+from prunus.lab.recipe import TrainingSection
+from prunus.lab.train import fit
 
 RESNET_IMAGES = 10_000  # of the training split; a few minutes on two cores, and enough to be far from noise
 WIDTH = 1024

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunus import onnx_runtime
+from prunus.exporting import onnx as onnx_runtime
 from prunus.exporting import to_onnx
 
 Call: TypeAlias = Callable[[], Any]

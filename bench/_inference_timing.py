@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from _inference_runtimes import Call, Way, as_tensor
-from prunus.latency import interleaved
-from prunus.receipt import Latency
+from prunus.measuring.latency import interleaved
+from prunus.measuring.receipt import Latency
 from prunus.shrinking.verification import difference
 
 SAME = 1e-4  # of the largest output

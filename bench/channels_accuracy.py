@@ -33,16 +33,16 @@ from torch import Tensor, nn
 
 import prunus
 from channels_peer import make_pruner
-from prunus import data as datasets
-from prunus import models
-from prunus.data import Dataset
-from prunus.evaluate import paired_test
 from prunus.files import write_json
+from prunus.lab import data as datasets
+from prunus.lab import models
+from prunus.lab.data import Dataset
+from prunus.lab.predicting import predict
+from prunus.lab.recipe import TrainingSection
+from prunus.lab.train import calibration_batches, fit
 from prunus.machine import machine
-from prunus.macs import count_macs
-from prunus.predicting import predict
-from prunus.recipe import TrainingSection
-from prunus.train import calibration_batches, fit
+from prunus.measuring.evaluate import paired_test
+from prunus.measuring.macs import count_macs
 
 BUDGET = 0.5  # of the dense network's multiply-adds
 SLACK = 0.005  # channels come in steps: this much more may be left

@@ -33,9 +33,9 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus import data as datasets
-from prunus.runtime.embedded import translate
-from prunus.runtime.embedded.checking import write
+from prunus.exporting.c import translate
+from prunus.exporting.c.checking import write
+from prunus.lab import data as datasets
 
 FIRMWARE = Path(__file__).with_name("cortex_m_firmware")
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"

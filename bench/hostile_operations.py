@@ -37,9 +37,9 @@ from torch import Tensor, fx
 
 from _guarded_memory import guarded_memory, preload
 from _hostile_arguments import Arguments
-from prunus.exported import arguments, limits, operations
-from prunus.exported.guards import guarded
 from prunus.files import write_json
+from prunus.graph.exported import arguments, limits, operations
+from prunus.graph.exported.guards import guarded
 from prunus.machine import machine
 
 LONGEST = 3.0  # seconds of one call

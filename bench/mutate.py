@@ -45,8 +45,9 @@ from torch import nn
 import prunus
 from _guarded_memory import guarded_memory, preload
 from _mutations import safetensors_mutations, text_mutations
-from prunus import pack, recipe
+from prunus import packing as pack
 from prunus.files import write_json
+from prunus.lab import recipe
 from prunus.machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pack"))
@@ -174,7 +175,7 @@ def documented(kind: str) -> type[ValueError]:
     """Return what a reader raises for a file that it refuses."""
     if kind.startswith("program"):
         return prunus.ProgramError
-    return prunus.masks.MaskError if kind == "masks" else ValueError if kind.startswith("recipe") else prunus.PackError
+    return prunus.MaskError if kind == "masks" else ValueError if kind.startswith("recipe") else prunus.PackError
 
 
 def outcome(path: Path, kind: str, way: str, expected: object) -> str:

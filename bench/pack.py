@@ -41,9 +41,9 @@ import zstandard
 from torch import nn
 
 import prunus
-from prunus import data as datasets
-from prunus.data import Dataset
 from prunus.files import save_tensors, write_json
+from prunus.lab import data as datasets
+from prunus.lab.data import Dataset
 from prunus.machine import machine
 
 SPARSITIES = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
@@ -177,7 +177,7 @@ def measure_large(weights: int, spread: str) -> dict[str, Any]:
             resident("VmHWM") - before,
         )
         before, began, busy = reset_peak(), time.perf_counter(), time.process_time()
-        tensors = prunus.pack.read_tensors(path)
+        tensors = prunus.packing.read_tensors(path)
         unpacked, unpack_cpu = time.perf_counter() - began, time.process_time() - busy
         unpack_peak = resident("VmHWM") - before
     same = all(torch.equal(tensors[name], tensor) for name, tensor in model.state_dict().items())

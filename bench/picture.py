@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from prunus import report
+from prunus.lab import report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # no first-run pages, no updates, no sandbox (which needs rights that containers lack): only the page

@@ -17,10 +17,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from prunus.channels import Channels
 from prunus.files import write_json
 from prunus.machine import machine
-from prunus.method import check_method
+from prunus.pruning.channels import Channels
+from prunus.pruning.method import check_method
 
 
 def llama(layers: int) -> torch.nn.Module:

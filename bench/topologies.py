@@ -28,11 +28,11 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.channels import Channels
-from prunus.exported import ExportedModule
 from prunus.files import save_tensors, write_json, write_text
 from prunus.graph import call_arguments
+from prunus.graph.exported import ExportedModule
 from prunus.machine import machine
+from prunus.pruning.channels import Channels
 from prunus.shrinking import verification
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))

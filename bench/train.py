@@ -1,4 +1,4 @@
-"""Time a LeNet epoch of `prunus.train.fit` beside the loop that people usually write over a DataLoader.
+"""Time a LeNet epoch of `prunus.lab.train.fit` beside the loop that people usually write over a DataLoader.
 
     python bench/train.py [--epochs 3] [--rounds 3] [--shift 2] [--images N] [--folder DATA] [--out FILE]
 
@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from prunus import data as datasets
-from prunus import models
-from prunus.data import Dataset, Images
 from prunus.files import write_json
-from prunus.recipe import TrainingSection
-from prunus.train import fit
+from prunus.lab import data as datasets
+from prunus.lab import models
+from prunus.lab.data import Dataset, Images
+from prunus.lab.recipe import TrainingSection
+from prunus.lab.train import fit
 
 USUAL = {"usual loop, 0 workers": 0, "usual loop, 1 worker": 1, "usual loop, 2 workers": 2}
-PRUNUS = "prunus.train.fit"
+PRUNUS = "prunus.lab.train.fit"
 
 
 class ImageDataset(TorchDataset[tuple[Tensor, int]]):

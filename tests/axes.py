@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from prunus.criteria import CRITERIA
-from prunus.patterns import PATTERNS, resolve
-from prunus.scopes import SCOPES
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.patterns import PATTERNS, resolve
+from prunus.pruning.scopes import SCOPES
 
 PATTERN_NAMES = [example for family in PATTERNS.values() for example in family.examples]
 

@@ -21,8 +21,8 @@ import torch
 import torch.utils.tensorboard
 
 from prunus.files import save_tensors
-from prunus.recipe import TrainingSection
-from prunus.train import fit
+from prunus.lab.recipe import TrainingSection
+from prunus.lab.train import fit
 from training_parts import cubic, small_network, striped
 
 SECTION = TrainingSection(epochs=16, batch_size=16, lr=0.1)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus.break_even import break_even
-from prunus.latency import clock
-from prunus.latency.runtimes import LeftOutError
+from prunus.measuring.break_even import break_even
+from prunus.measuring.latency import clock
+from prunus.measuring.latency.runtimes import LeftOutError
 
 WEIGHTS = 40 * 40
 QUICK = {"batch_size": 2, "seconds": 0.02}
@@ -64,9 +64,9 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
         return program
 
-    module = types.ModuleType("prunus.runtime")
+    module = types.ModuleType("prunus.compiling")
     module.__dict__["compile"] = compile
-    monkeypatch.setitem(sys.modules, "prunus.runtime", module)
+    monkeypatch.setitem(sys.modules, "prunus.compiling", module)
     monkeypatch.setattr(clock, "time", CLOCK)
     return seen
 

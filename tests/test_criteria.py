@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
-from prunus.criteria import CRITERIA, Criterion, activation, criterion, gradient, lamp, magnitude, random, resolve
+from prunus.pruning.criteria import (
+    CRITERIA,
+    Criterion,
+    activation,
+    criterion,
+    gradient,
+    lamp,
+    magnitude,
+    random,
+    resolve,
+)
+from prunus.pruning.stats import Stats
 from prunus.registry import UnknownNameError
-from prunus.stats import Stats
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,9 +12,9 @@ from scipy import stats
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from prunus.data import Images, normalise
-from prunus.evaluate import accuracy, calibration_error, mcnemar, paired_interval, paired_test, wilson
-from prunus.predicting import predict
+from prunus.lab.data import Images, normalise
+from prunus.lab.predicting import predict
+from prunus.measuring.evaluate import accuracy, calibration_error, mcnemar, paired_interval, paired_test, wilson
 
 MEAN, STD = (0.2, 0.4), (0.5, 0.3)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus import models
+from prunus.lab import models
 
 CASES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "resnet20": (lambda: models.create("resnet20"), torch.zeros(1, 3, 32, 32)),

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.exported import ExportedModule
 from prunus.graph import trace
+from prunus.graph.exported import ExportedModule
 from zoo import ZOO
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -396,7 +396,7 @@ def test_it_loads_in_a_fresh_process_without_the_models_package(tmp_path: Path) 
     code = """
         import sys, torch
         sys.modules["transformers"] = None
-        from prunus.exported import ExportedModule
+        from prunus.graph.exported import ExportedModule
         given = torch.load("in.pt", weights_only=True)
         module = ExportedModule.from_document(given["document"], given["tensors"])
         args, kwargs = given["call"]

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prunus.exported import DocumentError, ExportedModule, operations
-from prunus.exported.arguments import result_kind
+from prunus.graph.exported import DocumentError, ExportedModule, operations
+from prunus.graph.exported.arguments import result_kind
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from prunus.exported import DocumentError, ExportedModule
-from prunus.exported.guards import guarded
+from prunus.graph.exported import DocumentError, ExportedModule
+from prunus.graph.exported.guards import guarded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus import exporting, models, onnx_runtime
-from prunus.exported import ExportedModule
+from prunus import exporting
 from prunus.exporting import ExportError, ExportFacts, export
+from prunus.exporting import onnx as onnx_runtime
 from prunus.extras import MissingExtraError
 from prunus.graph import trace
+from prunus.graph.exported import ExportedModule
+from prunus.lab import models
 from zoo import ZOO
 
 pytestmark = pytest.mark.usefixtures("one_thread")

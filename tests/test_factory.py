@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prunus import factory
-from prunus.factory import create, parse_arguments
-from prunus.models import LeNet
+from prunus.lab import factory
+from prunus.lab.factory import create, parse_arguments
+from prunus.lab.models import LeNet
 
 MODULE = """
 from torch import nn

@@ -31,7 +31,7 @@ from prunus.files import (
     write_json,
     write_text,
 )
-from prunus.masks import MaskError, Masks
+from prunus.pruning.masks import MaskError, Masks
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.int64, torch.uint8]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import prunus
-from prunus.exported import ExportedModule
 from prunus.graph import trace
+from prunus.graph.exported import ExportedModule
 
 
 class Layers(nn.Module):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from prunus.files import checksum_of, load_with_metadata, save_tensors
-from prunus.report import folder as run
-from prunus.run_folder import Seconds, vouched
-from prunus.train.journal import restart_log
-from prunus.train.state import State, StateError, load_state, save_state
+from prunus.lab.report import folder as run
+from prunus.lab.run_folder import Seconds, vouched
+from prunus.lab.train.journal import restart_log
+from prunus.lab.train.state import State, StateError, load_state, save_state
 
 HOSTILE = {
     "nested deeply": "[" * 100_000,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus import exporting
-from prunus.latency import interleaved, latencies, timings
 from prunus.machine import cores
+from prunus.measuring.latency import interleaved, latencies, timings
 
 QUICK = {"seconds": 0.002, "min_runs": 2}
 
@@ -262,7 +262,8 @@ def test_unknown_runtimes_are_refused(runtimes: list[str], message: str) -> None
 
 
 def test_timing_pytorch_alone_loads_nothing_more() -> None:
-    code = "import sys, prunus.latency; print(sorted({'onnx', 'onnxruntime', 'prunus.graph'} & set(sys.modules)))"
+    loaded = "sorted({'onnx', 'onnxruntime', 'prunus.graph'} & set(sys.modules))"
+    code = f"import sys, prunus.measuring.latency; print({loaded})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus import latency
-from prunus.latency import latencies, timings
+from prunus.measuring import latency
+from prunus.measuring.latency import latencies, timings
 
 QUICK = {"seconds": 0.002, "min_runs": 2}
 ONE_CELL = {"batch_sizes": [2], "threads": [1], **QUICK}
@@ -39,7 +39,7 @@ class Eager(nn.Module):
 
 
 class CompileError(ValueError):
-    """Stands for that of `prunus.runtime`."""
+    """Stands for that of `prunus.compiling`."""
 
 
 Compile = Callable[..., Callable[..., object]]
@@ -47,12 +47,12 @@ Compile = Callable[..., Callable[..., object]]
 
 @pytest.fixture
 def fake_runtime(monkeypatch: pytest.MonkeyPatch) -> Callable[[Compile], None]:
-    """Put a compiler of one's own in the place of `prunus.runtime`."""
+    """Put a compiler of one's own in the place of `prunus.compiling`."""
 
     def put(compile: Compile) -> None:
-        module = types.ModuleType("prunus.runtime")
+        module = types.ModuleType("prunus.compiling")
         module.__dict__.update(compile=compile, CompileError=CompileError)
-        monkeypatch.setitem(sys.modules, "prunus.runtime", module)
+        monkeypatch.setitem(sys.modules, "prunus.compiling", module)
 
     return put
 

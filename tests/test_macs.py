@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunus import models
-from prunus.mac_rules import FREE
-from prunus.macs import count_macs, num_nonzero
+from prunus.lab import models
+from prunus.measuring.mac_rules import FREE
+from prunus.measuring.macs import count_macs, num_nonzero
 
 
 def by_layer(model: nn.Module, *inputs: Tensor) -> dict[str, tuple[int, int] | None]:

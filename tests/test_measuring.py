@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prunus import models
+from prunus.lab import models
 from prunus.measuring import compare, facts, measure
+from prunus.measuring.receipt import Receipt
 from prunus.pruning import prune
-from prunus.receipt import Receipt
 
 MODULE = sys.modules[measure.__module__]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus.memory import peak_memory
+from prunus.measuring.memory import peak_memory
 
 
 @pytest.mark.parametrize(("width", "hidden", "out"), [(100, 300, 10), (10, 50, 400)])

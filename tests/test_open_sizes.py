@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
-from prunus.exported import ExportedModule
 from prunus.exporting import inputs_of
-from prunus.open_sizes import trace_open
+from prunus.graph.exported import ExportedModule
+from prunus.graph.open_sizes import trace_open
 
 Forward = Callable[["Net", Tensor], Tensor]
 

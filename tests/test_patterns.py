@@ -13,8 +13,8 @@ from torch import Size, Tensor, nn
 
 import prunus
 from axes import PATTERN_NAMES, SINGLE_WEIGHT_PATTERNS
-from prunus import patterns
-from prunus.patterns import PATTERNS, Block, NofM, Pattern, Unstructured, num_gone, resolve
+from prunus.pruning import patterns
+from prunus.pruning.patterns import PATTERNS, Block, NofM, Pattern, Unstructured, num_gone, resolve
 from prunus.registry import UnknownNameError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

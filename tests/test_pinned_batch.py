@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.exported import ExportedModule
 from prunus.graph import GraphError, trace
+from prunus.graph.exported import ExportedModule
 
 Forward = Callable[["Net", Tensor], Tensor]
 

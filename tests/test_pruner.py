@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from axes import SINGLE_WEIGHT_PATTERNS, every_combination, sparsity_for
 from prunus import MaskError, Masks, Pruner, prune
 from prunus.files import load_tensors, save_tensors
-from prunus.patterns import resolve
-from prunus.schedules import SCHEDULES
+from prunus.pruning.patterns import resolve
+from prunus.pruning.schedules import SCHEDULES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

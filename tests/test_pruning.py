@@ -20,11 +20,11 @@ from torch.nn.utils import prune as torch_prune
 import prunus
 from axes import SINGLE_WEIGHT_PATTERNS, every_combination, sparsity_for
 from prunus import MaskError, Masks, Stats, prune
-from prunus.criteria import CRITERIA, Criterion
-from prunus.method import check_method, check_sparsity
-from prunus.patterns import resolve
+from prunus.pruning.criteria import CRITERIA, Criterion
+from prunus.pruning.method import check_method, check_sparsity
+from prunus.pruning.patterns import resolve
+from prunus.pruning.scopes import SCOPES
 from prunus.registry import UnknownNameError
-from prunus.scopes import SCOPES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

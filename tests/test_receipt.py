@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.evaluate import mcnemar, paired_interval, wilson
 from prunus.machine import Machine
-from prunus.receipt import (
+from prunus.measuring.evaluate import mcnemar, paired_interval, wilson
+from prunus.measuring.receipt import (
     Accuracy,
     BreakEven,
     BreakEvenPoint,
@@ -25,7 +25,7 @@ from prunus.receipt import (
     Receipt,
     ReceiptError,
 )
-from prunus.times import crossing
+from prunus.measuring.times import crossing
 
 names = st.text(min_size=1, max_size=6)
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import prunus
-from prunus import recipe
-from prunus.criteria import CRITERIA
-from prunus.recipe import Recipe, build, fingerprint, load, names
+from prunus.lab import recipe
+from prunus.lab.recipe import Recipe, build, fingerprint, load, names
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.scopes import SCOPES
 from prunus.registry import UnknownNameError
-from prunus.schedules import SCHEDULES
-from prunus.scopes import SCOPES
 from test_extras import run_without_extras
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -346,7 +346,7 @@ def test_recipes_that_are_not_there_are_told() -> None:
 
 
 def test_without_the_extra_it_is_said_how_to_get_it() -> None:
-    done = run_without_extras("import prunus.recipe")
+    done = run_without_extras("import prunus.lab.recipe")
     assert "MissingExtraError: reading settings needs the package 'yaml', which is not installed" in done.stderr
     assert "pip install 'prunus[train]'" in done.stderr
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prunus import recipe, stages, train
 from prunus.files import load_tensors
-from prunus.masks import Masks
+from prunus.lab import recipe, stages, train
+from prunus.pruning.masks import Masks
 
 FIRST = {
     "name": "redo",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunus.pruning.schedules import SCHEDULES, cubic, fraction, geometric, linear, one_shot, resolve
 from prunus.registry import UnknownNameError
-from prunus.schedules import SCHEDULES, cubic, fraction, geometric, linear, one_shot, resolve
 
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 sparsities = st.floats(0, 1, exclude_max=True)

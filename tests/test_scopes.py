@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Size, Tensor, nn
 
 import prunus
-from prunus import scopes
+from prunus.pruning import scopes
+from prunus.pruning.scopes import SCOPES, Layer, Spread, erk, global_, resolve, spread, uniform
 from prunus.registry import UnknownNameError
-from prunus.scopes import SCOPES, Layer, Spread, erk, global_, resolve, spread, uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

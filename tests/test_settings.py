@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.settings import dump, override, parse
+from prunus.lab.settings import dump, override, parse
 
 texts = st.one_of(
     st.text(max_size=12),

@@ -9,8 +9,9 @@ import torch
 import zstandard
 from torch import nn
 
-from prunus import extras, files, models
-from prunus.sizes import sizes
+from prunus import extras, files
+from prunus.lab import models
+from prunus.packing.sizes import sizes
 
 
 def test_sizes_are_those_of_the_written_files(tmp_path: Path):

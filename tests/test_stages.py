@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import prunus
-from prunus import models, recipe, stages
 from prunus.files import load_tensors
-from prunus.masks import Masks
-from prunus.receipt import Receipt
+from prunus.lab import models, recipe, stages
+from prunus.measuring.receipt import Receipt
+from prunus.pruning.masks import Masks
 
 TINY = {
     "name": "tiny",
@@ -160,7 +160,7 @@ def test_another_recipe_is_refused_and_redo_keeps_what_both_share(finished: stag
 
 
 def test_a_folder_takes_one_process_at_a_time(tmp_path: Path) -> None:
-    from prunus.run_folder import locked
+    from prunus.lab.run_folder import locked
 
     with locked(tmp_path / "seed-0"), pytest.raises(stages.RunLockedError, match="another prunus run"):
         stages.run(tiny(), tmp_path)
@@ -265,9 +265,9 @@ def test_runtimes_are_timed_and_those_that_cost_seconds_at_the_ends_of_the_road(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
-    runtime = types.ModuleType("prunus.runtime")
+    runtime = types.ModuleType("prunus.compiling")
     runtime.__dict__["compile"] = lambda model, example_inputs, *, threads: model
-    monkeypatch.setitem(sys.modules, "prunus.runtime", runtime)
+    monkeypatch.setitem(sys.modules, "prunus.compiling", runtime)
     quick = {"train": {"epochs": 0}, "finetune": {"epochs": 0}}
     runtimes = ["torch", "onnxruntime", "prunus"]
     measure = {

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunus.stats import Batch, gradients, input_norms, stored_gradients
-from prunus.targets import Target, resolve
+from prunus.pruning.stats import Batch, gradients, input_norms, stored_gradients
+from prunus.pruning.targets import Target, resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,9 +13,9 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import prune as torch_prune
 
 import prunus
+from prunus.pruning.targets import named, resolve
 from prunus.registry import UnknownNameError
 from prunus.supported import unwrap
-from prunus.targets import named, resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

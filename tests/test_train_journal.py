@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from prunus.recipe import TrainingSection
-from prunus.train.journal import Journal, restart_log
-from prunus.train.phase import Phase, Record
+from prunus.lab.recipe import TrainingSection
+from prunus.lab.train.journal import Journal, restart_log
+from prunus.lab.train.phase import Phase, Record
 from training_parts import plain_network, striped
 
 
@@ -139,7 +139,7 @@ def test_a_terminal_gets_its_cursor_back_after_ctrl_c(
 
 
 def test_the_journal_of_a_real_phase(tmp_path: Path) -> None:
-    from prunus.train import fit
+    from prunus.lab.train import fit
 
     section = TrainingSection(epochs=2, batch_size=16, lr=0.1)
     fitted = fit(plain_network(), striped(), section, name="train", folder=tmp_path, seed=0, accelerator="cpu")

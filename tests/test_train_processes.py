@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from prunus.files import content_hash
-from prunus.recipe import TrainingSection
-from prunus.train import Fit, RankError, fit
+from prunus.lab.recipe import TrainingSection
+from prunus.lab.train import Fit, RankError, fit
 from training_parts import Telling, cubic, line_count, striped
 
 # 4 steps an epoch; the last batch has one image, so the second process has none of it

@@ -18,10 +18,10 @@ from torch import nn
 
 import prunus
 from prunus.files import content_hash
-from prunus.masks import Masks
-from prunus.recipe import TrainingSection
-from prunus.train import Fit, StateError, fit, processes
-from prunus.train.state import State, load_state, save_state
+from prunus.lab.recipe import TrainingSection
+from prunus.lab.train import Fit, StateError, fit, processes
+from prunus.lab.train.state import State, load_state, save_state
+from prunus.pruning.masks import Masks
 from training_parts import cubic, small_network, striped
 
 SECTION = TrainingSection(epochs=4, batch_size=16, lr=0.1)

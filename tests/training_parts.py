@@ -8,9 +8,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from prunus.data import Dataset, Images
 from prunus.files import content_hash
-from prunus.recipe import PruneSection, TrainingSection
+from prunus.lab.data import Dataset, Images
+from prunus.lab.recipe import PruneSection, TrainingSection
 
 
 def striped_images(count: int, seed: int) -> Images:

@@ -6,20 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunus import data, models, pack, torch_prune
-    from prunus.channels import ChannelError
-    from prunus.criteria import criterion
-    from prunus.explaining import Explanation, explain
+    from prunus import packing, torch_prune
+    from prunus.compiling import CompileError, NonFiniteError, Program, ProgramError, compile, load_program
     from prunus.exporting import ExportError, export
     from prunus.graph import GraphError
-    from prunus.masks import MaskError, Masks, plain_state_dict
+    from prunus.lab import data, models
     from prunus.measuring import compare, measure
-    from prunus.pack import PackError, load, save
+    from prunus.measuring.receipt import Receipt
+    from prunus.packing import PackError, load, save
     from prunus.pruning import Pruner, prune
-    from prunus.receipt import Receipt
-    from prunus.runtime import CompileError, NonFiniteError, Program, ProgramError, compile, load_program
+    from prunus.pruning.channels import ChannelError
+    from prunus.pruning.criteria import criterion
+    from prunus.pruning.masks import MaskError, Masks, plain_state_dict
+    from prunus.pruning.stats import Stats
     from prunus.shrinking import ShrinkError, shrink
-    from prunus.stats import Stats
+    from prunus.shrinking.explaining import Explanation, explain
 
 __version__ = "0.1.0"
 
@@ -49,7 +50,7 @@ __all__ = [
     "load_program",
     "measure",
     "models",
-    "pack",
+    "packing",
     "plain_state_dict",
     "prune",
     "save",
@@ -59,40 +60,45 @@ __all__ = [
 
 # Public name -> its module, loaded on first use: so the command line answers `--help` without loading torch.
 _MODULE_OF = {
-    "ChannelError": "prunus.channels",
-    "CompileError": "prunus.runtime",
-    "Explanation": "prunus.explaining",
+    "ChannelError": "prunus.pruning.channels",
+    "CompileError": "prunus.compiling",
+    "Explanation": "prunus.shrinking.explaining",
     "ExportError": "prunus.exporting",
     "GraphError": "prunus.graph",
-    "MaskError": "prunus.masks",
-    "Masks": "prunus.masks",
-    "NonFiniteError": "prunus.runtime",
-    "PackError": "prunus.pack",
-    "Program": "prunus.runtime",
-    "ProgramError": "prunus.runtime",
+    "MaskError": "prunus.pruning.masks",
+    "Masks": "prunus.pruning.masks",
+    "NonFiniteError": "prunus.compiling",
+    "PackError": "prunus.packing",
+    "Program": "prunus.compiling",
+    "ProgramError": "prunus.compiling",
     "Pruner": "prunus.pruning",
-    "Receipt": "prunus.receipt",
+    "Receipt": "prunus.measuring.receipt",
     "ShrinkError": "prunus.shrinking",
-    "Stats": "prunus.stats",
+    "Stats": "prunus.pruning.stats",
     "compare": "prunus.measuring",
-    "compile": "prunus.runtime",
-    "criterion": "prunus.criteria",
-    "explain": "prunus.explaining",
+    "compile": "prunus.compiling",
+    "criterion": "prunus.pruning.criteria",
+    "explain": "prunus.shrinking.explaining",
     "export": "prunus.exporting",
-    "load": "prunus.pack",
-    "load_program": "prunus.runtime",
+    "load": "prunus.packing",
+    "load_program": "prunus.compiling",
     "measure": "prunus.measuring",
-    "plain_state_dict": "prunus.masks",
+    "plain_state_dict": "prunus.pruning.masks",
     "prune": "prunus.pruning",
-    "save": "prunus.pack",
+    "save": "prunus.packing",
     "shrink": "prunus.shrinking",
 }
-_MODULES = ("data", "models", "pack", "torch_prune")
+_MODULES = {
+    "data": "prunus.lab.data",
+    "models": "prunus.lab.models",
+    "packing": "prunus.packing",
+    "torch_prune": "prunus.torch_prune",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"prunus.{name}")
+        return importlib.import_module(_MODULES[name])
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'prunus' has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -22,7 +22,7 @@ def check_module(model: object) -> nn.Module:
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
         hint = ""
         if isinstance(model, torch.export.ExportedProgram):
-            hint = "; prunus.exported.ExportedModule.from_program(program) makes one of it"
+            hint = "; prunus.graph.exported.ExportedModule.from_program(program) makes one of it"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             hint = f"; give an instance, as {kind}(...) makes"
             kind = f"the class {kind}"

@@ -50,7 +50,7 @@ from torch.nn.utils.prune import (
     remove,
 )
 
-from prunus import select
+from prunus.pruning import select
 from prunus.supported import check_module, check_values
 
 __all__ = [

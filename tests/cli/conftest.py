@@ -12,9 +12,9 @@ from command_line import Command
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from prunus import models
 from prunus.cli import app
 from prunus.files import save_tensors
+from prunus.lab import models
 
 MODELS = """
 from torch import nn

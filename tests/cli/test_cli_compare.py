@@ -12,9 +12,9 @@ from command_line import Command, refused
 from torch import nn
 
 import prunus
-from prunus import models
 from prunus.files import save_tensors
-from prunus.receipt import Receipt
+from prunus.lab import models
+from prunus.measuring.receipt import Receipt
 
 
 def test_the_figures_of_a_linear_layer_are_those_one_counts_by_hand(command: Command, linear_file: Path) -> None:

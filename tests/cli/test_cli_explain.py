@@ -12,7 +12,7 @@ from typer.testing import Result
 
 import prunus
 from prunus.files import load_tensors
-from prunus.masks import Masks
+from prunus.pruning.masks import Masks
 
 INPUT = "protected: it comes from no layer, such as the model's input"
 OUTPUT = "protected: it is an output of the model"

@@ -13,8 +13,8 @@ import prunus
 from prunus.cli import app, ls, terminal
 from prunus.cli.group import explain
 from prunus.extras import MissingExtraError
-from prunus.run_folder import RunLockedError
-from prunus.train import RankError
+from prunus.lab.run_folder import RunLockedError
+from prunus.lab.train import RankError
 
 COMMANDS = [
     "run",

@@ -11,8 +11,9 @@ import pytest
 import torch
 from command_line import Command, refused
 
-from prunus import criteria, data, doctor, models, patterns, recipe, schedules, scopes
-from prunus.stats import Stats
+from prunus.lab import data, doctor, models, recipe
+from prunus.pruning import criteria, patterns, schedules, scopes
+from prunus.pruning.stats import Stats
 
 KINDS = {
     "recipes": recipe.names(),

@@ -11,7 +11,7 @@ from command_line import Command, refused
 
 import prunus
 from prunus.files import load_tensors
-from prunus.sizes import sizes
+from prunus.packing.sizes import sizes
 
 
 def test_a_packed_lenet_comes_back_to_the_bit_as_a_model_and_as_a_file(command: Command, lenet_file: Path) -> None:

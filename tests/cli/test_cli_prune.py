@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 import prunus
-from prunus import models
 from prunus.files import load_tensors, save_tensors
-from prunus.run_folder import made_from_of, restore, store
+from prunus.lab import models
+from prunus.lab.run_folder import made_from_of, restore, store
 
 LAYERS = ("conv1", "conv2", "conv4", "fc")
 

@@ -13,12 +13,12 @@ import torch
 from command_line import Command, refused
 from typer.testing import CliRunner, Result
 
-from prunus import stages
 from prunus.cli import app
 from prunus.files import load_tensors
-from prunus.receipt import Receipt
-from prunus.recipe import Recipe
-from prunus.run_folder import locked
+from prunus.lab import stages
+from prunus.lab.recipe import Recipe
+from prunus.lab.run_folder import locked
+from prunus.measuring.receipt import Receipt
 
 TINY = """
 name: tiny

@@ -11,9 +11,9 @@ import torch
 from command_line import Command, refused
 
 import prunus
-from prunus import models
 from prunus.files import load_tensors, save_tensors
-from prunus.masks import Masks
+from prunus.lab import models
+from prunus.pruning.masks import Masks
 
 OWN = ["--model", "my_models:two_linear", "--shape", 3]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunus.coupling import Coupling, couple
 from prunus.graph import ExampleInputs, trace
-from prunus.shrinking.kept import keep
+from prunus.graph.coupling import Coupling, couple
+from prunus.graph.kept import keep
 
 # Parameter or buffer -> dimension -> the indices that go.
 Going = dict[str, dict[int, list[int]]]

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from going import Going, coupled, going, why_kept
 from torch import Tensor, nn
 
-from prunus.coupling import couple
 from prunus.graph import trace
-from prunus.shrinking.kept import keep
+from prunus.graph.coupling import couple
+from prunus.graph.kept import keep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

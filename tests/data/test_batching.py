@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import prunus.data.batching
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import prunus.data.batching
-from prunus.data import Images, batches, normalise, shift_images
+from prunus.lab.data import Images, batches, normalise, shift_images
 
 MEAN, STD = (0.25, 0.5, 0.75), (0.1, 0.2, 0.4)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -15,7 +15,8 @@ import pytest
 import torch
 from tiny_sets import IMAGES, LABELS, TEST_IMAGES, TEST_LABELS, TinySet, idx_bytes
 
-from prunus.data import (
+from prunus.extras import MissingExtraError
+from prunus.lab.data import (
     ChecksumError,
     CountMismatchError,
     DataError,
@@ -29,10 +30,9 @@ from prunus.data import (
     UnreadableError,
     load,
 )
-from prunus.data.catalogue import DATASETS, checksum_of
-from prunus.data.idx_sets import load_idx_set
-from prunus.data.packaged import parse_table, read_table
-from prunus.extras import MissingExtraError
+from prunus.lab.data.catalogue import DATASETS, checksum_of
+from prunus.lab.data.idx_sets import load_idx_set
+from prunus.lab.data.packaged import parse_table, read_table
 from prunus.registry import UnknownNameError
 
 FULL = os.environ.get("PRUNUS_DATA", "")  # read before the `cache` fixture takes it away

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import prunus.data.download
 import pytest
 from tiny_sets import IMAGES, LABELS, TEST_IMAGES, TEST_LABELS, TinySet
 
-import prunus.data.download
-from prunus.data import UnavailableError
-from prunus.data.download import connect, download
-from prunus.data.idx_sets import load_idx_set
+from prunus.lab.data import UnavailableError
+from prunus.lab.data.download import connect, download
+from prunus.lab.data.idx_sets import load_idx_set
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler, str], None]
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_sets import idx_bytes
 
-from prunus.data import DataError, ExcessError, MagicError, TruncatedError, UnreadableError
-from prunus.data.idx import MAX_BYTES, parse, read
+from prunus.lab.data import DataError, ExcessError, MagicError, TruncatedError, UnreadableError
+from prunus.lab.data.idx import MAX_BYTES, parse, read
 
 
 def by_struct(content: bytes, dimensions: int) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.data.splits import hold_out
+from prunus.lab.data.splits import hold_out
 
 
 @given(labels=st.lists(st.integers(0, 6), min_size=1, max_size=120), share=st.floats(0, 1))

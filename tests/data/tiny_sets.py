@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prunus.data.idx_sets import IdxSet
+from prunus.lab.data.idx_sets import IdxSet
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"

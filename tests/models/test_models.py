@@ -6,13 +6,13 @@ import copy
 import itertools
 import math
 
+import prunus.models
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import prunus.models
-from prunus.models import ArgumentError, create, input_shape
+from prunus.lab.models import ArgumentError, create, input_shape
 from prunus.registry import UnknownNameError
 
 NAMES = prunus.models.list()

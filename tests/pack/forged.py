@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 
-from prunus.pack import container
+from prunus.packing import container
 
 CHECKSUM = slice(5, 13)
 BODY = 13

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
-from prunus.pack import Codebook
-from prunus.pack.codebook import snapped
+from prunus.packing import Codebook
+from prunus.packing.codebook import snapped
 
 
 def squared_error(values: Tensor, shared: Tensor) -> float:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.pack import PackError
-from prunus.pack.coder import Decoder, Encoder
-from prunus.pack.tables import Table, entropy_bits
+from prunus.packing import PackError
+from prunus.packing.coder import Decoder, Encoder
+from prunus.packing.tables import Table, entropy_bits
 
 NUMBERS = st.one_of(st.integers(1, 1 << 10), st.integers(1, 1 << 62)).flatmap(
     lambda below: st.tuples(st.just(below), st.integers(0, below - 1))

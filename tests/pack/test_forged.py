@@ -19,8 +19,8 @@ from torch import nn
 
 import prunus
 from prunus.files import save_tensors
-from prunus.pack import PackError, container, read_tensors
-from prunus.pack.coder import Encoder
+from prunus.packing import PackError, container, read_tensors
+from prunus.packing.coder import Encoder
 
 
 class Odd(nn.Module):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus import models
-from prunus.pack import read_tensors
+from prunus.lab import models
+from prunus.packing import read_tensors
 from test_extras import run_without_extras
 
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prunus.pack import dtypes
-from prunus.pack.coder import Decoder, Encoder
-from prunus.pack.layout import Entry
-from prunus.pack.positions import bernoulli_bits
-from prunus.pack.tensors import Coded, read_tensor, write_tensor
+from prunus.packing import dtypes
+from prunus.packing.coder import Decoder, Encoder
+from prunus.packing.layout import Entry
+from prunus.packing.positions import bernoulli_bits
+from prunus.packing.tensors import Coded, read_tensor, write_tensor
 
 DTYPES = sorted(dtypes.KINDS, key=str)
 

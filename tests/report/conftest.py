@@ -7,7 +7,7 @@ from pathlib import Path
 import made_up
 import pytest
 
-from prunus.receipt import Receipt
+from prunus.measuring.receipt import Receipt
 
 
 @pytest.fixture(scope="session")

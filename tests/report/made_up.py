@@ -15,8 +15,7 @@ from torch import Tensor
 
 from prunus import files
 from prunus.machine import Machine
-from prunus.masks import Masks
-from prunus.receipt import (
+from prunus.measuring.receipt import (
     Accuracy,
     BreakEven,
     BreakEvenPoint,
@@ -28,6 +27,7 @@ from prunus.receipt import (
     PairedTest,
     Receipt,
 )
+from prunus.pruning.masks import Masks
 
 SHAPES = {
     "conv1.weight": (20, 1, 5, 5),

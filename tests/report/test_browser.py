@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from prunus import report
+from prunus.lab import report
 
 
 def load_picture() -> ModuleType:

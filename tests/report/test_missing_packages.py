@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from prunus import report
 from prunus.extras import MissingExtraError
+from prunus.lab import report
 
 
 class Absent:

@@ -15,9 +15,10 @@ import plotly.offline
 import pytest
 import torch
 
-from prunus import files, report
-from prunus.masks import Masks
-from prunus.report import drawing
+from prunus import files
+from prunus.lab import report
+from prunus.lab.report import drawing
+from prunus.pruning.masks import Masks
 
 FIGURES = {
     "accuracy",

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from made_up import MadeUpRun
 
-from prunus.masks import Masks
-from prunus.report import distributions, images, pixels
-from prunus.report.distributions import Bins
-from prunus.report.folder import Predictions
+from prunus.lab.report import distributions, images, pixels
+from prunus.lab.report.distributions import Bins
+from prunus.lab.report.folder import Predictions
+from prunus.pruning.masks import Masks
 
 
 @settings(deadline=None, max_examples=50)

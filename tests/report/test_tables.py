@@ -10,8 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from prunus import report
-from prunus.receipt import Receipt
+from prunus.lab import report
+from prunus.measuring.receipt import Receipt
 
 
 def printed(receipt: Receipt, width: int = 100) -> str:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from made_up import accuracy_of, latencies, machine, model
 
-from prunus.receipt import BreakEven, BreakEvenPoint, Check, Latency, ModelFacts, PairedTest, Receipt
-from prunus.report import claims, sentences, tiles, words
-from prunus.times import crossing
+from prunus.lab.report import claims, sentences, tiles, words
+from prunus.measuring.receipt import BreakEven, BreakEvenPoint, Check, Latency, ModelFacts, PairedTest, Receipt
+from prunus.measuring.times import crossing
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunus.runtime.embedded import checking
-from prunus.runtime.embedded.source import CSource
-from prunus.runtime.toolchain import Compiler
+from prunus.compiling.toolchain import Compiler
+from prunus.exporting.c import checking
+from prunus.exporting.c.source import CSource
 
 COMPILERS = ("gcc", "clang")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.runtime import CompileError, cache
+from prunus.compiling import CompileError, cache
 
 MODEL = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
 INPUTS = torch.randn(3, 4)

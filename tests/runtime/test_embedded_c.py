@@ -15,9 +15,9 @@ from embedded_nets import COMPILERS, STRICT, draw, holed, run, same, why_not
 from torch import Tensor, nn
 
 import prunus
-from prunus import models
-from prunus.runtime.embedded import translate
-from prunus.runtime.embedded.checking import write
+from prunus.exporting.c import translate
+from prunus.exporting.c.checking import write
+from prunus.lab import models
 from zoo import ZOO
 from zoo_case import randomise
 

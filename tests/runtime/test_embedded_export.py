@@ -13,8 +13,8 @@ from embedded_nets import why_not
 from torch import nn
 
 import prunus
-from prunus.runtime.embedded import c_cost, export
-from prunus.runtime.errors import MissingCompilerError
+from prunus.compiling.errors import MissingCompilerError
+from prunus.exporting.c import c_cost, export
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

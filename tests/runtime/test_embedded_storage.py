@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.runtime.embedded.identifiers import distinct, identifier
-from prunus.runtime.embedded.memory import Span, place
-from prunus.runtime.embedded.storage import STORAGES, restore, store
+from prunus.exporting.c.identifiers import distinct, identifier
+from prunus.exporting.c.memory import Span, place
+from prunus.exporting.c.storage import STORAGES, restore, store
 
 matrices = st.builds(
     lambda rows, columns, density, seed: _drawn(rows, columns, density, seed),

@@ -10,8 +10,8 @@ from test_program import close, sparse
 from torch import Tensor, nn
 
 import prunus
-from prunus.runtime import tuning
-from prunus.runtime.codegen.variants import Variant
+from prunus.compiling import tuning
+from prunus.compiling.codegen.variants import Variant
 
 
 class Residual(nn.Module):

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunus.runtime.checking import check
-from prunus.runtime.errors import CompileError
-from prunus.runtime.layout import Mode, Nest, nest
-from prunus.runtime.net import Contract, Net, whole
-from prunus.runtime.planning import plan
+from prunus.compiling.checking import check
+from prunus.compiling.errors import CompileError
+from prunus.compiling.layout import Mode, Nest, nest
+from prunus.compiling.net import Contract, Net, whole
+from prunus.compiling.planning import plan
 
 
 def visited(found: Nest, buffer: int) -> list[int]:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
-from prunus import models
-from prunus.runtime import CompileError, ProgramError
+from prunus.compiling import CompileError, ProgramError
+from prunus.lab import models
 from zoo import ZOO
 
 # What has an operation that programs don't know; the message must name it.

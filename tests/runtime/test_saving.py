@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
+from prunus.compiling import ProgramError, storing
+from prunus.compiling.checking import check
+from prunus.compiling.lowering import lower
 from prunus.files import checksum_of, load_with_metadata, save_tensors
 from prunus.graph import trace
-from prunus.runtime import ProgramError, storing
-from prunus.runtime.checking import check
-from prunus.runtime.lowering import lower
 from zoo import ZOO
 
 

@@ -12,10 +12,10 @@ import torch.nn.functional as f
 from torch import Tensor, nn
 
 import prunus
-from prunus.runtime import CompileError
-from prunus.runtime.embedded import checking
-from prunus.runtime.embedded.export import translate
-from prunus.runtime.toolchain import compiler
+from prunus.compiling import CompileError
+from prunus.compiling.toolchain import compiler
+from prunus.exporting.c import checking
+from prunus.exporting.c.export import translate
 
 INF, NAN = math.inf, math.nan
 

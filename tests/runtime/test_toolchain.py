@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.runtime import CompileError, MissingCompilerError, toolchain
+from prunus.compiling import CompileError, MissingCompilerError, toolchain
 
 MODEL = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
 INPUTS = torch.randn(3, 4)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prunus.select import Scores, sources, threshold
+from prunus.pruning.select import Scores, sources, threshold
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stable_sort import SUBNORMAL, VALUES, Cut, cases, scaled_down, scales, sorted_choice, tensors
 from torch import Tensor
 
-from prunus.select import (
+from prunus.pruning.select import (
     ElementwiseScores,
     NanScoresError,
     Scores,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stable_sort import Cut, cases, scaled_down, scales, sorted_choice
 from torch import Tensor, nn
 
-from prunus.memory import peak_memory
-from prunus.select import (
+from prunus.measuring.memory import peak_memory
+from prunus.pruning.select import (
     ElementwiseScores,
     NanScoresError,
     Threshold,

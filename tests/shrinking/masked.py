@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.coupling import Coupling
 from prunus.graph import ExampleInputs
+from prunus.graph.coupling import Coupling
 
 
 def cast(inputs: ExampleInputs, dtype: torch.dtype) -> ExampleInputs:

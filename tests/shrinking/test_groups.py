@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zero_cases import Net, random_numbers
 
 import prunus
-from prunus.exported import ExportedModule
+from prunus.graph.exported import ExportedModule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

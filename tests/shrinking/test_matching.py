@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.coupling import couple
-from prunus.graph import trace
-from prunus.shrinking import rewriting
+from prunus.graph import rewriting, trace
+from prunus.graph.coupling import couple
+from prunus.graph.kept import keep
 from prunus.shrinking.finding.constants import Constants
-from prunus.shrinking.kept import keep
 from prunus.shrinking.proving.matching import MismatchError, match
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ from masked import apart, outputs
 from torch import Tensor, nn
 
 import prunus
-from prunus.exported import ExportedModule
+from prunus.graph.exported import ExportedModule
 from prunus.shrinking.proving.drawing import Inputs
 from prunus.shrinking.proving.trials import Trial, disagreement
 

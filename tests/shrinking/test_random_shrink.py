@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from masked import apart, num_parameters, outputs, zero_at_random, zero_everywhere
 
 import prunus
-from prunus.channels import ChannelError
+from prunus.pruning.channels import ChannelError
 from random_nets import Drawn, random_nets
 
 

@@ -15,13 +15,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunus.channels.masking import masks_of
-from prunus.coupling import Coupling, couple
-from prunus.graph import trace
-from prunus.pack import load, save
-from prunus.shrinking import rewriting
-from prunus.shrinking.kept import Kept, keep
-from prunus.shrinking.rewriting import Demanded, RewriteError
+from prunus.graph import rewriting, trace
+from prunus.graph.coupling import Coupling, couple
+from prunus.graph.kept import Kept, keep
+from prunus.graph.rewriting import Demanded, RewriteError
+from prunus.packing import load, save
+from prunus.pruning.channels.masking import masks_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

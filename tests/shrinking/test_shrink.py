@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.graph import GraphError
-from prunus.masks import MaskError
+from prunus.pruning.masks import MaskError
 from prunus.shrinking import ShrinkError
 from prunus.shrinking.finding.liveness import Sweep
 from zoo import ZOO

@@ -13,9 +13,9 @@ from torch import nn
 
 import prunus
 import prunus.shrinking
-from prunus.coupling import couple
-from prunus.exported import ExportedModule
 from prunus.graph import ExampleInputs, Graph, trace
+from prunus.graph.coupling import couple
+from prunus.graph.exported import ExportedModule
 from zoo import ZOO, Case
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,8 +14,8 @@ from zero_cases import CASES, Net, random_numbers, zero
 
 import prunus
 import prunus.shrinking
-from prunus.coupling import couple
 from prunus.graph import trace
+from prunus.graph.coupling import couple
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ import torch
 from masked import outputs
 from torch import Tensor, nn
 
-from prunus.coupling import Coupling, Use, couple
 from prunus.graph import trace
+from prunus.graph.coupling import Coupling, Use, couple
 
 IMAGES = torch.randn(6, 3, 7, 7, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 

@@ -13,7 +13,7 @@ from prunus.cli import options, subjects, terminal
 from prunus.cli.subjects import Subject
 
 if TYPE_CHECKING:
-    from prunus.receipt import Receipt
+    from prunus.measuring.receipt import Receipt
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def compare(
 
 def measured(chosen: Sequence[Subject], settings: Settings) -> Receipt:
     """Make the chosen models and measure them side by side."""
-    from prunus import factory
+    from prunus.lab import factory
     from prunus.measuring import compare as measure_all
 
     batch_sizes = subjects.whole_numbers(settings.batch_sizes, "--batch-sizes")
@@ -98,6 +98,6 @@ def show(receipt: Receipt, json: Path | None) -> None:
     if json is not None:
         terminal.write_text(receipt.to_json(), json)
     if str(json) != "-":
-        from prunus import report
+        from prunus.lab import report
 
         report.terminal(receipt, terminal.prose())

@@ -13,7 +13,7 @@ from prunus.cli.explain import Weights
 from prunus.cli.pack import Force, check_free
 
 if TYPE_CHECKING:
-    from prunus.runtime import Program, StepFacts
+    from prunus.compiling import Program, StepFacts
 
 Out: TypeAlias = Annotated[
     Path | None,
@@ -55,8 +55,9 @@ def compile(
       prunus compile --model lenet5-caffe --weights pruned.safetensors
       prunus compile --model my_models:cnn --shape 3,32,32 --batch-size 1
     """
-    from prunus import factory, machine
-    from prunus.runtime import compile as compile_model
+    from prunus import machine
+    from prunus.compiling import compile as compile_model
+    from prunus.lab import factory
 
     if out is not None:
         check_free(out, force)

@@ -11,7 +11,7 @@ import typer
 from prunus.cli import options, terminal
 
 if TYPE_CHECKING:
-    from prunus.doctor import Finding
+    from prunus.lab.doctor import Finding
 
 
 def doctor(
@@ -25,7 +25,7 @@ def doctor(
     Versions, the machine, the packages of every extra, a C compiler, and which data can really be loaded from
     where. Nothing is downloaded. What is missing is no failure: the exit code is 0.
     """
-    from prunus.doctor import examine
+    from prunus.lab.doctor import examine
 
     findings = examine(data)
     if json is not None:

@@ -55,8 +55,8 @@ def explain(
           --exclude 'head.*' --round-to 8
       prunus explain small.prunus
     """
-    from prunus import explaining
-    from prunus import masks as masking
+    from prunus.pruning import masks as masking
+    from prunus.shrinking import explaining
 
     subject = subjects.named(packed, model, weights, arg or ())
     found = None if masks is None else masking.Masks.load(masks)
@@ -84,7 +84,7 @@ def with_inputs(subject: Subject, settings: list[str], shape: str | None) -> tup
     Raises:
         ValueError: no shape is known; or as `subjects.load`.
     """
-    from prunus import factory
+    from prunus.lab import factory
 
     arguments = factory.parse_arguments(settings)
     network = subjects.load(subject, arguments)

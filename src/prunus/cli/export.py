@@ -13,7 +13,7 @@ from prunus.cli.pack import Force, check_free
 
 if TYPE_CHECKING:
     from prunus.exporting import ExportFacts
-    from prunus.runtime.embedded import CFacts
+    from prunus.exporting.c import CFacts
 
 Packed: TypeAlias = Annotated[
     Path | None,
@@ -66,7 +66,8 @@ def export(
       prunus export --model lenet --weights lenet.safetensors --out lenet.pt2
       prunus export lenet.prunus --out lenet.c --bits 8
     """
-    from prunus import exporting, factory
+    from prunus import exporting
+    from prunus.lab import factory
 
     for target in _targets(out, format):
         check_free(target, force)

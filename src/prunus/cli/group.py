@@ -14,7 +14,7 @@ MISTAKE = 2
 STOPPED = 130  # 128 + the number of SIGINT, as shells have it
 _DEBUG = "--debug"
 # By name, since the commands are known without importing what they need.
-_CLEAR_RUNTIME_ERRORS = ("prunus.run_folder.RunLockedError", "prunus.train.processes.RankError")
+_CLEAR_RUNTIME_ERRORS = ("prunus.lab.run_folder.RunLockedError", "prunus.lab.train.processes.RankError")
 
 
 class Command(typer.core.TyperCommand):

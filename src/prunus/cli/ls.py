@@ -48,31 +48,31 @@ def _whole(find: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 
 def _recipes() -> dict[str, str]:
-    from prunus import recipe
+    from prunus.lab import recipe
 
     return {name: recipe.load(name).description for name in recipe.names()}
 
 
 def _models() -> dict[str, str]:
-    from prunus.models import MODELS
+    from prunus.lab.models import MODELS
 
     return _summaries(MODELS)
 
 
 def _data() -> dict[str, str]:
-    from prunus.data import DATASETS
+    from prunus.lab.data import DATASETS
 
     return _summaries(DATASETS)
 
 
 def _criteria() -> dict[str, str]:
-    from prunus.criteria import CRITERIA
+    from prunus.pruning.criteria import CRITERIA
 
     return _summaries({name: criterion.score for name, criterion in CRITERIA.items()})
 
 
 def _patterns() -> dict[str, str]:
-    from prunus.patterns import PATTERNS, resolve
+    from prunus.pruning.patterns import PATTERNS, resolve
 
     examples = {name: family.examples for name, family in PATTERNS.items()}
     told = _summaries({name: type(resolve(written[0])) for name, written in examples.items()})
@@ -83,13 +83,13 @@ def _patterns() -> dict[str, str]:
 
 
 def _scopes() -> dict[str, str]:
-    from prunus.scopes import SCOPES
+    from prunus.pruning.scopes import SCOPES
 
     return _summaries(SCOPES)
 
 
 def _schedules() -> dict[str, str]:
-    from prunus.schedules import SCHEDULES
+    from prunus.pruning.schedules import SCHEDULES
 
     return _summaries(SCHEDULES)
 

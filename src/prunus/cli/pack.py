@@ -13,7 +13,7 @@ from prunus.cli import options, subjects, terminal
 if TYPE_CHECKING:
     from torch import nn
 
-    from prunus.pack import PackFacts
+    from prunus.packing import PackFacts
 
 Weights: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="The weights to pack: a .safetensors file.")]
 Out: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="Where the packed model goes: a .prunus file.")]
@@ -47,8 +47,9 @@ def pack(
           --shape 3,32,32 --bits 5 --out cnn.prunus
       python -c "import prunus; model = prunus.load('cnn.prunus')"
     """
-    from prunus import checkpoints, factory, models
-    from prunus import pack as packing
+    from prunus import packing as packing
+    from prunus.lab import factory, models
+    from prunus.packing import checkpoints
 
     check_free(out, force)
     arguments = factory.parse_arguments(arg or ())
@@ -85,7 +86,7 @@ def _rows(facts: PackFacts) -> Iterator[tuple[str, ...]]:
 
 
 def _sentences(facts: PackFacts, network: nn.Module, out: Path) -> Iterator[str]:
-    from prunus.sizes import sizes
+    from prunus.packing.sizes import sizes
 
     found = sizes(network.state_dict())
     others = [f"{found.bytes[name]:,} {told}" for name, told in _OTHERS.items() if name in found.bytes]

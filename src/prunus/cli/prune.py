@@ -14,9 +14,9 @@ from prunus.cli import options, subjects, terminal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from prunus.checkpoints import Checkpoint
-    from prunus.criteria import Criterion
-    from prunus.masks import Masks
+    from prunus.packing.checkpoints import Checkpoint
+    from prunus.pruning.criteria import Criterion
+    from prunus.pruning.masks import Masks
 
 Weights: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="The weights to prune: a .safetensors file.")]
 Sparsity: TypeAlias = Annotated[
@@ -94,7 +94,9 @@ def prune(
       prunus prune --model lenet --weights in.safetensors \\
           --sparsity 0.5 --pattern channel --out channels.safetensors
     """
-    from prunus import checkpoints, method, patterns, pruning
+    from prunus import pruning
+    from prunus.packing import checkpoints
+    from prunus.pruning import method, patterns
 
     _check_free([out] if masks_file is None else [out, masks_file], force)
     chosen = method.check_method(sparsity, criterion, pattern, scope)
@@ -151,7 +153,8 @@ def _refuse_data(criterion: Criterion) -> None:
 
 
 def _network(checkpoint: Checkpoint, source: str | None, settings: Sequence[str]) -> nn.Module:
-    from prunus import checkpoints, factory
+    from prunus.lab import factory
+    from prunus.packing import checkpoints
 
     arguments = factory.parse_arguments(settings)
     if source is None:
@@ -181,7 +184,7 @@ def _check_for_channels(by_channel: bool, source: str | None, shape: str | None)
 
 
 def _inputs(network: nn.Module, source: str, settings: Sequence[str], shape: str | None) -> Tensor:
-    from prunus import factory
+    from prunus.lab import factory
 
     inputs = subjects.example_inputs(shape, [source], factory.parse_arguments(settings), network)
     if inputs is None:

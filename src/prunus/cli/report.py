@@ -12,7 +12,7 @@ import typer
 from prunus.cli import terminal
 
 if TYPE_CHECKING:
-    from prunus.receipt import Receipt
+    from prunus.measuring.receipt import Receipt
 
 
 def report(
@@ -31,9 +31,9 @@ def report(
       prunus report runs/lenet
       prunus report runs/lenet/seed-0
     """
-    from prunus.receipt import Receipt
-    from prunus.report import write_page
-    from prunus.run_folder import locked
+    from prunus.lab.report import write_page
+    from prunus.lab.run_folder import locked
+    from prunus.measuring.receipt import Receipt
 
     seeds = _seeds(folder)
     with ExitStack() as held:  # all of them before the first page is written
@@ -46,7 +46,7 @@ def report(
 
 def show(receipts: Sequence[Receipt], pages: Sequence[Path]) -> None:
     """Print one receipt in full or several in summary, then where their pages lie."""
-    from prunus import report
+    from prunus.lab import report
 
     console = terminal.prose()
     if len(receipts) == 1:

@@ -62,9 +62,9 @@ def run(
       prunus run lenet prune.sparsity=0.9 seeds=[0,1,2] --out runs/lenet-90
       prunus run my_recipe.yaml --data ~/data --no-download
     """
-    from prunus import recipe as recipes
-    from prunus import stages
-    from prunus.reducing import RESULT
+    from prunus.lab import recipe as recipes
+    from prunus.lab import stages
+    from prunus.lab.reducing import RESULT
 
     if accelerator not in _ACCELERATORS:
         raise unknown_name("accelerator", accelerator, _ACCELERATORS)

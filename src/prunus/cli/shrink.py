@@ -48,8 +48,8 @@ def shrink(
           --pattern channel --out pruned.safetensors
       prunus shrink --model lenet --weights pruned.safetensors --out small.prunus
     """
-    from prunus import masks as masking
     from prunus import shrinking
+    from prunus.pruning import masks as masking
 
     _check_suffix(out)
     check_free(out, force)
@@ -73,7 +73,7 @@ def _check_suffix(out: Path) -> None:
 
 def _write(out: Path, smaller: nn.Module, inputs: Tensor) -> None:
     from prunus import files
-    from prunus import pack as packing
+    from prunus import packing as packing
 
     if subjects.is_packed(out):
         packing.save(out, smaller, example_inputs=inputs)
@@ -98,7 +98,7 @@ def _rows(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, ...]]:
 
 
 def _sentences(before: nn.Module, after: nn.Module, weights: Path, out: Path) -> Iterator[str]:
-    from prunus.exported import ExportedModule
+    from prunus.graph.exported import ExportedModule
 
     old, new = _count(before), _count(after)
     if new < old:

@@ -73,7 +73,7 @@ def make(source: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Make a model; what its factory draws at random is the same each time."""
     import torch
 
-    from prunus import factory
+    from prunus.lab import factory
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -86,7 +86,8 @@ def load(subject: Subject, arguments: Mapping[str, Any], device: str = "cpu") ->
     Raises:
         ValueError: it can't be made, its weights don't fit, its file is damaged, or there is no such device.
     """
-    from prunus import checkpoints, pack
+    from prunus import packing as pack
+    from prunus.packing import checkpoints
 
     place = _device(device)
     if subject.source is None:
@@ -138,7 +139,7 @@ def example_inputs(
     """
     import torch
 
-    from prunus import models
+    from prunus.lab import models
 
     known = next((source for source in sources if source in models.MODELS), None)
     if shape is not None:
@@ -156,9 +157,9 @@ def example_inputs(
 
 def _told_shape(model: nn.Module, packed: Path | None) -> tuple[int, ...] | None:
     """Return the shape of one input that a .prunus file tells of; None where it tells none, or several, or integers."""
-    from prunus import models
-    from prunus.exported import ExportedModule
-    from prunus.pack import container
+    from prunus.graph.exported import ExportedModule
+    from prunus.lab import models
+    from prunus.packing import container
 
     if isinstance(model, ExportedModule):
         inputs = model.signature.inputs

@@ -30,7 +30,7 @@ def unpack(packed: Packed, out: Out, max_bytes: MaxBytes = None, force: Force = 
       prunus unpack lenet.prunus --out lenet.safetensors
     """
     from prunus import files
-    from prunus import pack as packing
+    from prunus import packing as packing
 
     check_free(out, force)
     tensors = packing.read_tensors(packed, max_bytes=max_bytes)

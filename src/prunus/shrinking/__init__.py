@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
-from prunus.coupling import Use, couple
-from prunus.graph import ExampleInputs, trace
-from prunus.masks import Masks
-from prunus.shrinking import optimizers, rewriting
+from prunus.graph import ExampleInputs, rewriting, trace
+from prunus.graph.coupling import Use, couple
+from prunus.graph.kept import Kept
+from prunus.graph.rewriting import Demanded, RewriteError
+from prunus.pruning.masks import Masks
+from prunus.shrinking import optimizers
 from prunus.shrinking.finding.constants import Constants
 from prunus.shrinking.finding.removal import removable
-from prunus.shrinking.kept import Kept
 from prunus.shrinking.proving import training
 from prunus.shrinking.proving.drawing import Draw, draw
 from prunus.shrinking.proving.matching import MismatchError
 from prunus.shrinking.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild_proved
 from prunus.shrinking.proving.stepwise import check_operations
 from prunus.shrinking.proving.trials import Checked, Trials, depends_on_chance, disagreement, run_trials
-from prunus.shrinking.rewriting import Demanded, RewriteError
 from prunus.shrinking.verification import widened
 from prunus.supported import unwrap
 
@@ -56,7 +56,7 @@ def shrink(
     The smaller model is an instance of the same class. Its graph is read again and has to be the larger one's,
     operation by operation, with each size and index written in it as what is kept demands; an attribute that holds a
     size (`out_channels`, `num_heads`, ...) is changed where that takes it. Where the class's own forward can't do
-    that, as it addresses channels by number or hard-codes a size, the result is a `prunus.exported.ExportedModule`
+    that, as it addresses channels by number or hard-codes a size, the result is an `ExportedModule`
     that runs the demanded graph and says why. Either way each changed operation is held against the larger model's by
     itself, and the outputs on up to 64 samples of several scales. The proof holds for eval mode, for the arguments
     that the example gives, and for inputs of its sizes; others are tried where the model takes them. In training mode

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from prunus.forward import undisturbed
-from prunus.tracing import fused_attention_off
+from prunus.graph.tracing import fused_attention_off
 
 # The largest difference, relative to the largest output, that another order of summing may make.
 TOLERANCES = {

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import Coupling, Use
+from prunus.graph.coupling import Coupling, Use
 from prunus.shrinking.finding.contents import Reading
 from prunus.shrinking.finding.operation import Operation
 from prunus.shrinking.finding.product_rules import pads

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunus.coupling.values import compact, tidy
+from prunus.graph.coupling.values import compact, tidy
 from prunus.shrinking.verification import widened
 
 # Constants of more elements are not searched for dimensions along which they are equal.

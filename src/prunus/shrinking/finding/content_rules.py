@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import Value, arithmetic, movement
-from prunus.coupling.values import varying
+from prunus.graph.coupling import Value, arithmetic, movement
+from prunus.graph.coupling.values import varying
 from prunus.shrinking.finding.content import Content, any_over, common_shape, content, together
 from prunus.shrinking.finding.contents import Contents, Reading, content_rule
 from prunus.shrinking.finding.operation import Operation, node_shape, rank_of

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import Coupling, Use, contraction, movement, recurrent
-from prunus.coupling.calls import FACTORIES, shape_of
 from prunus.graph import Graph
-from prunus.shrinking.finding.aliases import tangled
+from prunus.graph.aliases import tangled
+from prunus.graph.coupling import Coupling, Use, contraction, movement, recurrent
+from prunus.graph.coupling.calls import FACTORIES, shape_of
 from prunus.shrinking.finding.content import Content, content, fixed, unknown
 from prunus.shrinking.finding.operation import Operation, node_shape, operation_of, rank_of
 from prunus.shrinking.finding.weights import nonzero

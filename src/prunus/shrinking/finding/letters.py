@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import contraction
-from prunus.coupling.contraction import einsum_terms, matmul_letters, row_letters
+from prunus.graph.coupling import contraction
+from prunus.graph.coupling.contraction import einsum_terms, matmul_letters, row_letters
 from prunus.shrinking.finding.operation import Operation, rank_of
 
 

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import Use, Value
-from prunus.coupling.values import compact
+from prunus.graph.coupling import Use, Value
+from prunus.graph.coupling.values import compact
 from prunus.shrinking.finding.constants import foldable
 from prunus.shrinking.finding.content import fit
 from prunus.shrinking.finding.contents import Reading

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import Value, arithmetic, contraction, convolution, movement, recurrent
-from prunus.coupling.values import compact
+from prunus.graph.coupling import Value, arithmetic, contraction, convolution, movement, recurrent
+from prunus.graph.coupling.values import compact
 from prunus.shrinking.finding.content import Content, along_channels, any_over, together
 from prunus.shrinking.finding.content_rules import reduced_dims
 from prunus.shrinking.finding.letters import Contraction, contraction_of, meets, reduced

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prunus.coupling import arithmetic
+from prunus.graph.coupling import arithmetic
 from prunus.shrinking.finding.content import Content, content, together
 from prunus.shrinking.finding.content_rules import stretched, with_others
 from prunus.shrinking.finding.contents import Contents, Reading, content_rule

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling.calls import hint, shape_of
-from prunus.coupling.reader import RULES
+from prunus.graph.coupling.calls import hint, shape_of
+from prunus.graph.coupling.reader import RULES
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.coupling import Value, contraction, convolution, recurrent
+from prunus.graph.coupling import Value, contraction, convolution, recurrent
 from prunus.shrinking.finding.content import Content, channel_numbers, content, together
 from prunus.shrinking.finding.contents import Contents, Reading, content_rule
 from prunus.shrinking.finding.letters import Contraction, contraction_of, meets, reduced

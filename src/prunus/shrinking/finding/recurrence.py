@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import Use
+from prunus.graph.coupling import Use
 from prunus.shrinking.finding.content import channel_numbers
 from prunus.shrinking.finding.contents import Reading
 from prunus.shrinking.finding.operation import Operation, node_shape

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from prunus.coupling import Coupling
+from prunus.graph.coupling import Coupling
+from prunus.graph.kept import Kept, keep
 from prunus.shrinking.finding import content_rules, need_rules, norm_rules, product_rules  # noqa: F401  # enter their rules
 from prunus.shrinking.finding.constants import Constants
 from prunus.shrinking.finding.contents import Reading
 from prunus.shrinking.finding.liveness import needed
-from prunus.shrinking.kept import Kept, keep
 
 
 def removable(coupling: Coupling) -> tuple[Kept, Constants]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunus.coupling import Coupling, Use
+from prunus.graph.coupling import Coupling, Use
 
 
 def nonzero(coupling: Coupling, use: Use) -> Tensor:

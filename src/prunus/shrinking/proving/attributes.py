@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from prunus.coupling import Use, Value
 from prunus.graph import module_path
-from prunus.shrinking.kept import Kept
+from prunus.graph.coupling import Use, Value
+from prunus.graph.kept import Kept
 
 # Module name -> old size -> new size: which numbers a module's attributes may have to change to.
 Changes = dict[str, dict[int, int]]

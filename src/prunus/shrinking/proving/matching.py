@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling.calls import has_tensor, hint, shape_of
 from prunus.graph import Graph, where
-from prunus.shrinking.rewriting import Demanded
+from prunus.graph.coupling.calls import has_tensor, hint, shape_of
+from prunus.graph.rewriting import Demanded
 
 
 class MismatchError(ValueError):

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
-from prunus.coupling import Coupling
 from prunus.graph import GraphError, trace
-from prunus.shrinking.kept import Kept
+from prunus.graph.coupling import Coupling
+from prunus.graph.kept import Kept
+from prunus.graph.rewriting import Demanded
 from prunus.shrinking.proving.attributes import Attribute, candidates, tell_layers
 from prunus.shrinking.proving.matching import MismatchError, match
 from prunus.shrinking.proving.trials import Trial, disagreement
-from prunus.shrinking.rewriting import Demanded
 from prunus.shrinking.verification import outputs
 
 # Of more attributes than these no subsets are tried.

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.coupling import Value
-from prunus.coupling.calls import has_tensor
 from prunus.forward import devices_of
 from prunus.graph import where
+from prunus.graph.coupling import Value
+from prunus.graph.coupling.calls import has_tensor
+from prunus.graph.rewriting import Demanded
+from prunus.graph.rewriting.extents import taken
+from prunus.graph.tracing import fused_attention_off
 from prunus.shrinking.finding.constants import Matters
 from prunus.shrinking.proving.drawing import Inputs
 from prunus.shrinking.proving.matching import MismatchError
-from prunus.shrinking.rewriting import Demanded
-from prunus.shrinking.rewriting.extents import taken
 from prunus.shrinking.verification import difference
-from prunus.tracing import fused_attention_off
 
 # The largest difference that rounding may make in one operation, relative to its largest output: inputs are equal.
 _TOLERANCES = {

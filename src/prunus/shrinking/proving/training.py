@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
-from prunus.coupling import couple
-from prunus.exported import ExportedModule
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import Graph, GraphError, trace_training
-from prunus.shrinking.kept import Kept, keep
+from prunus.graph.coupling import couple
+from prunus.graph.exported import ExportedModule
+from prunus.graph.kept import Kept, keep
+from prunus.graph.rewriting import RewriteError, demanded
+from prunus.graph.tracing import fused_attention_off
 from prunus.shrinking.proving.attributes import asks_its_mode
 from prunus.shrinking.proving.drawing import Inputs
 from prunus.shrinking.proving.matching import MismatchError, match
 from prunus.shrinking.proving.trials import Trial, Trials
-from prunus.shrinking.rewriting import RewriteError, demanded
 from prunus.shrinking.verification import difference, tensors, where_finite
-from prunus.tracing import fused_attention_off
 
 # Outputs of training mode that differ by less are the same: a norm over few samples makes much of rounding.
 _TOLERANCE = 1e-3

@@ -1,0 +1,21 @@
+"""A sparse model as C and as machine code: `compile` gives a callable that skips the zeros."""
+
+from __future__ import annotations
+
+from prunus.compiling.building import compile
+from prunus.compiling.errors import CompileError, MissingCompilerError, NonFiniteError, ProgramError
+from prunus.compiling.explaining import ProgramExplanation, StepFacts
+from prunus.compiling.program import Program
+from prunus.compiling.saving import load_program
+
+__all__ = [
+    "CompileError",
+    "MissingCompilerError",
+    "NonFiniteError",
+    "Program",
+    "ProgramError",
+    "ProgramExplanation",
+    "StepFacts",
+    "compile",
+    "load_program",
+]

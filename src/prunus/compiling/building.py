@@ -1,0 +1,265 @@
+"""From a model to a program: trace, lower, choose, build, check."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from prunus.compiling import toolchain, tuning
+from prunus.compiling.batch import read_net
+from prunus.compiling.checking import check
+from prunus.compiling.codegen import source
+from prunus.compiling.codegen.numbers import DOUBLE, FLOAT, Numbers
+from prunus.compiling.codegen.source import Source
+from prunus.compiling.engine import Engine
+from prunus.compiling.errors import CompileError, ProgramError
+from prunus.compiling.lowering.fusing import EXACT_FUSIONS, FUSIONS
+from prunus.compiling.net import Net
+from prunus.compiling.program import Parts, Program
+from prunus.compiling.toolchain import Target
+from prunus.compiling.tuning import Choice
+from prunus.copying import copy_model
+from prunus.forward import devices_of, undisturbed
+from prunus.graph import ExampleInputs, call_arguments
+from prunus.graph.exported.structure import Structure
+from prunus.shrinking.verification import difference, outputs, random_like
+from prunus.supported import unwrap
+
+_log = logging.getLogger("prunus")
+
+# The largest difference to the model, relative to its largest output, that sums in another order explain.
+_TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+# The C keeps a counter for each thread on the stack.
+MOST_THREADS = 1024
+# What a call may do where weights that are left out would meet an infinity or NaN.
+NONFINITE = ("ignore", "raise")
+
+
+def compile(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    threads: int | None = None,
+    dtype: torch.dtype | None = None,
+    target: str = "native",
+    tune: bool = True,
+    nonfinite: str = "ignore",
+    say: Callable[[str], None] = _log.info,
+) -> Program:
+    """Make a program that computes what a model computes in eval mode, and skips its zeros.
+
+    The model's graph becomes a short list of operations; these become C, which the system's compiler builds; for each
+    layer the fastest of several kernels is chosen by timing them on this machine. The program is held against the
+    model on random inputs before it is returned. What was built and measured is kept in a cache (``PRUNUS_CACHE``, else
+    in the user's cache folder), so the second time costs nothing; a cache that other users may write to is not used.
+    The model is left as it was.
+
+    **Infinities and NaN.** In PyTorch, a zero weight times an infinity or NaN is NaN; a program leaves the product out,
+    so its output may be finite where the model's is NaN. With ``nonfinite="raise"`` a call raises instead: every number
+    that a layer with weights reads (its input, which may be the program's own) is looked at before the layer runs, and
+    the scales of norms are not folded into weights, so that a sum that overflows before it is scaled is seen as well.
+    It also raises where no zero weight would have met the number. Not noticed is what no layer with weights reads:
+    such infinities and NaN reach the outputs as in PyTorch. Nor is a sum noticed that overflows in the order in which
+    PyTorch adds it up, but not in the program's. It costs one more reading of each layer's input, and norms behind
+    convolutions become steps of their own.
+
+    Activations, norms, softmax and pooling have PyTorch's results for infinities, NaN and overflows either way, but for
+    two, where PyTorch's own kernels differ: gelu(inf) is inf (NaN where PyTorch takes oneDNN's), and a norm whose
+    variance overflows is NaN (NaN or 0 in PyTorch, by the row's length; its InstanceNorm sums up in double).
+
+    Args:
+        model: any module whose operations are known, such as convolutions, linear layers, norms, activations and
+            pooling; it may be pruned, shrunk, or dense.
+        example_inputs: a tensor, a tuple of tensors, or a mapping of argument names to tensors, (batch, ...). The batch
+            stays free; its size here is what blocks are made for. Where the model's code holds the number of samples,
+            as ``x.view(2, -1)`` does, the program takes the example's batch only: see `Program.fixed_batch`.
+        threads: the most that a call may use; None: as many as PyTorch's now.
+        dtype: float32 or float64 to compute in; None: float64 if a parameter, a buffer or an example input is, else
+            float32.
+        target: ``native`` for this machine, or the vector instructions to use: ``avx512``, ``avx2``, ``sse``, ``neon``,
+            ``scalar``.
+        tune: whether kernels are timed; else they are chosen by counting.
+        nonfinite: ``ignore``, or ``raise`` to raise `NonFiniteError` as told above.
+        say: called with a line of text as each part begins.
+
+    Raises:
+        TypeError: the model is not a Module, or the inputs are no tensors.
+        ValueError: threads, dtype, target or nonfinite are wrong.
+        GraphError: the model can't be traced.
+        CompileError: an operation is unknown (the message names it and its place), numbers are complex, the model takes
+            one batch size only and the example has another, the compiler fails, or the program differs from the model.
+        MissingCompilerError: there is no C compiler.
+    """
+    count = checked_threads(threads)
+    check_nonfinite(nonfinite)
+    args, kwargs = call_arguments(example_inputs, 1)
+    batch = max(2, *(len(value) for value in (*args, *kwargs.values())))
+    kind, numbers = _numbers(model, (*args, *kwargs.values()), dtype)
+    wanted = toolchain.target(target)
+    clock = _Clock()
+    say("reading the model's graph")
+    host = _on_cpu(model, kind)
+    example: ExampleInputs = (
+        tuple(_converted(value, kind) for value in args)
+        if args
+        else {name: _converted(value, kind) for name, value in kwargs.items()}
+    )
+    net, graph = read_net(host, example, FUSIONS if nonfinite == "ignore" else EXACT_FUSIONS)
+    try:
+        check(net)
+    except ProgramError as error:
+        raise CompileError(f"the model can't become a program: {error}") from error
+    spec = graph.program.call_spec.out_spec
+    assert spec is not None
+    clock.lap("trace")
+    choice = tuning.measured(net, wanted, numbers, batch, say) if tune else tuning.by_rule(net, wanted, numbers)
+    clock.lap("tune")
+    say("building the program")
+    text, engine = built(net, choice, wanted, numbers, count, nonfinite)
+    clock.lap("build")
+    fixed = graph.batch
+    parts = Parts(net, choice, text, wanted, Structure.of(spec), kind, None, batch, fixed, nonfinite, {})
+    apart = _difference(host, Program(parts, engine), example, choice)
+    clock.lap("check")
+    return Program(replace(parts, difference=apart, seconds=clock.seconds), engine)
+
+
+def built(
+    net: Net, choice: Choice, wanted: Target, numbers: Numbers, threads: int, nonfinite: str = "ignore"
+) -> tuple[Source, Engine]:
+    """Write a net's C, build it, and load it with its constants.
+
+    Raises:
+        CompileError: it can't be built.
+    """
+    text = source.write(tuning.plans_for(net, choice.block, wanted, numbers), choice.chosen, numbers, nonfinite)
+    library = toolchain.build(text.text, wanted)
+
+    def make(share: bool) -> Engine:
+        return Engine(library, text, numbers.bytes, threads, choice.most_single, share)
+
+    sizes = [math.prod(shape) for _, shape in net.inputs.values()], [view.index.size for view in net.outputs]
+    return text, make(threads > 1 and tuning.shares_steps(make, *sizes))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def checked_threads(threads: int | None) -> int:
+    """Return how many threads a call may use: PyTorch's number for None.
+
+    Raises:
+        ValueError: the number makes no sense.
+    """
+    count = torch.get_num_threads() if threads is None else threads
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= MOST_THREADS:
+        raise ValueError(f"threads must be a whole number from 1 to {MOST_THREADS}, got {threads!r}")
+    return count
+
+
+def check_nonfinite(nonfinite: str) -> None:
+    """Refuse a way to treat infinities and NaN that there isn't.
+
+    Raises:
+        ValueError: there is no such.
+    """
+    if nonfinite not in NONFINITE:
+        raise ValueError(f"nonfinite must be 'ignore' or 'raise', got {nonfinite!r}")
+
+
+def _numbers(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype | None) -> tuple[torch.dtype, Numbers]:
+    """Return what to compute in: what was asked for, else float64 if the model or an input is, as PyTorch promotes.
+
+    Raises:
+        TypeError: the model is not a Module.
+        ValueError: the dtype is neither.
+        CompileError: the model or an input is complex.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    named = {**dict(unwrap(model).named_parameters()), **dict(unwrap(model).named_buffers())}
+    refuse_complex(named, inputs)
+    if dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(
+            f"dtype must be torch.float32 or torch.float64, got {dtype}; inputs may be of 16 bits all the same"
+        )
+    wide = any(tensor.dtype == torch.float64 for tensor in (*named.values(), *inputs))
+    kind = dtype or (torch.float64 if wide else torch.float32)
+    return kind, DOUBLE if kind == torch.float64 else FLOAT
+
+
+def refuse_complex(named: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a model that holds complex numbers, or takes some.
+
+    Raises:
+        CompileError: it does.
+    """
+    held = next((f"{name!r} of the model" for name, tensor in named.items() if tensor.is_complex()), None)
+    if held is None and any(value.is_complex() for value in inputs):
+        held = "an example input"
+    if held is not None:
+        raise CompileError(
+            f"{held} is complex, but a program computes with real numbers; compile the part of the model without it"
+        )
+
+
+def _on_cpu(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return the model on the CPU in the dtype that is computed in: itself, where it is that already."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise CompileError("the model is on the meta device, so it has no weights; give it some, or move it to the CPU")
+    right = all(tensor.dtype == dtype for tensor in tensors if tensor.is_floating_point())
+    if right and devices_of(model) <= {torch.device("cpu")}:
+        return model
+    with undisturbed(model):
+        return copy_model(model).cpu().to(dtype)
+
+
+def _converted(value: Tensor, dtype: torch.dtype) -> Tensor:
+    value = value.detach().cpu()
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def _difference(model: nn.Module, program: Program, example: ExampleInputs, choice: Choice) -> float:
+    """Return the largest difference to the model on random inputs, of one sample and of a block and some more.
+
+    Raises:
+        CompileError: it is larger than another order of sums explains, or the model can't run such a batch.
+    """
+    some = choice.block + choice.most_single
+    worst = 0.0
+    for size in (1, some, some + 1) if program.fixed_batch is None else (program.fixed_batch,):
+        args, kwargs = call_arguments(example, size)
+        args, kwargs = random_like(tuple(value[:size] for value in args), {k: v[:size] for k, v in kwargs.items()})
+        try:
+            expected = outputs(model, args, kwargs)
+        except Exception as error:
+            raise CompileError(
+                f"the model can't run a batch of {size}, but a program takes any: {type(error).__name__}: "
+                f"{str(error)[:200]}; take the batch from the input, as in x.reshape(x.shape[0], -1)"
+            ) from error
+        found = torch.utils._pytree.tree_leaves(program(*args, **kwargs))
+        apart = difference(expected, found)
+        limit = _TOLERANCES[program.dtype]
+        if not apart <= limit:
+            raise CompileError(
+                f"the program computes something else than the model: for a batch of {size} its outputs differ by "
+                f"{apart:.1e} of the largest, more than the {limit:.0e} that rounding explains; the model may depend "
+                "on the batch or on chance, else please report it"
+            )
+        worst = max(worst, apart)
+    return worst

@@ -1,0 +1,197 @@
+"""Where the elements of a value lie in memory, and loops over them.
+
+In *blocks*, an element is as many numbers as there are samples in the block, beside each other: whatever the shape of
+an operation, a vector holds the same element of neighbouring samples. *Singly*, an element is one number and a vector
+holds neighbours along a row, so a row is as long as whole vectors need. Either way zeros may lie around the rows: what
+a convolution pads with is read like everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from prunus.compiling.net import Box, Indices
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How samples lie in memory.
+
+    Attributes:
+        vector: numbers in a vector register.
+        block: samples computed together, a multiple of `vector`; 1: singly.
+    """
+
+    vector: int
+    block: int
+
+    @property
+    def single(self) -> bool:
+        """Whether samples are computed one by one."""
+        return self.block == 1
+
+    @property
+    def name(self) -> str:
+        """What functions for this mode are called."""
+        return "single" if self.single else "block"
+
+
+@dataclass(frozen=True)
+class Halo:
+    """Rows and columns of zeros around each channel."""
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+    def with_(self, other: Halo) -> Halo:
+        """Return what has room for both."""
+        return Halo(
+            max(self.top, other.top),
+            max(self.bottom, other.bottom),
+            max(self.left, other.left),
+            max(self.right, other.right),
+        )
+
+    def __bool__(self) -> bool:
+        return any((self.top, self.bottom, self.left, self.right))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a value's elements lie, counted in numbers from its beginning.
+
+    Attributes:
+        box: (channels, height, width).
+        halo: zeros around.
+        pitch: elements from one row to the next.
+        plane: elements from one channel to the next.
+        block: numbers of one element.
+    """
+
+    box: Box
+    halo: Halo
+    pitch: int
+    plane: int
+    block: int
+
+    @property
+    def origin(self) -> int:
+        """Elements before the first."""
+        return self.halo.top * self.pitch + self.halo.left
+
+    @property
+    def size(self) -> int:
+        """Numbers in all."""
+        rows_below = self.halo.bottom * self.pitch + self.halo.right  # the last row's right halo lies in the next one
+        return (self.box[0] * self.plane + self.halo.left + rows_below) * self.block
+
+    def addresses(self, index: Indices) -> Indices:
+        """Return where elements lie."""
+        _, height, width = self.box
+        channel, rest = numpy.divmod(index, height * width)
+        row, column = numpy.divmod(rest, width)
+        found: Indices = (self.origin + channel * self.plane + row * self.pitch + column) * self.block
+        return found
+
+
+def layout(box: Box, halo: Halo, mode: Mode) -> Layout:
+    """Lay a value out: the zeros right of a row are those left of the next."""
+    _, height, width = box
+    across = max(halo.left, halo.right)
+    if mode.single and width > 1:
+        whole = -(-width // mode.vector) * mode.vector  # the last vector of a row may reach beyond its end
+        pitch = max(whole + halo.left, width + across)
+    else:
+        pitch = width + across
+    rows = halo.top + height + halo.bottom
+    return Layout(box, halo, pitch, rows * pitch, mode.block)
+
+
+@dataclass(frozen=True, eq=False)
+class Nest:
+    """Nested loops over addresses in several buffers at once.
+
+    The address in buffer b is ``bases[b] + sum(counter * strides[b])``, or where there are tables
+    ``tables[b][outermost] + the sum over the inner loops``.
+
+    Attributes:
+        counts: how often each loop runs, from the outermost.
+        strides: for each buffer, what a step of each loop adds.
+        bases: for each buffer, where it begins.
+        tables: for each buffer, addresses for each step of the outermost loop; None where strides tell.
+    """
+
+    counts: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    bases: tuple[int, ...]
+    tables: tuple[Indices, ...] | None
+
+
+def nest(addresses: Sequence[Indices]) -> Nest:
+    """Find loops for arrays of addresses of one shape: as few as possible, with tables only where strides don't do.
+
+    >>> nest([numpy.arange(12).reshape(3, 4), 5 * numpy.arange(12).reshape(3, 4)]).counts
+    (12,)
+    """
+    shape = addresses[0].shape
+    for outer in range(len(shape) + 1):
+        inner = shape[outer:]
+        flat = [each.reshape(-1, *inner) for each in addresses]
+        strides = [_strides(each[0]) for each in flat]
+        grids = [_grid(inner, stride) for stride in strides]
+        if all(
+            bool((each == each.reshape(len(each), -1)[:, :1].reshape(-1, *(1 for _ in inner)) + grid).all())
+            for each, grid in zip(flat, grids, strict=True)
+        ):
+            starts = tuple(each.reshape(len(each), -1)[:, 0] for each in flat)
+            return _nest(inner, strides, starts, outer)
+    raise AssertionError("with tables over all dimensions nothing is left to differ")
+
+
+def _nest(inner: tuple[int, ...], strides: list[list[int]], starts: tuple[Indices, ...], outer: int) -> Nest:
+    counts, steps = _merged(list(inner), strides)
+    if outer == 0:
+        return Nest(tuple(counts), tuple(map(tuple, steps)), tuple(int(start[0]) for start in starts), None)
+    steps = [[0, *step] for step in steps]
+    return Nest((len(starts[0]), *counts), tuple(map(tuple, steps)), tuple(0 for _ in starts), starts)
+
+
+def _strides(array: Indices) -> list[int]:
+    found = []
+    for dim, size in enumerate(array.shape):
+        first = array[tuple(0 for _ in array.shape)]
+        second = array[tuple(1 if each == dim else 0 for each in range(array.ndim))] if size > 1 else first
+        found.append(int(second - first))
+    return found
+
+
+def _grid(shape: tuple[int, ...], strides: list[int]) -> Indices:
+    grid = numpy.zeros(shape, dtype=numpy.int64)
+    for dim, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+        view = [1] * len(shape)
+        view[dim] = size
+        grid = grid + (numpy.arange(size, dtype=numpy.int64) * stride).reshape(view)
+    return grid
+
+
+def _merged(counts: list[int], strides: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """Leave loops of one step out, and make two loops one where the outer goes on where the inner ends."""
+    keep = [dim for dim, count in enumerate(counts) if count > 1]
+    new_counts: list[int] = []
+    new_strides: list[list[int]] = [[] for _ in strides]
+    for dim in keep:
+        step = [each[dim] for each in strides]
+        if new_counts and all(each[-1] == s * counts[dim] for each, s in zip(new_strides, step, strict=True)):
+            new_counts[-1] *= counts[dim]
+            for each, s in zip(new_strides, step, strict=True):
+                each[-1] = s
+        else:
+            new_counts.append(counts[dim])
+            for each, s in zip(new_strides, step, strict=True):
+                each.append(s)
+    return new_counts or [1], [each or [0] for each in new_strides]

@@ -1,0 +1,191 @@
+"""Functions of each element, and of two: they run over whole values, whatever arrangement they are seen in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from prunus.compiling.lowering.arguments import (
+    activation_of,
+    bias_of,
+    expanded,
+    numbers_of,
+    ones_of,
+    same_for_all_samples,
+    shape_of,
+)
+from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
+from prunus.compiling.net import Combine, Map, Numbers, Pointwise, View, box_of
+
+
+@rule("batch_norm")
+def batch_norm(reader: Reader, call: Call) -> Activation:
+    """Scale and shift each channel by what the running statistics tell."""
+    if call["running_mean"] is None:
+        raise call.refuse("it has no running statistics, so its output depends on the other samples of the batch")
+    source = activation_of(call, "input")
+    mean, variance = numbers_of(call["running_mean"]), numbers_of(call["running_var"])
+    scale = ones_of(call["weight"], len(mean)) / numpy.sqrt(variance + call["eps"])
+    shift = bias_of(call["bias"], len(mean)) - mean * scale
+    view = reader.view(call, source)
+    shape = (-1, *(1 for _ in view.index.shape[1:]))
+    full = numpy.broadcast_to(scale.reshape(shape), view.index.shape)
+    scaled = combined(reader, call, "mul", source, full)
+    return combined(reader, call, "add", scaled, numpy.broadcast_to(shift.reshape(shape), view.index.shape))
+
+
+_FUNCTIONS = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "silu": "silu",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "hardswish": "hardswish",
+    "hardsigmoid": "hardsigmoid",
+    "exp": "exp",
+    "sqrt": "sqrt",
+    "neg": "neg",
+    "abs": "abs",
+    "square": "square",
+    "softplus": "softplus",
+    "reciprocal": "reciprocal",
+}
+
+
+@rule(*_FUNCTIONS, "leaky_relu", "gelu", "elu", "hardtanh", "clamp", "clamp_min", "clamp_max")
+def pointwise(reader: Reader, call: Call) -> Activation:
+    """Apply a function to each element."""
+    return mapped(reader, call, activation_of(call, "self"), _function(call))
+
+
+def _function(call: Call) -> Pointwise:
+    name = call.name.removesuffix("_")
+    if name == "softplus" and (call["beta"] != 1 or call["threshold"] != 20):
+        raise call.refuse("only with the usual beta and threshold")
+    if name in _FUNCTIONS:
+        return Pointwise(_FUNCTIONS[name])
+    if name == "leaky_relu":
+        return Pointwise("leaky_relu", (float(call["negative_slope"]),))
+    if name == "gelu":
+        return Pointwise("gelu_tanh" if call["approximate"] == "tanh" else "gelu")
+    if name == "elu":
+        if call["scale"] != 1 or call["input_scale"] != 1:
+            raise call.refuse("only with scales of 1")
+        return Pointwise("elu", (float(call["alpha"]),))
+    low, high = call.get("min_val", call.get("min")), call.get("max_val", call.get("max"))
+    if isinstance(low, (Tensor, Activation)) or isinstance(high, (Tensor, Activation)):
+        raise call.refuse("only with numbers as limits")
+    if any(limit is not None and math.isnan(limit) for limit in (low, high)):
+        raise call.refuse("its limit is NaN, so that all it makes is NaN")
+    return Pointwise("clamp", (-math.inf if low is None else float(low), math.inf if high is None else float(high)))
+
+
+@rule("prelu")
+def prelu(reader: Reader, call: Call) -> Activation:
+    """A leaky ReLU with a slope for all channels or for each: max(x, 0) + slope * min(x, 0)."""
+    slope, source = call["weight"], activation_of(call, "self")
+    if not isinstance(slope, Tensor):
+        raise call.refuse("only with constant slopes")
+    if slope.numel() == 1:
+        return mapped(reader, call, source, Pointwise("leaky_relu", (float(slope),)))
+    shape = (-1, *(1 for _ in source.index.shape[2:]))
+    below = mapped(reader, call, source, Pointwise("clamp", (-math.inf, 0.0)))
+    below = combined(reader, call, "mul", below, spread(numbers_of(slope), source, shape))
+    return combined(reader, call, "add", mapped(reader, call, source, Pointwise("relu")), below)
+
+
+def spread(numbers: Numbers, source: Activation, shape: tuple[int, ...]) -> Numbers:
+    """Return numbers in a shape (of one sample) that broadcasts, in the full shape of an activation."""
+    return numpy.broadcast_to(numbers.reshape(shape), tuple(source.index.shape[1:]))
+
+
+@rule("glu")
+def glu(reader: Reader, call: Call) -> Activation:
+    """One half times the sigmoid of the other."""
+    source = activation_of(call, "self")
+    one, gate = (moved(source, half) for half in source.index.chunk(2, int(call["dim"])))
+    return combined(reader, call, "mul", one, mapped(reader, call, gate, Pointwise("sigmoid")))
+
+
+_ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "true_divide": "div", "maximum": "maximum"}
+
+
+@rule(*_ARITHMETIC, "minimum", "rsub")
+def arithmetic(reader: Reader, call: Call) -> Activation:
+    """Combine two activations, or one and a constant."""
+    first, second, alpha = call["self"], call["other"], call.get("alpha", 1)
+    if call.get("rounding_mode") is not None:
+        raise call.refuse("only without rounding")
+    if call.name == "rsub":
+        first, second, function = second, first, "sub"
+        if alpha != 1:
+            raise call.refuse("only without a factor")
+    else:
+        function = _ARITHMETIC.get(call.name.removesuffix("_"), call.name)
+    if alpha != 1:
+        if isinstance(second, Activation):
+            raise call.refuse("only without a factor")
+        second = second * alpha
+    return _arithmetic(reader, call, function, first, second)
+
+
+def _arithmetic(reader: Reader, call: Call, function: str, first: Any, second: Any) -> Activation:
+    shape = torch.Size(numpy.broadcast_shapes(shape_of(first), shape_of(second)))
+    if isinstance(first, Activation):
+        return combined(reader, call, function, expanded(first, shape), _operand(call, second, shape))
+    source, constant = expanded(second, shape), _operand(call, first, shape)
+    if function in ("sub", "div"):  # constant - x = -x + constant, constant / x = 1 / x * constant
+        source = mapped(reader, call, source, Pointwise({"sub": "neg", "div": "reciprocal"}[function]))
+        function = {"sub": "add", "div": "mul"}[function]
+    return combined(reader, call, function, source, constant)
+
+
+def _operand(call: Call, given: Any, shape: torch.Size) -> Activation | Numbers:
+    if isinstance(given, Activation):
+        return expanded(given, shape)
+    full = torch.as_tensor(given, dtype=torch.float64).expand(shape)
+    if not same_for_all_samples(full):
+        raise call.refuse("a constant differs from sample to sample of the batch")
+    return full[0].numpy()
+
+
+def combined(reader: Reader, call: Call, function: str, first: Activation, second: Activation | Numbers) -> Activation:
+    """Combine in the arrangement of the first's value, if that is all there is of it."""
+    one = reader.view(call, first)
+    other = reader.view(call, second) if isinstance(second, Activation) else second
+    box = reader.boxes[one.value]
+    flat = one.index.reshape(-1)
+    if len(flat) == math.prod(box) and len(numpy.unique(flat)) == len(flat):  # a rearrangement of the whole value
+        order = numpy.argsort(flat)
+        one = View(one.value, flat[order].reshape(box))
+        other = (
+            View(other.value, other.index.reshape(-1)[order].reshape(box))
+            if isinstance(other, View)
+            else numpy.asarray(other).reshape(-1)[order].reshape(box)
+        )
+        made = reader.make(Combine(reader.title(call), reader.next_value(), box, function, one, other))
+        return moved(made, first.index)
+    shape = tuple(one.index.shape)
+    box = box_of(shape)
+    one = View(one.value, one.index.reshape(box))
+    other = View(other.value, other.index.reshape(box)) if isinstance(other, View) else other.reshape(box)
+    operation = Combine(reader.title(call), reader.next_value(), box, function, one, other)
+    return reader.shaped(operation, shape)
+
+
+def mapped(reader: Reader, call: Call, source: Activation, function: Pointwise) -> Activation:
+    """Apply a function to the whole value that the activation is a view of, and look at it the same way."""
+    reader.view(call, source)
+    box = reader.boxes[source.value]
+    if source.index[0].numel() * 2 <= math.prod(box):  # a small part of it
+        shape = tuple(source.index.shape[1:])
+        small = View(source.value, source.index[0].numpy().reshape(box_of(shape)))
+        operation = Map(reader.title(call), reader.next_value(), box_of(shape), small, function)
+        return reader.shaped(operation, shape)
+    everything = View(source.value, numpy.arange(math.prod(box), dtype=numpy.int64).reshape(box))
+    made = reader.make(Map(reader.title(call), reader.next_value(), box, everything, function))
+    return moved(made, source.index)

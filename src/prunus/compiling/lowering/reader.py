@@ -1,0 +1,290 @@
+"""Reads a graph in order, with a rule for each operation on activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from prunus.compiling.errors import CompileError
+from prunus.compiling.net import Box, Net, Operation, View, box_of, whole
+from prunus.graph import Graph, module_path, where
+from prunus.graph.coupling.calls import has_tensor, hint
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """A tensor that depends on the inputs: where each of its elements lies in a value.
+
+    Attributes:
+        value: number of the value.
+        index: int64, of the tensor's shape for the samples the graph was traced with; those of each sample count on
+            from those of the one before.
+    """
+
+    value: int
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation: its name, and its arguments by name, with Activations and tensors in the place of nodes."""
+
+    node: fx.Node
+    name: str
+    arguments: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an argument, or a default where the operation has none of that name."""
+        return self.arguments.get(name, default)
+
+    def refuse(self, why: str) -> CompileError:
+        """Return the error that this operation can't be compiled."""
+        return CompileError(f"{self.name} at {where(self.node)}: {why}")
+
+
+Rule: TypeAlias = Callable[["Reader", Call], Any]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Enter the decorated rule for operations of these names, without ``aten.``; in place means the same."""
+
+    def enter(function: Rule) -> Rule:
+        for name in names:
+            assert name not in RULES, name
+            RULES[name] = function
+        return function
+
+    return enter
+
+
+@dataclass
+class Reader:
+    """What is known after reading a graph up to some operation.
+
+    It is read with as many samples as it was traced with: at least two where the batch is free, so that an operation
+    that mixes samples is seen.
+    """
+
+    graph: Graph
+    operations: list[Operation] = field(default_factory=list)
+    boxes: dict[int, Box] = field(default_factory=dict)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """How many samples the graph was traced with."""
+        first: Tensor = next(iter([*self.graph.args, *self.graph.kwargs.values()]))
+        return len(first)
+
+    def read(self) -> Net:
+        """Read every operation.
+
+        Raises:
+            CompileError: one can't be lowered.
+        """
+        given = iter([*self.graph.args, *self.graph.kwargs.items()])
+        inputs: dict[str, tuple[int, tuple[int, ...]]] = {}
+        outputs: list[View] = []
+        for node in self.graph.nodes:
+            if node.op == "placeholder" and node.name in self.graph.tensors:
+                self.values[node] = self.graph.tensor(self.graph.tensors[node.name]).detach().cpu()
+            elif node.op == "placeholder":
+                entry = next(given)
+                name, tensor = entry if isinstance(entry, tuple) else (node.name, entry)
+                inputs[name] = self._input(node, name, tensor)
+            elif node.op == "call_function":
+                self.values[node] = self._operation(node)
+            elif node.op == "output":
+                found = pytree.tree_leaves(node.args[0])
+                outputs = [self._output(self.values[each] if isinstance(each, fx.Node) else each) for each in found]
+        return Net(inputs, tuple(self.operations), tuple(outputs), self.boxes)
+
+    def view(self, call: Call, activation: Activation) -> View:
+        """Return an activation as a view of one sample.
+
+        Raises:
+            CompileError: its first dimension is not the batch, or it mixes samples.
+        """
+        first = self._one_sample(activation)
+        if first is None:
+            raise call.refuse("its input has no batch as its first dimension, or mixes samples; no program can do that")
+        return first
+
+    def size(self, activation: Activation) -> int:
+        """Return how many elements the value of an activation has."""
+        return int(numpy.prod(self.boxes[activation.value]))
+
+    def make(self, operation: Operation, index: numpy.ndarray[Any, Any] | None = None) -> Activation:
+        """Add an operation and return what it makes: its whole box, or that in some arrangement, as for one sample."""
+        self.operations.append(operation)
+        self.boxes[operation.output] = operation.box
+        return self._activation(
+            whole(operation.output, operation.box) if index is None else View(operation.output, index)
+        )
+
+    def shaped(self, operation: Operation, shape: tuple[int, ...]) -> Activation:
+        """Add an operation and return what it makes, the box's elements in order in another shape (of one sample)."""
+        return self.make(operation, whole(operation.output, operation.box).index.reshape(shape))
+
+    def next_value(self) -> int:
+        """Return the number of the value that is made next."""
+        return len(self.boxes)
+
+    def title(self, call: Call) -> str:
+        """Return what an operation is called: the module it is in, or its own name."""
+        return module_path(call.node).partition("@")[0] or call.node.name
+
+    def _activation(self, view: View) -> Activation:
+        first = torch.from_numpy(view.index)
+        size = int(numpy.prod(self.boxes[view.value]))
+        return Activation(view.value, torch.stack([first + sample * size for sample in range(self.samples)]))
+
+    def _input(self, node: fx.Node, name: str, tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+        if not tensor.is_floating_point():
+            raise CompileError(
+                f"input {name!r} is of {tensor.dtype}, but a program takes floating point only; compile the part of "
+                "the model behind the embedding"
+            )
+        shape = tuple(tensor.shape[1:])
+        if 0 in shape:
+            raise CompileError(f"a sample of the input {name!r} has the shape {shape}, so there is nothing to compute")
+        number, box = self.next_value(), box_of(shape)
+        self.boxes[number] = box
+        self.values[node] = self._activation(View(number, whole(number, box).index.reshape(shape)))
+        return number, shape
+
+    def _output(self, found: Any) -> View:
+        view = self._one_sample(found) if isinstance(found, Activation) else None
+        if view is None:
+            raise CompileError(
+                "an output of the model does not depend on its inputs, or has no batch as its first dimension; return "
+                "only what is computed sample by sample"
+            )
+        return view
+
+    def _one_sample(self, activation: Activation) -> View | None:
+        """Return an activation as a view of one sample; None where its first dimension is not the batch."""
+        index, size = activation.index, self.size(activation)
+        if index.ndim == 0 or len(index) != self.samples:
+            return None
+        first = index[0]
+        starts = torch.arange(self.samples).mul(size).reshape(-1, *(1 for _ in first.shape))
+        if not torch.equal(first + starts, index):
+            return None
+        if first.numel() and not 0 <= int(first.min()) <= int(first.max()) < size:
+            return None
+        return View(activation.value, first.contiguous().numpy())
+
+    def _operation(self, node: fx.Node) -> Any:
+        if getattr(node.target, "__name__", "") == "getitem":
+            pieces: Any = self.values.get(node.args[0])  # type: ignore[arg-type]
+            place: Any = node.args[1]
+            return pieces[place] if isinstance(pieces, (list, tuple)) else hint(node.meta.get("val"))
+        if not isinstance(node.target, torch._ops.OpOverload) or not has_tensor(node.meta.get("val")):
+            return hint(node.meta.get("val"))
+        call = Call(node, str(node.target.overloadpacket).removeprefix("aten."), self._arguments(node))
+        if not any(isinstance(each, Activation) for each in pytree.tree_leaves(call.arguments)):
+            return self.compute(call, call.arguments)
+        in_place = call.name.endswith("_") and not call.name.endswith("__")
+        found = RULES.get(call.name.removesuffix("_") if in_place else call.name)
+        if found is None:
+            raise call.refuse(
+                "prunus.compile doesn't know this operation; compile the part of the model without it, or use "
+                "prunus.export to ONNX, whose runtime knows more"
+            )
+        _refuse_complex(call)
+        try:
+            result = found(self, call)
+        except CompileError:
+            raise
+        except Exception as error:  # arguments that the rule didn't expect
+            raise call.refuse(f"prunus.compile can't read it ({type(error).__name__}: {str(error)[:200]})") from error
+        if in_place:
+            self._overwrite(call, result)
+        return result
+
+    def _arguments(self, node: fx.Node) -> dict[str, Any]:
+        """Return all arguments by name, defaults filled in."""
+        target: Any = node.target
+        arguments = {}
+        for place, parameter in enumerate(target._schema.arguments):
+            default = parameter.default_value if parameter.has_default_value() else None
+            given = node.args[place] if place < len(node.args) else node.kwargs.get(parameter.name, default)
+            arguments[parameter.name] = fx.node.map_aggregate(given, self._known)
+        return arguments
+
+    def _known(self, given: Any) -> Any:
+        return self.values[given] if isinstance(given, fx.Node) else given
+
+    def _overwrite(self, call: Call, result: Activation) -> None:
+        """After an in-place operation, later uses read its result.
+
+        Raises:
+            CompileError: a view of it made before is read later.
+        """
+        target = call.node.args[0]
+        assert isinstance(target, fx.Node)
+        before = self.values[target]
+        if not isinstance(before, Activation):
+            raise call.refuse("it writes over a constant; write what it computes to a new tensor")
+        self.values[target] = result
+        for node, value in self.values.items():
+            other = isinstance(value, Activation) and value.value == before.value and node is not target
+            if other and any(user not in self.values and user is not call.node for user in node.users):
+                raise call.refuse("it writes over a tensor that is read under another name later")
+
+    def compute(self, call: Call, arguments: Mapping[str, Any]) -> Any:
+        """Compute an operation on tensors."""
+        target: Any = call.node.target
+        positional, named = [], {}
+        for parameter in target._schema.arguments:
+            value = fx.node.map_aggregate(arguments[parameter.name], _on_cpu)
+            if parameter.kwarg_only:
+                named[parameter.name] = value
+            else:
+                positional.append(value)
+        with torch.no_grad():
+            return target(*positional, **named)
+
+
+def swapped(call: Call, of: Activation, index: Tensor) -> dict[str, Any]:
+    """Return a call's arguments with indices in the place of an activation; others only lend their shape."""
+
+    def swap(each: Any) -> Any:
+        if isinstance(each, Activation):
+            return index if each is of else each.index
+        return each
+
+    found = fx.node.map_aggregate(dict(call.arguments), swap)
+    assert isinstance(found, dict)
+    return dict(found)
+
+
+def moved(activation: Activation, index: Tensor) -> Activation:
+    """Return the same value in another arrangement."""
+    return replace(activation, index=index)
+
+
+def _refuse_complex(call: Call) -> None:
+    """Refuse an operation that makes complex numbers, or takes some: a program would lose their imaginary parts.
+
+    Raises:
+        CompileError: it does.
+    """
+    tensors = [*pytree.tree_leaves(call.node.meta.get("val")), *pytree.tree_leaves(dict(call.arguments))]
+    if any(isinstance(leaf, complex) or (isinstance(leaf, Tensor) and leaf.is_complex()) for leaf in tensors):
+        raise call.refuse("it computes with complex numbers, which a program can't hold")
+
+
+def _on_cpu(found: Any) -> Any:
+    return torch.device("cpu") if isinstance(found, torch.device) else found

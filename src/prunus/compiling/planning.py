@@ -1,0 +1,272 @@
+"""A net laid out in memory for one mode: where each value lies, and copies where an operation needs another layout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy
+
+from prunus.compiling.errors import CompileError
+from prunus.compiling.layout import Halo, Layout, Mode, layout
+from prunus.compiling.net import (
+    Box,
+    Contract,
+    Indices,
+    Join,
+    Net,
+    Normalize,
+    Operation,
+    Pool,
+    Reduce,
+    View,
+    Windows,
+    box_of,
+    whole,
+)
+from prunus.compiling.slots import placed
+from prunus.compiling.taps import Taps, halo_of, plane, reach, step_along, steps_fit, taps_of
+
+# Addresses have 32 bits: in tables, and where an offset becomes numbers.
+_MOST_NUMBERS = 1 << 31
+
+# A kernel holds all outputs of a window in registers: more than so many would not fit.
+_MOST_POOLED = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is computed in one mode, and where it lies.
+
+    Attributes:
+        net: the operations, copies included.
+        layouts: of each value.
+        places: where in the workspace each value begins, in numbers.
+        size: numbers of the workspace up to its end.
+        taps: of each contraction, by the number of its output.
+    """
+
+    mode: Mode
+    net: Net
+    layouts: dict[int, Layout]
+    places: dict[int, int]
+    size: int
+    taps: dict[int, Taps]
+
+    def addresses(self, view: View) -> Indices:
+        """Return where in the workspace the elements of a view lie."""
+        return self.places[view.value] + self.layouts[view.value].addresses(view.index)
+
+
+def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
+    """Lay a net out.
+
+    Args:
+        net: the operations.
+        mode: how samples lie in memory.
+        number_bytes: size of a number.
+        start: numbers of the workspace that belong to another plan: what one leaves behind is no zeros for the other.
+
+    Raises:
+        CompileError: the workspace is too large to be addressed.
+    """
+    planner = _Planner(net, mode)
+    operations = [each for operation in net.operations for each in planner.prepared(operation)]
+    arranged = replace(net, operations=tuple(operations), boxes=planner.boxes)
+    layouts = {number: layout(box, planner.halos.get(number, Halo()), mode) for number, box in planner.boxes.items()}
+    places, size = placed(arranged, layouts, mode, number_bytes, start)
+    if size >= _MOST_NUMBERS:
+        raise CompileError(
+            f"what the model computes takes {size:,} numbers for {mode.block} samples, more than the {_MOST_NUMBERS:,} "
+            "that a program can address; compile it for smaller inputs, or in parts"
+        )
+    taps = {
+        operation.output: taps_of(operation, layouts[operation.source.value], planner.splits.get(operation.output))
+        for operation in operations
+        if isinstance(operation, Contract)
+    }
+    return Plan(mode, arranged, layouts, places, size, taps)
+
+
+def is_dot(contract: Contract, mode: Mode) -> bool:
+    """Tell whether a contraction is computed output by output: singly, where a row is no vector."""
+    height, width = contract.grid
+    return mode.single and (width == 1 or (contract.kind == "linear" and height * width < mode.vector // 2))
+
+
+def row_width(contract: Contract, mode: Mode, vector: int) -> int:
+    """Return how many numbers a vector has: as many as can be; for short rows the fewest of as many vectors."""
+    width = vector
+    while mode.single and width > 4 and -(-contract.grid[1] // (width // 2)) <= -(-contract.grid[1] // width):
+        width //= 2
+    return width
+
+
+class _Planner:
+    def __init__(self, net: Net, mode: Mode) -> None:
+        self.mode = mode
+        self.boxes: dict[int, Box] = dict(net.boxes)
+        self.halos: dict[int, Halo] = {}
+        self.splits: dict[int, int] = {}
+        self.dense: set[int] = set()  # values whose rows have one element, and are read as if they were one row
+        self._next = max(self.boxes) + 1
+
+    def prepared(self, operation: Operation) -> list[Operation]:
+        """Return an operation behind the copies that it needs."""
+        if isinstance(operation, (Reduce, Normalize)) and not self._alike(operation.source):
+            return self._behind_copy(operation)
+        if isinstance(operation, Pool) and not self._regular(operation.source):
+            return self._behind_copy(operation)
+        if not isinstance(operation, Contract):
+            return [operation]
+        if operation.pool is not None and not self._pools(operation):
+            contract, pool = self._unpooled(operation)
+            return [*self.prepared(contract), *self.prepared(pool)]
+        before: list[Operation] = []
+        contract = operation
+        if self.mode.single and contract.stride[1] > 1 and not is_dot(contract, self.mode):
+            copy, contract = self._split(contract)
+            before.append(copy)
+        elif not self._fits(contract):
+            copy = self._copy(contract.name, contract.source)
+            before.append(copy)
+            contract = replace(contract, source=whole(copy.output, copy.box))
+        if contract.output not in self.splits:
+            self._demand(contract.source.value, halo_of(contract))
+            self._keep_dense(contract.source, contract)
+        if contract.residual is not None and not self._rows(contract.residual, contract):
+            copy = self._copy(contract.name, contract.residual)
+            before.append(copy)
+            contract = replace(contract, residual=whole(copy.output, copy.box))
+        if contract.residual is not None:
+            self._keep_dense(contract.residual, contract)
+        return [*before, contract]
+
+    def _fits(self, contract: Contract) -> bool:
+        """Tell whether a contraction can read its source where it lies."""
+        index = contract.source.index
+        _, height, width = index.shape
+        value = contract.source.value
+        _, rows, columns = self.boxes[value]
+        grid = index[:, :1, :1] + plane(height, width, step_along(index, 1), step_along(index, 2))
+        if not bool((grid == index).all()):
+            return False
+        aligned = height == rows and width == columns and bool((index[:, 0, 0] % (rows * columns) == 0).all())
+        inside = steps_fit(index, rows, columns)
+        if halo_of(contract):
+            own = (width == 1 or step_along(index, 2) == 1) and (height == 1 or step_along(index, 1) == columns)
+            return aligned and own and value not in self.dense
+        return inside and (not self._in_vectors(contract) or self._neighbours(contract.source))
+
+    def _in_vectors(self, contract: Contract) -> bool:
+        """Tell whether vectors hold neighbours of a row, and are read whole."""
+        return self.mode.single and not is_dot(contract, self.mode)
+
+    def _neighbours(self, view: View) -> bool:
+        """Tell whether what lies beside each other in a view's rows does so in memory."""
+        width, columns = view.index.shape[2], self.boxes[view.value][2]
+        if width == 1:
+            return True
+        beside = step_along(view.index, 2) == 1
+        if columns == 1:
+            return beside and view.value not in self.halos
+        return beside and step_along(view.index % columns, 2) == 1
+
+    def _keep_dense(self, view: View, contract: Contract) -> None:
+        """Remember where rows of one element each are read as one row: then there must be no zeros between them."""
+        if self._in_vectors(contract) and view.index.shape[2] > 1 and self.boxes[view.value][2] == 1:
+            self.dense.add(view.value)
+
+    def _rows(self, residual: View, contract: Contract) -> bool:
+        """Tell whether a residual can be read beside the output: in blocks anything regular, singly whole rows."""
+        channels, height, width = residual.index.shape
+        _, rows, columns = self.boxes[residual.value]
+        index = residual.index
+        grid = index[:, :1, :1] + plane(height, width, step_along(index, 1), step_along(index, 2))
+        step = step_along(index, 0)
+        even = bool((index[:, 0, 0] == index[0, 0, 0] + step * numpy.arange(channels)).all())
+        regular = bool((grid == index).all()) and even and steps_fit(index, rows, columns)
+        regular = regular and (channels == 1 or step % (rows * columns) == 0)
+        return regular and (not self._in_vectors(contract) or self._neighbours(residual))
+
+    def _regular(self, view: View) -> bool:
+        """Tell whether rows and columns of a view are equal steps in memory."""
+        index, (_, rows, columns) = view.index, self.boxes[view.value]
+        return steps_fit(index, rows, columns)
+
+    def _alike(self, view: View) -> bool:
+        """Tell whether the elements of each row of (rows, elements) lie alike, counted from the row's first."""
+        _, height, width = self.boxes[view.value]
+        channel, rest = numpy.divmod(view.index, height * width)
+        row, column = numpy.divmod(rest, width)
+        return all(bool((part - part[:, :1] == part[:1] - part[0, 0]).all()) for part in (channel, row, column))
+
+    def _behind_copy(self, operation: Reduce | Normalize | Pool) -> list[Operation]:
+        source = operation.source
+        flat = View(source.value, source.index.reshape(box_of(source.index.shape)))
+        copy = self._copy(operation.name, flat)
+        again = View(copy.output, whole(copy.output, copy.box).index.reshape(source.index.shape))
+        return [copy, replace(operation, source=again)]
+
+    def _pools(self, contract: Contract) -> bool:
+        """Tell whether a contraction's kernel can pool what it computes."""
+        assert contract.pool is not None
+        _, height, width = contract.pool
+        if height * width > _MOST_POOLED or is_dot(contract, self.mode):
+            return False
+        narrow = row_width(contract, self.mode, self.mode.vector)
+        vectors = width // math.gcd(width, narrow)
+        return not self.mode.single or -(-contract.grid[1] // narrow) % vectors == 0
+
+    def _unpooled(self, contract: Contract) -> tuple[Contract, Pool]:
+        assert contract.pool is not None
+        function, height, width = contract.pool
+        box = (len(contract.weight), *contract.grid)
+        number = self._new(box)
+        rows, columns = (
+            Windows(tuple(range(0, size * count, size)), tuple(range(size, size * count + 1, size)), 1, (size,) * count)
+            for size, count in ((height, contract.box[1]), (width, contract.box[2]))
+        )
+        pool = Pool(
+            f"{contract.name} (pool)", contract.output, contract.box, function, whole(number, box), rows, columns
+        )
+        return replace(contract, output=number, box=box, pool=None), pool
+
+    def _demand(self, value: int, halo: Halo) -> None:
+        if halo:
+            self.halos[value] = self.halos.get(value, Halo()).with_(halo)
+
+    def _copy(self, name: str, source: View) -> Join:
+        box: Box = source.index.shape
+        number = self._new(box)
+        return Join(f"{name} (copy)", number, box, ((source, whole(number, box).index),))
+
+    def _split(self, contract: Contract) -> tuple[Join, Contract]:
+        """Put the columns of each remainder by the stride together, so that what a row reads are neighbours again."""
+        step = contract.stride[1]
+        index = contract.source.index
+        channels, height, width = index.shape
+        columns = -(-width // step)
+        box = (channels * step, height, columns)
+        target = numpy.arange(numpy.prod(box), dtype=numpy.int64).reshape(step, channels, height, columns)
+        pieces: list[tuple[View | numpy.ndarray, Indices]] = []
+        for rest in range(step):
+            part = index[:, :, rest::step]
+            pieces.append((View(contract.source.value, part), target[rest, :, :, : part.shape[2]]))
+            if part.shape[2] < columns:
+                end = target[rest, :, :, part.shape[2] :]
+                pieces.append((numpy.zeros(end.shape), end))
+        number = self._new(box)
+        halo, reached = halo_of(contract), reach(contract)
+        first = -(contract.padding[1] // -step) if contract.padding[1] else 0
+        last = (reached[1] - contract.padding[1]) // step + contract.grid[1] - 1
+        self._demand(number, Halo(halo.top, halo.bottom, first, max(0, last - columns + 1)))
+        self.splits[contract.output] = step
+        return Join(f"{contract.name} (columns)", number, box, tuple(pieces)), replace(
+            contract, source=View(number, target)
+        )
+
+    def _new(self, box: Box) -> int:
+        self.boxes[self._next] = box
+        self._next += 1
+        return self._next - 1

@@ -1,0 +1,90 @@
+"""What a contraction reads for each of its weights, and whether views are even steps in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy
+
+from prunus.compiling.layout import Halo, Layout
+from prunus.compiling.net import Contract, Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """What a contraction reads for each of its weights.
+
+    Attributes:
+        offsets: (channels, kernel height, kernel width): what the output in the corner reads, in numbers from the
+            beginning of the source's value.
+        steps: numbers from there for the next output below and to the right.
+    """
+
+    offsets: Indices
+    steps: tuple[int, int]
+
+
+def plane(height: int, width: int, down: int, right: int) -> Indices:
+    """Return a grid that grows by so much from row to row and from column to column."""
+    found: Indices = (numpy.arange(height) * down)[:, None] + numpy.arange(width) * right
+    return found[None]
+
+
+def step_along(index: Indices, dim: int) -> int:
+    """Return by how much indices or addresses grow along a dimension; 0 where it has one element."""
+    if index.shape[dim] < 2:
+        return 0
+    return int(index.take(1, dim).flat[0] - index.take(0, dim).flat[0])
+
+
+def steps_fit(index: Indices, rows: int, columns: int) -> bool:
+    """Tell whether equal steps of places are equal steps in memory, where rows and channels may have gaps between."""
+    flat = index.reshape(len(index), -1)
+    channel, rest = numpy.divmod(flat, rows * columns)
+    row, column = numpy.divmod(rest, columns)
+    for part in (channel, row, column):
+        grid = part.reshape(index.shape)
+        even = plane(index.shape[1], index.shape[2], step_along(grid, 1), step_along(grid, 2))
+        if not bool((grid == grid[:, :1, :1] + even).all()):
+            return False
+    return True
+
+
+def reach(contract: Contract) -> tuple[int, int]:
+    """Return how far down and right of its first the last weight of a kernel reads."""
+    height, width = contract.weight.shape[2:]
+    return contract.dilation[0] * (height - 1), contract.dilation[1] * (width - 1)
+
+
+def halo_of(contract: Contract) -> Halo:
+    """Return the zeros that a convolution reads around its source."""
+    beyond = [
+        (outputs - 1) * step + reach - pad - (side - 1)
+        for outputs, step, reach, pad, side in zip(
+            contract.grid,
+            contract.stride,
+            reach(contract),
+            contract.padding,
+            contract.source.index.shape[1:],
+            strict=True,
+        )
+    ]
+    return Halo(contract.padding[0], max(beyond[0], 0), contract.padding[1], max(beyond[1], 0))
+
+
+def taps_of(contract: Contract, found: Layout, split: int | None) -> Taps:
+    """Return what a contraction reads, from where its source lies; `split` is a stride whose columns were sorted."""
+    height, width = contract.weight.shape[2:]
+    down = numpy.arange(height)[:, None] * contract.dilation[0] - contract.padding[0]
+    right = numpy.arange(width) * contract.dilation[1] - contract.padding[1]
+    if split is not None:
+        index = contract.source.index  # (remainder, channels, height, columns)
+        starts = found.addresses(index[:, :, 0, 0])[right % split].T[:, None, :]
+        offsets = starts + (down * found.pitch + right // split) * found.block
+        return Taps(offsets, (contract.stride[0] * found.pitch * found.block, found.block))
+    addresses = found.addresses(contract.source.index)
+    steps = step_along(addresses, 1), step_along(addresses, 2)
+    if halo_of(contract):
+        steps = found.pitch * found.block, found.block
+    offsets = addresses[:, :1, :1] + down * steps[0] + right * steps[1]
+    return Taps(offsets, (contract.stride[0] * steps[0], contract.stride[1] * steps[1]))

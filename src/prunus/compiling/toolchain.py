@@ -1,0 +1,223 @@
+"""The C compiler: which one, what it builds for, and libraries built by it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunus.compiling import cache
+from prunus.compiling.errors import CompileError, MissingCompilerError
+
+# For how long a compiler may take over one program, in seconds.
+_PATIENCE = 600
+
+_FLAGS = ("-std=gnu99", "-O2", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
+
+# name -> (flags, macro that the compiler then defines, bytes of a vector register, how many there are)
+_KINDS = {
+    "avx512": (("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"), "__AVX512F__", 64, 32),
+    "avx2": (("-mavx2", "-mfma"), "__AVX2__", 32, 16),
+    "sse": (("-msse2",), "__SSE2__", 16, 16),
+    "neon": ((), "__ARM_NEON", 16, 32),
+    "scalar": ((), "", 16, 16),
+}
+TARGETS = ("native", *_KINDS)
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler: the command that starts it, and what it calls itself."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is built for.
+
+    Attributes:
+        name: of the kind of vector instructions.
+        flags: that tell the compiler.
+        bytes: of a vector register.
+        registers: how many there are.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    bytes: int
+    registers: int
+
+
+def compiler() -> Compiler:
+    """Return the C compiler: that which ``CC`` names, else cc, gcc or clang, else the one in the ziglang package.
+
+    Raises:
+        MissingCompilerError: there is none, or ``CC`` names one that doesn't start.
+    """
+    return _compiler(os.environ.get("CC", ""), os.environ.get("PATH", ""))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiler(named: str, path: str) -> Compiler:
+    if named:
+        found = _started(tuple(shlex.split(named)))
+        if found is None:
+            raise MissingCompilerError(
+                f"the C compiler that CC names, {named!r}, can't be started; set CC to one that can, or unset it"
+            )
+        return found
+    for name in ("cc", "gcc", "clang"):
+        found = _started((name,)) if shutil.which(name, path=path) else None
+        if found is not None:
+            return found
+    if importlib.util.find_spec("ziglang") is not None:
+        found = _started((sys.executable, "-m", "ziglang", "cc"))
+        if found is not None:
+            return found
+    raise MissingCompilerError(
+        "prunus.compile needs a C compiler and found none (CC is not set, and there is no cc, gcc or clang); install "
+        "one, such as Debian's package gcc or Apple's command line tools, or: pip install 'prunus[compile]'"
+    )
+
+
+def _started(command: tuple[str, ...]) -> Compiler | None:
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.splitlines()
+    return Compiler(command, lines[0].strip()) if done.returncode == 0 and lines else None
+
+
+def target(name: str = "native") -> Target:
+    """Return what to build for: this machine, or a named kind of vector instructions.
+
+    Raises:
+        ValueError: there is no such target.
+        CompileError: the compiler can't build for it.
+    """
+    if name not in TARGETS:
+        from prunus.registry import unknown_name
+
+        raise unknown_name("target", name, TARGETS)
+    found = compiler()
+    if name != "native":
+        flags, macro, size, registers = _KINDS[name]
+        if macro and not (macro in _macros(found, flags) and macro in _native(found)[1]):
+            raise CompileError(
+                f"target {name!r} can't be used: the compiler {found.version!r} doesn't know it, or this machine can't "
+                "run it; leave target out to build for this machine"
+            )
+        return Target(name, flags, size, registers)
+    native, macros = _native(found)
+    kind = next((kind for kind, (_, macro, *_) in _KINDS.items() if not macro or macro in macros), "scalar")
+    return Target(kind, native, *_KINDS[kind][2:])
+
+
+def _native(found: Compiler) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the flags that build for this machine, and the macros that are defined then.
+
+    Raises:
+        MissingCompilerError: the compiler takes none.
+    """
+    for native in (("-march=native",), ("-mcpu=native",), ()):
+        macros = _macros(found, native)
+        if macros:
+            return native, macros
+    raise MissingCompilerError(f"the C compiler {found.version!r} can't compile an empty file; set CC to one that can")
+
+
+@functools.lru_cache(maxsize=64)
+def _macros(found: Compiler, flags: tuple[str, ...]) -> frozenset[str]:
+    """Return the macros that a compiler defines for some flags: empty where it refuses them."""
+    done = subprocess.run(
+        [*found.command, *flags, "-dM", "-E", "-x", "c", os.devnull],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        return frozenset()
+    return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define"))
+
+
+def build(text: str, wanted: Target) -> ctypes.CDLL:
+    """Build C into a library and load it, or load that which was built from the same text before.
+
+    Two processes may build the same at once: each writes a file of its own, and puts it in place whole.
+
+    Raises:
+        MissingCompilerError: there is no compiler.
+        CompileError: the compiler refuses the text, or the cache can't be written or loaded from.
+    """
+    found = compiler()
+    features = ",".join(sorted(_macros(found, wanted.flags)))
+    key = "\0".join([text, found.version, *found.command, *wanted.flags, *_FLAGS, *own_flags(), features])
+    folder = cache.private_folder()
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
+    kept = cache.read_library(path)
+    if kept is not None:
+        with contextlib.suppress(OSError):  # what another machine built for itself is built anew
+            return _load(kept, path)
+    try:
+        built = _compile(text, found, wanted, folder)
+    except OSError as error:
+        raise cache.unusable(folder, error) from error
+    cache.write_library(path, built)
+    try:
+        return _load(built, path)
+    except OSError as error:
+        raise CompileError(
+            f"the built program {str(path)!r} can't be loaded ({error}); if no programs may run from that folder, set "
+            "PRUNUS_CACHE to another"
+        ) from error
+
+
+# (where a library is kept, SHA-256) -> the library: it is loaded once in a process, as its threads are made once.
+_loaded: dict[tuple[Path, str], ctypes.CDLL] = {}
+
+
+def _load(content: bytes, path: Path) -> ctypes.CDLL:
+    """Load a library's content from a copy that nothing else knows of: what was checked is what is loaded."""
+    key = path, hashlib.sha256(content).hexdigest()
+    if key not in _loaded:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".load-", ignore_cleanup_errors=True) as folder:
+            copy = Path(folder) / path.name
+            copy.write_bytes(content)
+            _loaded[key] = ctypes.CDLL(str(copy))
+    return _loaded[key]
+
+
+def own_flags() -> list[str]:
+    """Return the flags that the user adds for every C program, as make and its kin do."""
+    return shlex.split(os.environ.get("CFLAGS", ""))
+
+
+def _compile(text: str, found: Compiler, wanted: Target, where: Path) -> bytes:
+    with tempfile.TemporaryDirectory(dir=where, prefix=".build-") as folder:
+        source = Path(folder) / "program.c"
+        source.write_text(text, encoding="utf-8")
+        built = Path(folder) / "program.so"
+        flags = (*_FLAGS, *wanted.flags, *own_flags())
+        command = [*found.command, *flags, "-o", str(built), str(source), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise CompileError(f"the C compiler took more than {_PATIENCE} s over the program") from error
+        if done.returncode != 0 or not built.is_file():
+            said = done.stderr.strip()[:2000] or f"exit code {done.returncode}"
+            raise CompileError(f"the C compiler {found.version!r} can't build the program: {said}")
+        return built.read_bytes()

@@ -1,0 +1,349 @@
+"""A model for other programs: ONNX, PyTorch's exported program, C, or plain weights; checked before the file is there.
+
+prunus.export(model, "model.onnx", example_inputs)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus import extras, files
+from prunus.copying import copy_model
+from prunus.exporting import onnx as onnx_runtime
+from prunus.forward import devices_of, undisturbed
+from prunus.graph import ExampleInputs, call_arguments, trace
+from prunus.graph.exported import ExportedModule
+from prunus.graph.exported.structure import Input
+from prunus.packing.sizes import sizes
+from prunus.registry import unknown_name
+from prunus.shrinking.verification import difference, outputs, random_like
+from prunus.supported import check_values, problem, unwrap
+
+if TYPE_CHECKING:
+    from prunus.exporting.c import CFacts
+    from prunus.graph import Graph
+
+Call: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor]]
+Run: TypeAlias = Callable[..., list[Tensor]]
+
+# The batches on which a file is held against the model: the batch must be free, and one sample a batch too.
+BATCHES = (1, 3)
+# The largest difference, relative to the largest output, that another program's kernels may make.
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+class ExportError(ValueError):
+    """A model that can't be exported, or whose file computes something else; no file was written."""
+
+
+@dataclass(frozen=True)
+class ExportFacts:
+    """What `export` wrote.
+
+    Attributes:
+        format: "onnx", "pt2", "c" or "safetensors".
+        bytes: of the file; of both for C.
+        state_bytes: of the model's state dict as a safetensors file.
+        difference: the largest between the outputs of the file and of the model, relative to the largest output, on
+            random inputs of the batches `BATCHES`; None for weights, which are compared to the bit, and for C where
+            there is no compiler.
+        c: what C takes of a microcontroller; None for the others.
+    """
+
+    format: str
+    bytes: int
+    state_bytes: int | None
+    difference: float | None
+    c: CFacts | None = None
+
+
+def export(
+    model: nn.Module | Path | str,
+    path: Path | str,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    format: str | None = None,
+    bits: int | None = None,
+) -> ExportFacts:
+    """Write a model as a file for other programs.
+
+    The batch stays free. Before the file takes its name it is loaded and run on random inputs of two batch sizes: the
+    outputs must be the model's.
+
+    Args:
+        model: any module, in any mode and on any device; or a ``.prunus`` file. It is left as it was.
+        path: where the file goes.
+        example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first; None
+            is enough for a `prunus.graph.exported.ExportedModule`, which knows its inputs, and for ``"safetensors"``.
+        format: ``"onnx"`` (weights inside; checked by ONNX's checker and in ONNX Runtime on the CPU), ``"pt2"``
+            (`torch.export.save`, for the model's device; loading it is PyTorch's part), ``"c"`` (C99 for
+            microcontrollers, which computes one sample at a time: the path's .c and a .h beside it; zero weights are
+            left out, also those that an infinity or NaN would turn into NaN), or
+            ``"safetensors"`` (the state dict). None takes the path's suffix.
+        bits: for C: None keeps float32, 8 rounds weights to int8 with a scale for each output channel.
+
+    Raises:
+        ValueError: the format is unknown, example inputs are missing, or bits are given for a format other than C.
+        GraphError: the model can't be traced.
+        ExportError: the format can't hold the model, or what was written computes something else.
+        MissingExtraError: a package that ONNX takes is not installed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     facts = export(nn.Linear(3, 2), Path(folder) / "linear.safetensors")
+    >>> facts.format, facts.difference
+    ('safetensors', None)
+    """
+    kind = _format(Path(path), format)
+    if bits is not None and kind != "c":
+        raise ValueError(f"bits are for the format c, got bits={bits!r} for {kind}; prunus.save takes bits too")
+    module = unwrap(_loaded(model))
+    if kind == "safetensors":
+        return _write_weights(module, Path(path))
+    inputs = _inputs(module, example_inputs)
+    if kind == "c":
+        return _write_c(module, inputs, Path(path), bits)
+    with files.whole_file(path) as temporary:
+        found = FORMATS[kind](module, inputs, temporary)
+        size = temporary.stat().st_size
+    return ExportFacts(kind, size, _state_bytes(module), found)
+
+
+def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, float]:
+    """Return a model as ONNX, and the largest difference of its outputs in ONNX Runtime to the model's.
+
+    Args:
+        model: any module; it is left as it was.
+        example_inputs: see `export`.
+
+    Raises:
+        GraphError: the model can't be traced.
+        ExportError: ONNX can't hold the model, or ONNX Runtime computes something else.
+        MissingExtraError: a package is not installed.
+    """
+    extras.require("onnxruntime", "checking what was exported")  # before minutes of translating
+    args, kwargs = call_arguments(example_inputs, 1)
+    held = {*model.parameters(), *model.buffers()}
+    advice = ""
+    try:
+        onnx_runtime.check_dtypes((*held, *args, *kwargs.values()), (*args, *kwargs.values()))
+        advice = onnx_runtime.advice(held)
+        host = _on_cpu(model)
+        inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
+        graph = trace(host, inputs)
+        _check_runs(host, inputs)
+        data = onnx_runtime.translate(graph)
+        running = onnx_runtime.session(data)
+        return data, _compare(host, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs)
+    except onnx_runtime.OnnxError as error:
+        raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{advice}") from error
+
+
+def _write_onnx(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
+    data, found = to_onnx(model, inputs)
+    target.write_bytes(data)
+    return found
+
+
+def _write_program(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
+    graph = trace(model, inputs)
+    _check_runs(model, inputs)
+    _forget_sources(graph)
+    with onnx_runtime.silence():
+        try:
+            buffer = io.BytesIO()
+            torch.export.save(graph.program, buffer)
+            buffer.seek(0)
+            again = torch.export.load(buffer).module()
+        except Exception as error:
+            kind = type(model).__name__
+            raise ExportError(f"the model ({kind}) can't be saved by torch.export: {error}") from error
+
+        def run(*args: Tensor, **kwargs: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                return onnx_runtime.tensors_in(again(*args, **kwargs))
+
+        found = _compare(model, run, inputs)
+    target.write_bytes(buffer.getbuffer())
+    return found
+
+
+# format -> what writes it: (model, inputs, file) -> the largest relative difference
+FORMATS: Mapping[str, Callable[[nn.Module, ExampleInputs, Path], float]] = {
+    "onnx": _write_onnx,
+    "pt2": _write_program,
+}
+_ALL_FORMATS = (*FORMATS, "c", "safetensors")
+
+
+def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, bits: int | None) -> ExportFacts:
+    from prunus.compiling.errors import CompileError
+    from prunus.exporting.c import write_c
+
+    host = _on_cpu(model)
+    try:
+        found = write_c(host, pytree.tree_map(lambda value: value.cpu(), inputs), path, bits)
+    except CompileError as error:
+        raise ExportError(f"the model ({type(model).__name__}) can't be exported to C: {error}") from error
+    return ExportFacts("c", found.bytes, _state_bytes(model), found.difference, found)
+
+
+def _write_weights(model: nn.Module, path: Path) -> ExportFacts:
+    state = model.state_dict()
+    for name, value in state.items():
+        reason = problem(value) if isinstance(value, Tensor) else f"is a {type(value).__name__}"
+        if reason is not None or value.is_meta:
+            told = reason or "is on the meta device"
+            raise ExportError(f"{name!r} of the state dict is nothing that safetensors can hold: it {told}")
+    files.save_tensors(path, state)
+    size = path.stat().st_size
+    return ExportFacts("safetensors", size, size, None)
+
+
+def _compare(model: nn.Module, run: Run, example_inputs: ExampleInputs) -> float:
+    """Return the largest relative difference to the model on random inputs of two batch sizes.
+
+    Raises:
+        ExportError: it is larger than other kernels explain.
+    """
+    worst = 0.0
+    for size in BATCHES:
+        args, kwargs = random_like(*_of_size(call_arguments(example_inputs), size))
+        expected = _running("the model", size, lambda: outputs(model, args, kwargs))  # noqa: B023 - called at once
+        found = _running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
+        apart = difference(expected, found)
+        limit = max((TOLERANCES.get(value.dtype, 0.0) for value in expected), default=0.0)
+        if not apart <= limit:
+            raise ExportError(
+                f"what was exported computes something else: its outputs for a batch of {size} differ from the model's "
+                f"by {apart:.1e} of the largest, more than the {limit:.0e} that rounding explains; no file was written"
+            )
+        worst = max(worst, apart)
+    return worst
+
+
+def _check_runs(model: nn.Module, example_inputs: ExampleInputs) -> None:
+    try:
+        outputs(model, *call_arguments(example_inputs, 1))
+    except Exception as error:
+        raise ExportError(
+            f"the model ({type(model).__name__}) can't run its example inputs: {type(error).__name__}: "
+            f"{str(error)[:300]}; give inputs that it takes"
+        ) from error
+
+
+def _running(what: str, size: int, call: Callable[[], list[Tensor]]) -> list[Tensor]:
+    try:
+        return call()
+    except Exception as error:
+        raise ExportError(
+            f"{what} can't run a batch of {size}: {type(error).__name__}: {str(error)[:300]}; a file for other "
+            "programs has to take any batch: let the forward ask its input for the size (x.shape[0], or -1 in a "
+            "reshape), or keep the example's batch in a .prunus file, by prunus.save"
+        ) from error
+
+
+def _of_size(call: Call, size: int) -> Call:
+    """Return a call with so many samples, made by going round those it has."""
+
+    def cut(value: Tensor) -> Tensor:
+        return value[torch.arange(size, device=value.device) % len(value)]
+
+    args, kwargs = call
+    return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
+
+
+def _inputs(model: nn.Module, given: ExampleInputs | None) -> ExampleInputs:
+    if given is not None:
+        call_arguments(given)
+        return given
+    known = inputs_of(model)
+    if known is None:
+        raise ValueError(
+            f"the model ({type(model).__name__}) does not tell what it takes; give example_inputs, such as "
+            "torch.randn(1, 3, 224, 224)"
+        )
+    return known
+
+
+def inputs_of(model: nn.Module) -> dict[str, Tensor] | tuple[Tensor, ...] | None:
+    """Return inputs for a module that knows what it takes: zeros where that is whole numbers, else normal numbers.
+
+    Returns:
+        Two samples for an ExportedModule whose inputs are plain tensors; None for all else.
+    """
+    if not isinstance(model, ExportedModule):
+        return None
+    leaves, signature = model.signature.inputs, model.signature
+    if any(leaf.dtype is None for leaf in leaves) or any(s.kind != "leaf" for s in signature.arguments.values()):
+        return None
+    generator = torch.Generator().manual_seed(0)
+    device = next((tensor.device for tensor in model.tensors().values()), torch.device("cpu"))
+    like = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+    if any(isinstance(size, str) for leaf in leaves for size in leaf.shape[1:] if not leaf.example):
+        return None
+
+    def made(leaf: Input, dtype: torch.dtype) -> Tensor:
+        example = (2, *leaf.example[1:]) if leaf.example else (2,) * len(leaf.shape)
+        sizes = [size if isinstance(size, int) else example[dim] for dim, size in enumerate(leaf.shape)]
+        if not dtype.is_floating_point:
+            return torch.zeros(sizes, dtype=dtype, device=device)
+        return torch.randn(sizes, generator=generator).to(device, like or dtype)
+
+    tensors = [made(leaf, leaf.dtype) for leaf in leaves if leaf.dtype is not None]
+    if signature.num_positional == len(leaves):
+        return tuple(tensors)
+    return dict(zip(signature.arguments, tensors, strict=True)) if signature.num_positional == 0 else None
+
+
+def _format(path: Path, given: str | None) -> str:
+    found = path.suffix.removeprefix(".").lower() if given is None else given
+    if found not in _ALL_FORMATS:
+        if given is None:
+            raise ValueError(
+                f"{str(path)!r} does not tell its format; give it one of the suffixes "
+                f"{', '.join(f'.{name}' for name in _ALL_FORMATS)}, or a format"
+            )
+        raise unknown_name("format", found, _ALL_FORMATS)
+    return found
+
+
+def _loaded(model: nn.Module | Path | str) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f"model must be a torch.nn.Module or a .prunus file, got {type(model).__name__}")
+    from prunus.packing import load
+
+    return load(model)
+
+
+def _state_bytes(model: nn.Module) -> int | None:
+    return sizes(model.state_dict(), compress_limit=0).bytes.get("safetensors")
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    if devices_of(model) <= {torch.device("cpu")}:
+        return model
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        check_values(name, tensor)
+    with undisturbed(model):
+        return copy_model(model).cpu()
+
+
+def _forget_sources(graph: Graph) -> None:
+    """Leave out of the file where the model's source lies on this machine, and the inputs it was traced with."""
+    program: Any = graph.program
+    program._example_inputs = None
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if hasattr(module, "graph") else ():
+            node.meta.pop("stack_trace", None)

@@ -1,0 +1,65 @@
+"""Recurrent layers: a hidden unit is a row of every gate, a column of the recurrent weight, and an output."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prunus.graph.coupling.calls import Call
+from prunus.graph.coupling.reader import Reader, Use, rule
+from prunus.graph.coupling.values import Value, along, inert
+
+_GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
+
+
+@rule(*_GATES)
+def recurrent(reader: Reader, call: Call) -> list[Value]:
+    """Couple the hidden units of all layers and directions: torch's layers have one hidden size."""
+    gates = _GATES[call.name]
+    sequence = call["input"]
+    states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
+    per_cell = 4 if call["has_biases"] else 2
+    parameters = call["params"]
+    directions = 2 if call["bidirectional"] else 1
+    labels = reader.promote(sequence)
+    size = states[0].shape[-1]
+    if len(parameters) != per_cell * directions * call["num_layers"] or any(len(p.sources) != 1 for p in parameters):
+        for value in (sequence, *states, *parameters):
+            reader.keep(reader.promote(value), "it belongs to a recurrent layer with projections")
+        return [Value(inert(shape)) for shape in call.shapes]
+    channels = reader.vector(labels, labels.ndim - 1)
+    hidden = reader.atoms((parameters[1].sources[0].name, (1,)), size)
+    for layer in range(call["num_layers"]):
+        for direction in range(directions):
+            start = (layer * directions + direction) * per_cell
+            _cell(reader, call, parameters[start : start + per_cell], gates, channels, hidden)
+        channels = hidden.repeat(directions)
+    for state in states:
+        initial = reader.promote(state)
+        reader.join(initial, along(hidden, initial.ndim - 1, initial.shape))
+    last = call.shapes[0]
+    outputs = [Value(along(channels, len(last) - 1, last))] if channels is not None else [Value(inert(last))]
+    return outputs + [Value(along(hidden, len(shape) - 1, shape)) for shape in call.shapes[1:]]
+
+
+def _cell(
+    reader: Reader, call: Call, parameters: list[Value], gates: int, channels: Tensor | None, hidden: Tensor
+) -> None:
+    """Couple one layer in one direction."""
+    rows = hidden.repeat(gates)
+    steps = call["input"].shape[1 if call["batch_first"] else 0]
+    for index, parameter in enumerate(parameters):
+        (source,) = parameter.sources
+        if index > 1:
+            reader.bind(parameter, rows)
+            continue
+        own, columns = reader.axis(source, 0), reader.axis(source, 1)
+        assert own is not None
+        assert columns is not None
+        reader.join(own, rows)
+        consumed = channels if index == 0 else hidden
+        if consumed is None:
+            reader.keep(columns, "its input is no channel")
+        else:
+            reader.join(columns, consumed)
+        used = columns if consumed is not None else None
+        reader.uses.append(Use(call.node, source, (0, 1), used, own, positions=steps, recurrent=True))

@@ -1,0 +1,212 @@
+"""Whether a program computes what its model does at other sizes than those it was traced with.
+
+torch.export notes on which conditions of sizes a trace depends, such as ``x.shape[0] <= 10`` or that a size is even.
+Most are true for all sizes, or the model itself refuses the sizes for which they are not. For each of the others there
+is a size at which model and program are run here, and compared.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import SymInt, Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from prunus.forward import undisturbed
+from prunus.graph.exported.module import ExportedModule
+
+# The sizes at which conditions are looked at; beyond the first few a model is not run.
+_BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 16, 17, 33)
+HUGE = (10_007, 1_000_003)  # too large to run
+_MOST_RUNS = 6
+# The largest difference, relative to the largest output, that other kernels for another size make.
+_TOLERANCES = {
+    torch.float64: 1e-8,
+    torch.complex128: 1e-8,
+    torch.float32: 1e-4,
+    torch.complex64: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+# What the conditions call that torch.export writes.
+_CALLED: dict[str, Any] = {call.__name__: call for call in (abs, bool, float, int, math, max, min, round)}
+
+# The sizes of each input, those by position first.
+Sizes: TypeAlias = tuple[tuple[int, ...], ...]
+
+
+def sizes_of(program: ExportedProgram) -> list[tuple[int | SymInt, ...]]:
+    """Return the sizes of a program's inputs, in order; a free size is symbolic."""
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    return [tuple(values[name].shape) for name in names]
+
+
+def batch_is_free(
+    program: ExportedProgram, model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]
+) -> bool:
+    """Tell whether a program that was traced with a free batch computes what the model does for any.
+
+    Args:
+        program: traced with these inputs, their first dimensions free.
+        model: what it was traced of.
+        args: the inputs by position.
+        kwargs: the inputs by name.
+    """
+    batch = [*args, *kwargs.values()][0].shape[0]
+    traced = sizes_of(program)
+    places = [place for place, value in enumerate((*args, *kwargs.values())) if value.shape[0] == batch]
+    if any(isinstance(traced[place][0], int) for place in places):
+        return False
+    names = {str(traced[place][0]) for place in places}
+    trial = Trial.of(program, model, args, kwargs)
+    others, choices, huge = (
+        [dict.fromkeys(names, size) for size in sizes] for sizes in ((batch + 1, 2 * batch, 3 * batch), _BATCHES, HUGE)
+    )
+    if not any(map(trial.foresees, others)) and not any(map(trial.takes, others)):
+        return False
+    largest = choices[-1]  # a condition such as `size == 2` may stand for one that small sizes don't tell
+    return trial.agrees(choices, huge) and (trial.foresees(largest) or trial.same_at(largest))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model and a program traced of it, to be compared at other sizes.
+
+    Attributes:
+        program, model: these.
+        args, kwargs: what the program was traced with.
+        traced: the sizes of each input, the free ones symbolic.
+    """
+
+    program: ExportedProgram
+    model: nn.Module
+    args: tuple[Tensor, ...]
+    kwargs: Mapping[str, Tensor]
+    traced: list[tuple[int | SymInt, ...]]
+
+    @classmethod
+    def of(
+        cls, program: ExportedProgram, model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]
+    ) -> Trial:
+        """Prepare a comparison."""
+        return cls(program, model, args, kwargs, sizes_of(program))
+
+    def agrees(self, choices: Sequence[Mapping[str, int]], huge: Sequence[Mapping[str, int]]) -> bool:
+        """Tell whether program and model agree where the program's conditions don't hold.
+
+        Args:
+            choices: symbol of a free size -> size: what may be run, the cheapest first.
+            huge: likewise, what is too large to run.
+        """
+        open_conditions = list(self._conditions())
+        chosen = []
+        for sizes in choices:
+            failed = [condition for condition in open_conditions if not self._holds(condition, sizes)]
+            if failed:
+                chosen.append(sizes)
+                open_conditions = [condition for condition in open_conditions if condition not in failed]
+        if any(not self._holds(condition, sizes) for condition in open_conditions for sizes in huge):
+            return False
+        return len(chosen) <= _MOST_RUNS and all(map(self.same_at, chosen))
+
+    def foresees(self, sizes: Mapping[str, int]) -> bool:
+        """Tell whether all conditions hold that the program was traced under."""
+        return all(self._holds(condition, sizes) for condition in self._conditions())
+
+    def takes(self, sizes: Mapping[str, int]) -> bool:
+        """Tell whether the model takes inputs of these sizes."""
+        return outputs(self.model, *resized(self.args, self.kwargs, self._shapes(sizes))) is not None
+
+    def same_at(self, sizes: Mapping[str, int]) -> bool:
+        """Tell whether program and model give the same at other sizes, or the model refuses these."""
+        args, kwargs = resized(self.args, self.kwargs, self._shapes(sizes))
+        expected = outputs(self.model, args, kwargs)
+        if expected is None:
+            return True
+        return self._module is None or same(outputs(self._module, args, kwargs), expected)
+
+    @functools.cached_property
+    def _module(self) -> ExportedModule | None:
+        """What runs the program; None where it is read, but never run."""
+        try:
+            return ExportedModule.from_program(self.program)
+        except ValueError:
+            return None
+
+    def _conditions(self) -> Iterator[str]:
+        yield from dict.fromkeys(getattr(self.program, "_guards_code", None) or ())
+
+    def _holds(self, condition: str, sizes: Mapping[str, int]) -> bool:
+        """Evaluate a condition that torch.export wrote, such as ``L['x'].size()[0] <= 10``."""
+        leaves = iter([torch.empty(shape, device="meta") for shape in self._shapes(sizes)])
+        named = _by_argument(self.model, tuple(next(leaves) for _ in self.args), {k: next(leaves) for k in self.kwargs})
+        try:
+            return bool(eval(condition, {"__builtins__": {}, **_CALLED}, {"L": named}))
+        except (ZeroDivisionError, NameError):  # what it calls is not known: model and program are compared
+            return False
+        except Exception:  # it asks for something other than sizes
+            return True
+
+    def _shapes(self, sizes: Mapping[str, int]) -> Sizes:
+        """Return the sizes of each input where the free ones have these values, the others those of the trace."""
+        given = (*self.args, *self.kwargs.values())
+        return tuple(
+            tuple(sizes.get(str(size), now) for size, now in zip(shape, value.shape, strict=True))
+            for shape, value in zip(self.traced, given, strict=True)
+        )
+
+
+def _by_argument(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> dict[str, Any]:
+    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+
+
+def resized(
+    args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor], shapes: Sizes
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return inputs of other sizes, made by going round the entries that they have."""
+    values = [_resized(value, shape) for value, shape in zip((*args, *kwargs.values()), shapes, strict=True)]
+    return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
+
+
+def _resized(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    for dim, size in enumerate(shape):
+        if size != value.shape[dim]:
+            value = value.index_select(dim, torch.arange(size, device=value.device) % value.shape[dim])
+    return value
+
+
+def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> list[Any] | None:
+    """Return the leaves of what a model gives, whose buffers stay as they are; None where it raises."""
+    try:
+        with undisturbed(model), torch.no_grad():
+            return list(pytree.tree_leaves(model(*(value.clone() for value in args), **kwargs)))
+    except Exception:
+        return None
+
+
+def same(got: list[Any] | None, expected: list[Any]) -> bool:
+    """Tell whether two lists of outputs are equal up to rounding; on the meta device, of the same shapes."""
+    if got is None or len(got) != len(expected):
+        return False
+    return all(map(_same, got, expected))
+
+
+def _same(got: Any, expected: Any) -> bool:
+    if not isinstance(got, Tensor) or not isinstance(expected, Tensor):
+        return type(got) is type(expected) and bool(got == expected)
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return False
+    if got.is_meta or not got.numel():
+        return True
+    tolerance = _TOLERANCES.get(got.dtype, 0.0)
+    largest = float(torch.nan_to_num(expected.abs().double(), 0.0, 0.0, 0.0).max()) if tolerance else 0.0
+    return bool(torch.isclose(got, expected, rtol=0.0, atol=tolerance * largest, equal_nan=True).all())

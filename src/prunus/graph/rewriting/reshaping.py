@@ -1,0 +1,105 @@
+"""Reshapes proven group by group, and dimensions that an operation passes through: large tensors cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.graph.rewriting.extents import Masks, alike, outer
+
+# Operations that keep the order of elements and change the shape only.
+RESHAPES = frozenset(
+    f"aten.{name}"
+    for name in (
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "view_copy",
+        "flatten",
+        "unflatten",
+        "unsqueeze",
+        "squeeze",
+        "squeeze_copy",
+        "view_as",
+        "reshape_as",
+    )
+)
+# Operations that treat all indices alike but those of the dimensions that an argument names.
+_NAMED_DIMS = {
+    "aten.roll": "dims",
+    "aten.flip": "dims",
+    "aten.index_select": "dim",
+    "aten.repeat_interleave": "dim",
+    "aten.cat": "dim",
+    "aten.concat": "dim",
+    "aten.concatenate": "dim",
+}
+
+
+def keeps_order(before: Sequence[int], masks: Masks, after: Sequence[int], results: Masks) -> bool:
+    """Tell whether what stays of a tensor is, in order, what stays of it in another shape.
+
+    Args:
+        before: its shape.
+        masks: what stays of each dimension.
+        after: the other shape.
+        results: what stays of each dimension of it.
+    """
+    if 0 in before:
+        return False
+    return all(
+        _group_keeps_order(before[first:last], masks[first:last], after[start:end], results[start:end])
+        for (first, last), (start, end) in _groups(before, after)
+    )
+
+
+def _groups(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Yield the shortest runs of dimensions of two shapes that hold as many elements."""
+    i = j = 0
+    while i < len(before) or j < len(after):
+        first, start, left, right = i, j, 1, 1
+        if i < len(before):
+            left, i = before[i], i + 1
+        if j < len(after):
+            right, j = after[j], j + 1
+        while left != right:
+            if left < right:
+                left, i = left * before[i], i + 1
+            else:
+                right, j = right * after[j], j + 1
+        yield (first, i), (start, j)
+
+
+def _group_keeps_order(before: Sequence[int], masks: Masks, after: Sequence[int], results: Masks) -> bool:
+    if all(mask is None for mask in (*masks, *results)):
+        return True
+    if len(masks) == len(results) == 1:
+        return alike(masks[0], results[0])
+    return torch.equal(_staying(before, masks), _staying(after, results))
+
+
+def _staying(shape: Sequence[int], masks: Masks) -> Tensor:
+    """Return which elements stay, in order, bool."""
+    along = [
+        torch.ones(size, dtype=torch.bool) if mask is None else mask for size, mask in zip(shape, masks, strict=True)
+    ]
+    return outer(along).flatten()
+
+
+def active_dims(name: str, arguments: dict[str, Any], rank: int) -> set[int] | None:
+    """Return the dimensions along which an operation moves elements; None where that isn't known.
+
+    All others go through it one to one: each has the place in the result that it has in the input.
+    """
+    if name in ("aten.channel_shuffle", "aten.native_channel_shuffle"):
+        return {1}
+    if name == "aten.index":
+        places = [place for place, entry in enumerate(arguments["indices"]) if entry is not None]
+        return set(places) if len(places) == 1 and len(arguments["indices"][places[0]].shape) == 1 else None
+    named = arguments.get(_NAMED_DIMS.get(name, ""))
+    if named is None or named == []:
+        return None
+    return {dim % rank for dim in ([named] if isinstance(named, int) else named)}

@@ -1,0 +1,42 @@
+"""The registry of datasets, and how a set's checksum is made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from prunus.lab.data.images import Dataset
+from prunus.registry import Registry
+
+# (folder the user named or None, whether downloading is allowed) -> the dataset
+Loader = Callable[[Path | None, bool], Dataset]
+
+DATASETS = Registry[Loader]("dataset")
+
+
+def dataset(name: str) -> Callable[[Loader], Loader]:
+    """Enter a function that loads a dataset under `name`.
+
+    The function takes the folder that the user named, or None, and whether it may download. It raises
+    `UnavailableError` where the data is nowhere to be found, and another `DataError` where it was found damaged.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    return DATASETS.register(name)
+
+
+def checksum_of(files: Mapping[str, str]) -> str:
+    r"""Return the checksum of a set made of files: sha256 over what `sha256sum` prints for them, sorted by name.
+
+    Args:
+        files: file name -> sha256 of the uncompressed content, in hex.
+
+    For MNIST unpacked into a folder, `sha256sum t10k-* train-* | sha256sum` gives the same.
+
+    >>> checksum_of({"digits.csv": "00ff"}) == hashlib.sha256(b"00ff  digits.csv\n").hexdigest()
+    True
+    """
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

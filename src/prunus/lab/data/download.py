@@ -1,0 +1,189 @@
+"""Downloading a set's files from mirrors: in bounded time, checked, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import logging
+import queue
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from prunus.files import whole_file
+from prunus.lab.data.errors import ChecksumError, UnavailableError
+from prunus.lab.data.folders import missing_files
+
+LOG = logging.getLogger("prunus")
+
+CONNECT_S = 5.0  # from asking for a URL to its first byte, name look-up and redirections included
+STALL_S = 10.0  # without a byte, or behind LEAST_BYTES_PER_S
+LEAST_BYTES_PER_S = 10_000
+MAX_BYTES = 2**30  # of one file, compressed or not; MNIST's largest has 47 MB
+CHUNK = 2**18
+
+# What urllib and the disk raise where a mirror, or the way to it, is to blame.
+FAILURES = (OSError, http.client.HTTPException, ChecksumError)
+
+
+def download(name: str, files: Mapping[str, str], mirrors: Sequence[str], folder: Path) -> str:
+    """Download those of a dataset's files that a folder lacks, each as `<file>.gz`.
+
+    A mirror that fails is not asked again, so unreachable mirrors cost `CONNECT_S` each at most.
+
+    Args:
+        name: the dataset's.
+        files: file name -> sha256 of its uncompressed bytes, in hex.
+        mirrors: URLs that `<file>.gz` is put behind, asked in order.
+        folder: where the files go; made if it is not there.
+
+    Returns:
+        The hosts the files came from, in words.
+
+    Raises:
+        UnavailableError: no mirror had a file, or the folder can't be written. What was downloaded whole stays.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(f"no place to download to: {folder} can't be made ({error})") from error
+    left, reasons, used = list(mirrors), [], []
+    for file in missing_files(folder, files):
+        while left:
+            url = f"{left[0]}{file}.gz"
+            try:
+                fetch(url, folder / f"{file}.gz", files[file], described=f"{name}: {file}")
+            except FAILURES as error:
+                reasons.append(f"{_host(left.pop(0))}: {_reason(error)}")
+            else:
+                used.append(_host(url))
+                break
+        else:
+            raise UnavailableError(f"downloading it failed ({'; '.join(reasons) or 'no mirror is known'})")
+    return " and ".join(dict.fromkeys(used))
+
+
+def fetch(url: str, path: Path, sha256: str, *, described: str) -> None:
+    """Download one gzipped file, which appears under its name only once its content has been checked.
+
+    Args:
+        url: where it is.
+        path: where it goes.
+        sha256: of the uncompressed bytes, in hex.
+        described: what the progress line calls it.
+
+    Raises:
+        OSError: the server can't be reached, answers with an error, is too slow, or the file can't be written.
+        http.client.HTTPException: the answer is no proper HTTP.
+        ChecksumError: something else was sent, or not all of it.
+    """
+    LOG.info("downloading %s", url)
+    with connect(url) as response, whole_file(path) as temporary:
+        receive(response, temporary, described)
+        found = sha256_unpacked(temporary)
+        if found != sha256:
+            raise ChecksumError(f"sent content with the sha256 {found}, expected {sha256}")
+
+
+def connect(url: str) -> http.client.HTTPResponse:
+    """Open a URL within `CONNECT_S` seconds in all.
+
+    urlopen's own time-out starts anew for each address of a host and does not hold for looking up its name, so the
+    call is made in a thread that is left behind when the time is over.
+
+    Raises:
+        OSError: the server can't be reached in time, or answers with an error.
+    """
+    answers: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def attempt() -> None:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "prunus"})
+            response = urllib.request.urlopen(request, timeout=STALL_S)
+        except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is the server's answer as well, with the connection
+            answers.put(error)
+            return
+        if given_up.is_set():
+            response.close()
+        answers.put(response)
+
+    threading.Thread(target=attempt, daemon=True).start()
+    try:
+        answer = answers.get(timeout=CONNECT_S)
+    except queue.Empty:
+        given_up.set()
+        raise TimeoutError(f"no answer within {CONNECT_S:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def receive(response: http.client.HTTPResponse, path: Path, described: str) -> None:
+    """Write what a server sends into a file, with a progress line where a person watches.
+
+    Raises:
+        TimeoutError: nothing came for `STALL_S` seconds, or less than `LEAST_BYTES_PER_S` on average after them.
+        OSError: the server sent more than `MAX_BYTES`, the connection broke, or the file can't be written.
+    """
+    start = time.monotonic()
+    received = 0
+    try:
+        with path.open("wb") as file:
+            while chunk := response.read1(CHUNK):
+                file.write(chunk)
+                received += len(chunk)
+                show_progress(described, received, response.headers.get("Content-Length"))
+                if received < LEAST_BYTES_PER_S * (time.monotonic() - start - STALL_S):
+                    raise TimeoutError(f"too slow: {received} bytes in {time.monotonic() - start:.0f} s")
+                if received > MAX_BYTES:
+                    raise OSError(f"sent more than {MAX_BYTES} bytes")
+    finally:
+        show_progress(described, received, None, end="\n")
+
+
+def show_progress(described: str, received: int, total: str | None, end: str = "") -> None:
+    """Write how far a download is over the last line of a terminal; a file or pipe gets nothing."""
+    if sys.stderr.isatty():
+        of_total = f" of {int(total) / 1e6:.1f}" if total is not None and total.isdigit() else ""
+        sys.stderr.write(f"\r{described}: {received / 1e6:.1f}{of_total} MB\x1b[K{end}")
+        sys.stderr.flush()
+
+
+def sha256_unpacked(path: Path) -> str:
+    """Return the sha256 of a gzipped file's content in hex, reading a piece at a time.
+
+    Raises:
+        ChecksumError: it is no whole gzip file, or unpacks to more than `MAX_BYTES`.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with gzip.open(path) as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                if size > MAX_BYTES:
+                    raise ChecksumError(f"sent a file that unpacks to more than {MAX_BYTES} bytes")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ChecksumError(f"sent no whole gzip file ({error})") from error
+    return digest.hexdigest()
+
+
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).netloc or url
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
+        return str(error.reason)  # what really happened, without urllib's wrapping
+    return str(error) or type(error).__name__

@@ -1,0 +1,78 @@
+"""Where a set's files may already be: the user's folder, PRUNUS_DATA, the cache, a system's own folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunus.lab.data.errors import MissingFileError
+
+VARIABLE = "PRUNUS_DATA"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder to look into, and how to speak of it."""
+
+    path: Path
+    described: str
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder in the user's cache that holds the dataset `name`, there or not.
+
+    It is below $XDG_CACHE_HOME, or ~/.cache where that is not set to an absolute path.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (root if root.is_absolute() else Path.home() / ".cache") / "prunus" / name
+
+
+def find(name: str, files: Sequence[str], folder: Path | None, system: Sequence[Path] = ()) -> Place | None:
+    """Return the first place that has all of a dataset's files, plain or gzipped, or None.
+
+    In order: `folder`/`name`, `folder`, the same two below the folder that PRUNUS_DATA names, the user's cache, the
+    `system` folders.
+
+    Raises:
+        MissingFileError: `folder` or PRUNUS_DATA names no folder, or a place has some of the files but not all (the
+            cache may: a download that was cut short goes on there).
+    """
+    cache = Place(cache_folder(name), "the cache")
+    for place in _places(name, folder, cache, system):
+        missing = missing_files(place.path, files)
+        if not missing:
+            return place
+        if len(missing) < len(files) and place is not cache:
+            raise MissingFileError(
+                f"{place.path} has some of the files of {name!r} but lacks {', '.join(missing)} (plain or .gz); "
+                "complete it, or take the others away to have it passed over"
+            )
+    return None
+
+
+def missing_files(folder: Path, files: Iterable[str]) -> list[str]:
+    """Return which of the files a folder has neither plain nor gzipped."""
+    return [name for name in files if existing(folder, name) is None]
+
+
+def existing(folder: Path, file: str) -> Path | None:
+    """Return the path of a file in a folder, plain before gzipped, or None where there is neither."""
+    candidates = (folder / file, folder / f"{file}.gz")
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _places(name: str, folder: Path | None, cache: Place, system: Sequence[Path]) -> list[Place]:
+    places = []
+    variable = os.environ.get(VARIABLE)
+    for named, described in ((folder, "the folder given"), (Path(variable) if variable else None, VARIABLE)):
+        if named is None:
+            continue
+        root = named.expanduser()
+        if not root.is_dir():
+            raise MissingFileError(
+                f"{described} is {str(root)!r}, which is not a folder; expected one with {name!r} in it"
+            )
+        places += [Place(root / name, described), Place(root, described)]
+    return [*places, cache, *(Place(path, "the system") for path in system)]

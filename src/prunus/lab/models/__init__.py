@@ -1,0 +1,75 @@
+"""What a newcomer needs to start: LeNet and friends, made by name.
+
+    model = prunus.models.create("lenet")
+    model = prunus.models.create("resnet20", in_channels=1, image_size=28)
+
+A new model is one decorated function, in `lenet.py` or in a file of its own that is imported here.
+"""
+
+import builtins
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.lab.models.catalogue import MODELS, ArgumentError, check_arguments, model
+from prunus.lab.models.lenet import LeNet, LeNet5, LeNet5Caffe
+from prunus.lab.models.mlp import LeNet300100
+from prunus.lab.models.resnet import ResNet
+
+__all__ = [
+    "MODELS",
+    "ArgumentError",
+    "LeNet",
+    "LeNet5",
+    "LeNet5Caffe",
+    "LeNet300100",
+    "ResNet",
+    "create",
+    "input_shape",
+    "list",
+    "model",
+]
+
+
+def create(name: str, **kwargs: Any) -> nn.Module:
+    """Make a model by name, freshly initialised from torch's global random state.
+
+    Args:
+        name: one that `list` gives.
+        **kwargs: the arguments of that model's function; every model takes `num_classes`, `in_channels` and
+            `image_size` (the height and width of its images in pixels).
+
+    Raises:
+        ValueError: the name, or the name of an argument, is unknown, or a value does not fit the model.
+
+    >>> sum(parameter.numel() for parameter in create("lenet").parameters())
+    160206
+    """
+    factory = MODELS[name]
+    check_arguments(name, factory, kwargs)
+    return factory(**kwargs)
+
+
+def list() -> builtins.list[str]:
+    """Return the names of all models, sorted.
+
+    >>> "lenet" in list()
+    True
+    """
+    return sorted(MODELS)
+
+
+def input_shape(name: str, **kwargs: Any) -> tuple[int, int, int]:
+    """Return the (channels, height, width) of one image for the model that `create` makes of the same arguments.
+
+    Raises:
+        ValueError: as `create` does.
+
+    >>> input_shape("lenet")
+    (1, 28, 28)
+    """
+    with torch.device("meta"):  # the whole check of `create`, but no memory and no random numbers used
+        create(name, **kwargs)
+    settings = check_arguments(name, MODELS[name], kwargs)
+    return settings["in_channels"], settings["image_size"], settings["image_size"]

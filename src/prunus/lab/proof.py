@@ -1,0 +1,261 @@
+"""The measuring stage: every model of a run against the same test images and clock, written as a receipt."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import prunus
+from prunus import packing as pack
+from prunus.compiling import Program
+from prunus.exporting.c import c_cost
+from prunus.files import save_tensors, write_json
+from prunus.graph import GraphError
+from prunus.lab import checks, predicting
+from prunus.lab.data import Dataset, normalise
+from prunus.lab.recipe import Recipe
+from prunus.lab.reducing import RESULT
+from prunus.lab.run_folder import Seconds
+from prunus.measuring import evaluate, facts, machine
+from prunus.measuring.break_even import break_even
+from prunus.measuring.latency import OPENVINO, PRUNUS, TORCH, TORCH_COMPILE, timings
+from prunus.measuring.latency.runtimes import LeftOutError
+from prunus.measuring.receipt import BreakEven, Check, DataFacts, Embedded, ModelFacts, PairedTest, Receipt
+from prunus.measuring.sensitivity import SPARSITIES, sensitivity
+from prunus.pruning import criteria
+from prunus.pruning.masks import Masks
+
+# A report shows some images whose prediction changed; more than this would not be looked at.
+SHOWN_CHANGES = 24
+
+# Test images in one call of the program: memory stays small.
+PREDICTED_AT_ONCE = 1000
+
+# Only the first and the last model of the road are timed in these: making each ready takes seconds, and a model between
+# the two would tell no more.
+ENDS_ONLY = (TORCH_COMPILE, OPENVINO, PRUNUS)
+
+# The controls that went the whole road: their last stage is named like the road's.
+ROADS = ("random",)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run has made: the models in the order of the road, masks, controls and a program if there are any."""
+
+    models: dict[str, nn.Module]
+    masks: Masks
+    controls: dict[str, nn.Module] = field(default_factory=dict)
+    program: Program | None = None
+
+
+def prove(
+    recipe: Recipe, seed: int, folder: Path, data: Dataset, evidence: Evidence, say: Callable[[str], None]
+) -> Receipt:
+    """Measure all models, write `predictions`, `sensitivity` and the receipt into the folder, and return it.
+
+    A receipt that is there already for the same recipe and data is read, not measured again. The test images
+    are used here and nowhere before.
+    """
+    path = folder / "receipt.json"
+    device = next(evidence.models["dense"].parameters()).device
+    if path.is_file():
+        earlier = Receipt.load(path)
+        if _is_of(earlier, recipe, data, device) and (folder / "predictions.safetensors").is_file():
+            say(f"measure: done before, read from {path}")
+            return earlier
+    path.unlink(missing_ok=True)  # what follows is written before the receipt, so one that is there speaks of all
+    say("measure: test accuracy, sizes and times of all models")
+    everything = evidence.models | evidence.controls
+    logits = {
+        name: predicting.predict(model, data.test, mean=data.mean, std=data.std) for name, model in everything.items()
+    }
+    _write_predictions(folder / "predictions.safetensors", logits, data)
+    if recipe.measure.sensitivity:
+        say("measure: how sensitive each layer is, on validation data")
+        _write_sensitivity(folder / "sensitivity.json", recipe, data, evidence.models["dense"])
+    found = _facts(recipe, folder, data, evidence, logits)
+    overtaking, why = _break_even(recipe, data, evidence.models["dense"], device, say)
+    found["dense"] = replace(found["dense"], notes=(*found["dense"].notes, *why))
+    receipt = Receipt(
+        prunus=prunus.__version__,
+        torch=torch.__version__,
+        machine=machine(),
+        recipe=recipe.model_dump(mode="json"),
+        recipe_hash=recipe.hash,
+        seed=seed,
+        device=device.type,
+        data=_data_facts(data),
+        models=tuple(found[name] for name in evidence.models),
+        comparisons=_comparisons(logits, data, evidence),
+        checks=(
+            *checks.checks(recipe, evidence.models, evidence.masks, logits, _example(data, device)),
+            *_program_checks(evidence.program, data, logits["packed"]),
+        ),
+        controls=tuple(found[name] for name in evidence.controls),
+        break_even=overtaking,
+    )
+    receipt.save(path)
+    return receipt
+
+
+def _program_checks(program: Program | None, data: Dataset, expected: Tensor) -> tuple[Check, ...]:
+    """Run the program on the test images, and hold it against what the packed model gave."""
+    if program is None:
+        return ()
+    images = normalise(data.test.images.cpu(), data.mean, data.std)
+    found = torch.cat([program(batch) for batch in torch.split(images, PREDICTED_AT_ONCE)])
+    return (checks.program_equals_packed(expected.cpu(), found),)
+
+
+def _is_of(receipt: Receipt, recipe: Recipe, data: Dataset, device: torch.device) -> bool:
+    checksum = receipt.data.checksum if receipt.data is not None else ""
+    return (receipt.recipe_hash, checksum, receipt.device) == (recipe.hash, data.checksum, device.type)
+
+
+def _facts(
+    recipe: Recipe, folder: Path, data: Dataset, evidence: Evidence, logits: dict[str, Tensor]
+) -> dict[str, ModelFacts]:
+    device = next(evidence.models["dense"].parameters()).device
+    example = _example(data, device)
+    everything = evidence.models | evidence.controls
+    threads, left_out = _threads(recipe, device)
+    # another runtime runs on the CPU, so beside an accelerator its times would compare machines, not models
+    runtimes = recipe.measure.runtimes if device.type == "cpu" else (TORCH,)
+    road = list(evidence.models)
+    times = timings(
+        everything,
+        example,
+        batch_sizes=recipe.measure.batch_sizes,
+        threads=threads,
+        runtimes=runtimes,
+        only=dict.fromkeys(ENDS_ONLY, (road[0], road[-1])),
+    )
+    seconds = Seconds(folder)
+    embedded, why = _embedded(everything[road[-1]], example)
+    found = {}
+    for name, model in everything.items():
+        measured = facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes))
+        packed = (folder / RESULT).stat().st_size if name == "packed" else _packed_size(model, example)
+        found[name] = replace(
+            measured,
+            bytes=measured.bytes | {"packed": packed},
+            accuracy=evaluate.accuracy(logits[name], data.test.labels),
+            latency_us=times[name].latency_us,
+            seconds=seconds[f"{name}-finetuned" if name in ROADS else name],
+            notes=(*measured.notes, *left_out, *times[name].notes, *(why if name == road[-1] else ())),
+            embedded=embedded if name == road[-1] else None,
+        )
+    return found
+
+
+def _embedded(model: nn.Module, example: Tensor) -> tuple[Embedded | None, tuple[str, ...]]:
+    """Return what a model takes as C, or a note why it can't be written as such."""
+    try:
+        return Embedded(*c_cost(model, example)), ()
+    except (GraphError, ValueError) as error:
+        return None, (f"C for microcontrollers: {error}",)
+
+
+def _break_even(
+    recipe: Recipe, data: Dataset, dense: nn.Module, device: torch.device, say: Callable[[str], None]
+) -> tuple[BreakEven | None, tuple[str, ...]]:
+    """Return the break-even curve if it was asked for, and a note where it could not be had."""
+    if not recipe.measure.break_even or device.type != "cpu":
+        return None, ()
+    say("measure: from which sparsity on a program that skips zeros is faster")
+    section = recipe.prune
+    try:
+        found = break_even(
+            dense,
+            _example(data, device),
+            runtimes=(TORCH, *recipe.measure.runtimes),
+            include=section.include,
+            exclude=section.exclude,
+        )
+    except LeftOutError as error:
+        return None, (f"break-even curve: {error}",)
+    return found, ()
+
+
+def _example(data: Dataset, device: torch.device) -> Tensor:
+    return normalise(data.validation.images[:1].to(device), data.mean, data.std)
+
+
+def _packed_size(model: nn.Module, example: Tensor) -> int:
+    """Return the bytes of a model as a lossless `.prunus` file."""
+    with tempfile.TemporaryDirectory(prefix="prunus-") as folder:
+        return pack.save(Path(folder) / RESULT, model, example_inputs=example).bytes
+
+
+def _threads(recipe: Recipe, device: torch.device) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the recipe's numbers of threads that this machine can give, and a note on the others."""
+    most = torch.get_num_threads()
+    if device.type != "cpu":
+        return (most,), ()
+    fitting = tuple(count for count in recipe.measure.threads if count <= most)
+    left_out = [str(count) for count in recipe.measure.threads if count > most]
+    note = f"latency with {', '.join(left_out)} threads: PyTorch uses at most {most} here"
+    return fitting or (most,), (note,) if left_out else ()
+
+
+def _comparisons(logits: dict[str, Tensor], data: Dataset, evidence: Evidence) -> tuple[PairedTest, ...]:
+    """Test the first model against every other, each against the one before it, and the last against the controls."""
+    correct = {name: found.argmax(1) == data.test.labels for name, found in logits.items()}
+    first, *others = evidence.models
+    pairs = [
+        *((first, name) for name in others),
+        *pairwise(others),
+        *((others[-1], name) for name in evidence.controls),
+    ]
+    return tuple(evaluate.paired_test(a, correct[a], b, correct[b]) for a, b in pairs)
+
+
+def _data_facts(data: Dataset) -> DataFacts:
+    sizes = len(data.train), len(data.validation), len(data.test)
+    return DataFacts(data.name, data.source, *sizes, data.checksum)
+
+
+def _write_predictions(path: Path, logits: dict[str, Tensor], data: Dataset) -> None:
+    predicted = {name: found.argmax(1) for name, found in logits.items()}
+    changed = (predicted["dense"] != predicted["finetuned"]).nonzero().flatten()
+    changed = changed[_evenly(len(changed), SHOWN_CHANGES)]
+    extra = {
+        "labels": data.test.labels,
+        "changed_index": changed,
+        "changed_images": data.test.images[changed],
+    }
+    save_tensors(path, {**predicted, **extra})
+
+
+def _write_sensitivity(path: Path, recipe: Recipe, data: Dataset, dense: nn.Module) -> None:
+    split = data.validation.take(_evenly(len(data.validation), recipe.measure.sensitivity_images))
+
+    def score(model: nn.Module) -> float:
+        logits = predicting.predict(model, split, mean=data.mean, std=data.std)
+        return float((logits.argmax(1) == split.labels).double().mean())
+
+    section = recipe.prune
+    # scores that need data would mix what the curve shows with which data was looked at
+    criterion = section.criterion if criteria.resolve(section.criterion).needs is None else "magnitude"
+    curves = sensitivity(dense, score, include=section.include, exclude=section.exclude, criterion=criterion)
+    content = {
+        "criterion": criterion,
+        "split": "validation",
+        "total": len(split),
+        "sparsities": list(SPARSITIES),
+        "curves": curves,
+    }
+    write_json(path, content)
+
+
+def _evenly(count: int, most: int) -> Tensor:
+    """Return at most `most` indices at even distances, since a split may be sorted by class."""
+    chosen = min(count, most)
+    return torch.arange(chosen) * count // max(chosen, 1)

@@ -1,0 +1,328 @@
+"""What a run is: fields, checks, YAML, key=value overrides, hash."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
+
+import torch
+from torch import nn
+
+from prunus.extras import require
+from prunus.lab import settings
+from prunus.pruning.finding import check_reachable
+from prunus.pruning.method import Method, check_method, check_sparsity
+from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.targets import resolve
+from prunus.registry import UnknownNameError, unknown_name
+
+require("pydantic", "reading recipes")  # else the import below would fail without saying how to get it
+
+from pydantic import (  # noqa: E402
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from prunus.lab.validation import problems, shown  # noqa: E402
+
+# Strict: YAML tells numbers, text and true apart, so a value of another kind is a mistake.
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Flag = Annotated[bool, Field(strict=True)]
+
+# The pattern that takes whole channels, with all that is coupled with them, and so needs the model's graph.
+CHANNEL = "channel"
+
+# One selector may be written without the brackets of a list.
+Selectors = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """Which model: a name of `prunus.models` and the arguments it is made with."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        self.make()
+        return self
+
+    def make(self) -> nn.Module:
+        """Make the model, initialised from torch's global random state, which is left as it was.
+
+        Raises:
+            ValueError: there is no such model, or it does not take these arguments.
+        """
+        from prunus.lab import models
+
+        with torch.random.fork_rng(devices=[]):
+            try:
+                return models.create(self.name, **self.arguments)
+            except TypeError as error:
+                raise ValueError(f"model {self.name!r} can't be made with {self.arguments}: {error}") from error
+
+
+class DataSection(Section):
+    """Which data: a name of `prunus.data`, what may stand in for it, and how training images are shifted."""
+
+    name: str
+    fallback: str | None = None
+    shift: Annotated[int, Field(strict=True, ge=0, le=8)] = 0
+
+    @field_validator("name", "fallback")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        from prunus.lab import data
+
+        if name is not None and name not in data.list():
+            raise unknown_name("dataset", name, data.list())
+        return name
+
+
+class TrainingSection(Section):
+    """One training phase: `lr` is the peak of the schedule; `shift` and batches come from the data section."""
+
+    epochs: Annotated[int, Field(strict=True, ge=0)]
+    batch_size: Positive = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(strict=True, gt=0)] = 0.1
+    lr_schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(strict=True, ge=0)] = 5e-4
+    label_smoothing: Fraction = 0.0
+
+
+class PruneSection(Section):
+    """What is removed and how; `training` is the phase a gradual schedule runs along, None for one_shot.
+
+    `budget` and `round_to` are for pattern channel: what the sparsity is a fraction of, and what the widths left are
+    multiples of.
+    """
+
+    sparsity: Fraction
+    criterion: str = "magnitude"
+    pattern: str = "unstructured"
+    scope: str = "global"
+    schedule: str = "one_shot"
+    include: Selectors = ()
+    exclude: Selectors = ()
+    training: TrainingSection | None = None
+    calibration_batches: Positive = 8
+    budget: Literal["parameters", "macs"] = "parameters"
+    round_to: Positive = 1
+
+    @field_validator("sparsity", mode="before")
+    @classmethod
+    def _sparsity(cls, value: object) -> object:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return check_sparsity(value) if number else value
+
+    @model_validator(mode="after")
+    def _combination(self) -> Self:
+        self.method()
+        if self.pattern != CHANNEL and (self.budget, self.round_to) != ("parameters", 1):
+            raise ValueError(
+                f"budget and round_to are for pattern {CHANNEL}, got pattern {self.pattern} with budget {self.budget} "
+                f"and round_to {self.round_to}; leave both out, or write pattern: {CHANNEL}"
+            )
+        if self.schedule == "one_shot" and self.training is not None:
+            raise ValueError(
+                "schedule one_shot prunes at once and takes no training: leave training out, or choose a schedule that "
+                f"runs along it ({', '.join(name for name in SCHEDULES if name != 'one_shot')})"
+            )
+        if self.schedule != "one_shot" and (self.training is None or self.training.epochs == 0):
+            raise ValueError(
+                f"schedule {self.schedule} prunes while the model trains: give it a training section of at least one "
+                "epoch, such as training: {epochs: 3}"
+            )
+        return self
+
+    def method(self) -> Method:
+        """Return the entries of the axes.
+
+        Raises:
+            ValueError: a name is unknown, or the combination makes no sense.
+        """
+        return check_method(self.sparsity, self.criterion, self.pattern, self.scope, self.schedule)
+
+
+class PackSection(Section):
+    """How the result is packed: losslessly, or with at most ``2 ** bits`` values shared by each layer's weights."""
+
+    bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
+
+
+RuntimeName: TypeAlias = Literal["torch", "torch-compile", "onnxruntime", "openvino", "prunus"]
+
+
+class MeasureSection(Section):
+    """What is measured: latency per runtime, batch size and threads; the sensitivity curve on validation data.
+
+    A runtime that is not installed, or can't run a model, is left out, and the receipt says so. `break_even` times
+    programs of ever sparser copies of the dense model beside it in PyTorch and these runtimes, see `break_even`.
+    """
+
+    runtimes: tuple[RuntimeName, ...] = ("torch", "torch-compile", "onnxruntime", "openvino", "prunus")
+    batch_sizes: tuple[Positive, ...] = (1, 64)
+    threads: tuple[Positive, ...] = (1, 2)
+    sensitivity: Flag = True
+    sensitivity_images: Positive = 1000
+    break_even: Flag = False
+
+    @field_validator("runtimes")
+    @classmethod
+    def _some_runtime(cls, runtimes: tuple[str, ...]) -> tuple[str, ...]:
+        if not runtimes:
+            raise ValueError(f"give at least one of {', '.join(get_args(RuntimeName))}, got []")
+        return runtimes
+
+
+class Recipe(Section):
+    """Everything that defines a run; loads from YAML; has a hash."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    description: str = ""
+    seeds: tuple[Seed, ...] = (0,)
+    devices: Positive = 1
+    model: ModelSection
+    data: DataSection
+    train: TrainingSection
+    prune: PruneSection
+    finetune: TrainingSection
+    pack: PackSection = PackSection()
+    measure: MeasureSection = MeasureSection()
+    controls: Flag = False
+
+    @field_validator("seeds")
+    @classmethod
+    def _different_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError(f"give one or more seeds that differ from each other, got {list(seeds)}")
+        return seeds
+
+    @model_validator(mode="after")
+    def _prunable(self) -> Self:
+        """Refuse what could not be pruned like this after hours of training, such as 2:4 of layers with 3 inputs."""
+        section = self.prune
+        try:
+            if section.pattern == CHANNEL:
+                _check_channels(self.model.model_dump_json(), section.model_dump_json())
+            else:
+                targets = resolve(self.model.make(), section.include, section.exclude)
+                check_reachable(targets, section.method(), None, min_kept=1)
+        except ValueError as error:
+            raise ValueError(f"model {self.model.name!r} can't be pruned like this: {error}") from error
+        return self
+
+    @property
+    def hash(self) -> str:
+        """The first 16 hex digits of sha256 over the recipe's canonical JSON, its description left out."""
+        return fingerprint(self.model_dump(mode="json", exclude={"description"}))
+
+    def yaml(self) -> str:
+        """Return the recipe as YAML that `load` reads back to an equal one."""
+        return settings.dump(self.model_dump(mode="json"))
+
+
+@functools.lru_cache(maxsize=8)  # reading a model's graph takes seconds, and a run reads its recipe more than once
+def _check_channels(model: str, section: str) -> None:
+    """Refuse whole channels that could not be removed like this; both sections are given as JSON.
+
+    Raises:
+        ValueError: the sparsity can't be reached, or the model can't be traced.
+    """
+    from prunus.lab import models
+    from prunus.pruning.channels import Channels
+
+    network, prune = ModelSection.model_validate_json(model), PruneSection.model_validate_json(section)
+    example = torch.zeros(1, *models.input_shape(network.name, **network.arguments))
+    channels = Channels(
+        network.make(),
+        example,
+        include=prune.include,
+        exclude=prune.exclude,
+        budget=prune.budget,
+        round_to=prune.round_to,
+    )
+    channels.check(prune.sparsity)
+
+
+def fingerprint(value: Any) -> str:
+    """Return 16 hex digits that change when a JSON-able value does.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def names() -> list[str]:
+    """Return the names of the recipes that come with prunus."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by name or from a YAML file, with ``key=value`` overrides.
+
+    Args:
+        source: a name that `names` lists, or the path of a .yaml file.
+        overrides: settings such as ``"prune.sparsity=0.9"`` or ``"seeds=[0,1,2]"``.
+
+    Raises:
+        FileNotFoundError: a path was given and there is no file.
+        ValueError: the name is unknown, the YAML can't be read, or a setting is unknown or out of range.
+    """
+    text, origin = _read(source)
+    tree = settings.parse(text, origin)
+    if not isinstance(tree, dict):
+        raise ValueError(f"{origin} must hold settings such as 'name: lenet', got {shown(tree)}")
+    return build(settings.override(tree, overrides), origin)
+
+
+def build(tree: Mapping[str, Any], origin: str = "the recipe") -> Recipe:
+    """Validate a mapping of settings into a Recipe; `origin` names it in errors.
+
+    Raises:
+        ValueError: a setting is unknown, missing or out of range; every problem is listed.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"{origin} can't be used:\n  " + "\n  ".join(problems(error, Recipe))) from error
+
+
+def _shipped() -> Any:
+    return resources.files("prunus.lab") / "recipes"
+
+
+def _read(source: str | Path) -> tuple[str, str]:
+    path = Path(source)
+    if isinstance(source, Path) or path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise FileNotFoundError(f"no recipe file at {str(path)!r}; shipped recipes: {', '.join(names())}")
+        try:
+            return path.read_text(encoding="utf-8-sig"), f"recipe {str(path)!r}"
+        except UnicodeDecodeError as error:
+            raise ValueError(f"recipe {str(path)!r} is not a text file in UTF-8 ({error})") from error
+    if source not in names():
+        raise UnknownNameError(f"{unknown_name('recipe', source, names())}; a file's name ends in .yaml")
+    return (_shipped() / f"{source}.yaml").read_text(encoding="utf-8"), f"recipe {source!r}"

@@ -1,0 +1,77 @@
+"""What a receipt says: plain words, tables at the terminal, a page with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunus import extras
+from prunus.lab.report.sentences import words
+from prunus.measuring.receipt import Receipt
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["summary", "terminal", "words", "write_page"]
+
+
+def terminal(receipt: Receipt, console: Console | None = None) -> None:
+    """Print a receipt: tables that fit 100 columns, then what was saved and what was not, in words.
+
+    Args:
+        receipt: what was measured.
+        console: where to print; the standard output by default.
+
+    Raises:
+        MissingExtraError: rich is not installed.
+    """
+    extras.require("rich.console", "printing a receipt")
+    from rich.console import Console
+
+    from prunus.lab.report.tables import show
+
+    show(receipt, console or Console())
+
+
+def summary(receipts: Sequence[Receipt], console: Console | None = None) -> None:
+    """Print several seeds of one recipe: mean, spread and range of every model's accuracy, and the paired tests.
+
+    Args:
+        receipts: one per seed, all of one recipe.
+        console: where to print; the standard output by default.
+
+    Raises:
+        ValueError: there is no receipt, two share a seed, or they are of different recipes.
+        MissingExtraError: rich is not installed.
+    """
+    extras.require("rich.console", "printing a summary")
+    from rich.console import Console
+
+    from prunus.lab.report.seeds import show
+
+    show(receipts, console or Console())
+
+
+def write_page(folder: Path | str) -> Path:
+    """Write `folder`/report.html: one file with words, figures and tables that needs no network.
+
+    What the folder lacks, or holds damaged, leaves its section out of the page, and the page says so. The same folder
+    gives the same bytes.
+
+    Args:
+        folder: a run's folder, as ``prunus run`` leaves it; only receipt.json is required.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError: there is no receipt.json.
+        ValueError: receipt.json is damaged or of another schema.
+        MissingExtraError: jinja2 or plotly is not installed.
+    """
+    extras.require("jinja2", "writing report.html")
+    extras.require("plotly.graph_objects", "drawing the figures of report.html")
+    from prunus.lab.report.page import write
+
+    return write(Path(folder))

@@ -1,0 +1,168 @@
+"""Figures on how long the models take: one call in each setting, and the break-even curve."""
+
+from __future__ import annotations
+
+from plotly import graph_objects as go
+from plotly.subplots import make_subplots
+
+from prunus.lab.report import claims, drawing, spell
+from prunus.lab.report.drawing import Figure
+from prunus.measuring.receipt import BreakEven, ModelFacts, Receipt
+
+# with more settings than this the first are drawn; the table has them all
+DRAWN_SETTINGS = 8
+
+# the name of a row, the model, and the runtime
+Row = tuple[str, ModelFacts, str]
+
+
+def latency(receipt: Receipt) -> Figure | None:
+    """Draw the time of a call in each setting with its spread; None where it was not measured.
+
+    One panel for each number of threads and batch, in it one row for each model, below each other by runtime.
+    """
+    models = claims.timed(receipt)
+    settings = claims.grid(models)
+    if not settings:
+        return None
+    rows, drawn_settings = _rows(models), settings[:DRAWN_SETTINGS]
+    columns = min(2, len(drawn_settings))
+    lines = -(-len(drawn_settings) // columns)
+    height = 90 + 24 * len(rows)
+    drawn = make_subplots(
+        rows=lines,
+        cols=columns,
+        subplot_titles=[_title(*setting) for setting in drawn_settings],
+        shared_yaxes=True,
+        vertical_spacing=64 / (lines * height),
+        horizontal_spacing=0.05,
+    )
+    for at, setting in enumerate(drawn_settings):
+        _panel(drawn, receipt, rows, setting, row=at // columns + 1, column=at % columns + 1)
+    drawn.update_xaxes(rangemode="tozero")
+    drawn.update_yaxes(
+        range=[len(rows) - 0.5, -0.5], type="category", categoryorder="array", categoryarray=[name for name, *_ in rows]
+    )
+    rest = len(settings) - len(drawn_settings)
+    more = f" {spell.plural(rest, 'more setting')} can be read in receipt.json." if rest else ""
+    return drawing.figure(
+        "latency",
+        f"Time of one call in {spell.plural(len(drawn_settings), 'setting')}, median with 10th to 90th percentile.",
+        drawn,
+        height=44 + lines * height,
+        top=44,
+        note="Dots are medians, bars reach from the 10th to the 90th percentile of single calls. A median is known "
+        "better than a single call, so medians can differ where bars overlap: they are called different where "
+        f"they are at least {spell.percent(claims.SAME_TIME, 0)} apart and their 95% intervals (not drawn) do not "
+        f"overlap.{more}",
+        showlegend=False,
+    )
+
+
+def break_even(receipt: Receipt) -> Figure | None:
+    """Draw the time of programs over the sparsity, beside the dense model elsewhere; None without the curve."""
+    curve = receipt.break_even
+    if curve is None:
+        return None
+    times = (*curve.dense_us.values(), *(point.latency_us for point in curve.points))
+    unit, size = spell.time_unit(max(time.p90 for time in times))
+    drawn = go.Figure()
+    _curve(drawn, curve, unit, size)
+    for at, (runtime, time) in enumerate(curve.dense_us.items(), start=1):
+        name = f"dense in {drawing.text(spell.runtime(runtime))}"
+        drawn.add_scatter(
+            x=[0, 100],
+            y=[time.median / size] * 2,
+            mode="lines",
+            name=name,
+            line={"color": drawing.COLOURS[at % len(drawing.COLOURS)], "dash": "dash", "width": 2},
+            hovertemplate=f"{spell.spread(time.median, time.p10, time.p90)}<extra>{name}</extra>",
+        )
+    if curve.sparsity is not None:
+        at_percent = 100 * curve.sparsity
+        drawn.add_vline(x=at_percent, line={"color": drawing.GREY, "dash": "dot", "width": 2})
+        drawn.add_annotation(
+            x=at_percent,
+            y=1,
+            yref="paper",
+            yanchor="top",
+            xanchor="left",
+            showarrow=False,
+            text=f" break-even: {spell.percent(curve.sparsity, 0)}",
+        )
+    said = [f"{spell.percent(p.sparsity, 0)} {spell.microseconds(p.latency_us.median)}" for p in curve.points]
+    where = f"{spell.threads(str(curve.threads))}, batch {curve.batch}"
+    return drawing.figure(
+        "break-even",
+        f"Time of a program by sparsity, {where}: {'; '.join(said)}.",
+        drawn,
+        height=400,
+        top=64,
+        note=f"One call with {where}, all measured in turns. The line is the program that skips zeros, made of copies "
+        "of the dense network pruned by magnitude at once; they were not trained, so this is about time alone. Bars "
+        "reach from the 10th to the 90th percentile. The dashed lines are the dense network in other runtimes.",
+        xaxis={"title": {"text": "sparsity of the pruned weights"}, "ticksuffix": "%", "range": [-2, 102]},
+        yaxis={"title": {"text": "time of one call"}, "ticksuffix": unit, "rangemode": "tozero"},
+    )
+
+
+def _curve(drawn: go.Figure, curve: BreakEven, unit: str, size: int) -> None:
+    times = [point.latency_us for point in curve.points]
+    drawn.add_scatter(
+        x=[100 * point.sparsity for point in curve.points],
+        y=[time.median / size for time in times],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [(time.p90 - time.median) / size for time in times],
+            "arrayminus": [(time.median - time.p10) / size for time in times],
+            "color": drawing.COLOURS[0],
+            "thickness": 2,
+            "width": 4,
+        },
+        mode="lines+markers",
+        name="program of prunus",
+        line={"color": drawing.COLOURS[0], "width": 2},
+        marker={"color": drawing.COLOURS[0], "size": 8},
+        hovertemplate=f"%{{x:.0f}}: %{{y:.3g}}{unit}<extra>program of prunus</extra>",
+    )
+
+
+def _rows(models: list[ModelFacts]) -> list[Row]:
+    """Return a row for each model and runtime it was timed in, runtime by runtime."""
+    runtimes = list(dict.fromkeys(runtime for model in models for runtime in model.latency_us))
+    names = dict(zip((id(model) for model in models), drawing.texts(model.name for model in models), strict=True))
+    several = len(runtimes) > 1
+    return [
+        (f"{drawing.text(spell.runtime(runtime))}: {names[id(model)]}" if several else names[id(model)], model, runtime)
+        for runtime in runtimes
+        for model in models
+        if runtime in model.latency_us
+    ]
+
+
+def _panel(
+    drawn: go.Figure, receipt: Receipt, rows: list[Row], setting: tuple[str, str], row: int, column: int
+) -> None:
+    look = drawing.marks(receipt)
+    found = [claims.latency(model, runtime, *setting) for _, model, runtime in rows]
+    unit, size = spell.time_unit(max(measured.p90 for measured in found if measured))
+    drawn.update_xaxes(ticksuffix=unit, row=row, col=column)
+    for (name, model, _), measured in zip(rows, found, strict=True):
+        if measured is None:
+            continue
+        mark = look[model.name]
+        drawn.add_scatter(
+            x=[measured.median / size],
+            y=[name],
+            error_x=drawing.errors(measured.median / size, measured.p10 / size, measured.p90 / size, mark.colour),
+            mode="markers",
+            marker={"color": mark.colour, "symbol": mark.symbol, "size": 10},
+            hovertemplate=f"{spell.spread(measured.median, measured.p10, measured.p90)}<extra>{name}</extra>",
+            row=row,
+            col=column,
+        )
+
+
+def _title(threads: str, batch: str) -> str:
+    return f"{drawing.text(spell.threads(threads))}, batch {drawing.text(batch)}"

@@ -1,0 +1,84 @@
+"""The page: one HTML file with everything in it, plotly's script included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.offline
+from markupsafe import Markup
+
+from prunus import files
+from prunus.lab.report import blocks, folder, sections, sentences, spell, tiles
+from prunus.measuring.receipt import Receipt
+
+FILE_NAME = "report.html"
+
+
+def write(run_folder: Path) -> Path:
+    """Write the page of a run's folder; errors as `prunus.lab.report.write_page`."""
+    path = run_folder / FILE_NAME
+    files.write_text(path, render(folder.read(run_folder)))
+    return path
+
+
+def render(run: folder.Run) -> str:
+    """Return the page of a run as HTML."""
+    made = sections.sections(run)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title(run.receipt),
+            description=str(run.receipt.recipe.get("description", "")),
+            origin=_origin(run.receipt),
+            headline=sentences.headline(run.receipt),
+            tiles=tiles.tiles(run.receipt),
+            paragraphs=sentences.paragraphs(run.receipt),
+            sections=made,
+            plotly=_script() if _has_figures(made) else "",
+        )
+    )
+
+
+def title(receipt: Receipt) -> str:
+    """Return the page's title: the recipe's name and the seed; models compared without a recipe have neither."""
+    if not receipt.recipe:
+        return "models compared"
+    return f"{spell.plain(str(receipt.recipe.get('name', 'a recipe')))}, seed {receipt.seed}"
+
+
+def _origin(receipt: Receipt) -> str:
+    data = receipt.data
+    tested = [f"{data.name}, {spell.plural(data.test, 'test image')}"] if data else []
+    return spell.plain(" · ".join([*tested, receipt.machine.processor, f"PyTorch {receipt.torch}"]))
+
+
+def _has_figures(made: list[blocks.Section]) -> bool:
+    return any(part.kind == "figure" for section in made for part in section.parts)
+
+
+def _script() -> Markup:
+    script = str(plotly.offline.get_plotlyjs())
+    assert "</script" not in script.lower(), "plotly's script would end the element it is put into"
+    return Markup(script)
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("prunus.lab", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["own"] = _own
+    return environment
+
+
+def _own(name: str) -> Markup:
+    """Return a file of this package as it is, for the page's own style and script."""
+    source: Any = Path(__file__).with_name(name)
+    return Markup(source.read_text(encoding="utf-8"))

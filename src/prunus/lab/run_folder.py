@@ -1,0 +1,203 @@
+"""A run's folder: one process at a time, one recipe, and results that know what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunus import packing as pack
+from prunus import strict_json
+from prunus.extras import require
+from prunus.files import load_with_metadata, remove_left_overs, save_tensors, write_json, write_text
+from prunus.lab.recipe import Recipe, load
+
+# What the measuring stage concludes from the models, the receipt first: without it nothing else counts.
+CONCLUSIONS = ("receipt.json", "report.html", "sensitivity.json", "predictions.safetensors")
+
+
+class RunLockedError(RuntimeError):
+    """Another process is running in this folder."""
+
+
+class RecipeChangedError(ValueError):
+    """The folder holds results of another recipe or other data."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        RunLockedError: another process holds it.
+    """
+    filelock = require("filelock", "running a recipe")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise RunLockedError(
+            f"another prunus run is at work in {str(folder)!r}; wait for it to end, or give this one another folder"
+        ) from error
+    try:
+        remove_left_overs(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def claim(folder: Path, recipe: Recipe, *, redo: bool) -> None:
+    """Write the recipe into the folder, unless the folder belongs to another one.
+
+    Args:
+        folder: the folder of one seed.
+        recipe: what is going to run there.
+        redo: take the folder over; results the new recipe shares are kept, the others are made anew.
+
+    Raises:
+        RecipeChangedError: the folder holds a run of another recipe, and `redo` is not set.
+    """
+    path = folder / "recipe.yaml"
+    if path.is_file() and (earlier := load(path)).hash != recipe.hash:
+        if not redo:
+            raise RecipeChangedError(
+                f"{str(folder)!r} holds a run of another recipe ({'; '.join(differences(earlier, recipe))}); give "
+                "another folder with --out, or --redo to keep what both share and make the rest anew"
+            )
+        for name in CONCLUSIONS:  # drawn from models that are made anew now
+            (folder / name).unlink(missing_ok=True)
+    write_text(path, recipe.yaml())
+
+
+def differences(earlier: Recipe, later: Recipe) -> list[str]:
+    """Say which settings two recipes differ in: ``"train.epochs: 12 -> 3"``."""
+    before, after = _flat(earlier.model_dump(mode="json")), _flat(later.model_dump(mode="json"))
+    keys = sorted((before.keys() | after.keys()) - {"description"})
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def store(path: Path, model: nn.Module, made_from: str) -> None:
+    """Write a model's state dict as the result of a stage; `made_from` is the fingerprint of all it depends on."""
+    save_tensors(path, model.state_dict(), {"made_from": made_from})
+
+
+def restore(path: Path, model: nn.Module, made_from: str, beside: Sequence[Path] = ()) -> bool:
+    """Load a stage's result into the model if there is one of the same fingerprint; tell whether there was.
+
+    Args:
+        path: of the model's file.
+        model: what the weights are loaded into.
+        made_from: the fingerprint of all the result depends on.
+        beside: further files of the same stage; without them, or with others than this stage's, nothing is loaded.
+
+    Raises:
+        ValueError: a file is there but damaged.
+    """
+    if not all(file.is_file() for file in (path, *beside)):
+        return False
+    tensors, metadata = load_with_metadata(path)
+    found = [metadata, *(load_with_metadata(file)[1] for file in beside)]
+    if any(header.get("made_from") != made_from for header in found):
+        return False
+    model.load_state_dict(tensors)
+    return True
+
+
+def store_packed(path: Path, model: nn.Module, made_from: str, example: Tensor, bits: int | None = None) -> None:
+    """Write a model as a `.prunus` file, the result of a stage; its fingerprint lies beside it, in a file of its own.
+
+    The fingerprint comes second and names the content it is of, so after a kill between the two it is not believed.
+
+    Args:
+        path: of the file; the fingerprint is in ``<its stem>.json``.
+        model: what is written.
+        made_from: the fingerprint of all the result depends on.
+        example: an input of the model, to trace it with.
+        bits: as in `prunus.save`.
+    """
+    pack.save(path, model, example_inputs=example, bits=bits)
+    vouch(path, made_from)
+
+
+def vouch(path: Path, made_from: str) -> None:
+    """Write beside a stage's file what it was made from."""
+    write_json(_beside(path), {"made_from": made_from, "sha256": _sha256(path)})
+
+
+def restore_packed(path: Path, made_from: str) -> nn.Module | None:
+    """Return the model of a stage's `.prunus` file if there is one of the same fingerprint.
+
+    Raises:
+        PackError: the file is there but damaged.
+    """
+    if not path.is_file() or vouched(path) != made_from:
+        return None
+    return pack.load(path)
+
+
+def vouched(path: Path) -> str | None:
+    """Return the fingerprint beside a stage's file; None where there is none, or one of another content."""
+    beside = _beside(path)
+    if not path.is_file() or not beside.is_file():
+        return None
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+        return str(said["made_from"]) if said["sha256"] == _sha256(path) else None
+    except (ValueError, KeyError, TypeError, RecursionError):  # damaged, so it vouches for nothing
+        return None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def made_from_of(path: Path) -> str | None:
+    """Return the fingerprint in a result's header, None where it has none."""
+    return load_with_metadata(path)[1].get("made_from")
+
+
+class Seconds:
+    """What each stage cost, kept in `seconds.json`: a later start of the same run adds nothing to it.
+
+    Raises:
+        ValueError: the file is there but damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "seconds.json"
+        self._seconds: dict[str, float] = {}
+        if self._path.is_file():
+            self._seconds = _seconds_in(self._path)
+
+    def __getitem__(self, stage: str) -> float | None:
+        return self._seconds.get(stage)
+
+    def __setitem__(self, stage: str, seconds: float) -> None:
+        self._seconds[stage] = round(seconds, 3)
+        write_json(self._path, self._seconds)
+
+
+def _seconds_in(path: Path) -> dict[str, float]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        seconds: dict[str, float] = strict_json.build(dict[str, float], strict_json.parse(text))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} does not hold the seconds of stages ({error}); delete it") from error
+    return seconds

@@ -1,0 +1,302 @@
+"""A run as stages, each skipped where its result is there.
+
+train -> prune -> finetune -> shrink -> pack -> compile -> controls -> measure -> report
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus import pruning
+from prunus.copying import copy_model
+from prunus.extras import require
+from prunus.lab import controls, models, reducing, report, train
+from prunus.lab import data as datasets
+from prunus.lab.data import Dataset
+from prunus.lab.proof import Evidence, prove
+from prunus.lab.recipe import PruneSection, Recipe, Section, TrainingSection, fingerprint
+from prunus.lab.run_folder import (
+    RecipeChangedError,
+    RunLockedError,
+    Seconds,
+    claim,
+    locked,
+    made_from_of,
+    restore,
+    store,
+)
+from prunus.measuring.receipt import Receipt
+from prunus.pruning import criteria
+from prunus.pruning.masks import Masks
+from prunus.registry import unknown_name
+
+__all__ = ["RecipeChangedError", "RunLockedError", "SeedRun", "run"]
+
+_log = logging.getLogger("prunus")
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One seed's finished run."""
+
+    seed: int
+    folder: Path
+    receipt: Receipt
+    report: Path
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    data_folder: Path | None = None,
+    download: bool = True,
+    accelerator: str = "auto",
+    redo: bool = False,
+    say: Callable[[str], None] = _log.info,
+) -> list[SeedRun]:
+    """Run a recipe, each seed in its own folder `out/seed-N`; what is there already is not done again.
+
+    Args:
+        recipe: what to do.
+        out: where the results go.
+        data_folder: where the data lies; by default it is looked for, then downloaded.
+        download: whether data may be downloaded.
+        accelerator: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        redo: take over a folder that holds a run of another recipe.
+        say: called with one line of text as each stage begins or is skipped.
+
+    Raises:
+        RunLockedError: another process is running in the folder.
+        RecipeChangedError: the folder holds a run of another recipe or other data, and `redo` is not set.
+        ValueError: the data is damaged or not to be had, the recipe does not fit it, or there is no such accelerator.
+        MissingExtraError: a package that a stage needs is not installed.
+    """
+    require("constriction", "packing the result")  # said before anything is trained
+    device = _device(accelerator)
+    shape = models.input_shape(recipe.model.name, **recipe.model.arguments)  # known before anything is downloaded
+    data = datasets.load(recipe.data.name, folder=data_folder, fallback=recipe.data.fallback, download=download)
+    if data.input_shape != shape:
+        raise ValueError(
+            f"model {recipe.model.name!r} takes images of (channels, height, width) {shape}, but {data.name!r} has "
+            f"{data.input_shape}; set model.arguments.in_channels and model.arguments.image_size"
+        )
+    finished = []
+    for seed in recipe.seeds:
+        folder = out / f"seed-{seed}"
+        alone = recipe.model_copy(update={"seeds": (seed,)})
+        with locked(folder):
+            claim(folder, alone, redo=redo)
+            road = Road(alone, seed, folder, data, device, redo, say)
+            receipt = road.go()
+            page = report.write_page(folder)
+        finished.append(SeedRun(seed, folder, receipt, page))
+    return finished
+
+
+@dataclass(frozen=True)
+class Road:
+    """The stages of one seed, in order, each with what it needs from those before."""
+
+    recipe: Recipe
+    seed: int
+    folder: Path
+    data: Dataset
+    device: torch.device
+    redo: bool
+    say: Callable[[str], None]
+
+    def go(self) -> Receipt:
+        """Run every stage that has no result yet, and return the receipt."""
+        recipe = self.recipe
+        trained = self.made_from(recipe.model, recipe.train)
+        dense = self.stage("dense", self.folder, trained, self.new_model(), lambda model: self._train(model))
+        pruned, masks, finetuned = self.prune_and_finetune(dense, recipe.prune, self.folder, trained)
+        made_from = self.finetuned_from(trained, recipe.prune)
+        smaller = reducing.make(self, finetuned, made_from)
+        program = reducing.compiled(self, smaller["packed"], made_from)
+        others = controls.make(self, dense, finetuned, trained) if recipe.controls else {}
+        models = {"dense": dense, "pruned": pruned, "finetuned": finetuned} | smaller
+        evidence = Evidence(models, masks, others, program)
+        receipt = prove(recipe, self.seed, self.folder, self.data, evidence, self.say)
+        for state in self.folder.rglob("*.state.safetensors"):  # what a killed run would have gone on from
+            state.unlink()
+        return receipt
+
+    def made_from(self, *parts: Section | str | None) -> str:
+        """Fingerprint what a result depends on: seed, device, data, and the given settings or fingerprints."""
+        data = [self.recipe.data.model_dump(mode="json"), self.data.checksum]
+        settings = [part.model_dump(mode="json") if isinstance(part, Section) else part for part in parts]
+        return fingerprint([self.seed, self.device.type, self.recipe.devices, data, settings])
+
+    def finetuned_from(self, trained: str, section: PruneSection) -> str:
+        """Return the fingerprint of what `prune_and_finetune` makes of a dense model's fingerprint."""
+        return self.made_from(self.made_from(trained, section), self.recipe.finetune)
+
+    def prune_and_finetune(
+        self, dense: nn.Module, section: PruneSection, folder: Path, trained: str, prefix: str = ""
+    ) -> tuple[nn.Module, Masks, nn.Module]:
+        """Take the road from a dense model to a finetuned one; `prefix` keeps a control's files apart."""
+        path = folder / f"{prefix}masks.safetensors"
+        made_from = self.made_from(trained, section)
+        pruned = self.stage(
+            f"{prefix}pruned",
+            folder,
+            made_from,
+            copy_model(dense),
+            lambda model: self._prune(model, section, path, made_from),
+            beside=[path],
+        )
+        masks = Masks.load(path).to(self.device)
+        finetuned = self.stage(
+            f"{prefix}finetuned",
+            folder,
+            self.finetuned_from(trained, section),
+            copy_model(pruned),
+            lambda model: self.fit(model, self.recipe.finetune, f"{prefix}finetune", folder, masks=masks).seconds,
+        )
+        return pruned, masks, finetuned
+
+    def stage(
+        self,
+        name: str,
+        folder: Path,
+        made_from: str,
+        model: nn.Module,
+        make: Callable[[nn.Module], float],
+        beside: Sequence[Path] = (),
+    ) -> nn.Module:
+        """Return a stage's model: read if it was made from the same things before, else made and stored.
+
+        Args:
+            name: of the result's file.
+            folder: where it lies.
+            made_from: the fingerprint of all it depends on.
+            model: what the stage starts from; changed in place.
+            make: does the stage's work on the model and returns the seconds it cost.
+            beside: further files that `make` writes, with the same fingerprint.
+        """
+        path = folder / f"{name}.safetensors"
+        if restore(path, model, made_from, beside):
+            self.say(f"{name}: done before, read from {path}")
+            return model
+        self.check_takes_over(path, *(made_from_of(file) == made_from for file in (path, *beside) if file.is_file()))
+        Seconds(self.folder)[name] = make(model)
+        store(path, model, made_from)
+        return model
+
+    def check_takes_over(self, path: Path, *ours: bool) -> None:
+        """Refuse to write over a stage's files if some are not this run's, unless that was asked for.
+
+        Raises:
+            RecipeChangedError: they are of other settings.
+        """
+        if not self.redo and not all(ours):
+            raise RecipeChangedError(
+                f"{str(path)!r} was made from other data or settings, or on another kind of device, than this run's "
+                f"(data: {self.data.source}; device: {self.device.type}); give another folder with --out, or --redo to "
+                "make it anew"
+            )
+
+    def new_model(self) -> nn.Module:
+        """Make the recipe's model, initialised from the seed."""
+        return self.seeded(self.recipe.model.arguments)
+
+    def seeded(self, arguments: dict[str, Any]) -> nn.Module:
+        """Make the recipe's kind of model with other arguments, initialised from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return models.create(self.recipe.model.name, **arguments).to(self.device)
+
+    def fit(
+        self,
+        model: nn.Module,
+        section: TrainingSection,
+        name: str,
+        folder: Path,
+        *,
+        prune: PruneSection | None = None,
+        masks: Masks | None = None,
+    ) -> train.Fit:
+        """Train a model in place for one phase; with `redo`, the state of one with other settings makes way."""
+        epochs = f"{section.epochs} epoch" + ("" if section.epochs == 1 else "s")
+        self.say(f"{name}: {epochs}" + (", the zeros are kept" if masks else ""))
+        phase = functools.partial(
+            train.fit,
+            model,
+            self.data,
+            section,
+            name=name,
+            folder=folder,
+            seed=self.seed,
+            shift=self.recipe.data.shift,
+            devices=self.recipe.devices,
+            accelerator=self.device.type,
+            prune=prune,
+            masks=masks,
+        )
+        try:
+            return phase()
+        except train.StateError:
+            if not self.redo:
+                raise
+            (folder / f"{name}.state.safetensors").unlink(missing_ok=True)
+            return phase()
+
+    def _train(self, model: nn.Module) -> float:
+        self.say(f"data: {self.data.name}, {self.data.source}")
+        return self.fit(model, self.recipe.train, "train", self.folder).seconds
+
+    def _prune(self, model: nn.Module, section: PruneSection, path: Path, made_from: str) -> float:
+        name = path.name.removesuffix("masks.safetensors") + "prune"
+        method = f"{section.criterion}, {section.pattern}, {section.scope}, {section.schedule}"
+        what = "weights" if section.budget == "parameters" else "multiply-adds"
+        self.say(f"{name}: {100 * section.sparsity:.4g}% of the {what} go ({method})")
+        if section.training is None:
+            train.forget(path.parent, name)  # an earlier, gradual one
+            began = time.monotonic()
+            masks: Masks | None = self._prune_at_once(model, section)
+            seconds = time.monotonic() - began
+        else:
+            fitted = self.fit(model, section.training, name, path.parent, prune=section)
+            masks, seconds = fitted.masks, fitted.seconds
+        assert masks is not None
+        in_order = {parameter: masks[parameter] for parameter, _ in model.named_parameters() if parameter in masks}
+        Masks(in_order).save(path, made_from)
+        return seconds
+
+    def _prune_at_once(self, model: nn.Module, section: PruneSection) -> Masks:
+        needs = criteria.resolve(section.criterion).needs
+        size, count = self.recipe.train.batch_size, section.calibration_batches
+        batches = train.calibration_batches(self.data, size, count, self.device) if needs else None
+        return pruning.prune(
+            model,
+            section.sparsity,
+            criterion=section.criterion,
+            pattern=section.pattern,
+            scope=section.scope,
+            include=section.include,
+            exclude=section.exclude,
+            data=batches,
+            loss=nn.functional.cross_entropy if needs == "gradient" else None,
+            seed=self.seed,
+            **train.channel_options(section, self.data, self.device),
+        )
+
+
+def _device(accelerator: str) -> torch.device:
+    """Return where models live: what was asked for, if it is there."""
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise unknown_name("accelerator", accelerator, ("auto", "cpu", "cuda"))
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("accelerator 'cuda' was asked for, but PyTorch sees no GPU; use 'cpu', or see prunus doctor")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")

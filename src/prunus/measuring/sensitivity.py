@@ -1,0 +1,69 @@
+"""How much accuracy each layer's weights carry: prune it alone, one-shot, and look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from prunus.copying import copy_model
+from prunus.pruning import prune
+from prunus.pruning.targets import resolve
+
+SPARSITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+ALL_LAYERS = "all layers"
+
+
+def sensitivity(
+    model: nn.Module,
+    score: Callable[[nn.Module], float],
+    *,
+    sparsities: Sequence[float] = SPARSITIES,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    **method: Any,
+) -> dict[str, list[float]]:
+    """Return one curve for each layer and one for all together: what `score` gives at each sparsity.
+
+    Each point prunes a fresh copy of the model once, without training after it. A sparsity that a layer can't
+    have (it rounds to no weight at all) repeats the point before it.
+
+    Args:
+        model: any module; it is not changed.
+        score: what is asked of a pruned model, such as its accuracy on validation data; never on test data,
+            since the curve is there to choose by.
+        sparsities: rising, in [0, 1).
+        include: which parameters, as in `prune`.
+        exclude: which not, likewise.
+        **method: criterion, pattern, scope and so on, as in `prune`.
+
+    Raises:
+        ValueError: as `prune`.
+    """
+    layers = list(resolve(model, include, exclude))
+    selections = {ALL_LAYERS: layers} | {name: [name] for name in layers}
+    whole = score(model)
+    return {label: _curve(model, score, sparsities, names, method, whole) for label, names in selections.items()}
+
+
+def _curve(
+    model: nn.Module,
+    score: Callable[[nn.Module], float],
+    sparsities: Sequence[float],
+    names: list[str],
+    method: dict[str, Any],
+    whole: float,
+) -> list[float]:
+    parameters = dict(model.named_parameters())
+    num_weights = sum(parameters[name].numel() for name in names)
+    curve: list[float] = []
+    for sparsity in sparsities:
+        removed = round(sparsity * num_weights)
+        if removed == 0 or removed > num_weights - len(names):
+            curve.append(curve[-1] if curve else whole)
+            continue
+        pruned = copy_model(model)
+        prune(pruned, sparsity, include=names, **method)
+        curve.append(score(pruned))
+    return curve

@@ -1,0 +1,105 @@
+"""The times in a receipt: of one call, and at which sparsity a program that skips zeros overtakes the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from prunus.measuring.consistency import between, close, counts, require
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Microseconds a call took: median, 10th and 90th percentile over `runs` calls."""
+
+    median: float
+    p10: float
+    p90: float
+    runs: int
+
+    def __post_init__(self) -> None:
+        counts(self, "runs", least=1)
+        require(
+            0 < self.p10 <= self.median <= self.p90,
+            f"p10, median, p90 must be above 0 and rise, got {self.p10}, {self.median}, {self.p90}",
+        )
+
+
+@dataclass(frozen=True)
+class BreakEvenPoint:
+    """One copy of the dense model, pruned to `sparsity` of its prunable weights, as a program that skips zeros."""
+
+    sparsity: float
+    nonzero: int
+    latency_us: Latency
+
+    def __post_init__(self) -> None:
+        counts(self, "nonzero")
+        require(0 <= self.sparsity < 1, f"sparsity must be in [0, 1), got {self.sparsity}")
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """How the time of a program that skips zeros falls with the sparsity, beside the dense model in other runtimes.
+
+    All were timed in turns in one run. `dense_us` maps a runtime to the dense model's time, `points` rise in sparsity.
+    `sparsity` is where the program becomes as fast as the fastest of `dense_us`, see `crossing`; None where it never
+    does. `notes` says what was left out and why.
+    """
+
+    threads: int
+    batch: int
+    dense_us: dict[str, Latency]
+    points: tuple[BreakEvenPoint, ...]
+    sparsity: float | None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        counts(self, "threads", "batch", least=1)
+        require(bool(self.dense_us), "dense_us must hold at least one runtime, got none")
+        require(bool(self.points), "points must hold at least one, got none")
+        for before, after in pairwise(self.points):
+            rises = before.sparsity < after.sparsity and before.nonzero >= after.nonzero
+            require(
+                rises,
+                f"points must rise in sparsity and never in nonzero, got {before.sparsity} ({before.nonzero}) before "
+                f"{after.sparsity} ({after.nonzero})",
+            )
+        expected = crossing([point.sparsity for point in self.points], self.ratios)
+        if expected is None or self.sparsity is None:
+            require(self.sparsity == expected, f"sparsity must be the points' crossing {expected}, got {self.sparsity}")
+        else:
+            between("sparsity", self.sparsity, 0, 1)
+            close("sparsity", self.sparsity, "the points' crossing", expected)
+
+    @property
+    def fastest(self) -> str:
+        """The runtime in which the dense model is fastest."""
+        return min(self.dense_us, key=lambda runtime: self.dense_us[runtime].median)
+
+    @property
+    def ratios(self) -> list[float]:
+        """The time of each point as a multiple of the dense model's in its fastest runtime."""
+        fastest = self.dense_us[self.fastest].median
+        return [point.latency_us.median / fastest for point in self.points]
+
+
+def crossing(sparsities: Sequence[float], ratios: Sequence[float]) -> float | None:
+    """Return the sparsity from which on the ratios are at most 1, linearly interpolated; None if the last is above 1.
+
+    Where noise lets the ratios cross 1 more than once, the last crossing counts.
+
+    >>> crossing([0.0, 0.5, 0.9], [2.0, 1.5, 0.5])
+    0.7
+    >>> crossing([0.0, 0.5], [0.9, 0.4]), crossing([0.0, 0.5], [3.0, 2.0])
+    (0.0, None)
+    """
+    above = [at for at, ratio in enumerate(ratios) if ratio > 1]
+    if not above:
+        return sparsities[0]
+    last = above[-1]
+    if last == len(ratios) - 1:
+        return None
+    share = (ratios[last] - 1) / (ratios[last] - ratios[last + 1])
+    return sparsities[last] + share * (sparsities[last + 1] - sparsities[last])

@@ -1,0 +1,239 @@
+"""`prunus.save` and `prunus.load`: a model <-> a `.prunus` file."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.files import whole_file
+from prunus.packing import codebook, container, describe, dtypes, layout
+from prunus.packing.coder import Decoder, Encoder
+from prunus.packing.errors import DamagedError
+from prunus.packing.layout import Entry
+from prunus.packing.tensors import Coded, read_tensor, write_tensor
+from prunus.packing.values import Patterns
+from prunus.supported import unwrap
+
+if TYPE_CHECKING:
+    from prunus.graph import ExampleInputs
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """How one tensor went into a file.
+
+    Attributes:
+        name, shape, dtype: of it; a tied tensor has its first name.
+        coding: in words: where its nonzero entries are and how their values are told.
+        bytes: of the file, about: all tensors share one stream of bits.
+        nonzero: entries with a bit that is set, so -0.0 is one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    coding: str
+    bytes: float
+    nonzero: int
+
+
+@dataclass(frozen=True)
+class PackFacts:
+    """What `save` wrote.
+
+    Attributes:
+        kind: how the file tells its model: "model" by a name of `prunus.models`, "graph" by its graph, "weights" not.
+        bytes: of the file.
+        header_bytes: of these, what comes before the tensors.
+        tensors: each tensor, in order.
+        batch: the only number of samples that the loaded model takes, since the model's code pins the batch; None where
+            it is free, or the file does not hold a graph made now.
+    """
+
+    kind: str
+    bytes: int
+    header_bytes: int
+    tensors: tuple[TensorFacts, ...]
+    batch: int | None = None
+
+
+def save(
+    path: Path | str,
+    model: nn.Module,
+    *,
+    example_inputs: ExampleInputs | None = None,
+    bits: int | None = None,
+    weights_only: bool = False,
+) -> PackFacts:
+    """Write a model as a `.prunus` file, whole or not at all: small, checked, and free of code.
+
+    Every bit of every tensor is kept, unless `bits` is given. The model is left as it is. Where it is traced, the batch
+    stays free, unless the model's code pins it: then the loaded model takes as many samples as the example has, and no
+    others; a UserWarning, `PackFacts.batch` and the loaded model's `why` say so. Image sizes and lengths stay free
+    where the model takes others and its graph was found to compute the same there; else they are the example's.
+
+    Args:
+        path: of the file.
+        model: any module, on any device; wrappers of data-parallel training, torch.compile and Fabric are looked
+            through.
+        example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first. With
+            them a model that is not one of `prunus.models` is traced, so that `load` needs nothing of its class.
+        bits: 1 to 8: the nonzero weights of each tensor of two and more dimensions share at most ``2 ** bits`` values,
+            chosen by k-means; biases and norms stay exact. The loaded model then is a slightly different one.
+        weights_only: leave out what the model is; the file can only be loaded into a model.
+
+    Raises:
+        ValueError: the model has to be traced and there are no example inputs; `bits` is out of range.
+        GraphError: the model can't be traced.
+        TypeError: the model is not a Module, or its state dict holds something else than dense tensors of numbers.
+        MissingExtraError: the package constriction is not installed.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if bits is not None:
+        codebook.check_bits(bits)
+    described = describe.describe(unwrap(model), example_inputs, weights_only=weights_only)
+    tensors = described.tensors if bits is None else codebook.snap(described.tensors, bits)
+    written = _write(described.entries, tensors)
+    text = container.header_text(described.header)
+    data = container.join(text, written.stream, container.content_checksum(text, written.checked))
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+    if described.batch is not None:
+        warnings.warn(
+            f"the forward of {type(unwrap(model)).__name__} pins the batch: what {str(path)!r} holds takes batches of "
+            f"{described.batch} sample(s) only, as the example inputs had",
+            stacklevel=2,
+        )
+    header_bytes = len(data) - len(written.stream)
+    return PackFacts(described.kind, len(data), header_bytes, tuple(written.facts), described.batch)
+
+
+def load(
+    path: Path | str,
+    model: nn.Module | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    max_bytes: int | None = None,
+) -> nn.Module:
+    """Read a model from a `.prunus` file.
+
+    Args:
+        path: of a file that `save` wrote.
+        model: where the weights go; without, a model is made of what the file says, in eval mode, and nothing of the
+            class it had is needed.
+        device: where a model that is made goes; a given one stays where it is.
+        max_bytes: how much memory the tensors may take; without, 16 MiB or 2,000 times the file, whichever is more, so
+            that a small file can't ask for all memory there is.
+
+    Returns:
+        The given model, or the one that was made.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PackError: it is not a `.prunus` file, was damaged, is of a later version, needs more memory than allowed, or
+            holds weights only and no model is given.
+        ValueError: names, shapes or number types do not fit the given model, which was not changed.
+        MissingExtraError: the package constriction is not installed.
+    """
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    content = container.read(path)
+
+    def made() -> nn.Module:
+        return describe.make(content.header, _read(content, max_bytes)).to(device)
+
+    if model is None:
+        return container.named(path, made)
+    tensors = read_tensors(path, max_bytes=max_bytes)
+    inner = unwrap(model)
+    _check_fit(path, inner.state_dict(keep_vars=True), tensors)
+    inner.load_state_dict(tensors, strict=False)
+    return model
+
+
+def read_tensors(path: Path | str, *, max_bytes: int | None = None) -> dict[str, Tensor]:
+    """Return the state dict in a `.prunus` file, on the CPU; a tied tensor is one under each of its names.
+
+    Raises:
+        FileNotFoundError, PackError, MissingExtraError: as `load`.
+    """
+    content = container.read(path)
+    return container.named(path, lambda: describe.state_of(content.header, _read(content, max_bytes)))
+
+
+class _Written(NamedTuple):
+    stream: bytes
+    facts: list[TensorFacts]
+    checked: list[tuple[str, bytes]]
+
+
+def _write(entries: list[Entry], tensors: Mapping[str, Tensor]) -> _Written:
+    encoder, coded = Encoder(), Coded.nothing()
+    facts, checked = [], []
+    for entry in entries:
+        bits = dtypes.patterns(tensors[entry.name])
+        digest = _digest(bits)
+        before = encoder.num_bits
+        coding = write_tensor(encoder, bits, entry.form, digest, coded)
+        size = (encoder.num_bits - before) / 8
+        nonzero = int(torch.count_nonzero(tensors[entry.name])) if entry.dtype.is_complex else _nonzero(bits)
+        facts.append(TensorFacts(entry.name, entry.shape, layout.type_name(entry.dtype), coding, size, nonzero))
+        checked.append((entry.told, digest))
+    return _Written(encoder.finish(), facts, checked)
+
+
+def _read(content: container.Content, max_bytes: int | None) -> dict[str, Tensor]:
+    """Decode the tensors of a file, and see that they are what was written."""
+    entries = describe.entries_of(content.header)
+    layout.check_size(entries, content.size, max_bytes)
+    decoder, coded = Decoder(content.stream), Coded.nothing()
+    read: list[Patterns] = []
+    for entry in entries:
+        read.append(read_tensor(decoder, entry.form, coded, read))
+    checked = [(entry.told, _digest(bits)) for entry, bits in zip(entries, read, strict=True)]
+    if container.content_checksum(content.header_text, checked) != content.checksum:
+        raise DamagedError("what it holds is not what was written")
+    return {
+        entry.name: dtypes.tensor_of(bits, entry.dtype, entry.shape) for entry, bits in zip(entries, read, strict=True)
+    }
+
+
+def _nonzero(bits: Patterns) -> int:
+    return int(np.count_nonzero(bits))
+
+
+def _digest(bits: Patterns) -> bytes:
+    little = bits.astype(f"<u{bits.itemsize}", copy=False)
+    return hashlib.sha256(little.view(np.uint8).data).digest()
+
+
+def _check_fit(path: Path | str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a model of the expected tensors can take the given ones, to the bit."""
+    problems = list(_problems(expected, given))
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{str(path)!r} does not fit the model: {'; '.join(problems[:3])}{more}")
+
+
+def _problems(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
+    loaded = {id(expected[name]) for name in given if name in expected}
+    for name, tensor in expected.items():
+        if name not in given and id(tensor) not in loaded:
+            yield f"it lacks {name!r}"
+    for name, tensor in given.items():
+        if name not in expected:
+            yield f"it has {name!r}, which the model has not"
+        elif tensor.shape != expected[name].shape:
+            yield f"{name!r} has shape {list(tensor.shape)} in the file, {list(expected[name].shape)} in the model"
+        elif tensor.dtype != expected[name].dtype:
+            wanted, there = tensor.dtype, expected[name].dtype
+            yield f"{name!r} is {wanted} in the file, {there} in the model; make it fit first, as by model.to({wanted})"

@@ -1,0 +1,280 @@
+"""Pruning a model: `prune` at once, `Pruner` along a schedule while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.graph import ExampleInputs
+from prunus.pruning import criteria
+from prunus.pruning.channels import Channels
+from prunus.pruning.criteria import Criterion
+from prunus.pruning.finding import check_data, check_reachable, earlier_masks, find_masks, from_first_rank, other_masks
+from prunus.pruning.masks import MaskError, Masks
+from prunus.pruning.method import Method, check_method
+from prunus.pruning.patterns import Channel, Pattern, num_gone
+from prunus.pruning.schedules import Schedule, fraction
+from prunus.pruning.scopes import Scope
+from prunus.pruning.stats import Batch, Loss
+from prunus.pruning.targets import Selector, named, resolve
+from prunus.supported import unwrap
+
+
+def prune(
+    model: nn.Module,
+    sparsity: float,
+    *,
+    criterion: str | criteria.Score | Criterion = "magnitude",
+    pattern: str | Pattern = "unstructured",
+    scope: str | Scope = "global",
+    include: Sequence[Selector] = (),
+    exclude: Sequence[Selector] = (),
+    masks: Mapping[str, Tensor] | None = None,
+    data: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    min_kept: int = 1,
+    example_inputs: ExampleInputs | None = None,
+    budget: str = "parameters",
+    round_to: int = 1,
+) -> Masks:
+    """Set the least important weights of a model to zero, in place, and return the masks.
+
+    The model stays the module it was: same class, same state_dict keys, dense tensors with zeros in them. Under
+    DistributedDataParallel every process has to call this, and all get the masks that the first one found.
+
+    Args:
+        model: any module; wrappers of DistributedDataParallel, torch.compile and Lightning Fabric are looked through.
+        sparsity: the fraction of the targeted weights to remove, in [0, 1); met exactly, as
+            round(sparsity * number of units). Pattern ``"channel"`` meets it within two points, or refuses.
+        criterion: how much a weight matters: a name (`prunus ls criteria`) or `(weight, stats) -> scores`.
+        pattern: what goes together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole channels,
+            neurons and heads, with all that other layers couple with them, so that `prunus.shrink` can remove them.
+        scope: how the budget is spread: ``"global"``, ``"uniform"``, ``"erk"``, or `(layers, budget) -> counts`.
+        include: parameters, modules, patterns or classes to prune; by default every weight of a Linear,
+            convolution, attention or recurrent layer.
+        exclude: what to leave alone, likewise.
+        masks: earlier masks; what they prune stays pruned and counts towards the sparsity.
+        data: batches for criteria that need data: `(inputs, targets)` for ``"gradient"``, inputs suffice for
+            ``"activation"``.
+        loss: `(outputs, targets) -> scalar`, for ``"gradient"`` with data; without data the gradients that the
+            last backward pass left are used.
+        seed: for criteria that draw random numbers.
+        min_kept: how many units each layer keeps at least; 0 allows a layer to be emptied (but of its last channel).
+        example_inputs: what the model takes, for pattern ``"channel"``: a tensor, a tuple of tensors, or argument names
+            with tensors; the batch comes first.
+        budget: what the sparsity is a fraction of, for pattern ``"channel"``: ``"parameters"`` (the targeted weights)
+            or ``"macs"`` (the model's multiply-adds).
+        round_to: for pattern ``"channel"``: what is left of a layer's channels is a multiple of this.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument is out of range, a selector matches nothing, weights are NaN, or the sparsity
+            can't be reached; the model was not changed.
+
+    >>> model = nn.Linear(10, 10)
+    >>> prune(model, sparsity=0.25)
+    Masks(1 parameters, 25 of 100 weights pruned)
+    """
+    method = check_method(sparsity, criterion, pattern, scope)
+    min_kept = _whole("min_kept", min_kept, least=0)
+    options: dict[str, Any] = {"masks": masks, "data": data, "loss": loss, "seed": seed}
+    where: dict[str, Any] = {"include": include, "exclude": exclude, "budget": budget, "round_to": round_to}
+    if isinstance(method.pattern, Channel):
+        channels = Channels(model, example_inputs, min_kept=min_kept, **where)
+        found = channels.find(model, method, method.sparsity, **options)
+    else:
+        _check_for_channels_only(method, budget, round_to)
+        targets = resolve(model, include, exclude)
+        found = find_masks(model, targets, method, method.sparsity, min_kept=min_kept, **options)
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        found = from_first_rank(found)
+    found.apply(model)
+    return found
+
+
+class Pruner:
+    """Prunes a model step by step along a schedule, while the user's own loop trains it.
+
+    Call `step` once after each `optimizer.step()`. From step `begin` to step `begin + steps` the sparsity rises
+    along the schedule; after that the masks are kept. Weights once pruned stay pruned.
+
+    Args:
+        model: as `prune`; it stays the plain module it was.
+        sparsity: the final sparsity, in [0, 1).
+        steps: over how many steps the sparsity rises; it is reached exactly at the last.
+        schedule: ``"cubic"``, ``"linear"``, ``"geometric"``, ``"one_shot"``, or `(progress, sparsity) -> fraction`.
+        begin: how many steps pass before the first weight goes.
+        every: re-select each so many steps; by default a hundredth of `steps`, at least 1.
+        masks: masks to start from.
+        criterion, pattern, scope, include, exclude, data, loss, seed, min_kept, example_inputs, budget, round_to: as
+            `prune`. With pattern ``"channel"`` the graph is read once, when it is made.
+
+    Raises:
+        TypeError, ValueError: as `prune`, when it is made: before any training was spent.
+
+    >>> model = nn.Linear(10, 10)
+    >>> pruner = Pruner(model, sparsity=0.5, steps=4)
+    >>> for _ in range(4):
+    ...     pruner.step()  # after loss.backward() and optimizer.step()
+    >>> pruner.sparsity
+    0.5
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sparsity: float,
+        *,
+        steps: int,
+        schedule: str | Schedule = "cubic",
+        begin: int = 0,
+        every: int | None = None,
+        criterion: str | criteria.Score | Criterion = "magnitude",
+        pattern: str | Pattern = "unstructured",
+        scope: str | Scope = "global",
+        include: Sequence[Selector] = (),
+        exclude: Sequence[Selector] = (),
+        masks: Mapping[str, Tensor] | None = None,
+        data: Iterable[Batch] | None = None,
+        loss: Loss | None = None,
+        seed: int = 0,
+        min_kept: int = 1,
+        example_inputs: ExampleInputs | None = None,
+        budget: str = "parameters",
+        round_to: int = 1,
+    ) -> None:
+        self.method = check_method(sparsity, criterion, pattern, scope, schedule)
+        self.steps = _whole("steps", steps, least=1)
+        self.begin = _whole("begin", begin, least=0)
+        self.every = max(1, self.steps // 100) if every is None else _whole("every", every, least=1)
+        self.num_steps = 0
+        self._model = unwrap(model)
+        self._options: dict[str, Any] = {"data": data, "loss": loss, "seed": seed}
+        self._min_kept = _whole("min_kept", min_kept, least=0)
+        self._channels: Channels | None = None
+        where: dict[str, Any] = {"include": include, "exclude": exclude, "budget": budget, "round_to": round_to}
+        if isinstance(self.method.pattern, Channel):
+            self._channels = Channels(model, example_inputs, min_kept=self._min_kept, **where)
+            targets = self._channels.targets
+        else:
+            _check_for_channels_only(self.method, budget, round_to)
+            targets = resolve(model, include, exclude)
+        self._names = tuple(targets)
+        self._check(masks)
+        check_data(self.method.criterion, data, loss)
+        _check_rereadable(data)
+        fraction(self.method.schedule, 1.0, self.method.sparsity)
+        ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}
+        self.masks = Masks({**other_masks(masks, targets), **ones, **earlier_masks(masks, targets)})
+        if self._channels is not None:  # all parameters that channels touch, from the start
+            self._channels.rehearse(self.method)
+            self.masks = self._channels.masks(self.masks)
+        self.masks.apply(self._model)
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the targeted weights that is pruned now."""
+        return Masks({name: self.masks[name] for name in self._names}).sparsity
+
+    @property
+    def finished(self) -> bool:
+        """Whether the final sparsity is reached."""
+        return self.num_steps >= self.begin + self.steps
+
+    def step(self) -> None:
+        """Count one training step: prune further where it is due, and keep what is pruned at zero.
+
+        In data-parallel training every process has to call it, and all get the masks that the first one found.
+
+        Raises:
+            ValueError: weights or scores are NaN, or the criterion's gradients are missing; the masks are as before.
+        """
+        passed = self.num_steps + 1 - self.begin
+        if 0 < passed <= self.steps and (passed % self.every == 0 or passed in (1, self.steps)):
+            self._prune(passed)
+        self.num_steps += 1
+        self.masks.apply(self._model)
+
+    def _prune(self, passed: int) -> None:
+        """Prune to what the schedule wants after so many of its steps."""
+        method = self.method
+        wanted = method.sparsity
+        if passed < self.steps:
+            wanted *= fraction(method.schedule, passed / self.steps, method.sparsity)
+        if self._channels is not None:
+            if wanted > self._channels.sparsity(self.masks) or passed == self.steps:
+                found = self._channels.find(
+                    self._model, method, wanted, masks=self.masks, strict=passed == self.steps, **self._options
+                )
+                self.masks = from_first_rank(found)
+            return
+        masks = [self.masks[name] for name in self._names]
+        num_units = sum(method.pattern.num_units(mask.shape) for mask in masks)
+        if round(wanted * num_units) <= sum(num_gone(method.pattern, mask) for mask in masks):
+            return  # the schedule has not come to the next unit yet
+        targets = named(self._model, self._names)
+        self.masks = from_first_rank(
+            find_masks(self._model, targets, method, wanted, masks=self.masks, min_kept=self._min_kept, **self._options)
+        )
+
+    def _check(self, masks: Mapping[str, Tensor] | None) -> None:
+        """Refuse masks from which the final sparsity can't be reached."""
+        if self._channels is not None:
+            self._channels.check(self.method.sparsity, masks)
+        else:
+            check_reachable(named(self._model, self._names), self.method, masks, self._min_kept)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what `load_state_dict` needs to go on from here: tensors only."""
+        state = {f"masks.{name}": mask for name, mask in self.masks.items()}
+        return {"num_steps": torch.tensor(self.num_steps), **state}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved state; the masks are applied to the model.
+
+        Raises:
+            ValueError: the state is not of a Pruner of this model; nothing was changed.
+            TypeError: a mask in it is no bool tensor.
+        """
+        masks = Masks({key.removeprefix("masks."): mask for key, mask in state.items() if key.startswith("masks.")})
+        if "num_steps" not in state or masks.keys() != self.masks.keys():
+            raise MaskError(
+                f"this state is not of a Pruner of these parameters: it has {', '.join(list(state)[:4]) or 'nothing'}, "
+                f"expected num_steps and masks for {', '.join(list(self.masks)[:4])}"
+            )
+        self._check(masks)
+        num_steps = int(state["num_steps"])
+        masks.apply(self._model)
+        self.masks = Masks({name: masks[name].to(mask.device) for name, mask in self.masks.items()})
+        self.num_steps = num_steps
+
+
+def _check_for_channels_only(method: Method, budget: str, round_to: int) -> None:
+    given = [f"budget={budget!r}"] if budget != "parameters" else []
+    given += [f"round_to={round_to!r}"] if round_to != 1 else []
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} belong to pattern 'channel', got pattern {method.pattern.name!r}; leave them out, "
+            "or choose pattern='channel'"
+        )
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _check_rereadable(data: Iterable[Batch] | None) -> None:
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"Pruner reads data again at each update, but a {type(data).__name__} is used up after one reading; "
+            "give a list of batches or a DataLoader"
+        )

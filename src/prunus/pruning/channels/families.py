@@ -1,0 +1,168 @@
+"""The channels of a model: classes that go together, in families of those that lie along the same axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from prunus.graph.coupling import Axis, Coupling, Use
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Channels that lie along the same axes of the same parameters, such as the outputs of one layer.
+
+    Attributes:
+        name: the first parameter that makes them.
+        classes: one for each channel, head or group; int64.
+        makers: the parameters whose outputs they are.
+        takers: the parameters whose inputs they are.
+        width: how many indices of the first maker a class has: 1 for a channel, the size of a head for a head.
+        reason: why they have to stay; empty where they may go.
+    """
+
+    name: str
+    classes: Tensor
+    makers: tuple[str, ...]
+    takers: tuple[str, ...]
+    width: int
+    reason: str = ""
+
+
+def families(coupling: Coupling) -> list[Family]:
+    """Return all channels of a model, in the order in which its parameters make them.
+
+    Classes that touch no parameter are left out.
+    """
+    makers, takers = _axes_by_role(coupling)
+    signature = _signatures(coupling)
+    touched = signature != 0
+    names, family_of = torch.unique(signature, return_inverse=True)
+    members: list[list[Tensor]] = [[] for _ in names]
+    order = torch.argsort(family_of, stable=True)
+    order = order[touched[order]]
+    groups, counts = torch.unique_consecutive(family_of[order], return_counts=True)
+    for group, classes in zip(groups.tolist(), torch.split(order, counts.tolist()), strict=True):
+        members[group].append(classes)
+    axes_of = _axes_of_signature(coupling, signature)
+    found: list[Family] = []
+    for group in groups.tolist():
+        (classes,) = members[group]
+        axes = axes_of[int(names[group])]
+        made = [axis for axis in axes if axis in makers]
+        first = (made or axes)[0]
+        own = torch.zeros(coupling.num_classes, dtype=torch.bool)
+        own[classes] = True
+        width = int(own[coupling.axis_classes(first)].sum()) // len(classes)
+        whole = Family(
+            first[0],
+            classes,
+            tuple(dict.fromkeys(axis[0] for axis in made)),
+            tuple(dict.fromkeys(axis[0] for axis in axes if axis in takers)),
+            max(width, 1),
+        )
+        found.extend(_by_reason(coupling, whole))
+    place = {axis[0]: index for index, axis in enumerate(coupling.axes)}
+    return sorted(found, key=lambda family: place[family.name])
+
+
+def _by_reason(coupling: Coupling, family: Family) -> list[Family]:
+    """Split a family by why its channels have to stay."""
+    reasons = coupling.reason[family.classes]
+    return [
+        replace(
+            family,
+            classes=family.classes[reasons == reason],
+            reason=coupling.reasons[reason] if reason >= 0 else "",
+        )
+        for reason in torch.unique(reasons).tolist()
+    ]
+
+
+def _axes_by_role(coupling: Coupling) -> tuple[set[Axis], set[Axis]]:
+    """Return the axes that make channels and those that take them."""
+    roles: tuple[set[Axis], set[Axis]] = (set(), set())
+    uses: dict[str, list[Use]] = {}
+    for use in coupling.uses:
+        uses.setdefault(use.weight.name, []).append(use)
+    for axis, (first, size) in coupling.axes.items():
+        for use in uses.get(axis[0], ()):
+            for atoms, role in zip((use.outputs, use.inputs), roles, strict=True):
+                if atoms is not None and bool(((atoms >= first) & (atoms < first + size)).any()):
+                    role.add(axis)
+        if axis[0] not in uses:
+            roles[0].add(axis)  # an embedding, or a weight of many dimensions
+    return roles
+
+
+def _signatures(coupling: Coupling) -> Tensor:
+    """Return a number per class that tells which axes it lies along; 0 where there is none."""
+    generator = torch.Generator().manual_seed(0)
+    signature = torch.zeros(coupling.num_classes, dtype=torch.int64)
+    for axis in coupling.axes:
+        mark = torch.randint(1, 2**62, (1,), generator=generator)
+        signature[torch.unique(coupling.axis_classes(axis))] += mark
+    return signature
+
+
+def _axes_of_signature(coupling: Coupling, signature: Tensor) -> dict[int, list[Axis]]:
+    found: dict[int, list[Axis]] = {}
+    for axis in coupling.axes:
+        for mark in torch.unique(signature[coupling.axis_classes(axis)]).tolist():
+            found.setdefault(mark, []).append(axis)
+    return found
+
+
+class Cost:
+    """What a model's channels cost in parameters or multiply-adds, as a function of which are gone.
+
+    Args:
+        coupling: what goes together.
+        budget: ``"parameters"``: the elements of those in `names`; ``"macs"``: the multiply-adds of one sample.
+        names: the parameters that count.
+    """
+
+    def __init__(self, coupling: Coupling, budget: str, names: Sequence[str]) -> None:
+        self._coupling = coupling
+        self._axes: dict[str, list[tuple[int, Tensor]]] = {}
+        for axis, (_, size) in coupling.axes.items():
+            self._axes.setdefault(axis[0], []).append((size, coupling.axis_classes(axis)))
+        numel = {name: coupling.graph.tensor(name).numel() for name in {*names, *self._axes}}
+        self._weights: dict[str, float] = {name: float(numel[name]) for name in names}
+        self._products: list[tuple[float, Tensor]] = []
+        if budget == "macs":
+            self._weights = _macs_of(coupling.uses, numel)
+            for product in coupling.products:
+                classes = coupling.classes(product.labels)
+                samples = max(1, next(iter((*coupling.graph.args, *coupling.graph.kwargs.values()))).shape[0])
+                self._products.append((product.depth * classes.numel() / samples, torch.unique(classes)))
+        self.total = self.left(torch.zeros(coupling.num_classes, dtype=torch.bool))
+
+    def left(self, gone: Tensor) -> float:
+        """Return the cost when some classes are gone, bool per class."""
+        stays = ~gone
+        cost = 0.0
+        for name, weight in self._weights.items():
+            for size, classes in self._axes.get(name, ()):
+                weight *= int(stays[classes].sum()) / size
+            cost += weight
+        for weight, classes in self._products:
+            known = classes[classes >= 0]
+            cost += weight * (float(stays[known].float().mean()) if len(known) else 1.0)
+        return cost
+
+    def removed(self, gone: Tensor) -> float:
+        """Return the fraction of the cost that is gone."""
+        return 1 - self.left(gone) / self.total if self.total else 0.0
+
+
+def _macs_of(uses: Sequence[Use], numel: Mapping[str, int]) -> dict[str, float]:
+    """Return parameter -> multiply-adds of one sample in all its uses."""
+    macs: dict[str, float] = {}
+    for use in uses:
+        used = numel[use.weight.name] if use.weight.ids is None else use.weight.ids.numel()
+        macs[use.weight.name] = macs.get(use.weight.name, 0.0) + float(used * use.positions)
+    return macs

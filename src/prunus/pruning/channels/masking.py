@@ -1,0 +1,83 @@
+"""Between classes that are gone and masks of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunus.graph.coupling import Coupling
+from prunus.graph.coupling.values import INERT
+from prunus.pruning.masks import Masks, check_shape
+
+
+def masks_of(coupling: Coupling, gone: Tensor, earlier: Mapping[str, Tensor] | None = None) -> Masks:
+    """Return masks with every weight of the gone classes pruned: what makes them, what takes them, biases and norms.
+
+    Args:
+        coupling: what goes together.
+        gone: bool per class.
+        earlier: masks whose pruned weights stay pruned.
+    """
+    parameters = dict(coupling.graph.model.named_parameters())
+    found: dict[str, Tensor] = {}
+
+    def mask(name: str) -> Tensor:
+        if name not in found:
+            found[name] = torch.ones(parameters[name].shape, dtype=torch.bool)
+        return found[name]
+
+    for name, dims in coupling.axes:
+        stays = ~gone[coupling.axis_classes((name, dims))]
+        if name in parameters:
+            shape = [size if dim in dims else 1 for dim, size in enumerate(parameters[name].shape)]
+            mask(name).logical_and_(stays.reshape(shape))
+    for name, bound in coupling.bindings.items():
+        if name in parameters:
+            mask(name).logical_and_(_bound(coupling, bound, gone, parameters[name]))
+    for name, tensor in (earlier or {}).items():
+        if name in found:
+            found[name] &= tensor.cpu()
+        else:
+            found[name] = tensor
+    devices = {name: parameters[name].device for name in found if name in parameters}
+    order = [name for name in parameters if name in found] + [name for name in found if name not in parameters]
+    return Masks({name: found[name].to(devices.get(name, "cpu")) for name in order})
+
+
+def _bound(coupling: Coupling, bound: list[tuple[Tensor, Tensor]], gone: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return which elements of a parameter stay: those that meet anything that stays, or nothing at all."""
+    stays = torch.zeros(parameter.numel(), dtype=torch.bool)
+    met = torch.zeros(parameter.numel(), dtype=torch.bool)
+    for ids, labels in bound:
+        met[ids] = True
+        stays[ids[(labels == INERT) | ~gone[coupling.class_of[labels.clamp(min=0)]]]] = True
+    return (stays | ~met).reshape(parameter.shape)
+
+
+def gone_of_masks(coupling: Coupling, masks: Mapping[str, Tensor]) -> Tensor:
+    """Return the classes that masks prune whole: all weights of all their axes, bool per class.
+
+    Raises:
+        TypeError: a mask is no bool tensor.
+        MaskError: a mask has another shape than its parameter.
+    """
+    gone = torch.zeros(coupling.num_classes, dtype=torch.bool)
+    if not masks:
+        return gone
+    for name, mask in Masks(masks).items():
+        if name in coupling.graph.tensors.values():
+            check_shape(name, mask, coupling.graph.tensor(name))
+    alive = torch.zeros(coupling.num_classes, dtype=torch.bool)
+    for axis in coupling.axes:
+        name, dims = axis
+        classes = coupling.axis_classes(axis)
+        gone[classes] = True
+        if name not in masks:
+            alive[classes] = True
+            continue
+        mask = masks[name].cpu()
+        lead = mask.movedim(dims, tuple(range(len(dims)))).reshape(len(classes), -1)
+        alive[classes[lead.any(1)]] = True
+    return gone & ~alive & coupling.removable

@@ -1,0 +1,33 @@
+"""Refuses channels that masks could zero, but that could not be cut out of the model, before a weight is touched."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prunus.graph import rewriting
+from prunus.graph.coupling import Coupling, one_thread
+from prunus.graph.kept import keep
+
+
+class ChannelError(ValueError):
+    """A sparsity that whole channels can't meet; the message says what stands in the way. Nothing was changed."""
+
+
+def check_cut(coupling: Coupling, gone: Tensor) -> None:
+    """Refuse channels that could not be cut out of a model: the smaller graph is built and run on the meta device.
+
+    Args:
+        coupling: what goes together.
+        gone: the classes to go, bool per class.
+
+    Raises:
+        ChannelError: they could not; the message names the operation, its module and its line.
+    """
+    with one_thread():
+        try:
+            rewriting.demanded(keep(coupling, gone), {}, {})
+        except rewriting.RewriteError as error:
+            raise ChannelError(
+                f"the channels to prune could be set to zero but not cut out of the model: {error}; exclude the layers "
+                "that make these channels, or write the operation otherwise"
+            ) from error

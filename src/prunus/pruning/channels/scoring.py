@@ -1,0 +1,98 @@
+"""Scores of whole channels: the scores of all their weights, summed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from prunus.graph.coupling import Coupling
+from prunus.pruning.channels.families import Family
+from prunus.pruning.criteria import Criterion
+from prunus.pruning.finding import gather
+from prunus.pruning.stats import Batch, Loss, Stats
+from prunus.pruning.targets import Target, named
+
+
+def unit_scores(
+    model: nn.Module,
+    coupling: Coupling,
+    groups: Sequence[Family],
+    criterion: Criterion,
+    data: Iterable[Batch] | None,
+    loss: Loss | None,
+    seed: int,
+) -> list[Tensor]:
+    """Return a score for each channel of each family, float64, on the CPU.
+
+    A channel's score is the sum of its weights' scores: of all that make it and all that take it. Where a criterion's
+    scores mean the same in every layer, as a change of the loss does, the sums are compared as they are; else each
+    family's are divided by their mean, since a wide layer's weights are smaller, and more of them are summed.
+
+    Args:
+        model: the model with the weights it has now.
+        coupling: what goes together.
+        groups: the families.
+        criterion: as `prune`.
+        data: as `prune`.
+        loss: as `prune`.
+        seed: as `prune`.
+
+    Raises:
+        ValueError: weights or scores are NaN, or what the criterion needs is missing.
+    """
+    weights = _weights(model, coupling, criterion)
+    known = gather(model, weights, criterion, data, loss, seed)
+    totals = torch.zeros(coupling.num_classes, dtype=torch.float64)
+    for name, target in weights.items():
+        scores = _scores(target, criterion, known[name])
+        for axis in coupling.axes:
+            if axis[0] == name:
+                dims = axis[1]
+                lead = scores.movedim(dims, tuple(range(len(dims)))).reshape(coupling.axes[axis][1], -1)
+                totals.index_add_(0, coupling.axis_classes(axis), lead.sum(1).cpu())
+    found = [totals[family.classes] for family in groups]
+    if criterion.additive:
+        return found
+    return [scores / scores.mean() if float(scores.mean()) > 0 else scores for scores in found]
+
+
+def _weights(model: nn.Module, coupling: Coupling, criterion: Criterion) -> dict[str, Target]:
+    """Return the parameters to score: all that have axes; for criteria on inputs, Linear and convolution weights."""
+    parameters = dict(model.named_parameters())
+    names = dict.fromkeys(name for name, _ in coupling.axes if name in parameters)
+    found = named(model, names)
+    if criterion.needs != "input_norm":
+        return found
+    fitting = {
+        name: target
+        for name, target in found.items()
+        if target.attribute == "weight" and all(isinstance(each, (nn.Linear, _ConvNd)) for each in target.modules)
+    }
+    if not fitting:
+        raise ValueError(
+            f"criterion {criterion.name!r} knows the inputs of Linear and convolution weights only, and this model has "
+            "none; use another criterion"
+        )
+    return fitting
+
+
+def _scores(target: Target, criterion: Criterion, known: Stats) -> Tensor:
+    weight = target.parameter.detach()
+    scores = criterion(weight, known)
+    if not isinstance(scores, Tensor) or scores.shape != weight.shape:
+        given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+        raise ValueError(
+            f"criterion {criterion.name!r} must return one score for each weight of {target.name!r}, shape "
+            f"{tuple(weight.shape)}, but returned {given}"
+        )
+    if bool(torch.isnan(weight).any()) or bool(torch.isnan(scores).any()):
+        raise ValueError(
+            f"{target.name!r} holds NaN weights or gets NaN scores, which can't be ranked; nothing was pruned (did "
+            "training diverge? load an earlier checkpoint, or exclude the layer)"
+        )
+    wide = scores.double()
+    largest = torch.finfo(torch.float32).max  # infinite scores would make the sum of any channel the same
+    return wide.clamp(-largest, largest)

@@ -1,0 +1,166 @@
+"""Criteria: how much a weight matters. Higher scores stay."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from prunus.pruning.stats import Stats
+from prunus.registry import Registry
+
+Need: TypeAlias = Literal["gradient", "input_norm"]
+Score: TypeAlias = Callable[[Tensor, Stats], Tensor]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A scoring function and what the engine must know of it.
+
+    Attributes:
+        name: what errors and receipts call it.
+        score: `(weight, stats) -> scores` of the weight's shape; pure.
+        needs: the field of `Stats` it reads, None where the weight alone is enough.
+        elementwise: whether a weight's score depends on nothing but that weight and its gradient, so that
+            scores can be computed piece by piece without ever holding a layer's.
+        additive: whether scores are parts of one quantity, such as the loss, so that sums over different layers'
+            weights compare.
+    """
+
+    name: str
+    score: Score
+    needs: Need | None = None
+    elementwise: bool = False
+    additive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.needs not in (None, *get_args(Need)):
+            raise ValueError(f"needs must be None or one of {', '.join(get_args(Need))}, got {self.needs!r}")
+
+    def __call__(self, weight: Tensor, stats: Stats) -> Tensor:
+        """Return the scores of a weight."""
+        return self.score(weight, stats)
+
+
+CRITERIA = Registry[Criterion]("criterion")
+
+
+def criterion(
+    name: str, *, needs: Need | None = None, elementwise: bool = False, additive: bool = False
+) -> Callable[[Score], Score]:
+    """Enter the decorated function as the criterion `name`; arguments as in `Criterion`."""
+
+    def enter(score: Score) -> Score:
+        CRITERIA.register(name)(Criterion(name, score, needs, elementwise, additive))
+        return score
+
+    return enter
+
+
+def resolve(chosen: str | Score | Criterion) -> Criterion:
+    """Return the criterion of that name; a function of the user's own is taken as it is.
+
+    Raises:
+        ValueError: the name is unknown.
+        TypeError: it is neither a name nor callable.
+    """
+    if isinstance(chosen, Criterion):
+        return chosen
+    if isinstance(chosen, str):
+        return CRITERIA[chosen]
+    if not callable(chosen):
+        raise TypeError(f"criterion must be a name or a function (weight, stats) -> scores, got {chosen!r}")
+    return Criterion(getattr(chosen, "__name__", type(chosen).__name__), chosen)
+
+
+@criterion("magnitude", elementwise=True)
+def magnitude(weight: Tensor, stats: Stats) -> Tensor:
+    """Score a weight by its absolute value: score = |w|.
+
+    Source: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015.
+
+    >>> magnitude(torch.tensor([1.0, -2.0]), Stats())
+    tensor([1., 2.])
+    """
+    return weight.abs()
+
+
+@criterion("lamp")
+def lamp(weight: Tensor, stats: Stats) -> Tensor:
+    """Score a weight by its share of what would be left if all smaller weights went first.
+
+    score(u) = w_u^2 / sum of w_v^2 over the weights v of this layer with |w_v| >= |w_u|
+
+    Scores of different layers are comparable, so a global scope over them finds its own spread over the layers.
+
+    Args:
+        weight: any shape, without NaN.
+        stats: unused; the score needs no data.
+
+    Returns:
+        Scores in [0, 1] (0 only for a zero weight), of the weight's shape; float32, float64 for a float64 weight.
+
+    Source: Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", ICLR 2021, eq. 4.
+
+    >>> lamp(torch.tensor([1.0, -2.0]), Stats())
+    tensor([0.2000, 1.0000])
+    """
+    ordered, order = weight.abs().flatten().sort()
+    squared = ordered.double().square_()  # what float32 can't hold, its running sum included
+    left = squared.flip(0).cumsum(0).flip(0)  # from each place to the largest
+    left = left[torch.searchsorted(ordered, ordered)]  # equal weights share the place of the first of them
+    scores = torch.empty(weight.numel(), dtype=_wide(weight), device=weight.device)
+    scores[order] = torch.where(left > 0, squared / left, 0.0).to(scores.dtype)
+    return scores.view(weight.shape)
+
+
+@criterion("random")
+def random(weight: Tensor, stats: Stats) -> Tensor:
+    """Score a weight by a random number in [0, 1), drawn from the seed and the layer's name.
+
+    The draw does not depend on the other layers, the device or what was drawn before: the control every
+    method has to beat.
+
+    >>> same = random(torch.zeros(2, 2), Stats("fc", 1)), random(torch.zeros(2, 2), Stats("fc", 1))
+    >>> torch.equal(*same)
+    True
+    """
+    digest = hashlib.sha256(f"{stats.seed}/{stats.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
+
+
+@criterion("gradient", needs="gradient", elementwise=True, additive=True)
+def gradient(weight: Tensor, stats: Stats) -> Tensor:
+    """Score a weight by the first-order change of the loss when it goes: score = |g w|.
+
+    Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient inference", ICLR 2017,
+    eq. 5, for single weights.
+
+    >>> gradient(torch.tensor([1.0, -2.0]), Stats(gradient=torch.tensor([3.0, 1.0])))
+    tensor([3., 2.])
+    """
+    assert stats.gradient is not None
+    return (stats.gradient * weight.to(_wide(weight))).abs()
+
+
+@criterion("activation", needs="input_norm")
+def activation(weight: Tensor, stats: Stats) -> Tensor:
+    """Score a weight by its size times the l2 norm of the input feature it meets: score = |w| * ||x||_2.
+
+    Source: Sun et al., "A simple and effective pruning approach for large language models" (Wanda), ICLR 2024, eq. 1.
+
+    >>> activation(torch.tensor([[1.0, -2.0]]), Stats(input_norm=torch.tensor([[5.0, 1.0]])))
+    tensor([[5., 2.]])
+    """
+    assert stats.input_norm is not None
+    return weight.to(_wide(weight)).abs() * stats.input_norm
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    """Squares and products of half-precision numbers leave their range, so those are scored in float32."""
+    return torch.promote_types(weight.dtype, torch.float32)

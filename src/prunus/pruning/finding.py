@@ -1,0 +1,228 @@
+"""Which weights go: score -> pool -> spread -> pick -> expand. The model is only read."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prunus.pruning import scopes, select, stats
+from prunus.pruning.criteria import Criterion
+from prunus.pruning.masks import MaskError, Masks, check_shape
+from prunus.pruning.method import Method
+from prunus.pruning.patterns import Pattern, num_missing
+from prunus.pruning.scoring import LayerScores
+from prunus.pruning.stats import Batch, Loss, Stats
+from prunus.pruning.targets import Target
+from prunus.supported import unwrap
+
+
+def find_masks(
+    model: nn.Module,
+    targets: Mapping[str, Target],
+    method: Method,
+    sparsity: float,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    data: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    min_kept: int = 1,
+) -> Masks:
+    """Find the masks that `prune` would apply; the model is not changed.
+
+    Args:
+        model: the model, which is run where the criterion needs data.
+        targets: the parameters to prune, from `targets.resolve`.
+        method: how.
+        sparsity: the fraction of the units to remove now, the method's or less.
+        masks: as `prune`.
+        data: as `prune`.
+        loss: as `prune`.
+        seed: as `prune`.
+        min_kept: as `prune`.
+
+    Raises:
+        TypeError, ValueError: as `prune`.
+    """
+    layers = _layers(targets, method, masks, min_kept)
+    budget = _budget(layers, sparsity)
+    check_data(method.criterion, data, loss)
+    known = gather(unwrap(model), targets, method.criterion, data, loss, seed)
+    for layer in layers:
+        layer.stats = known[layer.name]
+    try:
+        spread = scopes.spread(method.scope, layers, budget)
+        found = {
+            layer.name: _mask(layer, remove, spread.near) for layer, remove in zip(layers, spread.remove, strict=True)
+        }
+    except select.NanScoresError as error:
+        raise _nan_error(layers) from error
+    return Masks({**other_masks(masks, targets), **found})
+
+
+def check_reachable(
+    targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None, min_kept: int
+) -> None:
+    """Refuse what `find_masks` would refuse at the method's own sparsity, without scoring a weight.
+
+    Raises:
+        TypeError, ValueError: as `prune`.
+    """
+    _budget(_layers(targets, method, masks, min_kept), method.sparsity)
+
+
+def check_data(criterion: Criterion, data: Iterable[Batch] | None, loss: Loss | None) -> None:
+    """Make sure that what the criterion needs was given.
+
+    Raises:
+        TypeError: data is one batch instead of many, or loss is no function.
+        ValueError: data or loss is missing.
+    """
+    if isinstance(data, Tensor | Mapping) or (data is not None and not isinstance(data, Iterable)):
+        raise TypeError(f"data must be an iterable of batches, got {type(data).__name__}; one batch is data=[batch]")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function (outputs, targets) -> scalar, got {loss!r}")
+    if criterion.needs == "gradient" and (data is None) != (loss is None):
+        given, lacking = ("loss", "data") if data is None else ("data", "loss")
+        raise ValueError(
+            f"criterion {criterion.name!r} got {given} without {lacking}; give both, or neither to use the gradients "
+            "that the last backward pass left"
+        )
+    if criterion.needs == "input_norm" and data is None:
+        raise ValueError(f"criterion {criterion.name!r} needs the layers' inputs; give data=batches of model inputs")
+
+
+def earlier_masks(masks: Mapping[str, Tensor] | None, targets: Mapping[str, Target]) -> dict[str, Tensor]:
+    """Return the given masks of the targets under their names there, on their devices.
+
+    Raises:
+        TypeError: a mask is no bool tensor.
+        MaskError: a mask has another shape than its parameter, or none of them is of a target.
+    """
+    given = Masks(masks or {})
+    fitting = {}
+    for name, target in targets.items():
+        found = [given[alias].to(target.parameter.device) for alias in target.aliases if alias in given]
+        for mask in found:
+            check_shape(name, mask, target.parameter)
+        if found:
+            fitting[name] = functools.reduce(torch.logical_and, found)
+    if given and not fitting:
+        raise MaskError(
+            f"none of the given masks ({', '.join(list(given)[:3])}, ...) is for a parameter that is pruned here "
+            f"({', '.join(list(targets)[:3])}, ...)"
+        )
+    return fitting
+
+
+def other_masks(masks: Mapping[str, Tensor] | None, targets: Mapping[str, Target]) -> dict[str, Tensor]:
+    """Return the given masks of parameters that are not targets: they are kept as they are."""
+    names = {alias for target in targets.values() for alias in target.aliases}
+    return {name: mask for name, mask in (masks or {}).items() if name not in names}
+
+
+def from_first_rank(masks: Masks) -> Masks:
+    """Under data-parallel training let every process have the masks of the first, to the bit."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return masks
+    agreed = {}
+    for name, mask in masks.items():
+        as_bytes = mask.to(torch.uint8)
+        distributed.broadcast(as_bytes, src=0)
+        agreed[name] = as_bytes != 0
+    return Masks(agreed)
+
+
+def _layers(
+    targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None, min_kept: int
+) -> list[LayerScores]:
+    for name, target in targets.items():
+        method.pattern.check(name, target.parameter.shape)
+    earlier = earlier_masks(masks, targets)
+    for name, mask in earlier.items():
+        _check_room(method.pattern, name, mask)
+    return [
+        LayerScores(name, target.parameter, method.criterion, method.pattern, Stats(name), earlier.get(name), min_kept)
+        for name, target in targets.items()
+    ]
+
+
+def _check_room(pattern: Pattern, name: str, mask: Tensor) -> None:
+    """Refuse a mask that has pruned too much somewhere, though perhaps not in all, for the pattern to hold."""
+    if missing := num_missing(pattern, mask):
+        raise MaskError(
+            f"pattern {pattern.name} needs {missing:,} of the weights of {name!r} that the given masks have pruned: "
+            "too few are left in some groups; pruned weights stay pruned, so give masks that leave enough, or exclude "
+            f"it, as in exclude=[{name!r}]"
+        )
+
+
+def _budget(layers: Sequence[LayerScores], sparsity: float) -> int:
+    """Return how many units go, after checking that so many can."""
+    total = sum(layer.count for layer in layers)
+    fewest, most = sum(layer.fewest for layer in layers), sum(layer.most for layer in layers)
+    budget = round(sparsity * total)
+    if budget == 0 and sparsity > 0:
+        raise ValueError(
+            f"sparsity {sparsity:g} of {total:,} units rounds to none, so nothing would be pruned; the least that "
+            f"removes one is {1 / total:.3g}"
+        )
+    if budget < fewest:
+        raise ValueError(
+            f"sparsity {sparsity:g} is below the {fewest / total:.6g} that the given masks have already; pruned "
+            "weights stay pruned, so give a higher sparsity or no masks"
+        )
+    if budget > most:
+        min_kept = layers[0].min_kept
+        raise ValueError(
+            f"sparsity {sparsity:g} can't be reached: it removes {budget:,} of {total:,} units, but only {most:,} may "
+            f"go, since every layer keeps at least min_kept={min_kept}; give a lower sparsity, or a smaller min_kept "
+            "(0 lets a layer be emptied)"
+        )
+    return budget
+
+
+def gather(
+    model: nn.Module,
+    targets: Mapping[str, Target],
+    criterion: Criterion,
+    data: Iterable[Batch] | None,
+    loss: Loss | None,
+    seed: int,
+) -> dict[str, Stats]:
+    """Return what the criterion needs to know of each target; arguments and errors as `find_masks`."""
+    gradients: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
+    if criterion.needs == "gradient" and (data is None or loss is None):
+        gradients = stats.stored_gradients(targets)
+    elif criterion.needs == "gradient" and data is not None and loss is not None:
+        gradients = stats.gradients(model, targets, data, loss)
+    elif criterion.needs == "input_norm" and data is not None:
+        norms = stats.input_norms(model, targets, data)
+    return {name: Stats(name, seed, gradients.get(name), norms.get(name)) for name in targets}
+
+
+def _mask(layer: LayerScores, remove: int, near: select.Threshold | None) -> Tensor:
+    keep = select.pick(layer, remove, near).logical_not_()
+    layer.release()
+    mask = layer.pattern.expand(keep, layer.shape)
+    return mask if layer.mask is None else mask & layer.mask
+
+
+def _nan_error(layers: Sequence[LayerScores]) -> ValueError:
+    """Build the error for the layer to blame: one with NaN weights, else one whose scores alone are NaN."""
+    for layer in layers:
+        if count := layer.num_nan_weights():
+            return ValueError(
+                f"{layer.name!r} holds {count:,} NaN weights, which can't be ranked; nothing was pruned (did training "
+                "diverge? load an earlier checkpoint, or exclude the layer)"
+            )
+    name = next(layer.name for layer in layers if layer.has_nan_scores())
+    return ValueError(
+        f"{name!r} gets NaN scores from criterion {layers[0].criterion.name!r}, which can't be ranked; nothing was "
+        "pruned (are the data, the loss and the gradients finite?)"
+    )

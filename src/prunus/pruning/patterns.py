@@ -1,0 +1,319 @@
+"""Patterns: what is removed together. They pool scores into units and expand picked units to a mask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Size, Tensor
+
+from prunus.registry import Registry, unknown_name
+
+
+class Pattern(Protocol):
+    """How the weights of one parameter form units that live or go together.
+
+    Scores are finite, but for -inf where a weight is gone already. A unit's score is -inf where all of it is
+    gone, +inf where it must stay, and finite elsewhere.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user calls it, such as ``"2:4"``."""
+        ...
+
+    @property
+    def only_sparsity(self) -> float | None:
+        """The one sparsity this pattern can reach, None where it can reach any."""
+        ...
+
+    def check(self, name: str, shape: Size) -> None:
+        """Raise ValueError if the parameter `name` of this shape can't hold the pattern."""
+        ...
+
+    def num_units(self, shape: Size) -> int:
+        """Return how many units a weight of this shape has."""
+        ...
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Turn scores of the weight's shape into one score a unit, flat."""
+        ...
+
+    def expand(self, units: Tensor, shape: Size) -> Tensor:
+        """Give each weight what its unit has: flat units to the weight's shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """Every weight on its own.
+
+    Source: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015.
+    """
+
+    name: str = "unstructured"
+    only_sparsity: float | None = None
+
+    def check(self, name: str, shape: Size) -> None:
+        """Accept any shape."""
+
+    def num_units(self, shape: Size) -> int:
+        """Return the number of weights."""
+        return shape.numel()
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return the scores, flat."""
+        return scores.reshape(-1)
+
+    def expand(self, units: Tensor, shape: Size) -> Tensor:
+        """Return the units in the weight's shape."""
+        return units.reshape(shape)
+
+
+@dataclass(frozen=True)
+class NofM:
+    """At most n of every m neighbours along dimension 1 stay: the inputs of a Linear or a convolution.
+
+    A unit is a weight; the n best of each group are marked as ones that must stay, so that any scope and
+    schedule may choose among the others and the pattern holds at the end, when all others are gone.
+
+    Source: Mishra et al., "Accelerating sparse deep neural networks", 2021 (arXiv:2104.08378), for 2:4.
+    """
+
+    n: int
+    m: int
+
+    @property
+    def name(self) -> str:
+        """The pattern as the field writes it."""
+        return f"{self.n}:{self.m}"
+
+    @property
+    def only_sparsity(self) -> float:
+        """Of m weights, m - n go."""
+        return 1 - self.n / self.m
+
+    def check(self, name: str, shape: Size) -> None:
+        """Refuse a parameter whose inputs don't divide into groups of m."""
+        if len(shape) < 2 or shape[1] % self.m:
+            inputs = f"{shape[1]} inputs" if len(shape) >= 2 else "one dimension"
+            raise ValueError(
+                f"pattern {self.name} needs the inputs (dimension 1) to be a multiple of {self.m}, but {name!r} has "
+                f"shape {tuple(shape)}: {inputs}; exclude it, as in exclude=[{name!r}]"
+            )
+
+    def num_units(self, shape: Size) -> int:
+        """Return the number of weights."""
+        return shape.numel()
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Mark the n best of each group with +inf; equal ones are taken in order."""
+        groups = scores.movedim(1, -1).reshape(-1, self.m)
+        best = groups.argsort(dim=1, descending=True, stable=True)[:, : self.n]
+        return groups.scatter(1, best, torch.inf).reshape(-1)
+
+    def expand(self, units: Tensor, shape: Size) -> Tensor:
+        """Put each weight's unit back in its place."""
+        moved = (shape[0], *shape[2:], shape[1])
+        return units.reshape(moved).movedim(-1, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rectangles of the weight's matrix (outputs x everything else); those at the edges may be smaller.
+
+    A unit is a block, so a sparsity is met exactly in blocks; in weights it differs a little where blocks at
+    the edges are smaller. A block's score is the mean over its weights; those gone already count as 0.
+
+    Source: Narang et al., "Block-sparse recurrent neural networks", 2017 (arXiv:1711.02782).
+    """
+
+    height: int
+    width: int
+    only_sparsity: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The pattern with its block's size."""
+        return f"block-{self.height}x{self.width}"
+
+    def check(self, name: str, shape: Size) -> None:
+        """Refuse vectors: they have no rows and columns."""
+        if len(shape) < 2:
+            raise ValueError(f"pattern {self.name} needs two dimensions or more, but {name!r} has shape {tuple(shape)}")
+
+    def num_units(self, shape: Size) -> int:
+        """Return the number of blocks, those cut by the edge included."""
+        rows, columns = self._grid(shape)
+        return rows * columns
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return the mean score of each block, row by row."""
+        matrix = scores.flatten(1)
+        matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+        alive = matrix > -torch.inf
+        whole = self.height * self.width
+        # divided before they are added, so that the sum of the largest numbers is still a number
+        share = self._sum(torch.where(alive, matrix, 0.0) / whole)
+        mean = share * (whole / self._sizes(matrix.shape, matrix.device))
+        any_alive = self._sum(alive.to(matrix.dtype)) > 0
+        return torch.where(any_alive, finite(mean), -torch.inf).reshape(-1)
+
+    def expand(self, units: Tensor, shape: Size) -> Tensor:
+        """Repeat each block's value over its weights."""
+        rows, columns = self._grid(shape)
+        grid = units.reshape(rows, columns)
+        full = grid.repeat_interleave(self.height, 0).repeat_interleave(self.width, 1)
+        return full[: shape[0], : shape[1:].numel()].reshape(shape)
+
+    def _grid(self, shape: Size) -> tuple[int, int]:
+        return -(-shape[0] // self.height), -(-shape[1:].numel() // self.width)
+
+    def _sizes(self, shape: Size, device: torch.device) -> Tensor:
+        """Return how many weights each block has."""
+        rows, columns = self._grid(shape)
+        heights = (shape[0] - self.height * torch.arange(rows, device=device)).clamp(max=self.height)
+        widths = (shape[1:].numel() - self.width * torch.arange(columns, device=device)).clamp(max=self.width)
+        return torch.outer(heights, widths)
+
+    def _sum(self, matrix: Tensor) -> Tensor:
+        rows, columns = self._grid(matrix.shape)
+        right, below = columns * self.width - matrix.shape[1], rows * self.height - matrix.shape[0]
+        padded = F.pad(matrix, (0, right, 0, below))
+        return padded.reshape(rows, self.height, columns, self.width).sum((1, 3))
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Whole channels: outputs of a layer, with all that other layers couple with them; neurons, heads and groups alike.
+
+    Which weights of which layers go together is read off the model's graph by `pruning.channels`; the units here are
+    those of one weight by itself, its rows.
+
+    Source: Li et al., "Pruning filters for efficient convnets", ICLR 2017.
+    """
+
+    name: str = "channel"
+    only_sparsity: float | None = None
+
+    def check(self, name: str, shape: Size) -> None:
+        """Refuse vectors: they have no rows."""
+        self._rows(shape).check(name, shape)
+
+    def num_units(self, shape: Size) -> int:
+        """Return the number of rows."""
+        return shape[0]
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return the mean score of each row."""
+        return self._rows(scores.shape).pool(scores)
+
+    def expand(self, units: Tensor, shape: Size) -> Tensor:
+        """Repeat each row's value over its weights."""
+        return self._rows(shape).expand(units, shape)
+
+    def _rows(self, shape: Size) -> Block:
+        return Block(1, max(1, shape[1:].numel()))
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Bring infinite scores to the largest finite ones: infinity is how units that are gone or must stay are marked."""
+    range_ = torch.finfo(scores.dtype)
+    return scores.clamp(range_.min, range_.max)
+
+
+def num_gone(pattern: Pattern, mask: Tensor) -> int:
+    """Return how many units of a mask have no weight left."""
+    if isinstance(pattern, Unstructured):
+        return mask.numel() - int(torch.count_nonzero(mask))
+    units = pattern.pool(torch.where(mask, 0.0, -torch.inf))
+    return int(torch.count_nonzero(units == -torch.inf))
+
+
+def num_missing(pattern: Pattern, mask: Tensor) -> int:
+    """Return how many weights the pattern would keep, but the mask has pruned: above 0 the pattern can't hold."""
+    if pattern.only_sparsity is None:
+        return 0
+    stay = pattern.expand(pattern.pool(torch.where(mask, 0.0, -torch.inf)) == torch.inf, mask.shape)
+    return int(torch.count_nonzero(stay & ~mask))
+
+
+PatternMaker: TypeAlias = Callable[[re.Match[str]], Pattern]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Patterns that differ in their numbers only.
+
+    Attributes:
+        form: what users write, as a regular expression.
+        make: makes the pattern of what was written.
+        examples: some that users may write, for listings, error messages and the tests.
+    """
+
+    form: re.Pattern[str]
+    make: PatternMaker
+    examples: tuple[str, ...]
+
+
+PATTERNS = Registry[Family]("pattern")
+
+
+def pattern(name: str, form: str, *, examples: tuple[str, ...]) -> Callable[[PatternMaker], PatternMaker]:
+    """Enter the decorated maker as the family `name`; arguments as in `Family`."""
+
+    def enter(make: PatternMaker) -> PatternMaker:
+        PATTERNS.register(name)(Family(re.compile(form, re.ASCII), make, examples))
+        return make
+
+    return enter
+
+
+def resolve(chosen: str | Pattern) -> Pattern:
+    """Return the pattern a name such as ``"unstructured"``, ``"2:4"`` or ``"block-4x4"`` stands for.
+
+    Raises:
+        ValueError: no pattern is written like this, or its numbers make no sense.
+        TypeError: it is neither a name nor a Pattern.
+
+    >>> resolve("2:4").only_sparsity
+    0.5
+    """
+    if not isinstance(chosen, str):
+        if isinstance(chosen, type) or not hasattr(chosen, "pool"):
+            raise TypeError(f"pattern must be a name or a Pattern, got {chosen!r}")
+        return chosen
+    for family in PATTERNS.values():
+        if match := family.form.fullmatch(chosen):
+            return family.make(match)
+    raise unknown_name("pattern", chosen, [example for family in PATTERNS.values() for example in family.examples])
+
+
+@pattern("unstructured", r"unstructured", examples=("unstructured",))
+def _unstructured(match: re.Match[str]) -> Pattern:
+    return Unstructured()
+
+
+@pattern("n:m", r"(\d{1,4}):(\d{1,4})", examples=("2:4", "1:4"))
+def _n_of_m(match: re.Match[str]) -> Pattern:
+    n, m = int(match[1]), int(match[2])
+    if not 0 < n < m:
+        raise ValueError(f"pattern n:m keeps n of every m weights and needs 0 < n < m, got {match[0]}")
+    return NofM(n, m)
+
+
+@pattern("block", r"block(?:-(\d{1,4})x(\d{1,4}))?", examples=("block-4x4", "block-1x8"))
+def _block(match: re.Match[str]) -> Pattern:
+    height, width = (int(match[1]), int(match[2])) if match[1] else (4, 4)
+    if height < 1 or width < 1:
+        raise ValueError(f"a block needs at least one row and one column, got {match[0]}")
+    return Block(height, width)
+
+
+@pattern("channel", r"channel", examples=("channel",))
+def _channel(match: re.Match[str]) -> Pattern:
+    return Channel()

@@ -1,0 +1,228 @@
+"""What criteria need to know beside the weight: gradients and input norms, gathered in one pass over data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from prunus.pruning.targets import Target
+
+Batch: TypeAlias = Any  # a tensor, a tuple (inputs, targets), or a mapping of keyword arguments
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What is known of one weight when it is scored.
+
+    Attributes:
+        name: the parameter's name in the model.
+        seed: for criteria that draw random numbers.
+        gradient: the loss's gradient, of the weight's shape; None unless the criterion asks for it.
+        input_norm: the l2 norm of the input feature that meets each weight, of a shape that broadcasts to
+            the weight's; None unless the criterion asks for it.
+    """
+
+    name: str = ""
+    seed: int = 0
+    gradient: Tensor | None = None
+    input_norm: Tensor | None = None
+
+
+def gradients(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch], loss: Loss) -> dict[str, Tensor]:
+    """Return the mean gradient of `loss(outputs, targets)` over the batches, for each target.
+
+    The model runs in eval mode, so its buffers stay as they were; so do its `.grad` fields, its training flags
+    and torch's random state. A batch that is no pair (inputs, targets) is given to the loss whole.
+
+    Raises:
+        ValueError: there is no batch, the loss is not one number, or a target does not take part in it.
+    """
+    parameters = {name: target.parameter for name, target in targets.items()}
+    sums = {name: torch.zeros_like(p, dtype=_wide(p.dtype)) for name, p in parameters.items()}
+    num_batches = 0
+    with _undisturbed(model), _requiring_grad(parameters.values()), torch.enable_grad(), _differentiable(model):
+        for batch in data:
+            value = loss(_forward(model, batch), _target_of(batch))
+            _check_loss(value)
+            found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, found, strict=True):
+                if gradient is None:
+                    raise ValueError(
+                        f"the loss does not depend on {name!r}, so it has no gradient to be scored by; exclude it"
+                    )
+                sums[name] += gradient
+            num_batches += 1
+    _check_not_empty(num_batches)
+    return {name: total / num_batches for name, total in sums.items()}
+
+
+def stored_gradients(targets: Mapping[str, Target]) -> dict[str, Tensor]:
+    """Return the `.grad` that the last backward pass left on each target.
+
+    Raises:
+        ValueError: a target has none.
+    """
+    found = {name: target.parameter.grad for name, target in targets.items()}
+    missing = [name for name, gradient in found.items() if gradient is None]
+    if missing:
+        raise ValueError(
+            f"criterion 'gradient' found no .grad on {', '.join(missing[:3])}; pass data=batches and loss=function, "
+            "or call it after loss.backward() and before optimizer.zero_grad()"
+        )
+    return {name: gradient.detach().to_dense() for name, gradient in found.items() if gradient is not None}
+
+
+def input_norms(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch]) -> dict[str, Tensor]:
+    """Return, for each target, the l2 norm over all batches and positions of the feature each weight meets.
+
+    A weight of a convolution meets one channel at one offset of the kernel, so its norm runs over all
+    positions of the output; padding counts as zeros, or as what it is padded with. The model runs as for
+    `gradients`.
+
+    Raises:
+        ValueError: there is no batch; a target is not the weight of a Linear or a convolution, or its module
+            is never called by the model's forward.
+    """
+    for target in targets.values():
+        _check_linear_in_weight(target)
+    squares: dict[str, Tensor] = {}
+    num_batches = 0
+    with _undisturbed(model), _watching(targets, squares), torch.no_grad():
+        for batch in data:
+            _forward(model, batch)
+            num_batches += 1
+    _check_not_empty(num_batches)
+    missing = [name for name in targets if name not in squares]
+    if missing:
+        raise ValueError(f"the modules of {', '.join(missing)} were never called on the data; exclude them")
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+def _check_not_empty(num_batches: int) -> None:
+    if num_batches == 0:
+        raise ValueError(
+            "data held no batch; give batches that can be read again, such as a list or a DataLoader "
+            "(a generator is used up after one reading)"
+        )
+
+
+def _check_loss(value: object) -> None:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"the loss must be one number, a tensor of one element, got {given}; take its mean or sum")
+    if not value.requires_grad:
+        raise ValueError("the loss does not depend on the model's weights; compute it from the model's outputs")
+
+
+def _check_linear_in_weight(target: Target) -> None:
+    for module in target.modules:
+        if not isinstance(module, (nn.Linear, _ConvNd)) or target.attribute != "weight":
+            raise ValueError(
+                f"criterion 'activation' knows the inputs of Linear and convolution weights only, but {target.name!r} "
+                f"belongs to {type(module).__name__}; exclude it or use another criterion"
+            )
+
+
+@contextmanager
+def _watching(targets: Mapping[str, Target], squares: dict[str, Tensor]) -> Iterator[None]:
+    hooks = []
+    for name, target in targets.items():
+        for module in target.modules:
+
+            def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+                found = _squared_features(module, *args, **kwargs)
+                squares[name] = squares[name] + found if name in squares else found
+
+            hooks.append(module.register_forward_pre_hook(add, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _squared_features(module: nn.Module, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Sum the squares of the input feature that meets each weight, in a shape that broadcasts to the weight's.
+
+    Linear and convolution layers are linear in their weight, so with squared inputs the derivative of the
+    summed output by a weight is the sum of squares of all that this weight is multiplied with: true for every
+    stride, padding, dilation and group without a case for any of them.
+    """
+    squared = input.detach().to(_wide(input.dtype)).square()
+    if isinstance(module, nn.Linear):
+        return squared.reshape(-1, squared.shape[-1]).sum(0, keepdim=True)
+    assert isinstance(module, _ConvNd)
+    weight = torch.ones_like(module.weight, dtype=squared.dtype, requires_grad=True)
+    bias = torch.zeros_like(module.bias, dtype=squared.dtype) if module.bias is not None else None
+    # torch's own forward: that of a subclass may do to the weight what is not linear
+    convolution: Any = next(kind for kind in type(module).__mro__ if kind.__module__ == _ConvNd.__module__)
+    with torch.enable_grad(), torch.autocast(squared.device.type, enabled=False), _replaced(module, weight, bias):
+        total = convolution.forward(module, squared, *args, **kwargs).sum()
+    return torch.autograd.grad(total, weight)[0]
+
+
+@contextmanager
+def _replaced(module: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
+    # what lies in the instance's own __dict__ is found before the parameters, which stay untouched below
+    module.__dict__["weight"], module.__dict__["bias"] = weight, bias
+    try:
+        yield
+    finally:
+        del module.__dict__["weight"], module.__dict__["bias"]
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, and its training flags and torch's random state back afterwards."""
+    flags = {module: module.training for module in model.modules()}
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
+
+
+def _differentiable(model: nn.Module) -> AbstractContextManager[None]:
+    # cuDNN can't differentiate a recurrent layer in eval mode; torch's own kernels can
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+
+
+@contextmanager
+def _requiring_grad(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def _forward(model: nn.Module, batch: Batch) -> Any:
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def _target_of(batch: Batch) -> Any:
+    if isinstance(batch, (tuple, list)):
+        if len(batch) != 2:
+            raise ValueError(f"a batch must be (inputs, targets) or a mapping, got a sequence of {len(batch)}")
+        return batch[1]
+    return batch
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,8 +1,0 @@
-"""The graph that a smaller model must have, each of its operations proved on what is kept."""
-
-from __future__ import annotations
-
-from prunus.shrinking.rewriting.demand import Demanded, demanded, rewrite
-from prunus.shrinking.rewriting.extents import RewriteError
-
-__all__ = ["Demanded", "RewriteError", "demanded", "rewrite"]
