@@ -12,10 +12,11 @@ run: $(VENV)/.run  ## train, prune, fine-tune and prove it: open runs/lenet/seed
 test: $(VENV)/.dev  ## the whole test suite, doctests included
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-check: $(VENV)/.dev  ## lint, format and types
+check: $(VENV)/.dev  ## lint, format, types and which layer imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
