@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import prunus
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from zoo_case import randomise  # noqa: F401  (the families fill their weights with it)
 
 # Scales and shapes of the numbers that a model is compared on.

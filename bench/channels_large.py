@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from zoo import ZOO, Case, Inputs, randomise
 from zoo_case import floats, named, tokens
 from zoo_cnn import DenseLayer

@@ -2,7 +2,7 @@
 
     python bench/exact.py [--only WORDS] [--before SRC] [--write docs/exact.md]
 
-The small networks are those of `tests/shrinking/zero_cases.py`; resnet18 and vgg11_bn have their published shapes, with
+The small networks are those of `tests/support/zero_cases.py`; resnet18 and vgg11_bn have their published shapes, with
 ten classes. The exact count is a formula of the layers' sizes for each network, and never looks at what prunus found.
 --before names the `src` folder of another version of prunus, whose counts are printed beside. The outputs of each
 smaller network are compared with the whole one's on 64 random samples (those that are no case of the tests: 4). The
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import prunus
 
-sys.path.append(str(Path(__file__).parent.parent / "tests" / "shrinking"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from zero_cases import CASES
 
 HEADER = """# What can't matter, to the last parameter

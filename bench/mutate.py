@@ -50,7 +50,7 @@ from prunus.files import write_json
 from prunus.lab import recipe
 from prunus.machine import machine
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pack"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from forged import mutations
 
 MOST_BYTES = 1 << 30

@@ -34,7 +34,7 @@ from torch.utils import _pytree as pytree
 
 import prunus
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from zoo import ZOO, Case
 
 ROUNDING = 1e-5

@@ -35,7 +35,7 @@ from prunus.machine import machine
 from prunus.pruning.channels import Channels
 from prunus.shrinking import verification
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from zoo import ZOO, Case
 
 SPARSITIES = (0.5, 0.9, 0.99)
@@ -232,8 +232,8 @@ def main() -> None:
 INTRODUCTION = [
     "# Which architectures prunus is right on",
     "",
-    "Made by `python bench/topologies.py --write docs/topologies.md`; the networks are in `tests/zoo*.py`: small, with",
-    "random weights, biases and running statistics.",
+    "Made by `python bench/topologies.py --write docs/topologies.md`; the networks are in `tests/support/zoo*.py`:",
+    "small, with random weights, biases and running statistics.",
     "",
     "- *shrink*: random masks at 50, 90 and 99% over all weights; the worst relative difference of an output from the",
     "  masked model's.",

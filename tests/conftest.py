@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 # the networks register themselves when they are imported, so the search for doctests must not import them again
-collect_ignore_glob = ["zoo*.py"]
+collect_ignore_glob = ["support/zoo*.py"]
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

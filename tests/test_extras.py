@@ -5,31 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from prunus.extras import EXTRA_OF, MissingExtraError, require
+from without_extras import run_without_extras
 
 ROOT = Path(__file__).parent.parent
-
-BLOCK_ALL_EXTRAS = f"""
-import importlib.abc, sys
-
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {sorted(EXTRA_OF)!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-"""
-
-
-def run_without_extras(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", BLOCK_ALL_EXTRAS + code], capture_output=True, text=True, check=False)
 
 
 def test_what_is_installed_is_imported() -> None:

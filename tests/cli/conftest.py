@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Command
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from command_line import Command
 from prunus.cli import app
 from prunus.files import save_tensors
 from prunus.lab import models

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Command, refused
 from torch import nn
 
 import prunus
+from command_line import Command, refused
 from prunus.files import save_tensors
 from prunus.lab import models
 from prunus.measuring.receipt import Receipt

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Command, refused
 from typer.testing import Result
 
 import prunus
+from command_line import Command, refused
 from prunus.files import load_tensors
 from prunus.pruning.masks import Masks
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from command_line import Command, refused
 from torch import nn
 
 import prunus
+from command_line import Command, refused
 from prunus.files import load_tensors
 
 

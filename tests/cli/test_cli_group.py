@@ -7,9 +7,9 @@ import re
 
 import pytest
 import typer
-from command_line import Command, refused
 
 import prunus
+from command_line import Command, refused
 from prunus.cli import app, ls, terminal
 from prunus.cli.group import explain
 from prunus.extras import MissingExtraError

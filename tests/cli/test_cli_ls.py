@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Command, refused
 
+from command_line import Command, refused
 from prunus.lab import data, doctor, models, recipe
 from prunus.pruning import criteria, patterns, schedules, scopes
 from prunus.pruning.stats import Stats

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Command, refused
 
 import prunus
+from command_line import Command, refused
 from prunus.files import load_tensors
 from prunus.packing.sizes import sizes
 

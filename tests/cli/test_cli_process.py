@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_cli_run import TINY
+from command_line import TINY
 
 PRUNUS = [sys.executable, "-m", "prunus"]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("PRUNUS_")} | {

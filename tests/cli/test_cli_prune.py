@@ -11,11 +11,11 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from command_line import Command, refused
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 import prunus
+from command_line import Command, refused
 from prunus.files import load_tensors, save_tensors
 from prunus.lab import models
 from prunus.lab.run_folder import made_from_of, restore, store

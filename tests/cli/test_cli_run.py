@@ -10,25 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import Command, refused
 from typer.testing import CliRunner, Result
 
+from command_line import TINY, Command, refused
 from prunus.cli import app
 from prunus.files import load_tensors
 from prunus.lab import stages
 from prunus.lab.recipe import Recipe
 from prunus.lab.run_folder import locked
 from prunus.measuring.receipt import Receipt
-
-TINY = """
-name: tiny
-model: {name: lenet-300-100, arguments: {widths: [24, 12]}}
-data: {name: digits}
-train: {epochs: 2, lr: 0.1}
-prune: {sparsity: 0.5}
-finetune: {epochs: 1, lr: 0.02}
-measure: {runtimes: [torch], batch_sizes: [1], threads: [1], sensitivity: false}
-"""
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Command, refused
 
 import prunus
+from command_line import Command, refused
 from prunus.files import load_tensors, save_tensors
 from prunus.lab import models
 from prunus.pruning.masks import Masks

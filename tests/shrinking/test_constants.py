@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from masked import apart, outputs
 from torch import Tensor, nn
 
 import prunus
+from masked import apart, outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from grouped import IMAGES, by_row, make
-from masked import apart, num_parameters, outputs
 from torch import Tensor, nn
-from zero_cases import Net, random_numbers
 
 import prunus
+from grouped import IMAGES, by_row, make
+from masked import apart, num_parameters, outputs
 from prunus.graph.exported import ExportedModule
+from zero_cases import Net, random_numbers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

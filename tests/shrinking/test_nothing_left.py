@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from masked import apart, outputs
-from zeroed_nets import IMAGES, removable_still, zeroed_net
 
 import prunus
+from masked import apart, outputs
+from zeroed_nets import IMAGES, removable_still, zeroed_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

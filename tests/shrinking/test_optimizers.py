@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import grouped
 import pytest
 import torch
 from torch import Tensor, nn
 
+import grouped
 import prunus
 
 pytestmark = pytest.mark.usefixtures("one_thread")

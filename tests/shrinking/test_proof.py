@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from branching import Branching
-from masked import apart, outputs
 from torch import Tensor, nn
 
 import prunus
+from branching import Branching
+from masked import apart, outputs
 from prunus.graph.exported import ExportedModule
 from prunus.shrinking.proving.drawing import Inputs
 from prunus.shrinking.proving.trials import Trial, disagreement

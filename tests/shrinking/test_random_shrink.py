@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from masked import apart, num_parameters, outputs, zero_at_random, zero_everywhere
 
 import prunus
+from masked import apart, num_parameters, outputs, zero_at_random, zero_everywhere
 from prunus.pruning.channels import ChannelError
 from random_nets import Drawn, random_nets
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from masked import apart, num_parameters, outputs, zero_at_random
 from torch import Tensor, nn
 
 import prunus
+from masked import apart, num_parameters, outputs, zero_at_random
 from prunus.graph import GraphError
 from prunus.pruning.masks import MaskError
 from prunus.shrinking import ShrinkError

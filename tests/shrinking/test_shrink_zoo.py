@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from masked import apart, cast, kill_channels, num_parameters, outputs, zero_at_random
 from torch import nn
 
 import prunus
 import prunus.shrinking
+from masked import apart, cast, kill_channels, num_parameters, outputs, zero_at_random
 from prunus.graph import ExampleInputs, Graph, trace
 from prunus.graph.coupling import couple
 from prunus.graph.exported import ExportedModule

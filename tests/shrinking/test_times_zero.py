@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from masked import apart, num_parameters, outputs
 from torch import Tensor, nn
-from zero_cases import CASES, Net, random_numbers, zero
 
 import prunus
 import prunus.shrinking
+from masked import apart, num_parameters, outputs
 from prunus.graph import trace
 from prunus.graph.coupling import couple
+from zero_cases import CASES, Net, random_numbers, zero
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from branching import Branching, without_six
-from masked import apart, outputs
 from torch import Tensor, nn
 
 import prunus
+from branching import Branching, without_six
+from masked import apart, outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -68,7 +68,7 @@ def whole_number(name: str, value: object, *, least: int = 1, why: str = "") -> 
     >>> whole_number("num_classes", 0)
     Traceback (most recent call last):
     ...
-    prunus.models.catalogue.ArgumentError: num_classes must be a whole number of at least 1, got 0
+    prunus.lab.models.catalogue.ArgumentError: num_classes must be a whole number of at least 1, got 0
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         reason = f" ({why})" if why else ""

@@ -1,0 +1,255 @@
+"""What is no `.prunus` file, or no longer one: refused in words, within little memory and time; never anything else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from forged import mutations, resealed, with_header
+from prunus.files import save_tensors
+from prunus.packing import PackError, container, read_tensors
+from prunus.packing.coder import Encoder
+
+
+class Odd(nn.Module):
+    """Some of everything: a codebook, whole numbers, zeros, repeats, tied weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.sparse = nn.Parameter(torch.randn(60, 50, generator=generator) * (torch.rand(60, 50) < 0.1))
+        self.listed = nn.Parameter(torch.randint(-3, 3, (40, 30), generator=generator) * 0.3)
+        self.short = nn.Parameter(torch.randn(9, 9, generator=generator).half())
+        self.tied = self.short
+        self.register_buffer("table", torch.arange(1000) % 37)
+        self.register_buffer("steps", torch.tensor(77))
+        self.register_buffer("again", torch.arange(1000) % 37)
+        self.register_buffer("rows", (torch.rand(80, 90, generator=generator) < torch.rand(80, 1) ** 4).float())
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file of each kind: a model by name, a graph, weights only."""
+    folder = tmp_path_factory.mktemp("packed")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        named = prunus.models.create("lenet", widths=(3, 4, 5))
+        prunus.prune(named, 0.8)
+        graph = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+        odd = Odd()
+    paths = {kind: folder / f"{kind}.prunus" for kind in ("model", "graph", "weights")}
+    prunus.save(paths["model"], named)
+    prunus.save(paths["graph"], graph, example_inputs=torch.randn(1, 1, 6, 6))
+    prunus.save(paths["weights"], odd, weights_only=True)
+    return paths
+
+
+def bits_of(path: Path) -> dict[str, Any]:
+    return {name: (t.dtype, t.shape, t.numpy().tobytes()) for name, t in read_tensors(path).items()}
+
+
+@pytest.mark.parametrize("kind", ["model", "graph", "weights"])
+def test_a_mutated_file_is_refused_or_gives_exactly_the_original(
+    files: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    original, changed = files[kind].read_bytes(), tmp_path / "changed.prunus"
+    expected = bits_of(files[kind])
+    for told, data in mutations(original, 120, seed=len(kind)):
+        changed.write_bytes(data)
+        try:
+            if kind != "weights":
+                prunus.load(changed)
+            found = bits_of(changed)
+        except PackError:
+            continue
+        assert found == expected, told
+
+
+@pytest.mark.parametrize("kind", ["model", "weights"])
+def test_each_single_flipped_bit_is_found(files: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    original, changed = files[kind].read_bytes(), tmp_path / "changed.prunus"
+    for at in range(0, 8 * len(original), 101):
+        data = bytearray(original)
+        data[at // 8] ^= 1 << at % 8
+        changed.write_bytes(data)
+        with pytest.raises(PackError):
+            read_tensors(changed)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it is empty"),
+        (b"PR", "it is too short"),
+        (b"PRUN\x01" + b"\0" * 10, "it is too short"),
+        (b"PRUN\x02" + b"\0" * 50, "version 2 of the format, and this prunus reads up to 1; upgrade prunus"),
+        (b"PRUN\x00" + b"\0" * 50, "its version is 0"),
+        (b"PRUN\x01" + b"\0" * 50, "its checksum is not that of its content"),
+        (b"\x80\x02}q\x00.", "it is not a .prunus file, but a pickle"),
+        (b"\x28\xb5\x2f\xfd....", "but a zstd file"),
+        (b"import os", "it is not a .prunus file"),
+    ],
+)
+def test_what_is_something_else_is_said(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "model.prunus"
+    path.write_bytes(content)
+    with pytest.raises(PackError, match=told) as caught:
+        prunus.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_other_kinds_of_files_and_none(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="is a directory"):
+        prunus.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"expected a \.prunus file"):
+        prunus.load(tmp_path / "none.prunus")
+    save_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(3)})
+    with pytest.raises(PackError, match="a safetensors file"):
+        prunus.load(tmp_path / "model.safetensors")
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("data.pkl", "x")
+    with pytest.raises(PackError, match=r"a zip archive, such as torch\.save writes"):
+        prunus.load(tmp_path / "model.pt")
+
+
+HEADERS: list[tuple[Any, str]] = [
+    ([], "no JSON object"),
+    ({}, "names the number type None"),
+    ({"dtype": "float32"}, "does not list the tensors"),
+    ({"dtype": "float31", "tensors": []}, "number type 'float31'"),
+    ({"dtype": ["float32"], "tensors": []}, "number type"),
+    ({"dtype": "float32", "tensors": [["w", -1]]}, "the shape of 'w'"),
+    ({"dtype": "float32", "tensors": [["w", 1.5]]}, "the shape of 'w'"),
+    ({"dtype": "float32", "tensors": [["w", True]]}, "the shape of 'w'"),
+    ({"dtype": "float32", "tensors": [[7]]}, "as a tensor"),
+    ({"dtype": "float32", "tensors": ["w"]}, "as a tensor"),
+    ({"dtype": "float32", "tensors": [["w", 2], ["w", 2]]}, "two of its tensors have one name"),
+    ({"dtype": "float32", "tensors": [["w", *[1] * 65]]}, "the shape of 'w'"),
+    ({"dtype": "float32", "tensors": [["w", 1 << 40, 1 << 40]]}, "larger than any tensor"),
+    ({"dtype": "float32", "tensors": [["w", 1 << 40, 0, 1 << 40]]}, "larger than any tensor"),
+    ({"dtype": "float32", "tensors": [["w", 1 << 40]]}, "give max_bytes=4398046511104"),
+    ({"model": "vgg"}, "the model 'vgg', which this prunus does not have; upgrade"),
+    ({"model": ["lenet"]}, "which this prunus does not have"),
+    ({"model": "lenet", "arguments": {"widths": [1 << 20, 1 << 20, 1 << 20]}}, "give max_bytes"),
+    ({"model": "lenet", "arguments": {"widths": [1 << 40, 5, 5]}}, "makes a model of width"),
+    ({"model": "lenet", "arguments": {"widths": [1e9, 5, 5]}}, "can't be made"),
+    ({"model": "lenet", "arguments": {"image_size": 1 << 20}}, "give max_bytes"),
+    ({"model": "lenet", "arguments": {"image_size": 1 << 29}}, "can't be made"),
+    ({"model": "lenet", "arguments": {"num_classes": "10"}}, "can't be made"),
+    ({"model": "lenet", "arguments": {"dtype": "x"}}, "as arguments"),
+    ({"model": "lenet", "arguments": []}, "as arguments"),
+    ({"model": "lenet", "dtypes": ["float32"]}, "a number type for each"),
+    ({"graph": 1, "dtype": "float32", "tensors": []}, "not what was written"),
+]
+
+
+@pytest.mark.parametrize(("header", "told"), HEADERS, ids=range(len(HEADERS)))
+def test_forged_headers_are_refused_before_memory_is_taken(
+    files: dict[str, Path], tmp_path: Path, header: Any, told: str
+) -> None:
+    path = tmp_path / "forged.prunus"
+    path.write_bytes(with_header(files["model"].read_bytes(), json.dumps(header).encode()))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PackError, match=told):
+            prunus.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"tied": {"w": "w"}}, "ties tensors"),
+        ({"tied": {"x": "y"}}, "ties tensors"),
+        ({"tied": {"x": ["w"]}}, "ties tensors"),
+        ({"tied": 3}, "ties tensors"),
+        ({"unsaved": ["x"]}, "leaves out tensors"),
+        ({"unsaved": "w"}, "leaves out tensors"),
+    ],
+)
+def test_names_that_are_not_there_are_refused_though_every_checksum_fits(
+    tmp_path: Path, more: dict[str, Any], told: str
+) -> None:
+    text = container.header_text({"dtype": "float32", "tensors": [["w", 0]], **more})
+    checksum = container.content_checksum(text, [("w float32 [0]", hashlib.sha256(b"").digest())])
+    path = tmp_path / "forged.prunus"
+    path.write_bytes(container.join(text, b"", checksum))
+    with pytest.raises(PackError, match=told):
+        read_tensors(path)
+
+
+def test_graphs_that_were_forged_are_refused_though_every_checksum_fits(tmp_path: Path) -> None:
+    for graph in (1, {}, {"version": 99}, {"nodes": [["os.system", "true"]]}):
+        text = container.header_text({"graph": graph, "dtype": "float32", "tensors": []})
+        path = tmp_path / "forged.prunus"
+        path.write_bytes(container.join(text, b"", container.content_checksum(text, [])))
+        with pytest.raises(PackError, match="graph"):
+            prunus.load(path)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff\xfe", b'{"a":1,"a":2}', b"NaN", b"1" * 5000])
+def test_headers_that_are_no_json_are_refused(files: dict[str, Path], tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "forged.prunus"
+    path.write_bytes(with_header(files["model"].read_bytes(), text))
+    with pytest.raises(PackError, match="JSON"):
+        prunus.load(path)
+
+
+def test_a_header_can_not_unpack_to_more_than_it_says_or_than_a_file_may_hold(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "bomb.prunus"
+    bomb = container.join(b" " * (1 << 17), b"", bytes(8))
+    assert len(bomb) < 5000
+    start = 13 + 8
+    length = bomb.index(struct.pack("BBB", 0x80, 0x80, 0x08), start)  # 1 << 17, in bytes of seven bits
+    for size in (b"\x05", b"\x81\x80\x08", b"\x80\x80\x80\x80\x08"):
+        path.write_bytes(resealed(bomb[:length] + size + bomb[length + 3 :]))
+        with pytest.raises(PackError, match="its header"):
+            prunus.load(path)
+
+
+def test_zeros_without_end_need_leave(tmp_path: Path) -> None:
+    class Zeros(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2200, 2000))
+
+    facts = prunus.save(tmp_path / "zeros.prunus", Zeros(), weights_only=True)
+    assert facts.bytes < 100
+    with pytest.raises(PackError, match="give max_bytes=17600000"):
+        read_tensors(tmp_path / "zeros.prunus")
+    found = read_tensors(tmp_path / "zeros.prunus", max_bytes=17_600_000)
+    assert found["weight"].shape == (2200, 2000)
+    assert not found["weight"].any()
+
+
+@pytest.mark.parametrize("mode", range(8))
+def test_random_bits_after_any_mode_end_soon_in_an_error(tmp_path: Path, mode: int) -> None:
+    """A forger can ask for each way of coding a tensor of 16 MB; what follows is noise."""
+    generator = np.random.default_rng(mode)
+    text = container.header_text({"dtype": "float32", "tensors": [["w", 2048, 2000]]})
+    path = tmp_path / "noise.prunus"
+    for length in (0, 30, 300):
+        encoder = Encoder()
+        encoder.number(mode, 8)
+        encoder.raw(generator.bytes(length))
+        path.write_bytes(container.join(text, encoder.finish(), bytes(8)))
+        began = time.perf_counter()
+        with pytest.raises(PackError):
+            read_tensors(path)
+        assert time.perf_counter() - began < 20

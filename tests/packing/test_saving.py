@@ -1,0 +1,289 @@
+"""Models through files: by name, by graph, and into a model; nothing is lost, and tied stays tied."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prunus
+from prunus.lab import models
+from prunus.packing import read_tensors
+from without_extras import run_without_extras
+
+
+class TwoHeads(nn.Module):
+    """A class that only this file has: tied weights, a norm, a constant, a buffer that is not saved, named inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(12, 6)
+        self.inner = nn.Linear(6, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, 12)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, 6), persistent=False)
+
+    def forward(self, tokens: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.norm(self.inner(self.embedding(tokens).sum(1)) * self.scale + torch.tensor([0.25]))
+        return self.head(x), x + shift
+
+
+def two_heads() -> TwoHeads:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TwoHeads()
+        model.norm(torch.randn(20, 6))  # running statistics that are not those of a new model
+    return model.eval()
+
+
+def inputs(batch: int = 3) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "tokens": torch.randint(12, (batch, 5), generator=generator),
+        "shift": torch.randn(batch, 6, generator=generator),
+    }
+
+
+def assert_same_state(model: nn.Module, other: nn.Module) -> None:
+    state, others = model.state_dict(), other.state_dict()
+    assert state.keys() == others.keys()
+    for name, tensor in state.items():
+        assert tensor.dtype == others[name].dtype
+        assert torch.equal(tensor, others[name]), name
+
+
+ARGUMENTS = [
+    {},
+    {"num_classes": 7},
+    {"in_channels": 3, "image_size": 32},
+    {"image_size": 45, "num_classes": 2},
+]
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+@pytest.mark.parametrize("name", models.list())
+def test_every_model_of_prunus_is_told_by_its_name(name: str, arguments: dict[str, int], tmp_path: Path) -> None:
+    model = models.create(name, **arguments)
+    facts = prunus.save(tmp_path / "model.prunus", model)
+    assert facts.kind == "model"
+    assert facts.header_bytes < 60
+    loaded = prunus.load(tmp_path / "model.prunus")
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert_same_state(model, loaded)
+    images = torch.randn(2, *models.input_shape(name, **arguments))
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model.eval()(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_widths_options_and_number_types_are_told_too(dtype: torch.dtype, tmp_path: Path) -> None:
+    for model in (
+        models.create("lenet5", widths=(3, 5, 17, 9)).to(dtype),
+        models.create("resnet20", widths=(4, 8, 8), shortcut="projected").to(dtype),
+    ):
+        assert prunus.save(tmp_path / "model.prunus", model).kind == "model"
+        assert_same_state(model, prunus.load(tmp_path / "model.prunus"))
+    mixed = models.create("lenet")
+    mixed.fc.to(dtype)
+    assert prunus.save(tmp_path / "model.prunus", mixed).kind == "model"
+    assert_same_state(mixed, prunus.load(tmp_path / "model.prunus"))
+
+
+def test_a_model_that_only_looks_like_one_of_ours_is_not_told_by_name(tmp_path: Path) -> None:
+    dilated, hooked, other, patched = (models.create("lenet") for _ in range(4))
+    dilated.conv4.padding = (1, 1)
+    hooked.fc.register_forward_hook(lambda module, args, output: 2 * output)
+    other.fc = nn.Sequential(other.fc)
+    patched.fc.forward = lambda x: x  # type: ignore[method-assign]
+    for model in (dilated, hooked, other, patched):
+        with pytest.raises(ValueError, match="give example_inputs"):
+            prunus.save(tmp_path / "model.prunus", model)
+    assert not list(tmp_path.iterdir())
+    prunus.save(tmp_path / "hooked.prunus", hooked, example_inputs=torch.randn(1, 1, 28, 28))
+    images = torch.randn(2, 1, 28, 28)
+    with torch.no_grad():
+        assert torch.allclose(prunus.load(tmp_path / "hooked.prunus")(images), hooked(images))
+
+
+def test_a_graph_gives_the_same_outputs_in_a_process_without_the_class(tmp_path: Path) -> None:
+    model = two_heads()
+    facts = prunus.save(tmp_path / "model.prunus", model, example_inputs=inputs(1))
+    assert facts.kind == "graph"
+    assert [tensor.name for tensor in facts.tensors].count("head.weight") == 0  # tied: stored once
+    with torch.no_grad():
+        expected = model(**inputs(4))
+    torch.save((inputs(4), expected), tmp_path / "data.pt")
+    code = f"""
+import prunus, torch
+inputs, expected = torch.load({str(tmp_path / "data.pt")!r}, weights_only=True)
+model = prunus.load({str(tmp_path / "model.prunus")!r})
+with torch.no_grad():
+    found = model(**inputs)
+assert all(torch.equal(a, b) for a, b in zip(found, expected))
+assert model.head.weight is model.embedding.weight
+print(len(list(model.parameters())), type(model).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["6", "ExportedModule"]
+
+
+def test_a_loaded_graph_can_be_saved_again_without_inputs(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.prunus", tmp_path / "second.prunus"
+    prunus.save(first, two_heads(), example_inputs=inputs())
+    loaded = prunus.load(first)
+    assert prunus.save(second, loaded).kind == "graph"
+    with torch.no_grad():
+        for found, expected in zip(prunus.load(second)(**inputs(2)), two_heads()(**inputs(2)), strict=True):
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("options", [{"weights_only": True}, {"example_inputs": inputs()}])
+def test_weights_load_into_ones_own_model_and_tied_ones_are_in_the_state_dict_twice(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    path, model = tmp_path / "model.prunus", two_heads()
+    prunus.save(path, model, **options)  # type: ignore[arg-type]
+    mine = TwoHeads()
+    assert prunus.load(path, mine) is mine
+    assert_same_state(mine, model)
+    assert mine.head.weight is mine.embedding.weight
+    tensors = read_tensors(path)
+    assert tensors.keys() == model.state_dict().keys()
+    assert tensors["head.weight"] is tensors["embedding.weight"]
+
+
+def test_weights_only_do_not_load_by_themselves(tmp_path: Path) -> None:
+    prunus.save(tmp_path / "model.prunus", two_heads(), weights_only=True)
+    with pytest.raises(prunus.PackError, match="weights only; give load a model"):
+        prunus.load(tmp_path / "model.prunus")
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (lambda: models.create("lenet5"), "it lacks"),
+        (lambda: models.create("lenet", num_classes=3), r"'fc.weight' has shape \[10, 166\] in the file, \[3, 166\]"),
+        (lambda: models.create("lenet").half(), r"make it fit first, as by model.to\(torch.float32\)"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_left_as_it_was(tmp_path: Path, other: object, told: str) -> None:
+    prunus.save(tmp_path / "model.prunus", models.create("lenet"))
+    assert callable(other)
+    model = other()
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match=told):
+        prunus.load(tmp_path / "model.prunus", model)
+    assert_same_state(model, before)
+
+
+def test_saving_leaves_the_model_as_it_was_and_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
+    model = models.create("resnet20", widths=(4, 4, 4)).train()
+    before, random = copy.deepcopy(model), torch.get_rng_state()
+    first = prunus.save(tmp_path / "first.prunus", model, bits=3)
+    prunus.save(tmp_path / "second.prunus", model, bits=3)
+    assert_same_state(model, before)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (tmp_path / "first.prunus").read_bytes() == (tmp_path / "second.prunus").read_bytes()
+    assert first.bytes == (tmp_path / "first.prunus").stat().st_size
+    told = first.header_bytes + sum(tensor.bytes for tensor in first.tensors)
+    assert told == pytest.approx(first.bytes, abs=8)
+    assert {tensor.name: tensor.nonzero for tensor in first.tensors} == {
+        name: int((tensor != 0).sum()) for name, tensor in model.state_dict().items()
+    }
+
+
+def test_mistakes_are_refused_before_a_file_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "model.prunus"
+    sparse = nn.Linear(2, 2)
+    sparse.register_buffer("s", torch.eye(2).to_sparse())
+    broken = models.create("lenet")
+    with torch.no_grad():
+        broken.fc.weight[0, 0] = torch.nan
+    with pytest.raises(TypeError, match="Module, got dict"):
+        prunus.save(path, {})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"'s' of the state dict has layout torch\.sparse_coo"):
+        prunus.save(path, sparse, weights_only=True)
+    with pytest.raises(TypeError, match=r"'weight' is a meta torch\.strided tensor"):
+        prunus.save(path, nn.Linear(2, 2, device="meta"), weights_only=True)
+    for bits in (0, 9, 2.5, True):
+        with pytest.raises(ValueError, match="bits must be a whole number from 1 to 8"):
+            prunus.save(path, models.create("lenet"), bits=bits)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'fc.weight' holds values that are not finite"):
+        prunus.save(path, broken, bits=4)
+    assert not list(tmp_path.iterdir())
+    prunus.save(path, broken)  # without bits a NaN is as good as any number
+    assert torch.equal(read_tensors(path)["fc.weight"].isnan(), broken.fc.weight.isnan())
+
+
+def test_wrappers_are_looked_through(tmp_path: Path) -> None:
+    model = models.create("lenet-300-100", widths=(5, 5))
+    facts = prunus.save(tmp_path / "model.prunus", nn.DataParallel(model))
+    assert facts.kind == "model"
+    assert_same_state(prunus.load(tmp_path / "model.prunus"), model)
+
+
+def test_without_the_extra_it_is_said_how_to_get_it(tmp_path: Path) -> None:
+    prunus.save(tmp_path / "model.prunus", models.create("lenet"))
+    done = run_without_extras(f"""
+import prunus
+for call in (
+    lambda: prunus.save({str(tmp_path / "other.prunus")!r}, prunus.models.create("lenet")),
+    lambda: prunus.load({str(tmp_path / "model.prunus")!r}),
+):
+    try:
+        call()
+    except ImportError as error:
+        print(error)
+""")
+    assert done.stdout.count("pip install 'prunus[pack]'") == 2, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model.prunus"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")
+def test_models_on_a_gpu_are_saved_and_made_there(tmp_path: Path) -> None:
+    model = models.create("lenet").half().cuda()
+    prunus.save(tmp_path / "model.prunus", model, bits=4)
+    loaded = prunus.load(tmp_path / "model.prunus", device="cuda")
+    assert {parameter.device.type for parameter in loaded.parameters()} == {"cuda"}
+    exact = prunus.save(tmp_path / "exact.prunus", model)
+    assert exact.kind == "model"
+    assert_same_state(prunus.load(tmp_path / "exact.prunus", device="cuda"), model)
+
+
+class Counting(nn.Module):
+    """Writes to buffers in each forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y: Tensor = self.layer(x)
+        self.mean.mul_(0.9).add_(y.flatten(0, -2).mean(0).detach(), alpha=0.1)
+        return y - self.mean
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (1, 6, 4)])
+def test_buffers_that_a_forward_writes_to_are_saved_as_they_are(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = Counting().eval()
+    prunus.save(tmp_path / "model.prunus", model, example_inputs=torch.randn(shape))
+    loaded = prunus.load(tmp_path / "model.prunus")
+    assert {name: tensor.tolist() for name, tensor in loaded.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in model.state_dict().items()
+    }
+    x = torch.randn(shape)
+    for _ in range(2):
+        torch.testing.assert_close(loaded(x), model(x).detach())
