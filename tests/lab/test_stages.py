@@ -215,7 +215,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -
     file = tmp_path / "tiny.yaml"
     file.write_text(settings.yaml())
     program = (
-        "import sys, torch; from pathlib import Path; from prunus import recipe, stages;"
+        "import sys, torch; from pathlib import Path; from prunus.lab import recipe, stages;"
         f"torch.set_num_threads({torch.get_num_threads()});"
         "stages.run(recipe.load(Path(sys.argv[1])), Path(sys.argv[2]))"
     )

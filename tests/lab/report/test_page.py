@@ -188,7 +188,7 @@ def test_large_layers_do_not_make_a_large_page(folder):
 
 def test_the_same_folder_gives_the_same_bytes_in_another_process(path):
     first = path.read_bytes()
-    code = f"from prunus import report; report.write_page({str(path.parent)!r})"
+    code = f"from prunus.lab import report; report.write_page({str(path.parent)!r})"
     path.unlink()
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
     assert path.read_bytes() == first
