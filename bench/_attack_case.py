@@ -191,7 +191,7 @@ def _saved(reference: nn.Module, smaller: nn.Module, subject: Subject, draw: Dra
         path = Path(folder) / "model.prunus"
         try:
             with _refusals("save and load"):
-                prunus.save(path, copy.deepcopy(smaller).eval(), example_inputs=subject.example(draw.generator))
+                prunus.save(copy.deepcopy(smaller).eval(), path, example_inputs=subject.example(draw.generator))
                 loaded = prunus.load(path)
         except EndedError as found:
             if found.result == "refused":

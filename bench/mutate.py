@@ -97,10 +97,10 @@ def write_originals(folder: Path) -> dict[str, Path]:
     masks = prunus.prune(lenet, 0.8)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     paths = {name: folder / f"{name}.prunus" for name in ("model", "graph", "bits", "weights")}
-    pack.save(paths["model"], lenet)
-    pack.save(paths["graph"], net, example_inputs=torch.randn(1, 1, 6, 6))
-    pack.save(paths["bits"], lenet, bits=3)
-    pack.save(paths["weights"], Mixed(), weights_only=True)
+    pack.save(lenet, paths["model"])
+    pack.save(net, paths["graph"], example_inputs=torch.randn(1, 1, 6, 6))
+    pack.save(lenet, paths["bits"], bits=3)
+    pack.save(Mixed(), paths["weights"], weights_only=True)
     examples = {
         "program lenet": (lenet, torch.randn(2, 1, 28, 28)),
         "program all": (Branches(), torch.randn(2, 2, 9, 9)),

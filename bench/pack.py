@@ -99,7 +99,7 @@ def entropy(counts: list[int]) -> float:
 
 def measure(model: nn.Module, sparsity: float, folder: Path) -> dict[str, Any]:
     """Return the bytes of one model in each form."""
-    facts = prunus.save(folder / "model.prunus", model)
+    facts = prunus.save(model, folder / "model.prunus")
     loaded = prunus.load(folder / "model.prunus")
     same = all(
         torch.equal(a.view(torch.int32), b.view(torch.int32))
@@ -134,7 +134,7 @@ def measure_lenet(arguments: argparse.Namespace, folder: Path) -> tuple[list[dic
         rows.append(measure(model, sparsity, folder) | {"accuracy": accuracy(model, data)})
         if sparsity == HELD_AGAINST_ENTROPY:
             for bits in BITS:
-                facts = prunus.save(folder / "model.prunus", model, bits=bits)
+                facts = prunus.save(model, folder / "model.prunus", bits=bits)
                 found = accuracy(prunus.load(folder / "model.prunus"), data)
                 shared.append({"bits": bits, "sparsity": sparsity, "prunus": facts.bytes, "accuracy": found})
     return rows, shared
@@ -170,7 +170,7 @@ def measure_large(weights: int, spread: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.prunus"
         before, began, busy = reset_peak(), time.perf_counter(), time.process_time()
-        facts = prunus.save(path, model, weights_only=True)
+        facts = prunus.save(model, path, weights_only=True)
         packed, pack_cpu, pack_peak = (
             time.perf_counter() - began,
             time.process_time() - busy,

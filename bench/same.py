@@ -106,7 +106,7 @@ class Recording:
     def _pack(self) -> str:
         model, _ = self._prune("unstructured", 0.6)
         path = self.folder / "model.prunus"
-        prunus.save(path, model, example_inputs=self.case.example_inputs)
+        prunus.save(model, path, example_inputs=self.case.example_inputs)
         return digest(numbered(outputs(prunus.load(path), self.case)))
 
     def _compile(self) -> str:

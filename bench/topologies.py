@@ -135,7 +135,7 @@ def use(row: Row, case: Case, smaller: nn.Module, folder: Path) -> None:
     moved = sum(not torch.equal(a, b) for a, b in zip(before, trained.parameters(), strict=True))
     row.step = f"{moved} of {len(before)}"
     path = folder / f"{case.name}.prunus"
-    prunus.save(path, smaller, example_inputs=case.example_inputs)
+    prunus.save(smaller, path, example_inputs=case.example_inputs)
     tensors = {f"arg{index}": value for index, value in enumerate(args)}
     tensors |= {f"kw:{name}": value for name, value in kwargs.items()}
     tensors |= {f"out{index:02}": value for index, value in enumerate(expected)}

@@ -111,7 +111,7 @@ def test_every_road_takes_them(kind: type[nn.Module], tmp_path: Path) -> None:
     model, x = used(kind), torch.randn(5, 4)
     masks = prunus.prune(model, 0.5)
     small = prunus.shrink(model, x, masks=masks)
-    prunus.save(tmp_path / "model.prunus", model, example_inputs=x)
+    prunus.save(model, tmp_path / "model.prunus", example_inputs=x)
     loaded = prunus.load(tmp_path / "model.prunus")
     prunus.explain(model, x, masks=masks)
     fresh = kind().eval()

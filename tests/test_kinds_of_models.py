@@ -184,8 +184,8 @@ VERBS: dict[str, Callable[[Any, Path], Any]] = {
     ),
     "shrink": lambda model, folder: prunus.shrink(model, X),
     "explain": lambda model, folder: prunus.explain(model, X),
-    "save": lambda model, folder: prunus.save(folder / "m.prunus", model, example_inputs=X),
-    "save weights": lambda model, folder: prunus.save(folder / "m.prunus", model, weights_only=True),
+    "save": lambda model, folder: prunus.save(model, folder / "m.prunus", example_inputs=X),
+    "save weights": lambda model, folder: prunus.save(model, folder / "m.prunus", weights_only=True),
     "measure": lambda model, folder: prunus.measure(model, X),
     "compile": lambda model, folder: prunus.compile(model, X, tune=False),
     "export pt2": lambda model, folder: prunus.export(model, folder / "m.pt2", X),
@@ -234,7 +234,7 @@ def test_a_kind_that_is_not_usual_works_or_is_refused_in_a_sentence(name: str, v
 @pytest.mark.parametrize("name", USUAL)
 def test_a_usual_kind_gives_what_the_plain_model_does(name: str, tmp_path: Path) -> None:
     model, expected = KINDS[name](), plain()(X)
-    prunus.save(tmp_path / "m.prunus", model, example_inputs=X)
+    prunus.save(model, tmp_path / "m.prunus", example_inputs=X)
     program = prunus.compile(model, X, tune=False)
     for result in (prunus.shrink(model, X), prunus.load(tmp_path / "m.prunus"), program):
         torch.testing.assert_close(result(X), expected)
@@ -290,7 +290,7 @@ def test_inputs_that_are_no_dense_tensors_are_refused(make: Callable[[], Any], m
     inputs = make()
     for call in (
         lambda: prunus.shrink(plain(), inputs),
-        lambda: prunus.save(tmp_path / "m.prunus", nn.Sequential(plain()), example_inputs=inputs),
+        lambda: prunus.save(nn.Sequential(plain()), tmp_path / "m.prunus", example_inputs=inputs),
         lambda: prunus.compile(plain(), inputs),
     ):
         with pytest.raises(TypeError, match=message):

@@ -109,7 +109,7 @@ def test_the_same_model_object_is_not_loaded_twice_over_itself(command: Command,
 
 def test_packed_files_are_models_by_themselves(command: Command, linear_file: Path, folder: Path) -> None:
     """A Linear(3, 1) in a packed file is no Linear(3, 2), though --model says so of the file of weights beside it."""
-    prunus.save("small.prunus", nn.Linear(3, 1), example_inputs=torch.zeros(1, 3))
+    prunus.save(nn.Linear(3, 1), "small.prunus", example_inputs=torch.zeros(1, 3))
     result = command(
         "compare", linear_file, "small.prunus", "--model", "my_models:linear", "--no-latency", "--json", "-"
     )
@@ -123,7 +123,7 @@ def test_packed_files_are_models_by_themselves(command: Command, linear_file: Pa
 
 
 def test_a_packed_model_of_prunus_is_known_with_its_arguments(command: Command, folder: Path) -> None:
-    prunus.save("narrow.prunus", models.create("lenet", in_channels=3, image_size=32, widths=(4, 5, 6)))
+    prunus.save(models.create("lenet", in_channels=3, image_size=32, widths=(4, 5, 6)), "narrow.prunus")
     result = command("measure", "narrow.prunus", "--no-latency", "--json", "-")
     assert result.exit_code == 0, result.output
     (facts,) = json.loads(result.stdout)["models"]
@@ -175,7 +175,7 @@ BAD = [
 )
 def test_a_mistake_is_one_clear_line(command: Command, linear_file: Path, arguments: list[str], told: str) -> None:
     assert linear_file.exists()
-    prunus.save("damaged.prunus", nn.Linear(3, 2), example_inputs=torch.zeros(1, 3))
+    prunus.save(nn.Linear(3, 2), "damaged.prunus", example_inputs=torch.zeros(1, 3))
     whole = Path("damaged.prunus").read_bytes()
     Path("damaged.prunus").write_bytes(whole[:-3] + bytes(3))
     assert re.search(told, refused(command(*arguments)))

@@ -79,7 +79,7 @@ def test_coupled_layers_name_each_other(command: Command) -> None:
 def test_a_packed_file_tells_its_model_and_its_shape(command: Command, holey_file: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     model.load_state_dict(load_tensors(holey_file))
-    prunus.save("m.prunus", model, example_inputs=torch.zeros(1, 3))
+    prunus.save(model, "m.prunus", example_inputs=torch.zeros(1, 3))
     assert told(command("explain", "m.prunus")) == told(command("explain", *OWN, "--weights", holey_file))
 
 
@@ -104,7 +104,7 @@ def test_a_mistake_is_one_clear_line(
     command: Command, holey_file: Path, options: list[object], message: str, folder: Path
 ) -> None:
     model = torch.nn.Linear(3, 2)
-    prunus.save("damaged.prunus", model, example_inputs=torch.zeros(1, 3))
+    prunus.save(model, "damaged.prunus", example_inputs=torch.zeros(1, 3))
     whole = Path("damaged.prunus").read_bytes()
     Path("damaged.prunus").write_bytes(whole[:-3] + bytes(3))
     assert re.search(message, refused(command("explain", *options)))

@@ -29,7 +29,7 @@ def test_weights_and_a_model_become_onnx(command: Command, linear_file: Path) ->
 
 def test_a_packed_model_becomes_a_program_and_weights(command: Command, folder: Path) -> None:
     model = nn.Linear(3, 2)
-    prunus.save("linear.prunus", model, example_inputs=torch.randn(2, 3))
+    prunus.save(model, "linear.prunus", example_inputs=torch.randn(2, 3))
     result = command("export", "linear.prunus", "--out", "linear.pt2")
     assert result.exit_code == 0, result.output
     assert f"'linear.prunus' has {Path('linear.prunus').stat().st_size:,}" in result.stdout

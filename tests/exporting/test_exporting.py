@@ -99,7 +99,7 @@ def test_weights_are_a_plain_state_dict(tmp_path: Path) -> None:
 
 def test_a_prunus_file_and_a_graph_export_without_example_inputs(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    prunus.save(tmp_path / "model.prunus", model, example_inputs=torch.randn(2, 6))
+    prunus.save(model, tmp_path / "model.prunus", example_inputs=torch.randn(2, 6))
     facts = export(tmp_path / "model.prunus", tmp_path / "model.onnx")
     assert facts.difference is not None
     x = torch.randn(5, 6)

@@ -70,7 +70,7 @@ def test_what_is_loaded_computes_the_same_and_has_the_same_gradients(name: str, 
     torch.manual_seed(0)
     make, inputs = LAYERS[name]
     model = make().eval()
-    prunus.save(tmp_path / "model.prunus", model, example_inputs=inputs)
+    prunus.save(model, tmp_path / "model.prunus", example_inputs=inputs)
     loaded = prunus.load(tmp_path / "model.prunus")
     torch.testing.assert_close(loaded(*inputs), model(*inputs))
     assert set(loaded.state_dict()) == set(model.state_dict())
@@ -89,6 +89,6 @@ def _double(value: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("inputs", [(ROWS,), (FLAT, STARTS)])
 def test_an_index_outside_of_the_table_is_an_error(inputs: tuple[Tensor, ...], tmp_path: Path) -> None:
-    prunus.save(tmp_path / "model.prunus", Bag(), example_inputs=inputs)
+    prunus.save(Bag(), tmp_path / "model.prunus", example_inputs=inputs)
     with pytest.raises(IndexError):
         prunus.load(tmp_path / "model.prunus")(inputs[0] + 5, *inputs[1:])

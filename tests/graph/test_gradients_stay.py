@@ -251,7 +251,7 @@ def gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
 
 
 def roads(model: Layers, x: Tensor, folder: Path) -> dict[str, nn.Module]:
-    prunus.save(folder / "model.prunus", model, example_inputs=x)
+    prunus.save(model, folder / "model.prunus", example_inputs=x)
     return {
         "saved": prunus.load(folder / "model.prunus").train(),
         "traced": ExportedModule.from_program(trace(model, x).program).train(),
@@ -339,7 +339,7 @@ def test_what_a_flat_graph_would_lose_is_read_but_never_run(
     model, x = Layers(run), torch.randn(3, 4)
     assert trace(model, x).nodes
     with pytest.raises(ValueError, match=message):
-        prunus.save(tmp_path / "model.prunus", model, example_inputs=x)
+        prunus.save(model, tmp_path / "model.prunus", example_inputs=x)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=message):
         ExportedModule.from_program(torch.export.export(model.eval(), (x,), strict=False))

@@ -69,7 +69,7 @@ OPEN = [pooled, pooled_to_one, as_tokens, down_and_up, up_to_its_input, padded_t
 def test_other_sizes_give_what_the_model_gives(run: Forward, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Net(run).eval()
-    prunus.save(tmp_path / "model.prunus", model, example_inputs=torch.randn(1, 3, 16, 16))
+    prunus.save(model, tmp_path / "model.prunus", example_inputs=torch.randn(1, 3, 16, 16))
     loaded = prunus.load(tmp_path / "model.prunus")
     assert isinstance(loaded, ExportedModule)
     taken = 0
@@ -128,7 +128,7 @@ CLOSED = [
 @pytest.mark.parametrize("run", [*CLOSED, as_a_number])
 def test_where_that_would_be_wrong_the_size_stays_that_of_the_example(run: Forward, tmp_path: Path) -> None:
     model = Net(run).eval()
-    prunus.save(tmp_path / "model.prunus", model, example_inputs=torch.randn(1, 3, 16, 16))
+    prunus.save(model, tmp_path / "model.prunus", example_inputs=torch.randn(1, 3, 16, 16))
     loaded = prunus.load(tmp_path / "model.prunus")
     for height in (16, 17, 18, 24, 32, 48):
         x = torch.randn(2, 3, height, 16)
@@ -157,7 +157,7 @@ class Reads(nn.Module):
 def test_lengths_of_tokens_and_their_mask_are_free_together(tmp_path: Path) -> None:
     model = Reads(40).eval()
     ids, mask = torch.randint(0, 11, (2, 10)), torch.ones(2, 10, dtype=torch.int64)
-    prunus.save(tmp_path / "model.prunus", model, example_inputs={"ids": ids, "mask": mask})
+    prunus.save(model, tmp_path / "model.prunus", example_inputs={"ids": ids, "mask": mask})
     loaded = prunus.load(tmp_path / "model.prunus")
     for length in (2, 7, 10, 33):
         ids, mask = torch.randint(0, 11, (3, length)), torch.ones(3, length, dtype=torch.int64)
@@ -168,7 +168,7 @@ def test_lengths_of_tokens_and_their_mask_are_free_together(tmp_path: Path) -> N
 
 
 def test_a_file_tells_inputs_that_its_model_takes(tmp_path: Path) -> None:
-    prunus.save(tmp_path / "model.prunus", Net(pooled), example_inputs=torch.randn(1, 3, 12, 18))
+    prunus.save(Net(pooled), tmp_path / "model.prunus", example_inputs=torch.randn(1, 3, 12, 18))
     inputs = inputs_of(prunus.load(tmp_path / "model.prunus"))
     assert isinstance(inputs, tuple)
     assert inputs[0].shape == (2, 3, 12, 18)

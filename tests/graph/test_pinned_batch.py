@@ -116,7 +116,7 @@ pinned = [pytest.param(run, size, id=f"{run.__name__}-{size}") for run, sizes in
 def test_a_free_batch_is_right_for_all_that_the_model_takes(run: Forward, size: int, tmp_path: Path) -> None:
     model = Net(run).eval()
     assert trace(model, torch.randn(size, 4)).batch is None
-    facts = prunus.save(tmp_path / "model.prunus", model, example_inputs=torch.randn(size, 4))
+    facts = prunus.save(model, tmp_path / "model.prunus", example_inputs=torch.randn(size, 4))
     loaded = prunus.load(tmp_path / "model.prunus")
     assert facts.batch is None
     assert loaded.signature.inputs[0].shape == ("batch", 4)
@@ -135,7 +135,7 @@ def test_a_pinned_batch_is_the_examples_own_and_said(run: Forward, size: int, tm
     graph = trace(model, x)
     assert graph.batch == size == graph.args[0].shape[0]
     with pytest.warns(UserWarning, match=rf"pins the batch.*{size} sample"):
-        facts = prunus.save(tmp_path / "model.prunus", model, example_inputs=x)
+        facts = prunus.save(model, tmp_path / "model.prunus", example_inputs=x)
     assert facts.batch == size
     loaded = prunus.load(tmp_path / "model.prunus")
     assert isinstance(loaded, ExportedModule)
@@ -149,14 +149,14 @@ def test_a_pinned_batch_is_the_examples_own_and_said(run: Forward, size: int, tm
 @pytest.mark.parametrize(("run", "size"), [(into_two, 3), (into_three, 1), (one_row_each, 2)])
 def test_an_example_that_the_model_refuses_is_an_error(run: Forward, size: int, tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="can't run the example inputs"):
-        prunus.save(tmp_path / "model.prunus", Net(run), example_inputs=torch.randn(size, 4))
+        prunus.save(Net(run), tmp_path / "model.prunus", example_inputs=torch.randn(size, 4))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_one_sample_may_be_another_case(size: int, tmp_path: Path) -> None:
     model, x = Net(another_way_for_one).eval(), torch.randn(size, 4)
     with pytest.warns(UserWarning, match="pins the batch"):
-        assert prunus.save(tmp_path / "model.prunus", model, example_inputs=x).batch == size
+        assert prunus.save(model, tmp_path / "model.prunus", example_inputs=x).batch == size
     torch.testing.assert_close(prunus.load(tmp_path / "model.prunus")(x), model(x))
 
 

@@ -62,10 +62,10 @@ def test_each_weight_gets_the_nearest_value_and_more_bits_are_nearer(dtype: torc
 def test_a_file_of_few_bits_holds_the_shared_values_and_all_else_exactly(tmp_path: Path) -> None:
     model = prunus.models.create("lenet")
     prunus.prune(model, 0.9)
-    exact = prunus.save(tmp_path / "exact.prunus", model).bytes
+    exact = prunus.save(model, tmp_path / "exact.prunus").bytes
     sizes = []
     for bits in (2, 4, 6):
-        sizes.append(prunus.save(tmp_path / "model.prunus", model, bits=bits).bytes)
+        sizes.append(prunus.save(model, tmp_path / "model.prunus", bits=bits).bytes)
         found = prunus.load(tmp_path / "model.prunus").state_dict()
         for name, tensor in model.state_dict().items():
             expected = snapped(name, tensor, bits) if tensor.ndim > 1 else tensor
@@ -120,7 +120,7 @@ def test_training_the_values_lowers_the_loss_and_the_file_is_as_small(tmp_path: 
         codebook.step(optimizer)
     assert float((model(inputs) - targets).detach().square().mean()) < 0.8 * before
     assert all(len(weight[weight != 0].unique()) <= 4 for weight in (model[0].weight, model[2].weight))
-    facts = prunus.save(tmp_path / "model.prunus", model, weights_only=True)
+    facts = prunus.save(model, tmp_path / "model.prunus", weights_only=True)
     assert all(tensor.coding.endswith("listed") for tensor in facts.tensors if len(tensor.shape) > 1)
 
 

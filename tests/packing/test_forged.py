@@ -50,9 +50,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         graph = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
         odd = Odd()
     paths = {kind: folder / f"{kind}.prunus" for kind in ("model", "graph", "weights")}
-    prunus.save(paths["model"], named)
-    prunus.save(paths["graph"], graph, example_inputs=torch.randn(1, 1, 6, 6))
-    prunus.save(paths["weights"], odd, weights_only=True)
+    prunus.save(named, paths["model"])
+    prunus.save(graph, paths["graph"], example_inputs=torch.randn(1, 1, 6, 6))
+    prunus.save(odd, paths["weights"], weights_only=True)
     return paths
 
 
@@ -229,7 +229,7 @@ def test_zeros_without_end_need_leave(tmp_path: Path) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(2200, 2000))
 
-    facts = prunus.save(tmp_path / "zeros.prunus", Zeros(), weights_only=True)
+    facts = prunus.save(Zeros(), tmp_path / "zeros.prunus", weights_only=True)
     assert facts.bytes < 100
     with pytest.raises(PackError, match="give max_bytes=17600000"):
         read_tensors(tmp_path / "zeros.prunus")

@@ -70,7 +70,7 @@ ARGUMENTS = [
 @pytest.mark.parametrize("name", models.list())
 def test_every_model_of_prunus_is_told_by_its_name(name: str, arguments: dict[str, int], tmp_path: Path) -> None:
     model = models.create(name, **arguments)
-    facts = prunus.save(tmp_path / "model.prunus", model)
+    facts = prunus.save(model, tmp_path / "model.prunus")
     assert facts.kind == "model"
     assert facts.header_bytes < 60
     loaded = prunus.load(tmp_path / "model.prunus")
@@ -89,11 +89,11 @@ def test_other_widths_options_and_number_types_are_told_too(dtype: torch.dtype, 
         models.create("lenet5", widths=(3, 5, 17, 9)).to(dtype),
         models.create("resnet20", widths=(4, 8, 8), shortcut="projected").to(dtype),
     ):
-        assert prunus.save(tmp_path / "model.prunus", model).kind == "model"
+        assert prunus.save(model, tmp_path / "model.prunus").kind == "model"
         assert_same_state(model, prunus.load(tmp_path / "model.prunus"))
     mixed = models.create("lenet")
     mixed.fc.to(dtype)
-    assert prunus.save(tmp_path / "model.prunus", mixed).kind == "model"
+    assert prunus.save(mixed, tmp_path / "model.prunus").kind == "model"
     assert_same_state(mixed, prunus.load(tmp_path / "model.prunus"))
 
 
@@ -105,9 +105,9 @@ def test_a_model_that_only_looks_like_one_of_ours_is_not_told_by_name(tmp_path: 
     patched.fc.forward = lambda x: x  # type: ignore[method-assign]
     for model in (dilated, hooked, other, patched):
         with pytest.raises(ValueError, match="give example_inputs"):
-            prunus.save(tmp_path / "model.prunus", model)
+            prunus.save(model, tmp_path / "model.prunus")
     assert not list(tmp_path.iterdir())
-    prunus.save(tmp_path / "hooked.prunus", hooked, example_inputs=torch.randn(1, 1, 28, 28))
+    prunus.save(hooked, tmp_path / "hooked.prunus", example_inputs=torch.randn(1, 1, 28, 28))
     images = torch.randn(2, 1, 28, 28)
     with torch.no_grad():
         assert torch.allclose(prunus.load(tmp_path / "hooked.prunus")(images), hooked(images))
@@ -115,7 +115,7 @@ def test_a_model_that_only_looks_like_one_of_ours_is_not_told_by_name(tmp_path: 
 
 def test_a_graph_gives_the_same_outputs_in_a_process_without_the_class(tmp_path: Path) -> None:
     model = two_heads()
-    facts = prunus.save(tmp_path / "model.prunus", model, example_inputs=inputs(1))
+    facts = prunus.save(model, tmp_path / "model.prunus", example_inputs=inputs(1))
     assert facts.kind == "graph"
     assert [tensor.name for tensor in facts.tensors].count("head.weight") == 0  # tied: stored once
     with torch.no_grad():
@@ -138,9 +138,9 @@ print(len(list(model.parameters())), type(model).__name__)
 
 def test_a_loaded_graph_can_be_saved_again_without_inputs(tmp_path: Path) -> None:
     first, second = tmp_path / "first.prunus", tmp_path / "second.prunus"
-    prunus.save(first, two_heads(), example_inputs=inputs())
+    prunus.save(two_heads(), first, example_inputs=inputs())
     loaded = prunus.load(first)
-    assert prunus.save(second, loaded).kind == "graph"
+    assert prunus.save(loaded, second).kind == "graph"
     with torch.no_grad():
         for found, expected in zip(prunus.load(second)(**inputs(2)), two_heads()(**inputs(2)), strict=True):
             assert torch.equal(found, expected)
@@ -151,7 +151,7 @@ def test_weights_load_into_ones_own_model_and_tied_ones_are_in_the_state_dict_tw
     tmp_path: Path, options: dict[str, object]
 ) -> None:
     path, model = tmp_path / "model.prunus", two_heads()
-    prunus.save(path, model, **options)  # type: ignore[arg-type]
+    prunus.save(model, path, **options)  # type: ignore[arg-type]
     mine = TwoHeads()
     assert prunus.load(path, mine) is mine
     assert_same_state(mine, model)
@@ -162,7 +162,7 @@ def test_weights_load_into_ones_own_model_and_tied_ones_are_in_the_state_dict_tw
 
 
 def test_weights_only_do_not_load_by_themselves(tmp_path: Path) -> None:
-    prunus.save(tmp_path / "model.prunus", two_heads(), weights_only=True)
+    prunus.save(two_heads(), tmp_path / "model.prunus", weights_only=True)
     with pytest.raises(prunus.PackError, match="weights only; give load a model"):
         prunus.load(tmp_path / "model.prunus")
 
@@ -176,7 +176,7 @@ def test_weights_only_do_not_load_by_themselves(tmp_path: Path) -> None:
     ],
 )
 def test_a_model_that_does_not_fit_is_left_as_it_was(tmp_path: Path, other: object, told: str) -> None:
-    prunus.save(tmp_path / "model.prunus", models.create("lenet"))
+    prunus.save(models.create("lenet"), tmp_path / "model.prunus")
     assert callable(other)
     model = other()
     before = copy.deepcopy(model)
@@ -188,8 +188,8 @@ def test_a_model_that_does_not_fit_is_left_as_it_was(tmp_path: Path, other: obje
 def test_saving_leaves_the_model_as_it_was_and_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
     model = models.create("resnet20", widths=(4, 4, 4)).train()
     before, random = copy.deepcopy(model), torch.get_rng_state()
-    first = prunus.save(tmp_path / "first.prunus", model, bits=3)
-    prunus.save(tmp_path / "second.prunus", model, bits=3)
+    first = prunus.save(model, tmp_path / "first.prunus", bits=3)
+    prunus.save(model, tmp_path / "second.prunus", bits=3)
     assert_same_state(model, before)
     assert model.training
     assert torch.equal(torch.get_rng_state(), random)
@@ -210,34 +210,36 @@ def test_mistakes_are_refused_before_a_file_is_written(tmp_path: Path) -> None:
     with torch.no_grad():
         broken.fc.weight[0, 0] = torch.nan
     with pytest.raises(TypeError, match="Module, got dict"):
-        prunus.save(path, {})  # type: ignore[arg-type]
+        prunus.save({}, path)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"the model comes first: prunus\.save\(model, path\)"):
+        prunus.save(path, broken)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"'s' of the state dict has layout torch\.sparse_coo"):
-        prunus.save(path, sparse, weights_only=True)
+        prunus.save(sparse, path, weights_only=True)
     with pytest.raises(TypeError, match=r"'weight' is a meta torch\.strided tensor"):
-        prunus.save(path, nn.Linear(2, 2, device="meta"), weights_only=True)
+        prunus.save(nn.Linear(2, 2, device="meta"), path, weights_only=True)
     for bits in (0, 9, 2.5, True):
         with pytest.raises(ValueError, match="bits must be a whole number from 1 to 8"):
-            prunus.save(path, models.create("lenet"), bits=bits)  # type: ignore[arg-type]
+            prunus.save(models.create("lenet"), path, bits=bits)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'fc.weight' holds values that are not finite"):
-        prunus.save(path, broken, bits=4)
+        prunus.save(broken, path, bits=4)
     assert not list(tmp_path.iterdir())
-    prunus.save(path, broken)  # without bits a NaN is as good as any number
+    prunus.save(broken, path)  # without bits a NaN is as good as any number
     assert torch.equal(read_tensors(path)["fc.weight"].isnan(), broken.fc.weight.isnan())
 
 
 def test_wrappers_are_looked_through(tmp_path: Path) -> None:
     model = models.create("lenet-300-100", widths=(5, 5))
-    facts = prunus.save(tmp_path / "model.prunus", nn.DataParallel(model))
+    facts = prunus.save(nn.DataParallel(model), tmp_path / "model.prunus")
     assert facts.kind == "model"
     assert_same_state(prunus.load(tmp_path / "model.prunus"), model)
 
 
 def test_without_the_extra_it_is_said_how_to_get_it(tmp_path: Path) -> None:
-    prunus.save(tmp_path / "model.prunus", models.create("lenet"))
+    prunus.save(models.create("lenet"), tmp_path / "model.prunus")
     done = run_without_extras(f"""
 import prunus
 for call in (
-    lambda: prunus.save({str(tmp_path / "other.prunus")!r}, prunus.models.create("lenet")),
+    lambda: prunus.save(prunus.models.create("lenet"), {str(tmp_path / "other.prunus")!r}),
     lambda: prunus.load({str(tmp_path / "model.prunus")!r}),
 ):
     try:
@@ -252,10 +254,10 @@ for call in (
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")
 def test_models_on_a_gpu_are_saved_and_made_there(tmp_path: Path) -> None:
     model = models.create("lenet").half().cuda()
-    prunus.save(tmp_path / "model.prunus", model, bits=4)
+    prunus.save(model, tmp_path / "model.prunus", bits=4)
     loaded = prunus.load(tmp_path / "model.prunus", device="cuda")
     assert {parameter.device.type for parameter in loaded.parameters()} == {"cuda"}
-    exact = prunus.save(tmp_path / "exact.prunus", model)
+    exact = prunus.save(model, tmp_path / "exact.prunus")
     assert exact.kind == "model"
     assert_same_state(prunus.load(tmp_path / "exact.prunus", device="cuda"), model)
 

@@ -200,7 +200,7 @@ def test_every_value_is_the_originals_restricted(name: str) -> None:
 def test_what_was_moved_saves_and_loads(name: str, tmp_path: Path) -> None:
     pruned, kept = masked(model_of(name, 0), 0)
     module = rewriting.demanded(kept, {}, {}).module("a test")
-    save(tmp_path / "module.prunus", module)
+    save(module, tmp_path / "module.prunus")
     assert torch.equal(load(tmp_path / "module.prunus")(inputs(3)), module(inputs(3)))
     assert module.state_dict().keys() == pruned.state_dict().keys()
 

@@ -58,7 +58,7 @@ def pack(
     inputs = subjects.example_inputs(shape, [model], arguments, network)
     if inputs is None and model not in models.MODELS:
         raise ValueError(f"a model of your own is traced, which takes an input; give the --shape of one for {model!r}")
-    facts = packing.save(out, network, example_inputs=inputs, bits=bits)
+    facts = packing.save(network, out, example_inputs=inputs, bits=bits)
     _tell(facts, network, out)
 
 

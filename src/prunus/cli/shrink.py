@@ -76,7 +76,7 @@ def _write(out: Path, smaller: nn.Module, inputs: Tensor) -> None:
     from prunus import packing as packing
 
     if subjects.is_packed(out):
-        packing.save(out, smaller, example_inputs=inputs)
+        packing.save(smaller, out, example_inputs=inputs)
     else:
         files.save_tensors(out, smaller.state_dict())
 

@@ -191,7 +191,7 @@ def _example(data: Dataset, device: torch.device) -> Tensor:
 def _packed_size(model: nn.Module, example: Tensor) -> int:
     """Return the bytes of a model as a lossless `.prunus` file."""
     with tempfile.TemporaryDirectory(prefix="prunus-") as folder:
-        return pack.save(Path(folder) / RESULT, model, example_inputs=example).bytes
+        return pack.save(model, Path(folder) / RESULT, example_inputs=example).bytes
 
 
 def _threads(recipe: Recipe, device: torch.device) -> tuple[tuple[int, ...], tuple[str, ...]]:

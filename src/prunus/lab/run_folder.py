@@ -128,7 +128,7 @@ def store_packed(path: Path, model: nn.Module, made_from: str, example: Tensor, 
         example: an input of the model, to trace it with.
         bits: as in `prunus.save`.
     """
-    pack.save(path, model, example_inputs=example, bits=bits)
+    pack.save(model, path, example_inputs=example, bits=bits)
     vouch(path, made_from)
 
 

@@ -1,6 +1,6 @@
 """A model <-> a small `.prunus` file: lossless by default, checked, self-describing, and nothing in it is ever run.
 
-prunus.save("model.prunus", model)
+prunus.save(model, "model.prunus")
 model = prunus.load("model.prunus")
 """
 

@@ -20,7 +20,7 @@ from prunus.packing.errors import DamagedError
 from prunus.packing.layout import Entry
 from prunus.packing.tensors import Coded, read_tensor, write_tensor
 from prunus.packing.values import Patterns
-from prunus.supported import unwrap
+from prunus.supported import check_module, unwrap
 
 if TYPE_CHECKING:
     from prunus.graph import ExampleInputs
@@ -66,10 +66,10 @@ class PackFacts:
 
 
 def save(
-    path: Path | str,
     model: nn.Module,
-    *,
+    path: Path | str,
     example_inputs: ExampleInputs | None = None,
+    *,
     bits: int | None = None,
     weights_only: bool = False,
 ) -> PackFacts:
@@ -81,9 +81,9 @@ def save(
     where the model takes others and its graph was found to compute the same there; else they are the example's.
 
     Args:
-        path: of the file.
         model: any module, on any device; wrappers of data-parallel training, torch.compile and Fabric are looked
             through.
+        path: of the file.
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first. With
             them a model that is not one of `prunus.models` is traced, so that `load` needs nothing of its class.
         bits: 1 to 8: the nonzero weights of each tensor of two and more dimensions share at most ``2 ** bits`` values,
@@ -96,8 +96,9 @@ def save(
         TypeError: the model is not a Module, or its state dict holds something else than dense tensors of numbers.
         MissingExtraError: the package constriction is not installed.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(path, nn.Module):
+        raise TypeError("the model comes first: prunus.save(model, path)")
+    check_module(model)
     if bits is not None:
         codebook.check_bits(bits)
     described = describe.describe(unwrap(model), example_inputs, weights_only=weights_only)

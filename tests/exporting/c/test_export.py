@@ -56,7 +56,7 @@ def test_int8_tells_how_far_it_is(model: nn.Module, tmp_path: Path) -> None:
 
 def test_half_precision_and_a_packed_file(model: nn.Module, tmp_path: Path) -> None:
     prunus.export(model.half(), tmp_path / "half.c", torch.randn(1, 6).half())
-    prunus.save(tmp_path / "net.prunus", model.float(), example_inputs=torch.randn(2, 6))
+    prunus.save(model.float(), tmp_path / "net.prunus", example_inputs=torch.randn(2, 6))
     facts = prunus.export(tmp_path / "net.prunus", tmp_path / "net.c")
     assert facts.c is not None
 
