@@ -17,8 +17,8 @@ from prunus.pruning.stats import Stats
 
 KINDS = {
     "recipes": recipe.names(),
-    "models": models.list(),
-    "data": data.list(),
+    "models": models.names(),
+    "data": data.names(),
     "criteria": list(criteria.CRITERIA),
     "patterns": list(patterns.PATTERNS),
     "scopes": list(scopes.SCOPES),

@@ -341,15 +341,15 @@ def test_the_model_is_left_as_it_was(caffe: tuple[nn.Module, Tensor]) -> None:
     model.eval()
 
 
-def test_explain_tells_what_is_skipped(caffe: tuple[nn.Module, Tensor]) -> None:
+def test_a_profile_tells_what_is_skipped(caffe: tuple[nn.Module, Tensor]) -> None:
     model, images = caffe
-    explanation = prunus.compile(model, images, tune=False).explain()
+    profile = prunus.compile(model, images, tune=False).profile()
     nonzero = {name.removesuffix(".weight"): int((p != 0).sum()) for name, p in model.named_parameters() if p.ndim > 1}
-    assert {step.name: step.nonzero for step in explanation.in_blocks} == nonzero
+    assert {step.name: step.nonzero for step in profile.in_blocks} == nonzero
     macs = {"conv1": 24 * 24, "conv2": 8 * 8, "fc1": 1, "fc2": 1}
-    assert {s.name: s.macs for s in explanation.singly} == {name: nonzero[name] * macs[name] for name in macs}
-    assert sum(step.share for step in explanation.in_blocks) == pytest.approx(1)
-    assert "conv2" in str(explanation)
+    assert {s.name: s.macs for s in profile.singly} == {name: nonzero[name] * macs[name] for name in macs}
+    assert sum(step.share for step in profile.in_blocks) == pytest.approx(1)
+    assert "conv2" in str(profile)
 
 
 def test_inputs_that_do_not_fit(caffe: tuple[nn.Module, Tensor]) -> None:

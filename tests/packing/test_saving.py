@@ -67,7 +67,7 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
-@pytest.mark.parametrize("name", models.list())
+@pytest.mark.parametrize("name", models.names())
 def test_every_model_of_prunus_is_told_by_its_name(name: str, arguments: dict[str, int], tmp_path: Path) -> None:
     model = models.create(name, **arguments)
     facts = prunus.save(model, tmp_path / "model.prunus")

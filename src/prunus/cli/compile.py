@@ -75,10 +75,10 @@ def compile(
 
 
 def _show(program: Program, out: Path | None) -> None:
-    found = program.explain()
+    profile = program.profile()
     for head, steps in (
-        (f"In blocks of {found.block} samples:", found.in_blocks),
-        (f"One by one, as up to {found.most_single} samples beside whole blocks are:", found.singly),
+        (f"In blocks of {profile.block} samples:", profile.in_blocks),
+        (f"One by one, as up to {profile.most_single} samples beside whole blocks are:", profile.singly),
     ):
         typer.echo(head)
         terminal.show_table(_HEADERS, [_row(step) for step in steps], names=2, words=1)

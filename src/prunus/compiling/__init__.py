@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunus.compiling.building import compile
 from prunus.compiling.errors import CompileError, MissingCompilerError, NonFiniteError, ProgramError
-from prunus.compiling.explaining import ProgramExplanation, StepFacts
+from prunus.compiling.profiling import Profile, StepFacts
 from prunus.compiling.program import Program
 from prunus.compiling.saving import load_program
 
@@ -12,9 +12,9 @@ __all__ = [
     "CompileError",
     "MissingCompilerError",
     "NonFiniteError",
+    "Profile",
     "Program",
     "ProgramError",
-    "ProgramExplanation",
     "StepFacts",
     "compile",
     "load_program",

@@ -21,7 +21,7 @@ from prunus.compiling.tuning import Choice
 from prunus.graph.exported.structure import Structure
 
 if TYPE_CHECKING:
-    from prunus.compiling.explaining import ProgramExplanation
+    from prunus.compiling.profiling import Profile
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -176,14 +176,14 @@ class Program:
             "turn into NaN in PyTorch but not in a program; compare with the model, or compile with nonfinite='ignore'"
         )
 
-    def explain(self) -> ProgramExplanation:
+    def profile(self) -> Profile:
         """Return what each step computes, how, and how much of the time it takes: it is measured now.
 
-        >>> print(program.explain())  # doctest: +SKIP
+        >>> print(program.profile())  # doctest: +SKIP
         """
-        from prunus.compiling.explaining import explain
+        from prunus.compiling.profiling import profile
 
-        return explain(self._parts, self._engine)
+        return profile(self._parts, self._engine)
 
     def save(self, path: Path | str) -> None:
         """Write the program to a file that `prunus.load_program` reads: whole or not at all.

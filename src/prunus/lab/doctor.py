@@ -141,7 +141,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _datasets(folder: Path | None) -> Iterator[Finding]:
-    for name in data.list():
+    for name in data.names():
         try:
             found = data.load(name, folder=folder, download=False)
         except data.UnavailableError:

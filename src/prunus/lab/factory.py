@@ -25,7 +25,7 @@ def create(source: str, arguments: Mapping[str, Any] | None = None) -> nn.Module
     """Make a model.
 
     Args:
-        source: a name that `prunus.models.list` gives, or ``package.module:factory``, where the factory is a
+        source: a name that `prunus.models.names` gives, or ``package.module:factory``, where the factory is a
             function or class that returns a Module when called, or a Module itself (a copy of it is returned).
             Modules are looked for in the current folder first, as `python -m` does.
         arguments: keyword arguments for the factory.
@@ -92,7 +92,7 @@ def _value(text: str) -> Any:
 
 def _named(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     if name not in models.MODELS:
-        unknown = unknown_name("model", name, models.list())
+        unknown = unknown_name("model", name, models.names())
         raise FactoryError(f"{unknown}; a model of your own is written package.module:factory")
     return models.create(name, **arguments)
 

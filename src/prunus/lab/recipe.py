@@ -92,8 +92,8 @@ class DataSection(Section):
     def _known(cls, name: str | None) -> str | None:
         from prunus.lab import data
 
-        if name is not None and name not in data.list():
-            raise unknown_name("dataset", name, data.list())
+        if name is not None and name not in data.names():
+            raise unknown_name("dataset", name, data.names())
         return name
 
 

@@ -15,7 +15,7 @@ import prunus
 from prunus.lab.models import ArgumentError, create, input_shape
 from prunus.registry import UnknownNameError
 
-NAMES = prunus.models.list()
+NAMES = prunus.models.names()
 
 # (weights, biases) of each layer, counted from the layers' definitions
 BY_HAND = {
@@ -256,4 +256,4 @@ def test_a_model_that_could_not_fit_every_dataset_is_not_registered() -> None:
         def fixed(num_classes: int = 10) -> nn.Module:
             return nn.Linear(1, num_classes)
 
-    assert "fixed" not in prunus.models.list()
+    assert "fixed" not in prunus.models.names()

@@ -7,7 +7,6 @@
 A new dataset is one decorated function, in a file of its own that is imported here.
 """
 
-import builtins
 import logging
 from pathlib import Path
 
@@ -44,8 +43,8 @@ __all__ = [
     "UnreadableError",
     "batches",
     "dataset",
-    "list",
     "load",
+    "names",
     "normalise",
     "shift_images",
 ]
@@ -53,10 +52,10 @@ __all__ = [
 LOG = logging.getLogger("prunus")
 
 
-def list() -> builtins.list[str]:
+def names() -> list[str]:
     """Return the names of all datasets, sorted.
 
-    >>> list()
+    >>> names()
     ['digits', 'fashion-mnist', 'mnist', 'mnist-5k']
     """
     return sorted(DATASETS)
@@ -70,7 +69,7 @@ def load(name: str, *, folder: Path | str | None = None, fallback: str | None = 
     it. Then it is downloaded into the cache. The splits are fixed: the same images on every machine.
 
     Args:
-        name: one that `list` gives.
+        name: one that `names` gives.
         folder: where the files may be.
         fallback: the dataset to load, with a notice, where this one can be neither found nor downloaded. Damaged
             files are an error all the same.

@@ -6,7 +6,6 @@
 A new model is one decorated function, in `lenet.py` or in a file of its own that is imported here.
 """
 
-import builtins
 from typing import Any
 
 import torch
@@ -27,8 +26,8 @@ __all__ = [
     "ResNet",
     "create",
     "input_shape",
-    "list",
     "model",
+    "names",
 ]
 
 
@@ -36,7 +35,7 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     """Make a model by name, freshly initialised from torch's global random state.
 
     Args:
-        name: one that `list` gives.
+        name: one that `names` gives.
         **kwargs: the arguments of that model's function; every model takes `num_classes`, `in_channels` and
             `image_size` (the height and width of its images in pixels).
 
@@ -51,10 +50,10 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     return factory(**kwargs)
 
 
-def list() -> builtins.list[str]:
+def names() -> list[str]:
     """Return the names of all models, sorted.
 
-    >>> "lenet" in list()
+    >>> "lenet" in names()
     True
     """
     return sorted(MODELS)

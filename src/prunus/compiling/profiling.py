@@ -41,7 +41,7 @@ class StepFacts:
 
 
 @dataclass(frozen=True)
-class ProgramExplanation:
+class Profile:
     """A program's steps where samples are computed in blocks, and where they are computed one by one.
 
     Attributes:
@@ -67,12 +67,12 @@ class ProgramExplanation:
         )
 
 
-def explain(parts: Parts, engine: Engine) -> ProgramExplanation:
+def profile(parts: Parts, engine: Engine) -> Profile:
     """Time each step in both modes, on zeros, each by itself, and tell what it computes."""
     numbers = DOUBLE if parts.dtype.itemsize == 8 else FLOAT
     plans = tuning.plans_for(parts.net, parts.choice.block, parts.target, numbers)
     in_blocks, singly = (_steps(plan, parts, engine) for plan in plans)
-    return ProgramExplanation(parts.choice.block, in_blocks, singly, parts.choice.most_single)
+    return Profile(parts.choice.block, in_blocks, singly, parts.choice.most_single)
 
 
 def _steps(plan: Plan, parts: Parts, engine: Engine) -> tuple[StepFacts, ...]:
