@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prunus.errors import MaskError
 from prunus.files import (
     content_hash,
     load_tensors,
@@ -31,7 +32,7 @@ from prunus.files import (
     write_json,
     write_text,
 )
-from prunus.pruning.masks import MaskError, Masks
+from prunus.pruning.masks import Masks
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.int64, torch.uint8]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.graph import GraphError, trace
+from prunus.errors import GraphError
+from prunus.graph import trace
 
 
 class Strange(nn.Module):

@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunus import packing, torch_prune
-    from prunus.compiling import CompileError, NonFiniteError, Program, ProgramError, compile, load_program
-    from prunus.exporting import ExportError, export
-    from prunus.graph import GraphError
+    from prunus.compiling import Program, compile, load_program
+    from prunus.errors import (
+        ChannelError,
+        CompileError,
+        ExportError,
+        GraphError,
+        MaskError,
+        NonFiniteError,
+        PackError,
+        ProgramError,
+        ShrinkError,
+    )
+    from prunus.exporting import export
     from prunus.lab import data, models
     from prunus.measuring import compare, measure
     from prunus.measuring.receipt import Receipt
-    from prunus.packing import PackError, load, save
+    from prunus.packing import load, save
     from prunus.pruning import Pruner, prune
-    from prunus.pruning.channels import ChannelError
     from prunus.pruning.criteria import criterion
-    from prunus.pruning.masks import MaskError, Masks, plain_state_dict
+    from prunus.pruning.masks import Masks, plain_state_dict
     from prunus.pruning.stats import Stats
-    from prunus.shrinking import ShrinkError, shrink
+    from prunus.shrinking import shrink
     from prunus.shrinking.explaining import Explanation, explain
 
 __version__ = "0.1.0"
@@ -60,20 +69,20 @@ __all__ = [
 
 # Public name -> its module, loaded on first use: so the command line answers `--help` without loading torch.
 _MODULE_OF = {
-    "ChannelError": "prunus.pruning.channels",
-    "CompileError": "prunus.compiling",
+    "ChannelError": "prunus.errors",
+    "CompileError": "prunus.errors",
     "Explanation": "prunus.shrinking.explaining",
-    "ExportError": "prunus.exporting",
-    "GraphError": "prunus.graph",
-    "MaskError": "prunus.pruning.masks",
+    "ExportError": "prunus.errors",
+    "GraphError": "prunus.errors",
+    "MaskError": "prunus.errors",
     "Masks": "prunus.pruning.masks",
-    "NonFiniteError": "prunus.compiling",
-    "PackError": "prunus.packing",
+    "NonFiniteError": "prunus.errors",
+    "PackError": "prunus.errors",
     "Program": "prunus.compiling",
-    "ProgramError": "prunus.compiling",
+    "ProgramError": "prunus.errors",
     "Pruner": "prunus.pruning",
     "Receipt": "prunus.measuring.receipt",
-    "ShrinkError": "prunus.shrinking",
+    "ShrinkError": "prunus.errors",
     "Stats": "prunus.pruning.stats",
     "compare": "prunus.measuring",
     "compile": "prunus.compiling",

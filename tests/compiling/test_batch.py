@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.compiling import CompileError, ProgramError
+from prunus.errors import CompileError, ProgramError
 
 
 class Pinned(nn.Module):

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.compiling import CompileError, cache
+from prunus.compiling import cache
+from prunus.errors import CompileError
 
 MODEL = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
 INPUTS = torch.randn(3, 4)

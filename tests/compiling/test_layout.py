@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.compiling.checking import check
-from prunus.compiling.errors import CompileError
 from prunus.compiling.layout import Mode, Nest, nest
 from prunus.compiling.net import Contract, Net, whole
 from prunus.compiling.planning import plan
+from prunus.errors import CompileError
 
 
 def visited(found: Nest, buffer: int) -> list[int]:

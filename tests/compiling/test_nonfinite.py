@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.compiling import CompileError, NonFiniteError
+from prunus.errors import CompileError, NonFiniteError
 
 NOT_FINITE = [torch.inf, -torch.inf, torch.nan]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
-from prunus.compiling import CompileError, ProgramError
+from prunus.errors import CompileError, ProgramError
 from prunus.lab import models
 from sparse_models import close, sparse
 from zoo import ZOO

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
-from prunus.compiling import ProgramError, storing
+from prunus.compiling import storing
 from prunus.compiling.checking import check
 from prunus.compiling.lowering import lower
+from prunus.errors import ProgramError
 from prunus.files import checksum_of, load_with_metadata, save_tensors
 from prunus.graph import trace
 from zoo import ZOO

@@ -12,8 +12,8 @@ import torch.nn.functional as f
 from torch import Tensor, nn
 
 import prunus
-from prunus.compiling import CompileError
 from prunus.compiling.toolchain import compiler
+from prunus.errors import CompileError
 from prunus.exporting.c import checking
 from prunus.exporting.c.export import translate
 

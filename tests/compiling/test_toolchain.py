@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.compiling import CompileError, MissingCompilerError, toolchain
+from prunus.compiling import MissingCompilerError, toolchain
+from prunus.errors import CompileError
 
 MODEL = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
 INPUTS = torch.randn(3, 4)

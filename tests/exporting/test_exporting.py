@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import prunus
 from prunus import exporting
-from prunus.exporting import ExportError, ExportFacts, export
+from prunus.errors import ExportError
+from prunus.exporting import ExportFacts, export
 from prunus.exporting import onnx as onnx_runtime
 from prunus.extras import MissingExtraError
 from prunus.graph import trace

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prunus
+from prunus.errors import MaskError
 from prunus.lab import data as datasets
 from prunus.lab.recipe import TrainingSection
 from prunus.lab.train import DivergedError, Fit, calibration_batches, fit
 from prunus.lab.train.loop import summed_loss
 from prunus.lab.train.optimization import one_cycle
-from prunus.pruning.masks import MaskError, Masks
+from prunus.pruning.masks import Masks
 from training_parts import cubic, plain_network, small_network, striped, striped_images
 
 SECTION = TrainingSection(epochs=2, batch_size=16, lr=0.1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus import exporting
+from prunus.errors import ExportError
 from prunus.machine import cores
 from prunus.measuring.latency import interleaved, latencies, timings
 
@@ -228,7 +229,7 @@ def test_what_onnx_runtime_can_not_run_is_noted(monkeypatch: pytest.MonkeyPatch)
     assert found["linear"].notes == ()
 
     def differs(*_: object) -> object:
-        raise exporting.ExportError("what was exported computes something else")
+        raise ExportError("what was exported computes something else")
 
     monkeypatch.setattr(exporting, "to_onnx", differs)
     (note,) = timings({"net": nn.Linear(3, 2)}, torch.ones(1, 3), runtimes=["onnxruntime"], **settings)["net"].notes

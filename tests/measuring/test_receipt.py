@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunus.errors import ReceiptError
 from prunus.machine import Machine
 from prunus.measuring.evaluate import mcnemar, paired_interval, wilson
 from prunus.measuring.receipt import (
@@ -23,7 +24,6 @@ from prunus.measuring.receipt import (
     ModelFacts,
     PairedTest,
     Receipt,
-    ReceiptError,
 )
 from prunus.measuring.times import crossing
 

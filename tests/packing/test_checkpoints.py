@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from prunus import Masks
+from prunus.errors import CheckpointError
 from prunus.files import save_tensors
 from prunus.lab import models
 from prunus.packing import checkpoints
-from prunus.packing.checkpoints import CheckpointError, apply_masks, as_module, load_into, read, save
+from prunus.packing.checkpoints import apply_masks, as_module, load_into, read, save
 
 
 def bits(tensor: Tensor) -> Tensor:

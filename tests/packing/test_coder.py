@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.packing import PackError
+from prunus.errors import PackError
 from prunus.packing.coder import Decoder, Encoder
 from prunus.packing.tables import Table, entropy_bits
 

@@ -18,8 +18,9 @@ from torch import nn
 
 import prunus
 from forged import mutations, resealed, with_header
+from prunus.errors import PackError
 from prunus.files import save_tensors
-from prunus.packing import PackError, container, read_tensors
+from prunus.packing import container, read_tensors
 from prunus.packing.coder import Encoder
 
 

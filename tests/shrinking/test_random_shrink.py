@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import prunus
 from masked import apart, num_parameters, outputs, zero_at_random, zero_everywhere
-from prunus.pruning.channels import ChannelError
+from prunus.errors import ChannelError
 from random_nets import Drawn, random_nets
 
 

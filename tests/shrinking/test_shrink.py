@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 import prunus
 from masked import apart, num_parameters, outputs, zero_at_random
-from prunus.graph import GraphError
-from prunus.pruning.masks import MaskError
-from prunus.shrinking import ShrinkError
+from prunus.errors import GraphError, MaskError, ShrinkError
 from prunus.shrinking.finding.liveness import Sweep
 from zoo import ZOO
 

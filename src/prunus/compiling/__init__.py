@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from prunus.compiling.building import compile
-from prunus.compiling.errors import CompileError, MissingCompilerError, NonFiniteError, ProgramError
 from prunus.compiling.profiling import Profile, StepFacts
 from prunus.compiling.program import Program
 from prunus.compiling.saving import load_program
+from prunus.compiling.toolchain import MissingCompilerError
+from prunus.errors import CompileError, NonFiniteError, ProgramError
 
 __all__ = [
     "CompileError",

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from prunus.compiling.errors import CompileError
 from prunus.compiling.lowering import lower
 from prunus.compiling.lowering.fusing import FUSIONS, Fusion
 from prunus.compiling.net import Net
-from prunus.graph import ExampleInputs, Graph, GraphError, call_arguments, trace, trace_own_batch
+from prunus.errors import CompileError, GraphError
+from prunus.graph import ExampleInputs, Graph, call_arguments, trace, trace_own_batch
 
 # A graph of one batch is read with all its samples: more would take too much memory.
 _MOST_SAMPLES = 64

@@ -18,13 +18,13 @@ from prunus.compiling.codegen import source
 from prunus.compiling.codegen.numbers import DOUBLE, FLOAT, Numbers
 from prunus.compiling.codegen.source import Source
 from prunus.compiling.engine import Engine
-from prunus.compiling.errors import CompileError, ProgramError
 from prunus.compiling.lowering.fusing import EXACT_FUSIONS, FUSIONS
 from prunus.compiling.net import Net
 from prunus.compiling.program import Parts, Program
 from prunus.compiling.toolchain import Target
 from prunus.compiling.tuning import Choice
 from prunus.copying import copy_model
+from prunus.errors import CompileError, ProgramError
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments
 from prunus.graph.exported.structure import Structure

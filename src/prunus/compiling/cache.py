@@ -19,7 +19,7 @@ import threading
 import warnings
 from pathlib import Path
 
-from prunus.compiling.errors import CompileError
+from prunus.errors import CompileError
 
 # No library and no choice of kernels is anywhere near as large; a larger file is not one of ours.
 _MOST_BYTES = 1 << 28

@@ -8,7 +8,6 @@ from typing import Any
 import numpy
 
 from prunus.compiling.codegen.numbers import COMBINED, SCALARS, constants_of
-from prunus.compiling.errors import ProgramError
 from prunus.compiling.net import (
     Combine,
     Contract,
@@ -24,6 +23,7 @@ from prunus.compiling.net import (
     box_of,
     views_of,
 )
+from prunus.errors import ProgramError
 
 # Values of more elements than this can't be addressed by 32 bits in blocks of 64 samples.
 _MOST_ELEMENTS = 1 << 24

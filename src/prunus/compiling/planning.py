@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from prunus.compiling.errors import CompileError
 from prunus.compiling.layout import Halo, Layout, Mode, layout
 from prunus.compiling.net import (
     Box,
@@ -26,6 +25,7 @@ from prunus.compiling.net import (
 )
 from prunus.compiling.slots import placed
 from prunus.compiling.taps import Taps, halo_of, plane, reach, step_along, steps_fit, taps_of
+from prunus.errors import CompileError
 
 # Addresses have 32 bits: in tables, and where an offset becomes numbers.
 _MOST_NUMBERS = 1 << 31

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from prunus.compiling.codegen.source import Source
 from prunus.compiling.engine import Engine
-from prunus.compiling.errors import NonFiniteError, ProgramError
 from prunus.compiling.net import Net
 from prunus.compiling.toolchain import Target
 from prunus.compiling.tuning import Choice
+from prunus.errors import NonFiniteError, ProgramError
 from prunus.graph.exported.structure import Structure
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from prunus.compiling import storing, toolchain, tuning
 from prunus.compiling.building import MOST_THREADS, NONFINITE, built, checked_threads
 from prunus.compiling.checking import check, num_bytes_to_plan
 from prunus.compiling.codegen.numbers import DOUBLE, FLOAT
-from prunus.compiling.errors import ProgramError
 from prunus.compiling.program import Parts, Program
+from prunus.errors import ProgramError
 from prunus.graph.exported.structure import PLAIN, Structure
 from prunus.machine import cores
 

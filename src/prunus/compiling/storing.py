@@ -17,7 +17,6 @@ import numpy
 import torch
 from torch import Tensor
 
-from prunus.compiling.errors import ProgramError
 from prunus.compiling.net import (
     Combine,
     Contract,
@@ -34,6 +33,7 @@ from prunus.compiling.net import (
     View,
     Windows,
 )
+from prunus.errors import ProgramError
 from prunus.files import content_hash
 
 KINDS: Mapping[str, type[Operation]] = {

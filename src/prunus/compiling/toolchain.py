@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunus.compiling import cache
-from prunus.compiling.errors import CompileError, MissingCompilerError
+from prunus.errors import CompileError
 
 # For how long a compiler may take over one program, in seconds.
 _PATIENCE = 600
@@ -33,6 +33,10 @@ _KINDS = {
     "scalar": ((), "", 16, 16),
 }
 TARGETS = ("native", *_KINDS)
+
+
+class MissingCompilerError(CompileError):
+    """There is no C compiler that works; the message says how to get one."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from prunus import extras, files
 from prunus.copying import copy_model
+from prunus.errors import ExportError
 from prunus.exporting import onnx as onnx_runtime
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
@@ -38,10 +39,6 @@ Run: TypeAlias = Callable[..., list[Tensor]]
 BATCHES = (1, 3)
 # The largest difference, relative to the largest output, that another program's kernels may make.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-
-class ExportError(ValueError):
-    """A model that can't be exported, or whose file computes something else; no file was written."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ _ALL_FORMATS = (*FORMATS, "c", "safetensors")
 
 
 def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, bits: int | None) -> ExportFacts:
-    from prunus.compiling.errors import CompileError
+    from prunus.errors import CompileError
     from prunus.exporting.c import write_c
 
     host = _on_cpu(model)

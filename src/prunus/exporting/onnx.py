@@ -18,6 +18,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from prunus import extras
+from prunus.errors import ExportError
 from prunus.graph import Graph
 
 BATCH = "batch"
@@ -25,7 +26,7 @@ BATCH = "batch"
 LARGEST = 2**31 - 1
 
 
-class OnnxError(ValueError):
+class OnnxError(ExportError):
     """A model that ONNX or ONNX Runtime can't hold or run; the message holds their reason."""
 
 

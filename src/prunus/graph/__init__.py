@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from prunus import supported
+from prunus.errors import GraphError
 from prunus.forward import undisturbed
 from prunus.graph import free_sizes
 from prunus.graph.exported.regions import flatten_in_place
@@ -23,10 +24,6 @@ from prunus.supported import unwrap
 # A tensor, several in order, or several by the name of the forward's argument.
 ExampleInputs: TypeAlias = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 Call: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor]]
-
-
-class GraphError(ValueError):
-    """A model whose graph can't be read, or holds something unknown; the message says what and where."""
 
 
 @dataclass(frozen=True)

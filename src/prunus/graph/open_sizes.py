@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 
 from torch import SymInt, Tensor, nn
 
+from prunus.errors import GraphError
 from prunus.forward import undisturbed
 from prunus.graph import (
     ExampleInputs,
     Graph,
-    GraphError,
     Place,
     call_arguments,
     check_readable,

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import torch
 
 import prunus
+from prunus.errors import DataError, UnavailableError
 from prunus.lab import data
 from prunus.lab.data.folders import VARIABLE, cache_folder
 from prunus.machine import machine
@@ -76,7 +77,7 @@ def _machine() -> Iterator[Finding]:
 
 def _compiler() -> Finding:
     from prunus.compiling import toolchain
-    from prunus.compiling.errors import MissingCompilerError
+    from prunus.compiling.toolchain import MissingCompilerError
 
     try:
         found = toolchain.compiler()
@@ -144,12 +145,12 @@ def _datasets(folder: Path | None) -> Iterator[Finding]:
     for name in data.names():
         try:
             found = data.load(name, folder=folder, download=False)
-        except data.UnavailableError:
+        except UnavailableError:
             remedy = f"prunus run downloads it, or put its files into a folder and name that by --data or {VARIABLE}"
             yield Finding("data", name, "missing", "not on this machine", remedy)
         except ImportError as error:
             yield Finding("data", name, "missing", str(error))
-        except data.DataError as error:
+        except DataError as error:
             yield Finding("data", name, "broken", str(error))
         else:
             total = len(found.train) + len(found.validation) + len(found.test)

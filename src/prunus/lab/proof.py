@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import prunus
 from prunus import packing as pack
 from prunus.compiling import Program
+from prunus.errors import GraphError
 from prunus.exporting.c import c_cost
 from prunus.files import save_tensors, write_json
-from prunus.graph import GraphError
 from prunus.lab import checks, predicting
 from prunus.lab.data import Dataset, normalise
 from prunus.lab.recipe import Recipe

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from prunus import packing as pack
-from prunus.compiling import CompileError, Program, compile, load_program
-from prunus.graph import GraphError
+from prunus.compiling import Program, compile, load_program
+from prunus.errors import CompileError, GraphError
 from prunus.lab.data import normalise
 from prunus.lab.run_folder import Seconds, restore_packed, store_packed, vouch, vouched
 from prunus.machine import cores

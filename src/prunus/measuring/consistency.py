@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prunus.errors import ReceiptError
+
 # Quotients are recomputed from integers, so only the last bits may differ between two ways of writing them.
 _TOLERANCE = 1e-9
-
-
-class ReceiptError(ValueError):
-    """A receipt that contradicts itself, or a file that holds none; the message names the file and the field."""
 
 
 def require(condition: bool, message: str) -> None:

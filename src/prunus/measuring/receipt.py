@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from prunus import files, strict_json
+from prunus.errors import ReceiptError
 from prunus.machine import Machine
-from prunus.measuring.consistency import ReceiptError, at_most, between, close, counts, interval, require, unique
+from prunus.measuring.consistency import at_most, between, close, counts, interval, require, unique
 from prunus.measuring.times import BreakEven, BreakEvenPoint, Latency
 
 __all__ = [

@@ -4,8 +4,8 @@ prunus.save(model, "model.prunus")
 model = prunus.load("model.prunus")
 """
 
+from prunus.errors import PackError
 from prunus.packing.codebook import Codebook
-from prunus.packing.errors import PackError
 from prunus.packing.saving import PackFacts, TensorFacts, load, read_tensors, save
 
 __all__ = ["Codebook", "PackError", "PackFacts", "TensorFacts", "load", "read_tensors", "save"]

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from prunus.errors import CheckpointError
 from prunus.files import load_tensors, whole_file
 from prunus.pruning.masks import Masks, plain_state_dict
 from prunus.registry import nearest
@@ -18,10 +19,6 @@ from prunus.registry import nearest
 # How the files begin that torch.save writes: a zip archive, or a bare pickle of protocol 2 and later.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
-
-
-class CheckpointError(ValueError):
-    """A file of weights that can't be used here; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

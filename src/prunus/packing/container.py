@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from prunus.packing.errors import DamagedError, PackError
+from prunus.errors import PackError
+from prunus.packing.errors import DamagedError
 from prunus.strict_json import FieldError, parse
 
 T = TypeVar("T")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from prunus.errors import PackError
 from prunus.lab import models
 from prunus.packing import layout
 from prunus.packing.dtypes import check
-from prunus.packing.errors import DamagedError, PackError
+from prunus.packing.errors import DamagedError
 from prunus.packing.layout import Entry
 from prunus.supported import problem
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-
-class PackError(ValueError):
-    """A file that can't be read as a `.prunus` file; the message says why and what to do."""
+from prunus.errors import PackError
 
 
 class DamagedError(PackError):

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from prunus.errors import PackError
 from prunus.packing.dtypes import KINDS, NAMES
-from prunus.packing.errors import DamagedError, PackError
+from prunus.packing.errors import DamagedError
 from prunus.packing.tensors import Form
 
 # Without `max_bytes`, the tensors may take so many bytes, or so many times the file. With one float32 in a thousand

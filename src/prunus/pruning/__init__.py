@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.errors import MaskError
 from prunus.graph import ExampleInputs
 from prunus.pruning import criteria
 from prunus.pruning.channels import Channels
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.finding import check_data, check_reachable, earlier_masks, find_masks, from_first_rank, other_masks
-from prunus.pruning.masks import MaskError, Masks
+from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method, check_method
 from prunus.pruning.patterns import Channel, Pattern, num_gone
 from prunus.pruning.schedules import Schedule, fraction

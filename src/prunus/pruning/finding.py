@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from prunus.errors import MaskError
 from prunus.pruning import scopes, select, stats
 from prunus.pruning.criteria import Criterion
-from prunus.pruning.masks import MaskError, Masks, check_shape
+from prunus.pruning.masks import Masks, check_shape
 from prunus.pruning.method import Method
 from prunus.pruning.patterns import Pattern, num_missing
 from prunus.pruning.scoring import LayerScores

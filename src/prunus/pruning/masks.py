@@ -10,13 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prunus.errors import MaskError
 from prunus.files import checksum_of, load_with_metadata, save_tensors
 from prunus.pruning.targets import resolve
 from prunus.supported import problem, unwrap
-
-
-class MaskError(ValueError):
-    """Masks that don't fit the model they are used with, or a file that holds none."""
 
 
 class Masks(Mapping[str, Tensor]):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
+from prunus.errors import ShrinkError
 from prunus.graph import ExampleInputs, rewriting, trace
 from prunus.graph.coupling import Use, couple
 from prunus.graph.kept import Kept
@@ -33,10 +34,6 @@ _log = logging.getLogger("prunus")
 # Inputs that operations are compared on: all of them where the model runs in so many seconds, else the first.
 _DRAWS = (Draw(0), Draw(6, uniform=True))
 _QUICK = 0.1
-
-
-class ShrinkError(ValueError):
-    """A model that could not be shrunk to one with the same outputs; it was left as it was."""
 
 
 def shrink(

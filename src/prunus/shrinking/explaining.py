@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
+from prunus.errors import ChannelError
 from prunus.graph import ExampleInputs, trace
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept import Kept
-from prunus.pruning.channels import ChannelError, Channels
+from prunus.pruning.channels import Channels
 from prunus.pruning.channels.families import Family, families
 from prunus.pruning.masks import Masks
 from prunus.pruning.targets import Selector

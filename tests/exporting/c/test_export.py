@@ -13,7 +13,7 @@ from torch import nn
 
 import prunus
 from embedded_nets import why_not
-from prunus.compiling.errors import MissingCompilerError
+from prunus.compiling.toolchain import MissingCompilerError
 from prunus.exporting.c import c_cost, export
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import prunus.lab.data.download
-from prunus.lab.data import UnavailableError
+from prunus.errors import UnavailableError
 from prunus.lab.data.download import connect, download
 from prunus.lab.data.idx_sets import load_idx_set
 from tiny_sets import IMAGES, LABELS, TEST_IMAGES, TEST_LABELS, TinySet

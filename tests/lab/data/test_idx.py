@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.lab.data import DataError, ExcessError, MagicError, TruncatedError, UnreadableError
-from prunus.lab.data.idx import MAX_BYTES, parse, read
+from prunus.errors import DataError
+from prunus.lab.data.idx import parse, read
 from tiny_sets import idx_bytes
 
 
@@ -106,27 +106,27 @@ def images_file() -> bytes:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (b"", TruncatedError, "an IDX header takes 16 bytes, got 0"),
-        (images_file()[:9], TruncatedError, "an IDX header takes 16 bytes, got 9"),
-        (images_file()[:-1], TruncatedError, "declares 2 x 3 x 4 bytes, but is truncated: it can hold no more than 23"),
-        (images_file() + b"\0", ExcessError, "declares 2 x 3 x 4 bytes, but more follow"),
-        (b"<!DOCTYPE html>", MagicError, "starts with the bytes 3c 21 44 4f, expected 00 00 08 03"),
-        (idx_bytes(np.zeros(30)), MagicError, "00 00 08 01, expected 00 00 08 03: .* in 3 dimensions"),
-        (b"\0\0\x0d\x03" + images_file()[4:], MagicError, "00 00 0d 03, expected 00 00 08 03"),
-        (b"\0\0\x08\x03" + bytes(12), TruncatedError, "declares 0 x 0 x 0 bytes, which is no data"),
-        (gzip.compress(images_file(), mtime=0)[:-9], TruncatedError, "gzip stream breaks off"),
+        (b"", DataError, "an IDX header takes 16 bytes, got 0"),
+        (images_file()[:9], DataError, "an IDX header takes 16 bytes, got 9"),
+        (images_file()[:-1], DataError, "declares 2 x 3 x 4 bytes, but is truncated: it can hold no more than 23"),
+        (images_file() + b"\0", DataError, "declares 2 x 3 x 4 bytes, but more follow"),
+        (b"<!DOCTYPE html>", DataError, "starts with the bytes 3c 21 44 4f, expected 00 00 08 03"),
+        (idx_bytes(np.zeros(30)), DataError, "00 00 08 01, expected 00 00 08 03: .* in 3 dimensions"),
+        (b"\0\0\x0d\x03" + images_file()[4:], DataError, "00 00 0d 03, expected 00 00 08 03"),
+        (b"\0\0\x08\x03" + bytes(12), DataError, "declares 0 x 0 x 0 bytes, which is no data"),
+        (gzip.compress(images_file(), mtime=0)[:-9], DataError, "gzip stream breaks off"),
         (
             gzip.compress(images_file()[:-1], mtime=0),
-            TruncatedError,
+            DataError,
             "only 23 follow the header; take it away or put a whole",
         ),
-        (gzip.compress(images_file() + b"!", mtime=0), ExcessError, "but more follow"),
+        (gzip.compress(images_file() + b"!", mtime=0), DataError, "but more follow"),
         (
             gzip.compress(images_file(), mtime=0)[:-8] + bytes(8),
-            UnreadableError,
+            DataError,
             r"damaged gzip file \(CRC check failed",
         ),
-        (b"\x1f\x8b\x08" + bytes(30), UnreadableError, "damaged gzip file"),
+        (b"\x1f\x8b\x08" + bytes(30), DataError, "damaged gzip file"),
     ],
 )
 def test_each_damage_has_its_own_error_that_names_the_file(
@@ -142,7 +142,7 @@ def test_each_damage_has_its_own_error_that_names_the_file(
 
 def test_what_is_no_file_is_unreadable(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing-here"):
-        with pytest.raises(UnreadableError, match="can't be read"):
+        with pytest.raises(DataError, match="can't be read"):
             read(path, 3)
 
 
@@ -166,10 +166,9 @@ def peak_of_refusing(content: bytes, error: type[DataError]) -> int:
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_header_that_declares_gigabytes_takes_no_memory(shape: tuple[int, ...], packed: bool) -> None:
     content = struct.pack(">HBB3I", 0, 8, 3, *shape) + bytes(1000)
-    error = TruncatedError if math.prod(shape) <= MAX_BYTES else ExcessError
-    assert peak_of_refusing(gzip.compress(content, mtime=0) if packed else content, error) < 200_000
+    assert peak_of_refusing(gzip.compress(content, mtime=0) if packed else content, DataError) < 200_000
 
 
 def test_a_decompression_bomb_is_read_no_further_than_its_header_says() -> None:
     bomb = gzip.compress(images_file() + bytes(50_000_000), compresslevel=1, mtime=0)
-    assert peak_of_refusing(bomb, ExcessError) < 1_000_000
+    assert peak_of_refusing(bomb, DataError) < 1_000_000

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
+from prunus.errors import ChannelError
 from prunus.measuring.macs import count_macs
-from prunus.pruning.channels import ChannelError
 from zoo import ZOO
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.pruning.channels import ChannelError
+from prunus.errors import ChannelError
 from topologies import TOPOLOGIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from prunus.compiling.errors import CompileError
 from prunus.compiling.net import Box, Net, Operation, View, box_of, whole
+from prunus.errors import CompileError
 from prunus.graph import Graph, module_path, where
 from prunus.graph.coupling.calls import has_tensor, hint
 

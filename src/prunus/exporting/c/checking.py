@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy
 from numpy.typing import NDArray
 
-from prunus.compiling.errors import CompileError
 from prunus.compiling.toolchain import Compiler
+from prunus.errors import CompileError
 from prunus.exporting.c.source import CSource
 
 # As a user of a microcontroller builds: strictly the language, for size.

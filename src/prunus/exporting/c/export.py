@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 from prunus import files
 from prunus.compiling.batch import read_net
 from prunus.compiling.building import refuse_complex
-from prunus.compiling.errors import CompileError, MissingCompilerError
-from prunus.compiling.toolchain import compiler
+from prunus.compiling.toolchain import MissingCompilerError, compiler
 from prunus.copying import copy_model
+from prunus.errors import CompileError
 from prunus.exporting.c import checking
 from prunus.exporting.c.identifiers import check_path
 from prunus.exporting.c.source import CSource, write

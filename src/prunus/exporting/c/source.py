@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy
 
 import prunus
-from prunus.compiling.errors import CompileError
 from prunus.compiling.net import Combine, Contract, Net, Operation, View, views_of
+from prunus.errors import CompileError
 from prunus.exporting.c import arranging, contraction, memory
 from prunus.exporting.c.identifiers import distinct, identifier, suffix
 from prunus.exporting.c.layer import Layer, Parts

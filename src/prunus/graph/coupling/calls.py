@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.graph import GraphError, where
+from prunus.errors import GraphError
+from prunus.graph import where
 from prunus.graph.coupling.values import Value
 
 

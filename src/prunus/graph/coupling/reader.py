@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from prunus.graph import Graph, GraphError, where
+from prunus.errors import GraphError
+from prunus.graph import Graph, where
 from prunus.graph.coupling.calls import FACTORIES, MOST_MADE, Call, bound, check_sizes, computed, has_tensor, shape_of
 from prunus.graph.coupling.partition import Partition
 from prunus.graph.coupling.values import Source, Value, along, compact, inert, tidy, varying

@@ -10,37 +10,18 @@ A new dataset is one decorated function, in a file of its own that is imported h
 import logging
 from pathlib import Path
 
+from prunus.errors import DataError, UnavailableError
 from prunus.lab.data import digits, mnist, mnist_5k  # noqa: F401 (importing them enters their datasets)
 from prunus.lab.data.batching import batches, normalise, shift_images
 from prunus.lab.data.catalogue import DATASETS, dataset
-from prunus.lab.data.errors import (
-    ChecksumError,
-    CountMismatchError,
-    DataError,
-    ExcessError,
-    LabelRangeError,
-    MagicError,
-    MissingFileError,
-    TruncatedError,
-    UnavailableError,
-    UnreadableError,
-)
 from prunus.lab.data.images import Dataset, Images
 
 __all__ = [
     "DATASETS",
-    "ChecksumError",
-    "CountMismatchError",
     "DataError",
     "Dataset",
-    "ExcessError",
     "Images",
-    "LabelRangeError",
-    "MagicError",
-    "MissingFileError",
-    "TruncatedError",
     "UnavailableError",
-    "UnreadableError",
     "batches",
     "dataset",
     "load",

@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from prunus.errors import DataError, UnavailableError
 from prunus.files import whole_file
-from prunus.lab.data.errors import ChecksumError, UnavailableError
 from prunus.lab.data.folders import missing_files
 
 LOG = logging.getLogger("prunus")
@@ -30,7 +30,7 @@ MAX_BYTES = 2**30  # of one file, compressed or not; MNIST's largest has 47 MB
 CHUNK = 2**18
 
 # What urllib and the disk raise where a mirror, or the way to it, is to blame.
-FAILURES = (OSError, http.client.HTTPException, ChecksumError)
+FAILURES = (OSError, http.client.HTTPException, DataError)
 
 
 def download(name: str, files: Mapping[str, str], mirrors: Sequence[str], folder: Path) -> str:
@@ -82,14 +82,14 @@ def fetch(url: str, path: Path, sha256: str, *, described: str) -> None:
     Raises:
         OSError: the server can't be reached, answers with an error, is too slow, or the file can't be written.
         http.client.HTTPException: the answer is no proper HTTP.
-        ChecksumError: something else was sent, or not all of it.
+        DataError: something else was sent, or not all of it.
     """
     LOG.info("downloading %s", url)
     with connect(url) as response, whole_file(path) as temporary:
         receive(response, temporary, described)
         found = sha256_unpacked(temporary)
         if found != sha256:
-            raise ChecksumError(f"sent content with the sha256 {found}, expected {sha256}")
+            raise DataError(f"sent content with the sha256 {found}, expected {sha256}")
 
 
 def connect(url: str) -> http.client.HTTPResponse:
@@ -163,7 +163,7 @@ def sha256_unpacked(path: Path) -> str:
     """Return the sha256 of a gzipped file's content in hex, reading a piece at a time.
 
     Raises:
-        ChecksumError: it is no whole gzip file, or unpacks to more than `MAX_BYTES`.
+        DataError: it is no whole gzip file, or unpacks to more than `MAX_BYTES`.
     """
     digest = hashlib.sha256()
     size = 0
@@ -173,9 +173,9 @@ def sha256_unpacked(path: Path) -> str:
                 digest.update(chunk)
                 size += len(chunk)
                 if size > MAX_BYTES:
-                    raise ChecksumError(f"sent a file that unpacks to more than {MAX_BYTES} bytes")
+                    raise DataError(f"sent a file that unpacks to more than {MAX_BYTES} bytes")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ChecksumError(f"sent no whole gzip file ({error})") from error
+        raise DataError(f"sent no whole gzip file ({error})") from error
     return digest.hexdigest()
 
 

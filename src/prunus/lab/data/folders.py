@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunus.lab.data.errors import MissingFileError
+from prunus.errors import DataError
 
 VARIABLE = "PRUNUS_DATA"
 
@@ -36,7 +36,7 @@ def find(name: str, files: Sequence[str], folder: Path | None, system: Sequence[
     `system` folders.
 
     Raises:
-        MissingFileError: `folder` or PRUNUS_DATA names no folder, or a place has some of the files but not all (the
+        DataError: `folder` or PRUNUS_DATA names no folder, or a place has some of the files but not all (the
             cache may: a download that was cut short goes on there).
     """
     cache = Place(cache_folder(name), "the cache")
@@ -45,7 +45,7 @@ def find(name: str, files: Sequence[str], folder: Path | None, system: Sequence[
         if not missing:
             return place
         if len(missing) < len(files) and place is not cache:
-            raise MissingFileError(
+            raise DataError(
                 f"{place.path} has some of the files of {name!r} but lacks {', '.join(missing)} (plain or .gz); "
                 "complete it, or take the others away to have it passed over"
             )
@@ -71,8 +71,6 @@ def _places(name: str, folder: Path | None, cache: Place, system: Sequence[Path]
             continue
         root = named.expanduser()
         if not root.is_dir():
-            raise MissingFileError(
-                f"{described} is {str(root)!r}, which is not a folder; expected one with {name!r} in it"
-            )
+            raise DataError(f"{described} is {str(root)!r}, which is not a folder; expected one with {name!r} in it")
         places += [Place(root / name, described), Place(root, described)]
     return [*places, cache, *(Place(path, "the system") for path in system)]

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunus.lab.data.errors import ExcessError, MagicError, TruncatedError, UnreadableError
+from prunus.errors import DataError
 
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
@@ -38,16 +38,16 @@ def read(path: Path, dimensions: int) -> tuple[Tensor, str]:
         The values as a uint8 tensor of the shape the header gives, and the sha256 of the uncompressed bytes in hex.
 
     Raises:
-        UnreadableError: the file can't be opened or its compression is damaged.
-        MagicError: it is not an IDX file of unsigned bytes with that many dimensions.
-        TruncatedError: it is shorter than its header says.
-        ExcessError: it is longer, or the header declares more than `MAX_BYTES`.
+        DataError: the file can't be opened or its compression is damaged.
+        DataError: it is not an IDX file of unsigned bytes with that many dimensions.
+        DataError: it is shorter than its header says.
+        DataError: it is longer, or the header declares more than `MAX_BYTES`.
     """
     try:
         with path.open("rb") as file:
             return parse(file, dimensions, str(path))
     except OSError as error:
-        raise UnreadableError(f"{path} can't be read ({error}); expected an IDX file, plain or gzipped") from error
+        raise DataError(f"{path} can't be read ({error}); expected an IDX file, plain or gzipped") from error
 
 
 def parse(file: io.BufferedIOBase, dimensions: int, origin: str) -> tuple[Tensor, str]:
@@ -65,9 +65,9 @@ def parse(file: io.BufferedIOBase, dimensions: int, origin: str) -> tuple[Tensor
                 return _parse_stream(stream, dimensions, stored * MAX_DEFLATE_RATIO, origin)
         return _parse_stream(file, dimensions, stored, origin)
     except EOFError as error:
-        raise TruncatedError(f"{origin} is truncated: its gzip stream breaks off; {ADVICE}") from error
+        raise DataError(f"{origin} is truncated: its gzip stream breaks off; {ADVICE}") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise UnreadableError(f"{origin} is a damaged gzip file ({error}); {ADVICE}") from error
+        raise DataError(f"{origin} is a damaged gzip file ({error}); {ADVICE}") from error
 
 
 def _parse_stream(stream: io.BufferedIOBase, dimensions: int, most: int, origin: str) -> tuple[Tensor, str]:
@@ -76,17 +76,17 @@ def _parse_stream(stream: io.BufferedIOBase, dimensions: int, most: int, origin:
     size = math.prod(shape)
     described = f"{origin} declares {' x '.join(map(str, shape))} bytes"
     if size == 0:
-        raise TruncatedError(f"{described}, which is no data at all")
+        raise DataError(f"{described}, which is no data at all")
     if size > MAX_BYTES:
-        raise ExcessError(f"{described}; more than {MAX_BYTES} is refused")
+        raise DataError(f"{described}; more than {MAX_BYTES} is refused")
     if size > most - len(header):
-        raise TruncatedError(f"{described}, but is truncated: it can hold no more than {most - len(header)}; {ADVICE}")
+        raise DataError(f"{described}, but is truncated: it can hold no more than {most - len(header)}; {ADVICE}")
     content = bytearray(size)
     found = stream.readinto(content)
     if found < size:
-        raise TruncatedError(f"{described}, but is truncated: only {found} follow the header; {ADVICE}")
+        raise DataError(f"{described}, but is truncated: only {found} follow the header; {ADVICE}")
     if stream.read(1):  # at the end of a gzip stream this also checks its CRC
-        raise ExcessError(f"{described}, but more follow; {ADVICE}")
+        raise DataError(f"{described}, but more follow; {ADVICE}")
     digest = hashlib.sha256(header)
     digest.update(content)
     return torch.frombuffer(content, dtype=torch.uint8).view(shape), digest.hexdigest()
@@ -95,12 +95,10 @@ def _parse_stream(stream: io.BufferedIOBase, dimensions: int, most: int, origin:
 def _shape(header: bytes, dimensions: int, origin: str) -> tuple[int, ...]:
     magic = bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if len(header) >= len(magic) and header[:4] != magic:
-        raise MagicError(
+        raise DataError(
             f"{origin} starts with the bytes {header[:4].hex(' ')}, expected {magic.hex(' ')}: "
             f"an IDX file of unsigned bytes in {dimensions} dimension{'s' * (dimensions > 1)}"
         )
     if len(header) < 4 + 4 * dimensions:
-        raise TruncatedError(
-            f"{origin} is truncated: an IDX header takes {4 + 4 * dimensions} bytes, got {len(header)}"
-        )
+        raise DataError(f"{origin} is truncated: an IDX header takes {4 + 4 * dimensions} bytes, got {len(header)}")
     return struct.unpack(f">{dimensions}I", header[4:])

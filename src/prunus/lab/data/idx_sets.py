@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from prunus.errors import DataError, UnavailableError
 from prunus.lab.data import idx
 from prunus.lab.data.catalogue import checksum_of
 from prunus.lab.data.download import download
-from prunus.lab.data.errors import ChecksumError, CountMismatchError, UnavailableError
 from prunus.lab.data.folders import VARIABLE, cache_folder, existing, find
 from prunus.lab.data.images import Dataset, Images, check_labels
 from prunus.lab.data.splits import hold_out
@@ -102,7 +102,7 @@ def _path(folder: Path, file: str) -> Path:
 def _pair(paths: Mapping[str, Path], values: Mapping[str, Tensor], files: tuple[str, str], num_classes: int) -> Images:
     images, labels = values[files[0]].unsqueeze(1), values[files[1]].long()
     if len(images) != len(labels):
-        raise CountMismatchError(
+        raise DataError(
             f"{paths[files[0]]} holds {len(images)} images but {paths[files[1]].name} beside it {len(labels)} labels; "
             "they are not of the same set"
         )
@@ -112,7 +112,7 @@ def _pair(paths: Mapping[str, Path], values: Mapping[str, Tensor], files: tuple[
 
 def _check_digest(published: IdxSet, path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise ChecksumError(
+        raise DataError(
             f"{path} is a sound IDX file but not the published one of {published.name!r}: the sha256 of its "
             f"uncompressed bytes is {found}, expected {expected}; put the published files into a folder named "
             f"{published.name!r}, or take these away"

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from prunus.lab.data.errors import CountMismatchError, DataError, LabelRangeError
+from prunus.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class Images:
         labels: int64, shape (n,).
 
     Raises:
-        CountMismatchError: there are not as many labels as images.
+        DataError: there are not as many labels as images.
         DataError: a tensor has another dtype or number of dimensions.
     """
 
@@ -38,7 +38,7 @@ class Images:
                     f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
                 )
         if len(self.images) != len(self.labels):
-            raise CountMismatchError(f"there are {len(self.images)} images but {len(self.labels)} labels")
+            raise DataError(f"there are {len(self.images)} images but {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,7 +94,7 @@ class Dataset:
         """Make a dataset whose mean and std are those of the training split.
 
         Raises:
-            LabelRangeError: a split has a label outside 0 to num_classes - 1.
+            DataError: a split has a label outside 0 to num_classes - 1.
         """
         for split_name, split in (("train", train), ("validation", validation), ("test", test)):
             check_labels(split.labels, num_classes, f"split {split_name!r} of {name!r}")
@@ -111,12 +111,12 @@ def check_labels(labels: Tensor, num_classes: int, origin: str) -> None:
     """Check that labels are in 0 to num_classes - 1.
 
     Raises:
-        LabelRangeError: one is not; the message gives the first such label and its place.
+        DataError: one is not; the message gives the first such label and its place.
     """
     outside = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(outside):
         first = int(outside[0])
-        raise LabelRangeError(
+        raise DataError(
             f"{origin} has label {int(labels[first])} at index {first}, expected 0 to {num_classes - 1} "
             f"({len(outside)} of {len(labels)} labels are outside)"
         )

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.errors import DataError
 from prunus.extras import require
 from prunus.lab.data.catalogue import checksum_of
-from prunus.lab.data.errors import DataError, UnreadableError
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def read_table(package: str, distribution: str, file: str, columns: int) -> Tabl
 
     Raises:
         MissingExtraError: the package is not installed.
-        UnreadableError: it has no such file, or a damaged one.
+        DataError: it has no such file, or a damaged one.
         DataError: the table has another form.
     """
     path = _folder(package) / file
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableError(f"{path} can't be read ({error}); install {distribution} anew") from error
+        raise DataError(f"{path} can't be read ({error}); install {distribution} anew") from error
     pixels, labels = parse_table(content, columns, str(path))
     version = importlib.metadata.version(distribution)
     checksum = checksum_of({path.name.removesuffix(".gz"): hashlib.sha256(content).hexdigest()})
@@ -91,5 +91,5 @@ def _folder(package: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         require(package, "this dataset")
-        raise UnreadableError(f"the package {package!r} has no folder to read a dataset from")
+        raise DataError(f"the package {package!r} has no folder to read a dataset from")
     return Path(found.origin).parent

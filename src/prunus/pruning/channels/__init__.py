@@ -9,12 +9,13 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Size, Tensor, nn
 
+from prunus.errors import ChannelError
 from prunus.graph import ExampleInputs, trace
 from prunus.graph.coupling import Coupling, couple
 from prunus.pruning import scopes
 from prunus.pruning.channels.families import Cost, Family, families
 from prunus.pruning.channels.masking import gone_of_masks, masks_of
-from prunus.pruning.channels.rehearsal import ChannelError, check_cut
+from prunus.pruning.channels.rehearsal import check_cut
 from prunus.pruning.channels.scoring import unit_scores
 from prunus.pruning.finding import check_data
 from prunus.pruning.masks import Masks

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from prunus.errors import ChannelError
 from prunus.graph import rewriting
 from prunus.graph.coupling import Coupling, one_thread
 from prunus.graph.kept import keep
-
-
-class ChannelError(ValueError):
-    """A sparsity that whole channels can't meet; the message says what stands in the way. Nothing was changed."""
 
 
 def check_cut(coupling: Coupling, gone: Tensor) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
-from prunus.graph import GraphError, trace
+from prunus.errors import GraphError
+from prunus.graph import trace
 from prunus.graph.coupling import Coupling
 from prunus.graph.kept import Kept
 from prunus.graph.rewriting import Demanded

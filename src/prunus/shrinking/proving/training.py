@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
+from prunus.errors import GraphError
 from prunus.forward import devices_of, undisturbed
-from prunus.graph import Graph, GraphError, trace_training
+from prunus.graph import Graph, trace_training
 from prunus.graph.coupling import couple
 from prunus.graph.exported import ExportedModule
 from prunus.graph.kept import Kept, keep
