@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prunus.files import write_json
 from prunus.machine import machine
-from prunus.pruning.channels import Channels
+from prunus.pruning.channels import ChannelFamilies
 from prunus.pruning.method import check_method
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = {}
     began = time.perf_counter()
-    channels = Channels(model, tokens)
+    channels = ChannelFamilies(model, tokens)
     seconds["read and couple"] = time.perf_counter() - began
     began = time.perf_counter()
     gone = channels.plan(check_method(0.5, pattern="channel", scope="uniform"), 0.5)

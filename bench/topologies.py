@@ -32,7 +32,7 @@ from prunus.files import save_tensors, write_json, write_text
 from prunus.graph import call_arguments
 from prunus.graph.exported import ExportedModule
 from prunus.machine import machine
-from prunus.pruning.channels import Channels
+from prunus.pruning.channels import ChannelFamilies
 from prunus.shrinking import verification
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
@@ -92,7 +92,7 @@ def look(case: Case, folder: Path) -> Row:
     for target in TARGETS:
         pruned = case.make()
         try:
-            channels = Channels(pruned, case.example_inputs)
+            channels = ChannelFamilies(pruned, case.example_inputs)
             masks = prunus.prune(pruned, target, pattern="channel", scope="uniform", example_inputs=case.example_inputs)
         except prunus.ChannelError as error:
             row.channels[f"{target:g}"] = str(error)

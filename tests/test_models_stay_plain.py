@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
-from axes import every_combination, sparsity_for
+from axes import every_combination, sparsity_for, with_loss
 from prunus import Masks, Pruner, prune
 from prunus.files import load_tensors
 
@@ -46,10 +46,10 @@ def test_nothing_but_values_changes(
     criterion: str, pattern: str, scope: str, network: nn.Module, batches: Batches
 ) -> None:
     before = anatomy(network)
-    options: dict[str, Any] = {"criterion": criterion, "pattern": pattern, "scope": scope, "data": batches}
+    options: dict[str, Any] = {"criterion": with_loss(criterion), "pattern": pattern, "scope": scope, "data": batches}
     sparsity = sparsity_for(pattern, 0.5)
-    masks = prune(network, sparsity, loss=F.cross_entropy, **options)
-    pruner = Pruner(network, sparsity, steps=2, masks=masks, loss=F.cross_entropy, **options)
+    masks = prune(network, sparsity, **options)
+    pruner = Pruner(network, sparsity, steps=2, masks=masks, **options)
     for _ in range(3):
         pruner.step()
     assert anatomy(network) == before
@@ -130,6 +130,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from prunus import Pruner, prune
 from prunus.files import save_tensors
+from prunus.pruning import Gradient
+from prunus.pruning.criteria import CRITERIA
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
@@ -140,16 +142,16 @@ own = torch.Generator().manual_seed(rank)  # each process has data of its own
 data = [(torch.randn(8, 12, generator=own), torch.randint(0, 4, (8,), generator=own)) for _ in range(3)]
 
 found = {}
-for criterion in ("gradient", "activation"):
+for criterion in (Gradient(F.cross_entropy), CRITERIA["activation"]):
     twin = DistributedDataParallel(nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4)))
     twin.load_state_dict(model.state_dict())
-    masks = prune(twin, 0.5, criterion=criterion, data=data, loss=F.cross_entropy)
-    found |= {f"{criterion} {name}": mask for name, mask in masks.items()}
+    masks = prune(twin, 0.5, criterion=criterion, data=data)
+    found |= {f"{criterion.name} {name}": mask for name, mask in masks.items()}
     F.cross_entropy(twin(data[0][0]), data[0][1]).backward()  # training goes on
 
-for criterion, schedule in [("magnitude", "cubic"), ("gradient", "linear")]:
+for criterion, schedule in [(CRITERIA["magnitude"], "cubic"), (Gradient(F.cross_entropy), "linear")]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    pruner = Pruner(model, 0.6, steps=4, criterion=criterion, schedule=schedule, data=data, loss=F.cross_entropy)
+    pruner = Pruner(model, 0.6, steps=4, criterion=criterion, schedule=schedule, data=data)
     for step in range(6):
         optimizer.zero_grad()
         inputs, labels = data[step % 3]
@@ -157,7 +159,7 @@ for criterion, schedule in [("magnitude", "cubic"), ("gradient", "linear")]:
         optimizer.step()
         pruner.step()
     pruner.masks.check(model)
-    found |= {f"pruner {criterion} {name}": mask for name, mask in pruner.masks.items()}
+    found |= {f"pruner {criterion.name} {name}": mask for name, mask in pruner.masks.items()}
 found |= {f"trained {name}": tensor for name, tensor in model.module.state_dict().items()}
 save_tensors(folder / f"rank{rank}.safetensors", found)
 torch.distributed.destroy_process_group()
@@ -200,7 +202,7 @@ def test_two_processes_get_the_masks_the_first_one_finds_alone(two_ranks: list[d
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
-        for name, mask in prune(model, 0.5, criterion=criterion, data=data, loss=F.cross_entropy).items():
+        for name, mask in prune(model, 0.5, criterion=with_loss(criterion), data=data).items():
             assert torch.equal(mask, two_ranks[1][f"{criterion} {name}"])
 
 

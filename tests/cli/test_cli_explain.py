@@ -51,9 +51,9 @@ def test_masks_are_taken_in_the_place_of_zeros(command: Command, folder: Path) -
     [
         (["--exclude", "0"], "protected: it is excluded"),
         (["--include", "2"], "protected: it is not included"),
-        (["--round-to", 2], "free, rounded to a multiple of 2"),
-        (["--round-to", 8], "stays whole: fewer than the multiple of 8 that has to stay"),
-        (["--min-kept", 2], "down to the 2 that each layer keeps"),
+        (["--pattern", "channel:round_to=2"], "free, rounded to a multiple of 2"),
+        (["--pattern", "channel:round_to=8"], "stays whole: fewer than the multiple of 8 that has to stay"),
+        (["--scope", "global:min_kept=2"], "down to the 2 that each layer keeps"),
         (["--arg", "width=1"], "protected: it is the only channel there"),
     ],
 )
@@ -91,7 +91,7 @@ BAD = [
     ([*OWN, "--masks", "none.safetensors"], "none.safetensors"),
     ([*OWN, "--masks", "holey.safetensors"], "'holey.safetensors' does not hold masks"),
     ([*OWN, "--exclude", "1x"], "'1x'"),
-    ([*OWN, "--round-to", 0], "round_to must be a whole number of at least 1, got 0"),
+    ([*OWN, "--pattern", "channel:round_to=0"], "round_to must be at least 1, got 0"),
     (["none.prunus"], "none.prunus"),
     (["damaged.prunus"], "damaged.prunus"),
     (["holey.safetensors"], "--model MODEL --weights holey.safetensors"),

@@ -19,6 +19,7 @@ from command_line import Command, refused
 from prunus.files import load_tensors, save_tensors
 from prunus.lab import models
 from prunus.lab.run_folder import made_from_of, restore, store
+from prunus.pruning import Channels, Global, Random
 
 LAYERS = ("conv1", "conv2", "conv4", "fc")
 
@@ -69,14 +70,17 @@ def test_the_table_tells_each_layers_zeros_and_the_words_that_nothing_got_smalle
 
 AS_IN_PYTHON = [
     ("--criterion lamp --sparsity 0.7", {"criterion": "lamp", "sparsity": 0.7}),
-    ("--criterion random --seed 5 --sparsity 0.3", {"criterion": "random", "seed": 5, "sparsity": 0.3}),
+    ("--criterion random:seed=5 --sparsity 0.3", {"criterion": Random(5), "sparsity": 0.3}),
     ("--scope erk --sparsity 0.9", {"scope": "erk", "sparsity": 0.9}),
     ("--pattern block-2x5 --sparsity 0.5", {"pattern": "block-2x5", "sparsity": 0.5}),
     (
         "--pattern 2:4 --sparsity 0.5 --include conv2 --include fc* --exclude fc",
         {"pattern": "2:4", "sparsity": 0.5, "include": ["conv2", "fc*"], "exclude": ["fc"]},
     ),
-    ("--min-kept 0 --include fc --sparsity 0.9999", {"min_kept": 0, "include": "fc", "sparsity": 0.9999}),
+    (
+        "--scope global:min_kept=0 --include fc --sparsity 0.9999",
+        {"scope": Global(0), "include": "fc", "sparsity": 0.9999},
+    ),
 ]
 
 
@@ -165,15 +169,19 @@ def test_a_checkpoint_of_torchs_pruning_becomes_plain(command: Command, folder: 
     ("options", "arguments"),
     [
         ("--sparsity 0.5", {"sparsity": 0.5}),
-        ("--sparsity 0.3 --budget macs --exclude conv4", {"sparsity": 0.3, "budget": "macs", "exclude": ["conv4"]}),
-        ("--sparsity 0.475 --round-to 4", {"sparsity": 0.475, "round_to": 4}),
+        (
+            "--sparsity 0.3 --pattern channel:budget=macs --exclude conv4",
+            {"sparsity": 0.3, "pattern": Channels(budget="macs"), "exclude": ["conv4"]},
+        ),
+        ("--sparsity 0.475 --pattern channel:round_to=4", {"sparsity": 0.475, "pattern": Channels(round_to=4)}),
     ],
 )
 def test_whole_channels_go_as_in_python_and_the_next_command_is_named(
     command: Command, lenet_file: Path, options: str, arguments: dict[str, Any]
 ) -> None:
     model = lenet_from(lenet_file)
-    masks = prunus.prune(model, pattern="channel", example_inputs=torch.zeros(1, 1, 28, 28), **arguments)
+    arguments = {"pattern": "channel", **arguments}
+    masks = prunus.prune(model, example_inputs=torch.zeros(1, 1, 28, 28), **arguments)
     files = ["--weights", lenet_file, "--out", "out.safetensors", "--masks", "masks.safetensors"]
     result = command("prune", "--model", "lenet", "--pattern", "channel", *files, *options.split())
     assert result.exit_code == 0, result.output
@@ -224,7 +232,7 @@ BAD = [
     (["--scope", ""], "unknown scope ''"),
     (["--exclude", "conv9"], "'conv9'; did you mean 'conv4'"),
     (["--include", "fc.bias", "--pattern", "block"], "needs two dimensions or more"),
-    (["--min-kept", -1], "min_kept must be at least 0, got -1"),
+    (["--scope", "global:min_kept=-1"], "min_kept must be at least 0, got -1"),
     (["--weights", "nothing.safetensors"], "no file at 'nothing.safetensors'"),
     (["--weights", ""], "directory"),
     (["--weights", "my_models.py"], "'my_models.py' is not a readable safetensors file"),
@@ -237,12 +245,12 @@ BAD = [
     (["--pattern", "channel", "--model", "lenet", "--shape", "1,9"], "can't run the example inputs"),
     (["--pattern", "channel", "--model", "lenet", "--sparsity", "90"], "sparsity must be in .* did you mean 0.9"),
     (
-        ["--pattern", "channel", "--model", "lenet", "--sparsity", "0.99", "--min-kept", "15"],
+        ["--pattern", "channel", "--model", "lenet", "--sparsity", "0.99", "--scope", "global:min_kept=15"],
         "can't be reached by whole channels",
     ),
-    (["--pattern", "channel", "--model", "lenet", "--budget", "bytes"], "budget must be 'parameters' or 'macs'"),
-    (["--pattern", "channel", "--model", "lenet", "--round-to", "0"], "round_to must be a whole number"),
-    (["--budget", "macs"], "budget='macs' belong.* to pattern 'channel'"),
+    (["--pattern", "channel:budget=bytes", "--model", "lenet"], "budget must be 'parameters' or 'macs'"),
+    (["--pattern", "channel:round_to=0", "--model", "lenet"], "round_to must be at least 1, got 0"),
+    (["--pattern", "block:budget=macs"], "unknown option of pattern 'block': 'budget'"),
     (["--model", "lenet", "--shape", "1,28,28"], "--shape is for --pattern channel"),
     (["--model", "lenet5"], "does not fit LeNet5: it lacks"),
     (["--model", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),

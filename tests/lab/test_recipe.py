@@ -15,6 +15,7 @@ import prunus
 from prunus.lab import recipe
 from prunus.lab.recipe import Recipe, build, fingerprint, load, names
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.patterns import Channels
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
 from prunus.registry import UnknownNameError
@@ -152,7 +153,7 @@ def test_2_of_4_is_written_as_it_is() -> None:
         ("prune.sparsity=", "prune.sparsity: must be a number, got nothing"),
         (
             "prune.sparsty=0.5",
-            "unknown prune setting 'sparsty'; did you mean 'sparsity'? (known: budget, calibration_ba",
+            "unknown prune setting 'sparsty'; did you mean 'sparsity'? (known: calibration_batches, c",
         ),
         ("prun.sparsity=0.5", "unknown setting 'prun'; did you mean 'prune'? (known: controls, data, description, "),
         ("sparsity=0.5", "unknown setting 'sparsity'; did you mean 'prune.sparsity'?"),
@@ -183,16 +184,9 @@ def test_2_of_4_is_written_as_it_is() -> None:
             "model 'lenet' can't be pruned like this: sparsity 0.99999 can't be reached: it remov",
         ),
         ("prune.pattern=block-1x8", None),
-        (
-            "prune.budget=macs",
-            "prune: budget and round_to are for pattern channel, got pattern unstructured with budget m",
-        ),
-        (
-            "prune.round_to=8",
-            "prune: budget and round_to are for pattern channel, got pattern unstructured with budget p",
-        ),
-        ("prune.round_to=0", "prune.round_to: must be at least 1, got 0"),
-        ("prune.budget=bytes", "prune.budget: must be 'parameters' or 'macs', got 'bytes'"),
+        ("prune.pattern=block:round_to=8", "prune: unknown option of pattern 'block': 'round_to' (known: none)"),
+        ("prune.pattern={channel: {round_to: 0}}", "prune: round_to must be at least 1, got 0"),
+        ("prune.pattern={channel: {budget: bytes}}", "prune: budget must be 'parameters' or 'macs', got 'bytes'"),
         ("pack.bits=9", "pack.bits: must be at most 8, got 9"),
         ("pack.bits=4.0", "pack.bits: must be a whole number, got 4.0"),
         ("pack.bit=4", "unknown pack setting 'bit'; did you mean 'bits'? (known: bits)"),
@@ -288,12 +282,10 @@ def test_n_of_m_that_the_model_cant_hold_is_refused_before_any_training() -> Non
 
 def test_whole_channels_that_cant_go_are_refused_before_any_training() -> None:
     found = load("lenet-channels")
-    assert (found.prune.pattern, found.prune.sparsity, found.prune.budget, found.prune.round_to) == (
-        "channel", 0.5, "parameters", 1,
-    )  # fmt: skip
+    assert (found.prune.sparsity, found.prune.channels) == (0.5, Channels())
     # by hand: only conv4 has 64 outputs or more, and 64 of its 166 leave 102 * (800 + 10) of 159,960 weights to go
     with pytest.raises(ValueError, match=r"model 'lenet' can't be pruned like this: .*0\.5"):
-        load("lenet-channels", ["prune.sparsity=0.9", "prune.round_to=64"])
+        load("lenet-channels", ["prune.sparsity=0.9", "prune.pattern={channel: {round_to: 64}}"])
 
 
 def test_loading_leaves_the_random_state_alone() -> None:

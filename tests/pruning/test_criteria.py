@@ -14,17 +14,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
+from axes import with_loss
 from prunus.pruning.criteria import (
     CRITERIA,
     Criterion,
+    Random,
     activation,
     criterion,
     gradient,
     lamp,
     magnitude,
-    random,
     resolve,
 )
+from prunus.pruning.scopes import Global
 from prunus.pruning.stats import Stats
 from prunus.registry import UnknownNameError
 
@@ -40,7 +42,7 @@ def weights(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.fl
 def stats_for(weight: Tensor) -> Stats:
     """Everything any criterion may need, so that a new need is filled in here by itself."""
     optional = [entry.name for entry in dataclasses.fields(Stats) if entry.default is None]
-    return Stats("layer", 3, **{name: weights(tuple(weight.shape), 9).abs() + 0.1 for name in optional})
+    return Stats("layer", **{name: weights(tuple(weight.shape), 9).abs() + 0.1 for name in optional})
 
 
 @pytest.fixture(params=CRITERIA, ids=str)
@@ -112,7 +114,7 @@ def test_masks_do_not_depend_on_the_order_of_the_layers(
     for name in reversed(children):
         setattr(backwards, name, children[name])
     one, other = (
-        prunus.prune(model, 0.6, criterion=any_criterion, data=batches, loss=nn.functional.cross_entropy, seed=2)
+        prunus.prune(model, 0.6, criterion=with_loss(any_criterion.name), data=batches)
         for model in (forwards, backwards)
     )
     assert list(one) == list(other)[::-1]
@@ -147,9 +149,9 @@ def test_lamp_prefers_the_layer_whose_largest_weights_stand_out() -> None:
     model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False))
     with torch.no_grad():
         model[1].weight.mul_(1e-4)
-    masks = prunus.prune(copy.deepcopy(model), 0.95, criterion="lamp", min_kept=0)
+    masks = prunus.prune(copy.deepcopy(model), 0.95, criterion="lamp", scope=Global(min_kept=0))
     assert all(mask.any() for mask in masks.values())
-    assert not prunus.prune(model, 0.5, criterion="magnitude", min_kept=0)["1.weight"].any()
+    assert not prunus.prune(model, 0.5, criterion="magnitude", scope=Global(min_kept=0))["1.weight"].any()
 
 
 def test_magnitude_gradient_and_activation_are_their_formulas() -> None:
@@ -164,12 +166,12 @@ def test_magnitude_gradient_and_activation_are_their_formulas() -> None:
 
 
 def test_random_scores_are_uniform_and_differ_by_layer_and_seed() -> None:
-    scores = random(torch.zeros(100, 100), Stats("conv", 0))
+    scores = Random(0)(torch.zeros(100, 100), Stats("conv"))
     assert scores.unique().numel() == scores.numel()
     counts = torch.histc(scores.float(), bins=10, min=0, max=1)
     assert ((counts - 1000) ** 2 / 1000).sum() < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
-    for other in (Stats("conv", 1), Stats("fc", 0)):
-        both = torch.stack([scores.flatten(), random(torch.zeros(100, 100), other).flatten()])
+    for seed, name in ((1, "conv"), (0, "fc")):
+        both = torch.stack([scores.flatten(), Random(seed)(torch.zeros(100, 100), Stats(name)).flatten()])
         assert abs(float(torch.corrcoef(both)[0, 1])) < 0.04  # four standard errors of 10,000 pairs
 
 

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from axes import SINGLE_WEIGHT_PATTERNS, every_combination, sparsity_for
+from axes import SINGLE_WEIGHT_PATTERNS, every_combination, sparsity_for, with_loss
 from prunus import MaskError, Masks, Pruner, prune
 from prunus.files import load_tensors, save_tensors
 from prunus.pruning.patterns import resolve
-from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.schedules import SCHEDULES, Cubic, Schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +48,7 @@ def test_every_schedule_follows_its_curve_and_ends_at_the_exact_target(
     make_network: MakeNetwork, schedule: str, sparsity: float, steps: int, every: int | None, begin: int
 ) -> None:
     model = make_network(0)
-    pruner = Pruner(model, sparsity, steps=steps, schedule=schedule, every=every, begin=begin)
+    pruner = Pruner(model, sparsity, steps=steps, schedule=Schedule(SCHEDULES[schedule], begin, every))
     period = every or max(1, steps // 100)
     expected = 0
     for step in range(1, begin + steps + 3):
@@ -75,11 +75,10 @@ def test_every_method_trains_along_a_schedule_and_never_un_prunes(
         network,
         sparsity,
         steps=4,
-        criterion=criterion,
+        criterion=with_loss(criterion),
         pattern=pattern,
         scope=scope,
         data=batches,
-        loss=F.cross_entropy if criterion == "gradient" else None,
     )
     earlier = pruner.masks
     for step in range(6):
@@ -121,7 +120,7 @@ def test_zeros_stay_zeros_through_momentum(optimizer: Callable[..., Any], networ
 
 
 def test_one_shot_goes_at_the_first_step_it_may(network: nn.Module) -> None:
-    pruner = Pruner(network, 0.5, steps=10, schedule="one_shot", begin=2, every=7)
+    pruner = Pruner(network, 0.5, steps=10, schedule="one_shot:begin=2,every=7")
     found = []
     for _ in range(4):
         pruner.step()
@@ -161,11 +160,11 @@ def test_a_pruner_of_no_sparsity_does_nothing(network: nn.Module) -> None:
 
 def plans() -> list[dict[str, Any]]:
     return [
-        {"criterion": criterion, "pattern": pattern, "schedule": schedule, "every": every}
+        {"criterion": criterion, "pattern": pattern, "schedule": f"{schedule}:begin=1{every}"}
         for (criterion, pattern), schedule, every in itertools.product(
             [("magnitude", "unstructured"), ("random", "block-2x2"), ("lamp", "unstructured"), ("magnitude", "2:4")],
             ["cubic", "geometric"],
-            [None, 3],
+            ["", ",every=3"],
         )
     ]
 
@@ -176,7 +175,7 @@ def test_a_resumed_pruner_ends_like_one_that_never_stopped(
 ) -> None:
     def start() -> tuple[nn.Module, torch.optim.Optimizer, Pruner]:
         model = make_network(0)
-        return model, torch.optim.SGD(model.parameters(), lr=0.05), Pruner(model, 0.5, steps=8, begin=1, **plan)
+        return model, torch.optim.SGD(model.parameters(), lr=0.05), Pruner(model, 0.5, steps=8, **plan)
 
     model, optimizer, pruner = start()
     for step in range(11):
@@ -289,10 +288,10 @@ def test_a_schedule_that_goes_back_un_prunes_nothing(network: nn.Module) -> None
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"steps": 2.0}, TypeError, r"steps must be a whole number, got 2\.0"),
         ({"steps": True}, TypeError, "steps must be a whole number, got True"),
-        ({"begin": -1}, ValueError, "begin must be at least 0, got -1"),
-        ({"every": 0}, ValueError, "every must be at least 1, got 0"),
-        ({"every": "2"}, TypeError, "every must be a whole number, got '2'"),
-        ({"min_kept": -2}, ValueError, "min_kept must be at least 0, got -2"),
+        ({"schedule": "cubic:begin=-1"}, ValueError, "begin must be at least 0, got -1"),
+        ({"schedule": "linear:every=0"}, ValueError, "every must be at least 1, got 0"),
+        ({"schedule": "cubic:every=x"}, TypeError, "every must be a whole number, got 'x'"),
+        ({"scope": "global:min_kept=-2"}, ValueError, "min_kept must be at least 0, got -2"),
         ({"sparsity": 20}, ValueError, r"did you mean 0\.2\?"),
         ({"schedule": "cubik"}, ValueError, r"unknown schedule 'cubik'; did you mean 'cubic'\?"),
         ({"schedule": lambda progress, sparsity: progress * sparsity}, ValueError, r"at progress 1 it returned 0\.5"),
@@ -302,7 +301,7 @@ def test_a_schedule_that_goes_back_un_prunes_nothing(network: nn.Module) -> None
         ({"sparsity": 0.9, "pattern": "2:4"}, ValueError, "pattern 2:4 removes exactly"),
         ({"pattern": "2:4", "include": ["conv.bias"]}, ValueError, r"'conv\.bias' has shape \(8,\): one dimension"),
         ({"criterion": "activation"}, ValueError, "criterion 'activation' needs the layers' inputs"),
-        ({"criterion": "gradient", "data": []}, ValueError, "criterion 'gradient' got data without loss"),
+        ({"criterion": "gradient", "data": []}, ValueError, "criterion 'gradient' got data without a loss"),
         ({"criterion": "activation", "data": iter([])}, TypeError, "a list_iterator is used up after one reading"),
         ({"criterion": "activation", "data": (x for x in ())}, TypeError, "a generator is used up after one reading"),
         ({"include": "heda"}, ValueError, "did you mean 'head'"),
@@ -320,7 +319,7 @@ def test_mistakes_are_refused_when_it_is_made(
 
 
 def test_whole_numbers_of_numpy_will_do(network: nn.Module) -> None:
-    pruner = Pruner(network, np.float32(0.5), steps=np.int64(2), every=np.int32(1))  # type: ignore[arg-type]
+    pruner = Pruner(network, np.float32(0.5), steps=np.int64(2), schedule=Cubic(every=np.int32(1)))  # type: ignore[arg-type]
     for _ in range(2):
         pruner.step()
     assert pruner.sparsity == 0.5
@@ -365,7 +364,7 @@ def test_data_is_read_at_updates_only(network: nn.Module, batches: Batches) -> N
             return iter(batches)
 
     data = Counting()
-    pruner = Pruner(network, 0.5, steps=6, every=3, criterion="activation", data=data)
+    pruner = Pruner(network, 0.5, steps=6, schedule=Cubic(every=3), criterion="activation", data=data)
     for _ in range(9):
         pruner.step()
     assert data.readings == 3  # at steps 1, 3 and 6

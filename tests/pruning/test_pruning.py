@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 import prunus
-from axes import SINGLE_WEIGHT_PATTERNS, every_combination, sparsity_for
+from axes import SINGLE_WEIGHT_PATTERNS, every_combination, sparsity_for, with_loss
 from prunus import MaskError, Masks, Stats, prune
+from prunus.pruning import Global, Gradient, Random
 from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.method import check_method, check_sparsity
 from prunus.pruning.patterns import resolve
-from prunus.pruning.scopes import SCOPES
+from prunus.pruning.scopes import SCOPES, Scope
 from prunus.registry import UnknownNameError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,7 +81,7 @@ def test_global_magnitude_is_torchs_global_l1(seed: int, sparsity: float) -> Non
     )
     if round(sparsity * 94) == 0:
         return
-    prune(ours, sparsity, include="*", min_kept=0)
+    prune(ours, sparsity, include="*", scope=Global(min_kept=0))
     for index in range(3):
         assert torch.equal(ours.get_submodule(str(index)).weight, theirs.get_submodule(str(index)).weight)
 
@@ -103,9 +104,7 @@ def test_every_combination_reaches_its_sparsity_and_keeps_the_rest(
 ) -> None:
     before = state_of(network)
     sparsity = sparsity_for(pattern, 0.6)
-    masks = prune(
-        network, sparsity, criterion=criterion, pattern=pattern, scope=scope, data=batches, loss=F.cross_entropy
-    )
+    masks = prune(network, sparsity, criterion=with_loss(criterion), pattern=pattern, scope=scope, data=batches)
     units = resolve(pattern)
     removed = sum(
         int((units.expand(torch.arange(units.num_units(mask.shape)), mask.shape)[~mask]).unique().numel())
@@ -128,11 +127,10 @@ def test_nan_in_the_last_layer_stops_every_combination_before_anything_changes(
         prune(
             network,
             sparsity_for(pattern, 0.5),
-            criterion=criterion,
+            criterion=with_loss(criterion, lambda outputs, labels: outputs[:, 7].sum()),
             pattern=pattern,
             scope=scope,
             data=batches,
-            loss=lambda outputs, labels: outputs[:, 7].sum(),
         )
     assert unchanged(network, before)
 
@@ -150,7 +148,7 @@ def test_nan_is_found_also_where_nothing_would_be_pruned(scope: str) -> None:
 def test_nan_gradients_name_the_layer_and_the_criterion(network: nn.Module, batches: Batches) -> None:
     before = state_of(network)
     with pytest.raises(ValueError, match=r"^'conv\.weight' gets NaN scores from criterion 'gradient', which can't be"):
-        prune(network, 0.5, criterion="gradient", data=batches, loss=lambda outputs, labels: outputs.sum() * torch.nan)
+        prune(network, 0.5, criterion=Gradient(lambda outputs, labels: outputs.sum() * torch.nan), data=batches)
     assert unchanged(network, before)
 
 
@@ -216,7 +214,8 @@ def test_what_is_pruned_stays_pruned_as_the_sparsity_grows(
         if regrow:  # as training does
             nn.init.normal_(model.hidden.weight)
         earlier, live = masks, state_of(model)
-        masks = prune(model, sparsity, pattern=pattern, scope=scope, criterion=criterion, masks=earlier, seed=seed)
+        chosen = Random(seed) if criterion == "random" else criterion
+        masks = prune(model, sparsity, pattern=pattern, scope=scope, criterion=chosen, masks=earlier)
         assert all((masks[name] <= earlier[name]).all() for name in earlier)
         # exact in units, and what was gone in parts of blocks comes on top
         assert masks.num_pruned >= round(sparsity * 3552) - (0 if pattern == "unstructured" else 8 * 3)
@@ -368,7 +367,7 @@ def test_each_layer_keeps_min_kept_units() -> None:
         model[1].weight.fill_(1e-9)
     masks = prune(copy.deepcopy(model), 8 / 11)
     assert [int(mask.sum()) for mask in masks.values()] == [1, 1, 1]
-    assert prune(copy.deepcopy(model), 8 / 11, min_kept=0)["1.weight"].sum() == 0
+    assert prune(copy.deepcopy(model), 8 / 11, scope=Global(min_kept=0))["1.weight"].sum() == 0
     with pytest.raises(
         ValueError, match=r"it removes 9 of 11 units, but only 8 may go, .* at least min_kept=1; give a"
     ):
@@ -376,23 +375,23 @@ def test_each_layer_keeps_min_kept_units() -> None:
     with pytest.raises(
         ValueError, match=r"it removes 6 of 11 units, but only 5 may go, .* at least min_kept=4; give a"
     ):
-        prune(model, 6 / 11, min_kept=4)
+        prune(model, 6 / 11, scope=Global(min_kept=4))
     with pytest.raises(ValueError, match="min_kept must be at least 0, got -1"):
-        prune(model, 0.5, min_kept=-1)
+        Global(min_kept=-1)
     for wrong in (1.0, True, None):
         with pytest.raises(TypeError, match="min_kept must be a whole number"):
-            prune(model, 0.5, min_kept=wrong)  # type: ignore[arg-type]
+            Global(min_kept=wrong)  # type: ignore[arg-type]
 
 
 def test_a_layer_of_one_weight_alone_cant_lose_it() -> None:
     with pytest.raises(ValueError, match=r"sparsity 0\.9 can't be reached: it removes 1 of 1 units, but only 0 may go"):
         prune(nn.Linear(1, 1), 0.9)
     layer = nn.Linear(1, 1)
-    assert prune(layer, 0.9, min_kept=0).sparsity == 1.0
+    assert prune(layer, 0.9, scope=Global(min_kept=0)).sparsity == 1.0
     scalar = nn.Module()
     scalar.gain = nn.Parameter(torch.tensor(2.0))
     for scope in SCOPES:
-        assert prune(copy.deepcopy(scalar), 0.9, include="gain", min_kept=0, scope=scope)["gain"].shape == ()
+        assert prune(copy.deepcopy(scalar), 0.9, include="gain", scope=Scope(SCOPES[scope], 0))["gain"].shape == ()
 
 
 def test_two_thirds_may_be_written_as_a_person_writes_it() -> None:
@@ -445,11 +444,10 @@ def test_every_combination_prunes_half_precision(
     masks = prune(
         model,
         sparsity_for(pattern, 0.5),
-        criterion=criterion,
+        criterion=with_loss(criterion),
         pattern=pattern,
         scope=scope,
         data=data,
-        loss=F.cross_entropy,
     )
     assert masks.sparsity == pytest.approx(sparsity_for(pattern, 0.5), abs=0.01)
     assert all(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
@@ -488,7 +486,7 @@ def test_frozen_weights_are_pruned_and_stay_frozen(network: nn.Module, batches: 
     network.hidden.requires_grad_(False)
     for criterion in CRITERIA:
         model = copy.deepcopy(network)
-        masks = prune(model, 0.5, criterion=criterion, data=batches, loss=F.cross_entropy)
+        masks = prune(model, 0.5, criterion=with_loss(criterion), data=batches)
         assert not masks["hidden.weight"].all()
         assert not model.hidden.weight.requires_grad
         assert all(parameter.grad is None for parameter in model.parameters())
@@ -509,13 +507,13 @@ def test_biases_and_norms_are_left_alone_unless_named(network: nn.Module) -> Non
 def test_random_masks_depend_on_the_seed_alone(network: nn.Module) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    one = prune(copy.deepcopy(network), 0.5, criterion="random", seed=3)
+    one = prune(copy.deepcopy(network), 0.5, criterion=Random(3))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
     for parameter in network.parameters():
         nn.init.normal_(parameter)
-    assert prune(copy.deepcopy(network), 0.5, criterion="random", seed=3) == one
-    assert prune(copy.deepcopy(network), 0.5, criterion="random", seed=4) != one
+    assert prune(copy.deepcopy(network), 0.5, criterion=Random(3)) == one
+    assert prune(copy.deepcopy(network), 0.5, criterion="random:seed=4") != one
 
 
 def test_gradients_of_the_last_backward_are_used_where_no_data_is_given(network: nn.Module, batches: Batches) -> None:
@@ -524,7 +522,7 @@ def test_gradients_of_the_last_backward_are_used_where_no_data_is_given(network:
     F.cross_entropy(network(images), labels).backward()
     scores = torch.cat([(p.grad * p).abs().flatten() for p in network.parameters() if p.dim() > 1])  # type: ignore[operator]
     threshold = scores.kthvalue(round(0.5 * 3552)).values
-    masks = prune(copy.deepcopy(network), 0.5, criterion="gradient", data=batches[:1], loss=F.cross_entropy)
+    masks = prune(copy.deepcopy(network), 0.5, criterion=Gradient(F.cross_entropy), data=batches[:1])
     assert prune(network, 0.5, criterion="gradient") == masks
     found = torch.cat([mask.flatten() for mask in masks.values()])
     assert torch.equal(found, scores > threshold)
@@ -536,9 +534,9 @@ def test_missing_or_wrong_data_is_refused(network: nn.Module, batches: Batches) 
         ({"criterion": "gradient"}, r"criterion 'gradient' found no \.grad on conv\.weight, .*; pass data=batches"),
         (
             {"criterion": "gradient", "data": batches},
-            "criterion 'gradient' got data without loss; give both, or neither",
+            "criterion 'gradient' got data without a loss, as .*; give both, or neither",
         ),
-        ({"criterion": "gradient", "loss": F.cross_entropy}, "criterion 'gradient' got loss without data; give both"),
+        ({"criterion": Gradient(F.cross_entropy)}, "criterion 'gradient' got a loss without data; give both"),
         ({"criterion": "activation"}, "criterion 'activation' needs the layers' inputs; give data=batches of model"),
         ({"criterion": "activation", "data": []}, "data held no batch"),
     ]:
@@ -550,17 +548,17 @@ def test_missing_or_wrong_data_is_refused(network: nn.Module, batches: Batches) 
         ):
             prune(network, 0.5, criterion="activation", data=wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="loss must be a function"):
-        prune(network, 0.5, criterion="gradient", data=batches, loss=3)  # type: ignore[arg-type]
+        Gradient(3)  # type: ignore[arg-type]
     assert unchanged(network, before)
 
 
 def test_a_generator_is_read_once(network: nn.Module, batches: Batches) -> None:
     for criterion in ("gradient", "activation"):
-        expected = prune(copy.deepcopy(network), 0.5, criterion=criterion, data=batches, loss=F.cross_entropy)
+        expected = prune(copy.deepcopy(network), 0.5, criterion=with_loss(criterion), data=batches)
         data = (batch for batch in batches)
-        assert prune(copy.deepcopy(network), 0.5, criterion=criterion, data=data, loss=F.cross_entropy) == expected
+        assert prune(copy.deepcopy(network), 0.5, criterion=with_loss(criterion), data=data) == expected
         with pytest.raises(ValueError, match="data held no batch"):
-            prune(network, 0.5, criterion=criterion, data=data, loss=F.cross_entropy)
+            prune(network, 0.5, criterion=with_loss(criterion), data=data)
 
 
 def test_data_is_not_read_where_the_sparsity_cant_be_reached(network: nn.Module) -> None:
@@ -569,7 +567,7 @@ def test_data_is_not_read_where_the_sparsity_cant_be_reached(network: nn.Module)
         yield
 
     with pytest.raises(ValueError, match="can't be reached"):
-        prune(network, 0.999, criterion="activation", data=data(), min_kept=10)
+        prune(network, 0.999, criterion="activation", data=data(), scope=Global(min_kept=10))
 
 
 # -------------------------------------------------------------------------------------------- criteria of the user

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.pruning.schedules import SCHEDULES, cubic, fraction, geometric, linear, one_shot, resolve
+from prunus.pruning.schedules import SCHEDULES, Cubic, Schedule, cubic, geometric, linear, one_shot, resolve
 from prunus.registry import UnknownNameError
 
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
@@ -33,7 +33,7 @@ def test_never_goes_back_and_stays_between_0_and_1(name: str, sparsity: float, s
 @given(sparsity=sparsities, progress=st.floats(0, 1))
 @settings(deadline=None, max_examples=60)
 def test_the_checked_fraction_is_the_schedules_own(name: str, sparsity: float, progress: float) -> None:
-    assert fraction(SCHEDULES[name], progress, sparsity) == SCHEDULES[name](progress, sparsity)
+    assert Schedule(SCHEDULES[name]).fraction(progress, sparsity) == SCHEDULES[name](progress, sparsity)
 
 
 def test_geometric_is_the_lottery_tickets_20_percent_again_and_again() -> None:
@@ -66,12 +66,12 @@ def test_a_users_schedule_that_returns_no_fraction_is_refused(wrong: object) -> 
         return wrong
 
     with pytest.raises(ValueError, match=r"schedule 'own' must return the fraction of the way to the sparsity"):
-        fraction(own, 0.5, 0.9)  # type: ignore[arg-type]
+        Schedule(own).fraction(0.5, 0.9)  # type: ignore[arg-type]
 
 
 def test_a_schedule_that_returns_the_sparsity_itself_is_found_out() -> None:
     with pytest.raises(ValueError, match=r"to 1 at progress 1, but at progress 1 it returned 0\.9$"):
-        fraction(lambda progress, sparsity: progress * sparsity, 1.0, 0.9)
+        Schedule(lambda progress, sparsity: progress * sparsity).fraction(1.0, 0.9)
 
 
 def test_what_is_no_schedule_is_refused() -> None:
@@ -79,3 +79,8 @@ def test_what_is_no_schedule_is_refused() -> None:
         resolve("cubik")
     with pytest.raises(TypeError, match="schedule must be a name or a function"):
         resolve(1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", [resolve("cubic:begin=3,every=2"), Cubic(begin=3, every=2), Schedule(cubic, 3, 2)])
+def test_options_say_when(schedule: Schedule) -> None:
+    assert (schedule.shape, schedule.begin, schedule.every) == (cubic, 3, 2)

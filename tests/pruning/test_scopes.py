@@ -14,7 +14,7 @@ from torch import Size, Tensor, nn
 
 import prunus
 from prunus.pruning import scopes
-from prunus.pruning.scopes import SCOPES, Layer, Spread, erk, global_, resolve, spread, uniform
+from prunus.pruning.scopes import SCOPES, Global, Layer, Scope, Spread, erk, global_, resolve, uniform
 from prunus.registry import UnknownNameError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,7 +88,7 @@ def test_no_layer_gets_weights_back_as_the_budget_grows(
 ) -> None:
     for share in sorted(shares):
         low, high = sum(one.fewest for one in layers), sum(one.most for one in layers)
-        counts = spread(SCOPES[name], layers, low + int(share * (high - low))).remove
+        counts = Scope(SCOPES[name]).spread(layers, low + int(share * (high - low))).remove
         assert all(count >= one.fewest for one, count in zip(layers, counts, strict=True))
         layers = [
             FakeLayer(
@@ -108,7 +108,7 @@ def test_no_layer_is_emptied_unless_asked(name: str) -> None:
     for kept, least in [(1, 1), (0, 0)]:
         layers = [layer(math.prod(shape), shape=shape, kept=kept) for shape in shapes]
         total = sum(one.count for one in layers)
-        counts = spread(SCOPES[name], layers, total - 3 * kept).remove
+        counts = Scope(SCOPES[name]).spread(layers, total - 3 * kept).remove
         assert min(one.count - count for one, count in zip(layers, counts, strict=True)) == least
 
 
@@ -121,15 +121,15 @@ def test_global_removes_the_lowest_scores_of_all(drawn: tuple[list[FakeLayer], i
         (float(score), index, place) for index, one in enumerate(layers) for place, score in enumerate(one.scores)
     )
     expected = [sum(index == number for _, index, _ in ranked[:budget]) for number in range(len(layers))]
-    assert list(spread(global_, layers, budget).remove) == expected
+    assert list(Scope(global_).spread(layers, budget).remove) == expected
 
 
 def test_global_lets_the_others_pay_for_a_layer_at_its_bound() -> None:
     low, high = layer(4, kept=1), FakeLayer("high", Size((6,)), torch.arange(6.0) + 100)
-    assert spread(global_, [low, high], 6).remove == (3, 3)
+    assert Scope(global_).spread([low, high], 6).remove == (3, 3)
     # two layers that reach their bounds one after the other
     layers = [layer(4, kept=3), layer(4, kept=1), FakeLayer("high", Size((8,)), torch.arange(8.0) + 100)]
-    assert spread(global_, layers, 9).remove == (1, 3, 5)
+    assert Scope(global_).spread(layers, 9).remove == (1, 3, 5)
 
 
 @given(counts=st.lists(st.integers(1, 1000), min_size=1, max_size=6), sparsity=st.floats(0, 1))
@@ -138,13 +138,13 @@ def test_uniform_is_within_one_weight_of_the_same_share(counts: list[int], spars
     layers = [layer(count) for count in counts]
     budget = round(sparsity * sum(counts))
     share = budget / sum(counts)
-    for count, removed in zip(counts, spread(uniform, layers, budget).remove, strict=True):
+    for count, removed in zip(counts, Scope(uniform).spread(layers, budget).remove, strict=True):
         assert abs(removed - share * count) < 1 + 1e-6
 
 
 def test_uniform_gives_the_odd_weights_to_the_largest_remainders() -> None:
-    assert spread(uniform, [layer(10), layer(20), layer(30)], 25).remove == (4, 8, 13)  # 4.17, 8.33, 12.5
-    assert spread(uniform, [layer(1), layer(1), layer(1)], 1).remove == (1, 0, 0)
+    assert Scope(uniform).spread([layer(10), layer(20), layer(30)], 25).remove == (4, 8, 13)  # 4.17, 8.33, 12.5
+    assert Scope(uniform).spread([layer(1), layer(1), layer(1)], 1).remove == (1, 0, 0)
 
 
 def erk_densities(shapes: Sequence[tuple[int, ...]], density: float) -> list[float]:
@@ -168,7 +168,7 @@ LENET = [(20, 1, 5, 5), (50, 20, 5, 5), (166, 50, 4, 4), (10, 166)]
 def test_erk_solves_its_equation(shapes: list[tuple[int, ...]], sparsity: float) -> None:
     layers = [layer(math.prod(shape), shape=shape) for shape in shapes]
     total = sum(one.count for one in layers)
-    counts = spread(erk, layers, round(sparsity * total)).remove
+    counts = Scope(erk).spread(layers, round(sparsity * total)).remove
     for one, count, density in zip(layers, counts, erk_densities(shapes, 1 - sparsity), strict=True):
         assert abs(one.count - count - density * one.count) < 1.5
 
@@ -177,7 +177,7 @@ def test_erk_of_lenet_300_100_is_the_hand_computation() -> None:
     # 90%: 26,620 of 266,200 weights stay. With (in + out) shares the last layer, of 1,000, would get more than it
     # has, so it stays whole; the others share 25,620 as 1084 : 400.
     layers = [layer(math.prod(shape), shape=shape) for shape in [(300, 784), (100, 300), (10, 100)]]
-    kept = [one.count - count for one, count in zip(layers, spread(erk, layers, 239_580).remove, strict=True)]
+    kept = [one.count - count for one, count in zip(layers, Scope(erk).spread(layers, 239_580).remove, strict=True)]
     first = 25_620 * 1084 / 1484
     assert kept == [round(first), round(25_620 - first), 1000]
 
@@ -202,7 +202,7 @@ def test_erk_leaves_resnet50_the_published_share_of_its_operations(sparsity: flo
     shapes = [shape for shape, _ in resnet50_layers()]
     macs = [math.prod(shape) * size**2 for shape, size in resnet50_layers()]
     layers = [FakeLayer("", Size(shape), torch.empty(()).expand(math.prod(shape))) for shape in shapes]
-    removed = spread(erk, layers, round(sparsity * sum(one.count for one in layers))).remove
+    removed = Scope(erk).spread(layers, round(sparsity * sum(one.count for one in layers))).remove
     left = sum(m * (1 - gone / one.count) for m, gone, one in zip(macs, removed, layers, strict=True))
     assert left / sum(macs) == pytest.approx(published, abs=0.01)
 
@@ -256,7 +256,7 @@ def test_a_users_scope_may_return_plain_counts(network: nn.Module) -> None:
 
 
 def test_what_is_no_scope_is_refused() -> None:
-    assert resolve("global") is global_
+    assert resolve("global") == Scope(global_)
     with pytest.raises(UnknownNameError, match=r"unknown scope 'globall'; did you mean 'global'\? \(known: .*erk"):
         resolve("globall")
     with pytest.raises(TypeError, match="scope must be a name or a function"):
@@ -268,3 +268,13 @@ def test_a_registered_scope_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     SCOPES.register("first")(lambda layers, budget: Spread((budget, *[0] * (len(layers) - 1))))
     masks = prunus.prune(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), 0.25, scope="first")
     assert masks["1.weight"].all()
+
+
+@pytest.mark.parametrize("scope", [resolve("global:min_kept=4"), Global(min_kept=4), Scope(global_, 4)])
+def test_options_say_what_stays(scope: Scope) -> None:
+    assert (scope.spreading, scope.min_kept) == (global_, 4)
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown option of scope 'global': 'min_keep'; did you mean 'min_kept"):
+        resolve("global:min_keep=4")

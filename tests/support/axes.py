@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch.nn.functional as F
 
-from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.patterns import PATTERNS, resolve
 from prunus.pruning.scopes import SCOPES
+from prunus.pruning.stats import Loss
 
 PATTERN_NAMES = [example for family in PATTERNS.values() for example in family.examples]
 
@@ -23,6 +25,12 @@ COMBINATIONS = [
 ]
 
 every_combination = pytest.mark.parametrize(("criterion", "pattern", "scope"), COMBINATIONS)
+
+
+def with_loss(criterion: str, loss: Loss = F.cross_entropy) -> str | Criterion:
+    """Return a criterion that is ready for data: one on gradients has a loss."""
+    entry = CRITERIA[criterion]
+    return entry.with_loss(loss) if entry.needs == "gradient" else criterion
 
 
 def sparsity_for(pattern: str, sparsity: float) -> float:

@@ -24,10 +24,12 @@ Masks: TypeAlias = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The masks that 'prunus prune --masks' wrote; otherwise the model's own zeros."),
 ]
-RoundTo: TypeAlias = Annotated[
-    int, typer.Option(metavar="N", help="What is left of a layer's channels is to be a multiple of this.")
+PatternName: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="As 'prunus prune' has it, such as channel:round_to=8.")
 ]
-MinKept: TypeAlias = Annotated[int, typer.Option(metavar="N", help="How many channels every layer keeps at least.")]
+ScopeName: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="As 'prunus prune' has it, such as global:min_kept=8.")
+]
 
 
 def explain(
@@ -39,8 +41,8 @@ def explain(
     shape: options.Shape = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
-    round_to: RoundTo = 1,
-    min_kept: MinKept = 1,
+    pattern: PatternName = "channel",
+    scope: ScopeName = "global",
 ) -> None:
     """Explain which channels of a model can go, and why.
 
@@ -52,7 +54,7 @@ def explain(
       prunus explain --model resnet20
       prunus explain --model lenet --weights pruned.safetensors
       prunus explain --model my_models:cnn --shape 3,32,32 \\
-          --exclude 'head.*' --round-to 8
+          --exclude 'head.*' --pattern channel:round_to=8
       prunus explain small.prunus
     """
     from prunus.pruning import masks as masking
@@ -67,8 +69,8 @@ def explain(
         masks=found,
         include=include or (),
         exclude=exclude or (),
-        round_to=round_to,
-        min_kept=min_kept,
+        pattern=pattern,
+        scope=scope,
     )
     if explanation.layers:
         terminal.show_table(explaining.HEADERS, explanation.rows(), names=2, words=1)

@@ -26,27 +26,24 @@ Out: TypeAlias = Annotated[
     Path, typer.Option(metavar="FILE", help="Where the pruned weights go, under the same names and in the same dtypes.")
 ]
 CriterionName: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="How much a weight matters; see 'prunus ls criteria'.")
-]
-PatternName: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="What is removed together; see 'prunus ls patterns'.")
-]
-ScopeName: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="How the sparsity is spread over the layers; see 'prunus ls scopes'.")
-]
-Seed: TypeAlias = Annotated[int, typer.Option(metavar="N", help="For criteria that draw random numbers.")]
-MinKept: TypeAlias = Annotated[
-    int, typer.Option(metavar="N", help="How many weights, blocks or channels every layer keeps at least.")
-]
-Budget: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="With --pattern channel, what the sparsity is a fraction of: parameters, or macs."
+        metavar="NAME", help="How much a weight matters; see 'prunus ls criteria'. With options: random:seed=3."
     ),
 ]
-RoundTo: TypeAlias = Annotated[
-    int,
-    typer.Option(metavar="N", help="With --pattern channel, what is left of a layer's channels is a multiple of this."),
+PatternName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What is removed together; see 'prunus ls patterns'. With options: channel:round_to=8,budget=macs.",
+    ),
+]
+ScopeName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How the sparsity is spread over the layers; see 'prunus ls scopes'. With options: global:min_kept=16.",
+    ),
 ]
 MasksFile: TypeAlias = Annotated[
     Path | None,
@@ -69,11 +66,7 @@ def prune(
     scope: ScopeName = "global",
     include: options.Include = None,
     exclude: options.Exclude = None,
-    seed: Seed = 0,
-    min_kept: MinKept = 1,
     shape: options.Shape = None,
-    budget: Budget = "parameters",
-    round_to: RoundTo = 1,
     masks_file: MasksFile = None,
     force: Force = False,
 ) -> None:
@@ -101,7 +94,7 @@ def prune(
     _check_free([out] if masks_file is None else [out, masks_file], force)
     chosen = method.check_method(sparsity, criterion, pattern, scope)
     _refuse_data(chosen.criterion)
-    by_channel = isinstance(chosen.pattern, patterns.Channel)
+    by_channel = isinstance(chosen.pattern, patterns.Channels)
     _check_for_channels(by_channel, model, shape)
     checkpoint = checkpoints.read(weights)
     network = _network(checkpoint, model, arg or ())
@@ -114,11 +107,7 @@ def prune(
         scope=scope,
         include=include or _by_default(model),
         exclude=exclude or (),
-        seed=seed,
-        min_kept=min_kept,
         example_inputs=inputs,
-        budget=budget,
-        round_to=round_to,
     )
     checkpoints.apply_masks(masks, checkpoint.tensors, network)
     header = {key: text for key, text in checkpoint.header.items() if key != _OWN_ENTRY}
@@ -128,7 +117,8 @@ def prune(
     terminal.show_table(("layer", "shape", "weights", "pruned", "sparsity"), _rows(masks, by_channel), names=2)
     closing = list(_sentences(checkpoint, out, masks_file))
     if by_channel:
-        closing[1:1] = _of_channels(str(model), arg or (), shape, out, budget)
+        by_macs = isinstance(chosen.pattern, patterns.Channels) and chosen.pattern.budget == "macs"
+        closing[1:1] = _of_channels(str(model), arg or (), shape, out, by_macs)
     console = terminal.lines()
     for sentence in ("", *closing):
         console.print(terminal.printable(sentence))
@@ -194,9 +184,9 @@ def _inputs(network: nn.Module, source: str, settings: Sequence[str], shape: str
     return inputs
 
 
-def _of_channels(source: str, settings: Sequence[str], shape: str | None, out: Path, budget: str) -> Iterator[str]:
+def _of_channels(source: str, settings: Sequence[str], shape: str | None, out: Path, by_macs: bool) -> Iterator[str]:
     """Say how zeros that are whole channels become a smaller model."""
-    if budget == "macs":
+    if by_macs:
         yield "The sparsity asked for is that of the multiply-adds; of the weights, the table tells it."
     words = ["prunus", "shrink", "--model", source]
     words += [word for setting in settings for word in ("--arg", setting)]

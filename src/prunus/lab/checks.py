@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunus.lab.recipe import CHANNEL, PruneSection, Recipe
+from prunus.lab.recipe import PruneSection, Recipe
 from prunus.measuring.macs import count_macs
 from prunus.measuring.receipt import Check
 from prunus.pruning.masks import Masks
@@ -37,7 +37,7 @@ def checks(
     return (
         _zeros_kept(models, masks),
         _plain_model(models),
-        _channels_met(recipe.prune, models, example) if recipe.prune.pattern == CHANNEL else _met(recipe.prune, masks),
+        _channels_met(recipe.prune, models, example) if recipe.prune.channels else _met(recipe.prune, masks),
         _shrunk_equals_masked(models["shrunk"], logits),
         _loads_back(recipe.pack.bits, models, logits),
     )
@@ -74,13 +74,13 @@ def _channels_met(section: PruneSection, models: Mapping[str, nn.Module], exampl
     names = list(resolve(models["dense"], section.include, section.exclude))
     before, after = (_budget(section, models[name], names, example) for name in ("dense", "shrunk"))
     missed = abs(1 - after / before - section.sparsity)
-    removed = "weights" if section.budget == "parameters" else "multiply-adds"
+    removed = "multiply-adds" if section.channels and section.channels.budget == "macs" else "weights"
     what = f"difference between the share of the {removed} that shrinking removed and the target"
     return Check("sparsity met", what, missed, CHANNEL_TOLERANCE, missed <= CHANNEL_TOLERANCE)
 
 
 def _budget(section: PruneSection, model: nn.Module, names: list[str], example: Tensor) -> int:
-    if section.budget == "macs":
+    if section.channels and section.channels.budget == "macs":
         return count_macs(model, (example,)).total
     parameters = dict(model.named_parameters())
     return sum(parameters[name].numel() for name in names)

@@ -15,8 +15,10 @@ from torch import nn
 
 from prunus.extras import require
 from prunus.lab import settings
+from prunus.pruning import options
 from prunus.pruning.finding import check_reachable
 from prunus.pruning.method import Method, check_method, check_sparsity
+from prunus.pruning.patterns import Channels
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.targets import resolve
 from prunus.registry import UnknownNameError, unknown_name
@@ -41,11 +43,21 @@ Positive = Annotated[int, Field(strict=True, ge=1)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Flag = Annotated[bool, Field(strict=True)]
 
-# The pattern that takes whole channels, with all that is coupled with them, and so needs the model's graph.
-CHANNEL = "channel"
-
 # One selector may be written without the brackets of a list.
 Selectors = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+def _entry(value: object) -> object:
+    """Write an entry with options, `{channel: {round_to: 8}}`, as text."""
+    if isinstance(value, dict) and len(value) == 1:
+        ((name, given),) = value.items()
+        if isinstance(name, str) and isinstance(given, dict):
+            return options.join(name, given)
+    return value
+
+
+# One entry of an axis.
+Entry = Annotated[str, BeforeValidator(_entry)]
 
 
 class Section(BaseModel):
@@ -113,21 +125,18 @@ class TrainingSection(Section):
 class PruneSection(Section):
     """What is removed and how; `training` is the phase a gradual schedule runs along, None for one_shot.
 
-    `budget` and `round_to` are for pattern channel: what the sparsity is a fraction of, and what the widths left are
-    multiples of.
+    An entry of an axis is a name, or a name with options: ``pattern: {channel: {round_to: 8, budget: macs}}``.
     """
 
     sparsity: Fraction
-    criterion: str = "magnitude"
-    pattern: str = "unstructured"
-    scope: str = "global"
-    schedule: str = "one_shot"
+    criterion: Entry = "magnitude"
+    pattern: Entry = "unstructured"
+    scope: Entry = "global"
+    schedule: Entry = "one_shot"
     include: Selectors = ()
     exclude: Selectors = ()
     training: TrainingSection | None = None
     calibration_batches: Positive = 8
-    budget: Literal["parameters", "macs"] = "parameters"
-    round_to: Positive = 1
 
     @field_validator("sparsity", mode="before")
     @classmethod
@@ -138,17 +147,13 @@ class PruneSection(Section):
     @model_validator(mode="after")
     def _combination(self) -> Self:
         self.method()
-        if self.pattern != CHANNEL and (self.budget, self.round_to) != ("parameters", 1):
-            raise ValueError(
-                f"budget and round_to are for pattern {CHANNEL}, got pattern {self.pattern} with budget {self.budget} "
-                f"and round_to {self.round_to}; leave both out, or write pattern: {CHANNEL}"
-            )
-        if self.schedule == "one_shot" and self.training is not None:
+        at_once = options.split(self.schedule)[0] == "one_shot"
+        if at_once and self.training is not None:
             raise ValueError(
                 "schedule one_shot prunes at once and takes no training: leave training out, or choose a schedule that "
                 f"runs along it ({', '.join(name for name in SCHEDULES if name != 'one_shot')})"
             )
-        if self.schedule != "one_shot" and (self.training is None or self.training.epochs == 0):
+        if not at_once and (self.training is None or self.training.epochs == 0):
             raise ValueError(
                 f"schedule {self.schedule} prunes while the model trains: give it a training section of at least one "
                 "epoch, such as training: {epochs: 3}"
@@ -162,6 +167,12 @@ class PruneSection(Section):
             ValueError: a name is unknown, or the combination makes no sense.
         """
         return check_method(self.sparsity, self.criterion, self.pattern, self.scope, self.schedule)
+
+    @property
+    def channels(self) -> Channels | None:
+        """The pattern, where it takes whole channels: that needs the model's graph."""
+        pattern = self.method().pattern
+        return pattern if isinstance(pattern, Channels) else None
 
 
 class PackSection(Section):
@@ -223,11 +234,11 @@ class Recipe(Section):
         """Refuse what could not be pruned like this after hours of training, such as 2:4 of layers with 3 inputs."""
         section = self.prune
         try:
-            if section.pattern == CHANNEL:
+            if section.channels:
                 _check_channels(self.model.model_dump_json(), section.model_dump_json())
             else:
                 targets = resolve(self.model.make(), section.include, section.exclude)
-                check_reachable(targets, section.method(), None, min_kept=1)
+                check_reachable(targets, section.method(), None)
         except ValueError as error:
             raise ValueError(f"model {self.model.name!r} can't be pruned like this: {error}") from error
         return self
@@ -250,19 +261,21 @@ def _check_channels(model: str, section: str) -> None:
         ValueError: the sparsity can't be reached, or the model can't be traced.
     """
     from prunus.lab import models
-    from prunus.pruning.channels import Channels
+    from prunus.pruning.channels import ChannelFamilies
 
     network, prune = ModelSection.model_validate_json(model), PruneSection.model_validate_json(section)
     example = torch.zeros(1, *models.input_shape(network.name, **network.arguments))
-    channels = Channels(
+    method = prune.method()
+    assert isinstance(method.pattern, Channels)
+    families = ChannelFamilies(
         network.make(),
         example,
         include=prune.include,
         exclude=prune.exclude,
-        budget=prune.budget,
-        round_to=prune.round_to,
+        pattern=method.pattern,
+        min_kept=method.scope.min_kept,
     )
-    channels.check(prune.sparsity)
+    families.check(prune.sparsity)
 
 
 def fingerprint(value: Any) -> str:

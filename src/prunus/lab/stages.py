@@ -35,7 +35,6 @@ from prunus.lab.run_folder import (
     store,
 )
 from prunus.measuring.receipt import Receipt
-from prunus.pruning import criteria
 from prunus.pruning.masks import Masks
 from prunus.registry import unknown_name
 
@@ -259,7 +258,7 @@ class Road:
     def _prune(self, model: nn.Module, section: PruneSection, path: Path, made_from: str) -> float:
         name = path.name.removesuffix("masks.safetensors") + "prune"
         method = f"{section.criterion}, {section.pattern}, {section.scope}, {section.schedule}"
-        what = "weights" if section.budget == "parameters" else "multiply-adds"
+        what = "multiply-adds" if section.channels and section.channels.budget == "macs" else "weights"
         self.say(f"{name}: {100 * section.sparsity:.4g}% of the {what} go ({method})")
         if section.training is None:
             train.forget(path.parent, name)  # an earlier, gradual one
@@ -275,20 +274,18 @@ class Road:
         return seconds
 
     def _prune_at_once(self, model: nn.Module, section: PruneSection) -> Masks:
-        needs = criteria.resolve(section.criterion).needs
+        criterion = train.criterion_of(section, self.seed)
         size, count = self.recipe.train.batch_size, section.calibration_batches
-        batches = train.calibration_batches(self.data, size, count, self.device) if needs else None
+        batches = train.calibration_batches(self.data, size, count, self.device) if criterion.needs else None
         return pruning.prune(
             model,
             section.sparsity,
-            criterion=section.criterion,
+            criterion=criterion,
             pattern=section.pattern,
             scope=section.scope,
             include=section.include,
             exclude=section.exclude,
             data=batches,
-            loss=nn.functional.cross_entropy if needs == "gradient" else None,
-            seed=self.seed,
             **train.channel_options(section, self.data, self.device),
         )
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +10,32 @@ from torch import Tensor, nn
 from prunus.errors import MaskError
 from prunus.graph import ExampleInputs
 from prunus.pruning import criteria
-from prunus.pruning.channels import Channels
-from prunus.pruning.criteria import Criterion
+from prunus.pruning.channels import ChannelFamilies
+from prunus.pruning.criteria import Criterion, Gradient, Random
 from prunus.pruning.finding import check_data, check_reachable, earlier_masks, find_masks, from_first_rank, other_masks
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method, check_method
-from prunus.pruning.patterns import Channel, Pattern, num_gone
-from prunus.pruning.schedules import Schedule, fraction
-from prunus.pruning.scopes import Scope
-from prunus.pruning.stats import Batch, Loss
+from prunus.pruning.options import whole
+from prunus.pruning.patterns import Channels, Pattern, num_gone
+from prunus.pruning.schedules import Cubic, Geometric, Linear, Schedule, Shape
+from prunus.pruning.scopes import Erk, Global, Scope, Spreading, Uniform
+from prunus.pruning.stats import Batch
 from prunus.pruning.targets import Selector, named, resolve
 from prunus.supported import unwrap
+
+__all__ = [
+    "Channels",
+    "Cubic",
+    "Erk",
+    "Geometric",
+    "Global",
+    "Gradient",
+    "Linear",
+    "Pruner",
+    "Random",
+    "Uniform",
+    "prune",
+]
 
 
 def prune(
@@ -31,17 +44,12 @@ def prune(
     *,
     criterion: str | criteria.Score | Criterion = "magnitude",
     pattern: str | Pattern = "unstructured",
-    scope: str | Scope = "global",
+    scope: str | Spreading | Scope = "global",
     include: Sequence[Selector] = (),
     exclude: Sequence[Selector] = (),
     masks: Mapping[str, Tensor] | None = None,
     data: Iterable[Batch] | None = None,
-    loss: Loss | None = None,
-    seed: int = 0,
-    min_kept: int = 1,
     example_inputs: ExampleInputs | None = None,
-    budget: str = "parameters",
-    round_to: int = 1,
 ) -> Masks:
     """Set the least important weights of a model to zero, in place, and return the masks.
 
@@ -52,25 +60,21 @@ def prune(
         model: any module; wrappers of DistributedDataParallel, torch.compile and Lightning Fabric are looked through.
         sparsity: the fraction of the targeted weights to remove, in [0, 1); met exactly, as
             round(sparsity * number of units). Pattern ``"channel"`` meets it within two points, or refuses.
-        criterion: how much a weight matters: a name (`prunus ls criteria`) or `(weight, stats) -> scores`.
+        criterion: how much a weight matters: a name (`prunus ls criteria`), `(weight, stats) -> scores`, or an entry
+            with options: ``Gradient(loss)``, ``Random(seed)``.
         pattern: what goes together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole channels,
-            neurons and heads, with all that other layers couple with them, so that `prunus.shrink` can remove them.
-        scope: how the budget is spread: ``"global"``, ``"uniform"``, ``"erk"``, or `(layers, budget) -> counts`.
+            neurons and heads, with all that other layers couple with them, so that `prunus.shrink` can remove them;
+            with options ``Channels(round_to=8, budget="macs")``.
+        scope: how the budget is spread: ``"global"``, ``"uniform"``, ``"erk"``, or `(layers, budget) -> counts`; with
+            options ``Global(min_kept=16)``, ``Uniform(...)``, ``Erk(...)``.
         include: parameters, modules, patterns or classes to prune; by default every weight of a Linear,
             convolution, attention or recurrent layer.
         exclude: what to leave alone, likewise.
         masks: earlier masks; what they prune stays pruned and counts towards the sparsity.
-        data: batches for criteria that need data: `(inputs, targets)` for ``"gradient"``, inputs suffice for
-            ``"activation"``.
-        loss: `(outputs, targets) -> scalar`, for ``"gradient"`` with data; without data the gradients that the
-            last backward pass left are used.
-        seed: for criteria that draw random numbers.
-        min_kept: how many units each layer keeps at least; 0 allows a layer to be emptied (but of its last channel).
+        data: batches for criteria that need data: `(inputs, targets)` for ``Gradient(loss)``, inputs suffice for
+            ``"activation"``. Without data ``"gradient"`` takes the gradients that the last backward pass left.
         example_inputs: what the model takes, for pattern ``"channel"``: a tensor, a tuple of tensors, or argument names
             with tensors; the batch comes first.
-        budget: what the sparsity is a fraction of, for pattern ``"channel"``: ``"parameters"`` (the targeted weights)
-            or ``"macs"`` (the model's multiply-adds).
-        round_to: for pattern ``"channel"``: what is left of a layer's channels is a multiple of this.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -82,16 +86,12 @@ def prune(
     Masks(1 parameters, 25 of 100 weights pruned)
     """
     method = check_method(sparsity, criterion, pattern, scope)
-    min_kept = _whole("min_kept", min_kept, least=0)
-    options: dict[str, Any] = {"masks": masks, "data": data, "loss": loss, "seed": seed}
-    where: dict[str, Any] = {"include": include, "exclude": exclude, "budget": budget, "round_to": round_to}
-    if isinstance(method.pattern, Channel):
-        channels = Channels(model, example_inputs, min_kept=min_kept, **where)
-        found = channels.find(model, method, method.sparsity, **options)
+    if isinstance(method.pattern, Channels):
+        families = _families(model, example_inputs, method, include, exclude)
+        found = families.find(model, method, method.sparsity, masks=masks, data=data)
     else:
-        _check_for_channels_only(method, budget, round_to)
         targets = resolve(model, include, exclude)
-        found = find_masks(model, targets, method, method.sparsity, min_kept=min_kept, **options)
+        found = find_masks(model, targets, method, method.sparsity, masks=masks, data=data)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         found = from_first_rank(found)
     found.apply(model)
@@ -101,19 +101,19 @@ def prune(
 class Pruner:
     """Prunes a model step by step along a schedule, while the user's own loop trains it.
 
-    Call `step` once after each `optimizer.step()`. From step `begin` to step `begin + steps` the sparsity rises
-    along the schedule; after that the masks are kept. Weights once pruned stay pruned.
+    Call `step` once after each `optimizer.step()`. Over so many steps the sparsity rises along the schedule; after that
+    the masks are kept. Weights once pruned stay pruned.
 
     Args:
         model: as `prune`; it stays the plain module it was.
         sparsity: the final sparsity, in [0, 1).
         steps: over how many steps the sparsity rises; it is reached exactly at the last.
-        schedule: ``"cubic"``, ``"linear"``, ``"geometric"``, ``"one_shot"``, or `(progress, sparsity) -> fraction`.
-        begin: how many steps pass before the first weight goes.
-        every: re-select each so many steps; by default a hundredth of `steps`, at least 1.
+        schedule: ``"cubic"``, ``"linear"``, ``"geometric"``, ``"one_shot"``, or `(progress, sparsity) -> fraction`;
+            with options ``Cubic(begin=1000, every=50)``, ``Linear(...)``, ``Geometric(...)``: how many steps pass
+            before the first weight goes, and after how many the masks are found anew.
         masks: masks to start from.
-        criterion, pattern, scope, include, exclude, data, loss, seed, min_kept, example_inputs, budget, round_to: as
-            `prune`. With pattern ``"channel"`` the graph is read once, when it is made.
+        criterion, pattern, scope, include, exclude, data, example_inputs: as `prune`. With pattern ``"channel"`` the
+            graph is read once, when it is made.
 
     Raises:
         TypeError, ValueError: as `prune`, when it is made: before any training was spent.
@@ -132,44 +132,33 @@ class Pruner:
         sparsity: float,
         *,
         steps: int,
-        schedule: str | Schedule = "cubic",
-        begin: int = 0,
-        every: int | None = None,
+        schedule: str | Shape | Schedule = "cubic",
         criterion: str | criteria.Score | Criterion = "magnitude",
         pattern: str | Pattern = "unstructured",
-        scope: str | Scope = "global",
+        scope: str | Spreading | Scope = "global",
         include: Sequence[Selector] = (),
         exclude: Sequence[Selector] = (),
         masks: Mapping[str, Tensor] | None = None,
         data: Iterable[Batch] | None = None,
-        loss: Loss | None = None,
-        seed: int = 0,
-        min_kept: int = 1,
         example_inputs: ExampleInputs | None = None,
-        budget: str = "parameters",
-        round_to: int = 1,
     ) -> None:
         self.method = check_method(sparsity, criterion, pattern, scope, schedule)
-        self.steps = _whole("steps", steps, least=1)
-        self.begin = _whole("begin", begin, least=0)
-        self.every = max(1, self.steps // 100) if every is None else _whole("every", every, least=1)
+        self.steps = whole("steps", steps, least=1)
+        self.begin = self.method.schedule.begin
+        self.every = self.method.schedule.every or max(1, self.steps // 100)
         self.num_steps = 0
-        self._model = unwrap(model)
-        self._options: dict[str, Any] = {"data": data, "loss": loss, "seed": seed}
-        self._min_kept = _whole("min_kept", min_kept, least=0)
-        self._channels: Channels | None = None
-        where: dict[str, Any] = {"include": include, "exclude": exclude, "budget": budget, "round_to": round_to}
-        if isinstance(self.method.pattern, Channel):
-            self._channels = Channels(model, example_inputs, min_kept=self._min_kept, **where)
+        self._model, self._data = unwrap(model), data
+        self._channels: ChannelFamilies | None = None
+        if isinstance(self.method.pattern, Channels):
+            self._channels = _families(model, example_inputs, self.method, include, exclude)
             targets = self._channels.targets
         else:
-            _check_for_channels_only(self.method, budget, round_to)
             targets = resolve(model, include, exclude)
         self._names = tuple(targets)
         self._check(masks)
-        check_data(self.method.criterion, data, loss)
+        check_data(self.method.criterion, data)
         _check_rereadable(data)
-        fraction(self.method.schedule, 1.0, self.method.sparsity)
+        self.method.schedule.fraction(1.0, self.method.sparsity)
         ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}
         self.masks = Masks({**other_masks(masks, targets), **ones, **earlier_masks(masks, targets)})
         if self._channels is not None:  # all parameters that channels touch, from the start
@@ -206,11 +195,12 @@ class Pruner:
         method = self.method
         wanted = method.sparsity
         if passed < self.steps:
-            wanted *= fraction(method.schedule, passed / self.steps, method.sparsity)
+            wanted *= method.schedule.fraction(passed / self.steps, method.sparsity)
         if self._channels is not None:
             if wanted > self._channels.sparsity(self.masks) or passed == self.steps:
+                strict = passed == self.steps
                 found = self._channels.find(
-                    self._model, method, wanted, masks=self.masks, strict=passed == self.steps, **self._options
+                    self._model, method, wanted, masks=self.masks, data=self._data, strict=strict
                 )
                 self.masks = from_first_rank(found)
             return
@@ -220,7 +210,7 @@ class Pruner:
             return  # the schedule has not come to the next unit yet
         targets = named(self._model, self._names)
         self.masks = from_first_rank(
-            find_masks(self._model, targets, method, wanted, masks=self.masks, min_kept=self._min_kept, **self._options)
+            find_masks(self._model, targets, method, wanted, masks=self.masks, data=self._data)
         )
 
     def _check(self, masks: Mapping[str, Tensor] | None) -> None:
@@ -228,7 +218,7 @@ class Pruner:
         if self._channels is not None:
             self._channels.check(self.method.sparsity, masks)
         else:
-            check_reachable(named(self._model, self._names), self.method, masks, self._min_kept)
+            check_reachable(named(self._model, self._names), self.method, masks)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what `load_state_dict` needs to go on from here: tensors only."""
@@ -255,22 +245,22 @@ class Pruner:
         self.num_steps = num_steps
 
 
-def _check_for_channels_only(method: Method, budget: str, round_to: int) -> None:
-    given = [f"budget={budget!r}"] if budget != "parameters" else []
-    given += [f"round_to={round_to!r}"] if round_to != 1 else []
-    if given:
-        raise ValueError(
-            f"{' and '.join(given)} belong to pattern 'channel', got pattern {method.pattern.name!r}; leave them out, "
-            "or choose pattern='channel'"
-        )
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
+def _families(
+    model: nn.Module,
+    example_inputs: ExampleInputs | None,
+    method: Method,
+    include: Sequence[Selector],
+    exclude: Sequence[Selector],
+) -> ChannelFamilies:
+    assert isinstance(method.pattern, Channels)
+    return ChannelFamilies(
+        model,
+        example_inputs,
+        include=include,
+        exclude=exclude,
+        pattern=method.pattern,
+        min_kept=method.scope.min_kept,
+    )
 
 
 def _check_rereadable(data: Iterable[Batch] | None) -> None:

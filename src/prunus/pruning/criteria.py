@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from prunus.pruning.stats import Stats
+from prunus.pruning import options
+from prunus.pruning.stats import Loss, Stats
 from prunus.registry import Registry
 
 Need: TypeAlias = Literal["gradient", "input_norm"]
@@ -29,6 +31,8 @@ class Criterion:
             scores can be computed piece by piece without ever holding a layer's.
         additive: whether scores are parts of one quantity, such as the loss, so that sums over different layers'
             weights compare.
+        loss: ``(outputs, targets) -> scalar``, whose gradients over the data a criterion on gradients takes; without it
+            they are those that the last backward pass left.
     """
 
     name: str
@@ -36,10 +40,21 @@ class Criterion:
     needs: Need | None = None
     elementwise: bool = False
     additive: bool = False
+    loss: Loss | None = None
 
     def __post_init__(self) -> None:
         if self.needs not in (None, *get_args(Need)):
             raise ValueError(f"needs must be None or one of {', '.join(get_args(Need))}, got {self.needs!r}")
+        if self.loss is not None and not callable(self.loss):
+            raise TypeError(f"loss must be a function (outputs, targets) -> scalar, got {self.loss!r}")
+
+    def with_loss(self, loss: Loss) -> Criterion:
+        """Return the same criterion with a loss.
+
+        Raises:
+            TypeError: it is no function.
+        """
+        return Criterion(self.name, self.score, self.needs, self.elementwise, self.additive, loss)
 
     def __call__(self, weight: Tensor, stats: Stats) -> Tensor:
         """Return the scores of a weight."""
@@ -71,7 +86,10 @@ def resolve(chosen: str | Score | Criterion) -> Criterion:
     if isinstance(chosen, Criterion):
         return chosen
     if isinstance(chosen, str):
-        return CRITERIA[chosen]
+        name, given = options.split(chosen)
+        return (
+            options.make("criterion", name, _WITH_OPTIONS.get(CRITERIA[name].name), given) if given else CRITERIA[name]
+        )
     if not callable(chosen):
         raise TypeError(f"criterion must be a name or a function (weight, stats) -> scores, got {chosen!r}")
     return Criterion(getattr(chosen, "__name__", type(chosen).__name__), chosen)
@@ -118,18 +136,31 @@ def lamp(weight: Tensor, stats: Stats) -> Tensor:
     return scores.view(weight.shape)
 
 
-@criterion("random")
-def random(weight: Tensor, stats: Stats) -> Tensor:
+class Random(Criterion):
     """Score a weight by a random number in [0, 1), drawn from the seed and the layer's name.
 
     The draw does not depend on the other layers, the device or what was drawn before: the control every
     method has to beat.
 
-    >>> same = random(torch.zeros(2, 2), Stats("fc", 1)), random(torch.zeros(2, 2), Stats("fc", 1))
+    Args:
+        seed: any whole number.
+
+    Raises:
+        TypeError: the seed is no whole number.
+
+    >>> same = [Random(1)(torch.zeros(2, 2), Stats("fc")) for _ in range(2)]
     >>> torch.equal(*same)
     True
     """
-    digest = hashlib.sha256(f"{stats.seed}/{stats.name}".encode()).digest()
+
+    def __init__(self, seed: int = 0) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be a whole number, got {seed!r}")
+        super().__init__("random", functools.partial(_drawn, seed=seed))
+
+
+def _drawn(weight: Tensor, stats: Stats, seed: int) -> Tensor:
+    digest = hashlib.sha256(f"{seed}/{stats.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
 
@@ -159,6 +190,25 @@ def activation(weight: Tensor, stats: Stats) -> Tensor:
     """
     assert stats.input_norm is not None
     return weight.to(_wide(weight)).abs() * stats.input_norm
+
+
+class Gradient(Criterion):
+    """Score a weight by the first-order change of a loss when it goes, see `gradient`.
+
+    Args:
+        loss: ``(outputs, targets) -> scalar``, over the data that `prune` is given; without it, and without data, the
+            gradients are those that the last backward pass left.
+
+    Raises:
+        TypeError: the loss is no function.
+    """
+
+    def __init__(self, loss: Loss | None = None) -> None:
+        super().__init__("gradient", gradient, "gradient", elementwise=True, additive=True, loss=loss)
+
+
+CRITERIA.register("random")(Random())
+_WITH_OPTIONS: dict[str, Callable[..., Criterion]] = {"random": Random, "gradient": Gradient}
 
 
 def _wide(weight: Tensor) -> torch.dtype:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import MaskError
-from prunus.pruning import scopes, select, stats
+from prunus.pruning import select, stats
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.masks import Masks, check_shape
 from prunus.pruning.method import Method
 from prunus.pruning.patterns import Pattern, num_missing
 from prunus.pruning.scoring import LayerScores
-from prunus.pruning.stats import Batch, Loss, Stats
+from prunus.pruning.stats import Batch, Stats
 from prunus.pruning.targets import Target
 from prunus.supported import unwrap
 
@@ -28,9 +28,6 @@ def find_masks(
     *,
     masks: Mapping[str, Tensor] | None = None,
     data: Iterable[Batch] | None = None,
-    loss: Loss | None = None,
-    seed: int = 0,
-    min_kept: int = 1,
 ) -> Masks:
     """Find the masks that `prune` would apply; the model is not changed.
 
@@ -41,21 +38,18 @@ def find_masks(
         sparsity: the fraction of the units to remove now, the method's or less.
         masks: as `prune`.
         data: as `prune`.
-        loss: as `prune`.
-        seed: as `prune`.
-        min_kept: as `prune`.
 
     Raises:
         TypeError, ValueError: as `prune`.
     """
-    layers = _layers(targets, method, masks, min_kept)
+    layers = _layers(targets, method, masks)
     budget = _budget(layers, sparsity)
-    check_data(method.criterion, data, loss)
-    known = gather(unwrap(model), targets, method.criterion, data, loss, seed)
+    check_data(method.criterion, data)
+    known = gather(unwrap(model), targets, method.criterion, data)
     for layer in layers:
         layer.stats = known[layer.name]
     try:
-        spread = scopes.spread(method.scope, layers, budget)
+        spread = method.scope.spread(layers, budget)
         found = {
             layer.name: _mask(layer, remove, spread.near) for layer, remove in zip(layers, spread.remove, strict=True)
         }
@@ -64,30 +58,26 @@ def find_masks(
     return Masks({**other_masks(masks, targets), **found})
 
 
-def check_reachable(
-    targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None, min_kept: int
-) -> None:
+def check_reachable(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> None:
     """Refuse what `find_masks` would refuse at the method's own sparsity, without scoring a weight.
 
     Raises:
         TypeError, ValueError: as `prune`.
     """
-    _budget(_layers(targets, method, masks, min_kept), method.sparsity)
+    _budget(_layers(targets, method, masks), method.sparsity)
 
 
-def check_data(criterion: Criterion, data: Iterable[Batch] | None, loss: Loss | None) -> None:
+def check_data(criterion: Criterion, data: Iterable[Batch] | None) -> None:
     """Make sure that what the criterion needs was given.
 
     Raises:
-        TypeError: data is one batch instead of many, or loss is no function.
-        ValueError: data or loss is missing.
+        TypeError: data is one batch instead of many.
+        ValueError: data or the criterion's loss is missing.
     """
     if isinstance(data, Tensor | Mapping) or (data is not None and not isinstance(data, Iterable)):
         raise TypeError(f"data must be an iterable of batches, got {type(data).__name__}; one batch is data=[batch]")
-    if loss is not None and not callable(loss):
-        raise TypeError(f"loss must be a function (outputs, targets) -> scalar, got {loss!r}")
-    if criterion.needs == "gradient" and (data is None) != (loss is None):
-        given, lacking = ("loss", "data") if data is None else ("data", "loss")
+    if criterion.needs == "gradient" and (data is None) != (criterion.loss is None):
+        given, lacking = ("a loss", "data") if data is None else ("data", "a loss, as Gradient(loss) has")
         raise ValueError(
             f"criterion {criterion.name!r} got {given} without {lacking}; give both, or neither to use the gradients "
             "that the last backward pass left"
@@ -138,16 +128,22 @@ def from_first_rank(masks: Masks) -> Masks:
     return Masks(agreed)
 
 
-def _layers(
-    targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None, min_kept: int
-) -> list[LayerScores]:
+def _layers(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> list[LayerScores]:
     for name, target in targets.items():
         method.pattern.check(name, target.parameter.shape)
     earlier = earlier_masks(masks, targets)
     for name, mask in earlier.items():
         _check_room(method.pattern, name, mask)
     return [
-        LayerScores(name, target.parameter, method.criterion, method.pattern, Stats(name), earlier.get(name), min_kept)
+        LayerScores(
+            name,
+            target.parameter,
+            method.criterion,
+            method.pattern,
+            Stats(name),
+            earlier.get(name),
+            method.scope.min_kept,
+        )
         for name, target in targets.items()
     ]
 
@@ -181,8 +177,8 @@ def _budget(layers: Sequence[LayerScores], sparsity: float) -> int:
         min_kept = layers[0].min_kept
         raise ValueError(
             f"sparsity {sparsity:g} can't be reached: it removes {budget:,} of {total:,} units, but only {most:,} may "
-            f"go, since every layer keeps at least min_kept={min_kept}; give a lower sparsity, or a smaller min_kept "
-            "(0 lets a layer be emptied)"
+            f"go, since every layer keeps at least min_kept={min_kept}; give a lower sparsity, or a scope with a "
+            "smaller min_kept (0 lets a layer be emptied), such as Global(min_kept=0)"
         )
     return budget
 
@@ -192,19 +188,17 @@ def gather(
     targets: Mapping[str, Target],
     criterion: Criterion,
     data: Iterable[Batch] | None,
-    loss: Loss | None,
-    seed: int,
 ) -> dict[str, Stats]:
     """Return what the criterion needs to know of each target; arguments and errors as `find_masks`."""
     gradients: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
-    if criterion.needs == "gradient" and (data is None or loss is None):
+    if criterion.needs == "gradient" and (data is None or criterion.loss is None):
         gradients = stats.stored_gradients(targets)
-    elif criterion.needs == "gradient" and data is not None and loss is not None:
-        gradients = stats.gradients(model, targets, data, loss)
+    elif criterion.needs == "gradient" and data is not None and criterion.loss is not None:
+        gradients = stats.gradients(model, targets, data, criterion.loss)
     elif criterion.needs == "input_norm" and data is not None:
         norms = stats.input_norms(model, targets, data)
-    return {name: Stats(name, seed, gradients.get(name), norms.get(name)) for name in targets}
+    return {name: Stats(name, gradients.get(name), norms.get(name)) for name in targets}
 
 
 def _mask(layer: LayerScores, remove: int, near: select.Threshold | None) -> Tensor:

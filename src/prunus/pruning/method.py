@@ -8,8 +8,8 @@ from numbers import Real
 from prunus.pruning import criteria, patterns, schedules, scopes
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.patterns import Pattern
-from prunus.pruning.schedules import Schedule
-from prunus.pruning.scopes import Scope
+from prunus.pruning.schedules import Schedule, Shape
+from prunus.pruning.scopes import Scope, Spreading
 
 # How far from the one sparsity that a pattern can have a user may write it: 0.6667 will do for 2/3.
 _ROUNDING = 1e-3
@@ -56,8 +56,8 @@ def check_method(
     sparsity: float,
     criterion: str | criteria.Score | Criterion = "magnitude",
     pattern: str | Pattern = "unstructured",
-    scope: str | Scope = "global",
-    schedule: str | Schedule = "one_shot",
+    scope: str | Spreading | Scope = "global",
+    schedule: str | Shape | Schedule = "one_shot",
 ) -> Method:
     """Look the names up and refuse combinations that can't reach the sparsity.
 
@@ -77,7 +77,7 @@ def check_method(
             f"pattern {resolved.name} removes exactly {only:.4g} of the weights, got sparsity {sparsity:g}; "
             f"write sparsity {only:.4g}, or choose another pattern"
         )
-    if only is not None and spread is scopes.erk:
+    if only is not None and spread.spreading is scopes.erk:
         raise ValueError(
             f"pattern {resolved.name} gives every layer the same sparsity, so scope 'erk' has nothing to "
             "spread; use scope 'uniform'"

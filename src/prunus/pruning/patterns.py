@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 
+from prunus.pruning import options
 from prunus.registry import Registry, unknown_name
+
+Budget: TypeAlias = Literal["parameters", "macs"]
 
 
 class Pattern(Protocol):
@@ -188,17 +191,32 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Channel:
+class Channels:
     """Whole channels: outputs of a layer, with all that other layers couple with them; neurons, heads and groups alike.
 
     Which weights of which layers go together is read off the model's graph by `pruning.channels`; the units here are
     those of one weight by itself, its rows.
 
+    Attributes:
+        round_to: what is left of a layer's channels is a multiple of this, or all of them.
+        budget: what the sparsity is a fraction of: ``"parameters"``, the targeted weights, or ``"macs"``, the model's
+            multiply-adds.
+
+    Raises:
+        TypeError, ValueError: one of them is of another kind or out of range.
+
     Source: Li et al., "Pruning filters for efficient convnets", ICLR 2017.
     """
 
-    name: str = "channel"
-    only_sparsity: float | None = None
+    round_to: int = 1
+    budget: Budget = "parameters"
+    name: ClassVar[str] = "channel"
+    only_sparsity: ClassVar[float | None] = None
+
+    def __post_init__(self) -> None:
+        options.whole("round_to", self.round_to, least=1)
+        if self.budget not in get_args(Budget):
+            raise ValueError(f"budget must be 'parameters' or 'macs', got {self.budget!r}")
 
     def check(self, name: str, shape: Size) -> None:
         """Refuse vectors: they have no rows."""
@@ -253,21 +271,25 @@ class Family:
         form: what users write, as a regular expression.
         make: makes the pattern of what was written.
         examples: some that users may write, for listings, error messages and the tests.
+        options: makes the pattern with options; None where it has none.
     """
 
     form: re.Pattern[str]
     make: PatternMaker
     examples: tuple[str, ...]
+    options: Callable[..., Pattern] | None = None
 
 
 PATTERNS = Registry[Family]("pattern")
 
 
-def pattern(name: str, form: str, *, examples: tuple[str, ...]) -> Callable[[PatternMaker], PatternMaker]:
+def pattern(
+    name: str, form: str, *, examples: tuple[str, ...], options: Callable[..., Pattern] | None = None
+) -> Callable[[PatternMaker], PatternMaker]:
     """Enter the decorated maker as the family `name`; arguments as in `Family`."""
 
     def enter(make: PatternMaker) -> PatternMaker:
-        PATTERNS.register(name)(Family(re.compile(form, re.ASCII), make, examples))
+        PATTERNS.register(name)(Family(re.compile(form, re.ASCII), make, examples, options))
         return make
 
     return enter
@@ -287,9 +309,10 @@ def resolve(chosen: str | Pattern) -> Pattern:
         if isinstance(chosen, type) or not hasattr(chosen, "pool"):
             raise TypeError(f"pattern must be a name or a Pattern, got {chosen!r}")
         return chosen
+    name, given = options.split(chosen)
     for family in PATTERNS.values():
-        if match := family.form.fullmatch(chosen):
-            return family.make(match)
+        if match := family.form.fullmatch(name):
+            return options.make("pattern", name, family.options, given) if given else family.make(match)
     raise unknown_name("pattern", chosen, [example for family in PATTERNS.values() for example in family.examples])
 
 
@@ -314,6 +337,6 @@ def _block(match: re.Match[str]) -> Pattern:
     return Block(height, width)
 
 
-@pattern("channel", r"channel", examples=("channel",))
+@pattern("channel", r"channel", examples=("channel",), options=Channels)
 def _channel(match: re.Match[str]) -> Pattern:
-    return Channel()
+    return Channels()

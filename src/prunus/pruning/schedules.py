@@ -2,51 +2,81 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
 from typing import TypeAlias
 
+from prunus.pruning import options
 from prunus.registry import Registry
 
-Schedule: TypeAlias = Callable[[float, float], float]
-SCHEDULES = Registry[Schedule]("schedule")
+Shape: TypeAlias = Callable[[float, float], float]
+SCHEDULES = Registry[Shape]("schedule")
 
-# How far from 0 and 1 a schedule's floating-point arithmetic may end up.
+# How far from 0 and 1 a shape's floating-point arithmetic may end up.
 _ROUNDING = 1e-6
 
 
-def resolve(chosen: str | Schedule) -> Schedule:
+@dataclass(frozen=True)
+class Schedule:
+    """How fast, and when, the sparsity is approached.
+
+    Attributes:
+        shape: ``(progress, sparsity) -> fraction`` of the way, from 0 at progress 0 to 1 at progress 1.
+        begin: how many steps pass before the first weight goes.
+        every: masks are found anew each so many steps; None: a hundredth of the steps, at least 1.
+
+    Raises:
+        TypeError, ValueError: the shape is no function, or a number of steps is none.
+    """
+
+    shape: Shape
+    begin: int = 0
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.shape):
+            raise TypeError(
+                f"schedule must be a name or a function (progress, sparsity) -> fraction, got {self.shape!r}"
+            )
+        options.whole("begin", self.begin, least=0)
+        if self.every is not None:
+            options.whole("every", self.every, least=1)
+
+    def fraction(self, progress: float, sparsity: float) -> float:
+        """Return how much of the way to the sparsity has gone.
+
+        Raises:
+            ValueError: the shape, which may be the user's own, gives no number from 0 to 1, or does not arrive at 1.
+
+        >>> Schedule(lambda progress, sparsity: progress**2).fraction(0.5, 0.9)
+        0.25
+        """
+        value = self.shape(progress, sparsity)
+        in_range = isinstance(value, Real) and -_ROUNDING <= value <= 1 + _ROUNDING
+        if in_range and (progress < 1 or value >= 1 - _ROUNDING):
+            return min(max(float(value), 0.0), 1.0)
+        raise ValueError(
+            f"schedule {getattr(self.shape, '__name__', self.shape)!r} must return the fraction of the way to the "
+            f"sparsity, from 0 at progress 0 to 1 at progress 1, but at progress {progress:g} it returned {value!r}"
+        )
+
+
+def resolve(chosen: str | Shape | Schedule) -> Schedule:
     """Return the schedule of that name; a function `(progress, sparsity) -> fraction` is taken as it is.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or an option is out of range.
         TypeError: it is neither a name nor callable.
     """
+    if isinstance(chosen, Schedule):
+        return chosen
     if isinstance(chosen, str):
-        return SCHEDULES[chosen]
-    if not callable(chosen):
-        raise TypeError(f"schedule must be a name or a function (progress, sparsity) -> fraction, got {chosen!r}")
-    return chosen
-
-
-def fraction(schedule: Schedule, progress: float, sparsity: float) -> float:
-    """Return how much of the way to the sparsity a schedule, which may be the user's own, has gone.
-
-    Raises:
-        ValueError: the schedule returns no number from 0 to 1, or does not arrive at 1.
-
-    >>> fraction(lambda progress, sparsity: progress**2, 0.5, 0.9)
-    0.25
-    """
-    found = schedule(progress, sparsity)
-    if isinstance(found, Real) and -_ROUNDING <= found <= 1 + _ROUNDING and (progress < 1 or found >= 1 - _ROUNDING):
-        return min(max(float(found), 0.0), 1.0)
-    name = getattr(schedule, "__name__", schedule)
-    raise ValueError(
-        f"schedule {name!r} must return the fraction of the way to the sparsity, from 0 at progress 0 to 1 at "
-        f"progress 1, but at progress {progress:g} it returned {found!r}"
-    )
+        name, given = options.split(chosen)
+        return options.make("schedule", name, functools.partial(Schedule, SCHEDULES[name]), given)
+    return Schedule(chosen)
 
 
 @SCHEDULES.register("one_shot")
@@ -86,3 +116,9 @@ def geometric(progress: float, sparsity: float) -> float:
         return progress
     # expm1 and log1p keep the ends exact: 0 at 0 and 1 at 1, also for tiny sparsities
     return math.expm1(progress * math.log1p(-sparsity)) / math.expm1(math.log1p(-sparsity))
+
+
+# Schedules with options: ``Cubic(begin=1000, every=50)``.
+Linear = functools.partial(Schedule, linear)
+Cubic = functools.partial(Schedule, cubic)
+Geometric = functools.partial(Schedule, geometric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from torch import Size
 
-from prunus.pruning import select
+from prunus.pruning import options, select
 from prunus.registry import Registry
 
 
@@ -46,47 +47,69 @@ class Spread:
     near: select.Threshold | None = None
 
 
-Scope: TypeAlias = Callable[[Sequence[Layer], int], Spread | Sequence[int]]
-SCOPES = Registry[Scope]("scope")
+Spreading: TypeAlias = Callable[[Sequence[Layer], int], Spread | Sequence[int]]
+SCOPES = Registry[Spreading]("scope")
 
 
-def resolve(chosen: str | Scope) -> Scope:
+@dataclass(frozen=True)
+class Scope:
+    """How the budget is spread over the layers, and what each of them keeps.
+
+    Attributes:
+        spreading: ``(layers, budget) ->`` how many units each layer loses.
+        min_kept: how many units each layer keeps at least; 0 allows a layer to be emptied (but of its last channel).
+
+    Raises:
+        TypeError, ValueError: the first is no function, or the second no such number.
+    """
+
+    spreading: Spreading
+    min_kept: int = 1
+
+    def __post_init__(self) -> None:
+        if not callable(self.spreading):
+            raise TypeError(f"scope must be a name or a function (layers, budget) -> counts, got {self.spreading!r}")
+        options.whole("min_kept", self.min_kept, least=0)
+
+    def spread(self, layers: Sequence[Layer], budget: int) -> Spread:
+        """Spread the budget, and hold the function, which may be the user's own, to its contract.
+
+        Raises:
+            ValueError: the counts are not whole numbers, one a layer, within the layers' bounds, of the right sum.
+        """
+        result = self.spreading(layers, budget)
+        given, near = (result.remove, result.near) if isinstance(result, Spread) else (result, None)
+        listed = tuple(given) if isinstance(given, Iterable) else ()
+        whole = all(isinstance(count, Integral) and not isinstance(count, bool) for count in listed)
+        right = (
+            whole
+            and len(listed) == len(layers)
+            and sum(listed) == budget
+            and all(layer.fewest <= count <= layer.most for layer, count in zip(layers, listed, strict=True))
+        )
+        if not right:
+            bounds = ", ".join(f"{layer.name}: {layer.fewest} to {layer.most}" for layer in layers[:6])
+            name = getattr(self.spreading, "__name__", self.spreading)
+            raise ValueError(
+                f"scope {name!r} must return how many units each layer loses: {len(layers)} whole numbers, {budget:,} "
+                f"in sum, each within its layer's bounds ({bounds}); it returned {given!r}"
+            )
+        return Spread(tuple(int(count) for count in listed), near)
+
+
+def resolve(chosen: str | Spreading | Scope) -> Scope:
     """Return the scope of that name; a function `(layers, budget) -> units each layer loses` is taken as it is.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or an option is out of range.
         TypeError: it is neither a name nor callable.
     """
+    if isinstance(chosen, Scope):
+        return chosen
     if isinstance(chosen, str):
-        return SCOPES[chosen]
-    if not callable(chosen):
-        raise TypeError(f"scope must be a name or a function (layers, budget) -> counts, got {chosen!r}")
-    return chosen
-
-
-def spread(scope: Scope, layers: Sequence[Layer], budget: int) -> Spread:
-    """Spread the budget by a scope, which may be the user's own, and hold it to its contract.
-
-    Raises:
-        ValueError: the counts are not whole numbers, one a layer, within the layers' bounds, of the right sum.
-    """
-    found = scope(layers, budget)
-    given, near = (found.remove, found.near) if isinstance(found, Spread) else (found, None)
-    listed = tuple(given) if isinstance(given, Iterable) else ()
-    whole = all(isinstance(count, Integral) and not isinstance(count, bool) for count in listed)
-    right = (
-        whole
-        and len(listed) == len(layers)
-        and sum(listed) == budget
-        and all(layer.fewest <= count <= layer.most for layer, count in zip(layers, listed, strict=True))
-    )
-    if not right:
-        bounds = ", ".join(f"{layer.name}: {layer.fewest} to {layer.most}" for layer in layers[:6])
-        raise ValueError(
-            f"scope {getattr(scope, '__name__', scope)!r} must return how many units each layer loses: {len(layers)} "
-            f"whole numbers, {budget:,} in sum, each within its layer's bounds ({bounds}); it returned {given!r}"
-        )
-    return Spread(tuple(int(count) for count in listed), near)
+        name, given = options.split(chosen)
+        return options.make("scope", name, functools.partial(Scope, SCOPES[name]), given)
+    return Scope(chosen)
 
 
 @SCOPES.register("global")
@@ -173,3 +196,9 @@ def _apportion(shares: Sequence[float], budget: int, layers: Sequence[Layer]) ->
             if budget - sum(counts) == missing:  # every part was less than one
                 counts[by_need[0]] += step
     return tuple(counts)
+
+
+# Scopes with options: ``Global(min_kept=16)``.
+Global = functools.partial(Scope, global_)
+Uniform = functools.partial(Scope, uniform)
+Erk = functools.partial(Scope, erk)

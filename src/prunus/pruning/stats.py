@@ -23,14 +23,12 @@ class Stats:
 
     Attributes:
         name: the parameter's name in the model.
-        seed: for criteria that draw random numbers.
         gradient: the loss's gradient, of the weight's shape; None unless the criterion asks for it.
         input_norm: the l2 norm of the input feature that meets each weight, of a shape that broadcasts to
             the weight's; None unless the criterion asks for it.
     """
 
     name: str = ""
-    seed: int = 0
     gradient: Tensor | None = None
     input_norm: Tensor | None = None
 
@@ -73,8 +71,8 @@ def stored_gradients(targets: Mapping[str, Target]) -> dict[str, Tensor]:
     missing = [name for name, gradient in found.items() if gradient is None]
     if missing:
         raise ValueError(
-            f"criterion 'gradient' found no .grad on {', '.join(missing[:3])}; pass data=batches and loss=function, "
-            "or call it after loss.backward() and before optimizer.zero_grad()"
+            f"criterion 'gradient' found no .grad on {', '.join(missing[:3])}; pass data=batches and "
+            "criterion=Gradient(loss), or call it after loss.backward() and before optimizer.zero_grad()"
         )
     return {name: gradient.detach().to_dense() for name, gradient in found.items() if gradient is not None}
 

@@ -14,12 +14,15 @@ from prunus.errors import ChannelError
 from prunus.graph import ExampleInputs, trace
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept import Kept
-from prunus.pruning.channels import Channels
+from prunus.pruning import patterns, scopes
+from prunus.pruning.channels import ChannelFamilies
 from prunus.pruning.channels.families import Family, families
 from prunus.pruning.masks import Masks
+from prunus.pruning.patterns import Channels
+from prunus.pruning.scopes import Scope, Spreading
 from prunus.pruning.targets import Selector
 from prunus.shrinking import removable
-from prunus.supported import unwrap
+from prunus.supported import check_module, unwrap
 
 __all__ = ["Explanation", "LayerExplanation", "explain"]
 
@@ -115,8 +118,8 @@ def explain(
     masks: Mapping[str, Tensor] | None = None,
     include: Sequence[Selector] = (),
     exclude: Sequence[Selector] = (),
-    round_to: int = 1,
-    min_kept: int = 1,
+    pattern: str | Channels = "channel",
+    scope: str | Spreading | Scope = "global",
 ) -> Explanation:
     """Say of each layer how many channels, heads or groups can go, how many do, and why the others stay.
 
@@ -129,8 +132,8 @@ def explain(
         masks: what is pruned; None takes the zeros that the model has.
         include: as `prune`.
         exclude: as `prune`.
-        round_to: as `prune`.
-        min_kept: as `prune`.
+        pattern: as `prune`: ``"channel"``, or with options, such as ``Channels(round_to=8)``.
+        scope: as `prune`: it says how many channels each layer keeps at least, such as ``Global(min_kept=8)``.
 
     Raises:
         TypeError, ValueError: an argument is wrong, or a selector matches nothing.
@@ -147,13 +150,15 @@ def explain(
     <BLANKLINE>
     Of 58 parameters 35 (60.3%) go when the model is shrunk, and 23 stay.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
+    channels, min_kept = patterns.resolve(pattern), scopes.resolve(scope).min_kept
+    if not isinstance(channels, Channels):
+        raise ValueError(f"explain tells of pattern 'channel', got {channels.name!r}")
     masked = unwrap(model)
     if masks is not None:
         masked = copy_model(masked)
         Masks(masks).apply(masked)
-    found = _Found.of(masked, example_inputs, include, exclude, round_to, min_kept)
+    found = _Found.of(masked, example_inputs, include, exclude, channels, min_kept)
     kept, _ = removable(found.coupling)
     total, gone = _parameters(masked, _kept_by_shrink(found.coupling, kept))
     return Explanation(tuple(_layers(found, kept)), total, gone)
@@ -177,13 +182,13 @@ class _Found:
         example_inputs: ExampleInputs,
         include: Sequence[Selector],
         exclude: Sequence[Selector],
-        round_to: int,
+        pattern: Channels,
         min_kept: int,
     ) -> _Found:
         chosen = bool(include)
         try:
-            read = Channels(
-                model, example_inputs, include=include, exclude=exclude, round_to=round_to, min_kept=min_kept
+            read = ChannelFamilies(
+                model, example_inputs, include=include, exclude=exclude, pattern=pattern, min_kept=min_kept
             )
         except ValueError as error:
             nothing_to_prune = isinstance(error, ChannelError) or not list(model.parameters())
@@ -191,7 +196,7 @@ class _Found:
                 raise
             coupling = couple(trace(model, example_inputs))
             protected = [replace(each, reason=each.reason or _NOT_INCLUDED) for each in families(coupling)]
-            return cls(coupling, protected, frozenset(), chosen, round_to, min_kept)
+            return cls(coupling, protected, frozenset(), chosen, pattern.round_to, max(1, min_kept))
         return cls(read.coupling, read.families, frozenset(read.targets), chosen, read.round_to, read.min_kept)
 
 

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
+from axes import with_loss
 from prunus.errors import ChannelError
 from prunus.measuring.macs import count_macs
+from prunus.pruning import Channels, Global
 from zoo import ZOO
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,7 +48,7 @@ def test_a_budget_of_macs_is_what_running_it_counts(name: str) -> None:
     case = ZOO[name]
     model = case.make()
     before = count_macs(model, case.arguments(1)[0]).total
-    prunus.prune(model, 0.5, pattern="channel", budget="macs", example_inputs=case.example_inputs)
+    prunus.prune(model, 0.5, pattern=Channels(budget="macs"), example_inputs=case.example_inputs)
     after = count_macs(prunus.shrink(model, case.example_inputs), case.arguments(1)[0]).total
     assert 1 - after / before == pytest.approx(0.5, abs=0.02)
 
@@ -83,13 +85,13 @@ def test_only_included_layers_go(network: nn.Module) -> None:
 
 @pytest.mark.parametrize(("round_to", "sparsity"), [(2, 0.53), (4, 0.64)])
 def test_widths_are_multiples(round_to: int, sparsity: float, network: nn.Module) -> None:
-    options: dict[str, Any] = {"pattern": "channel", "example_inputs": INPUTS, "round_to": round_to}
+    options: dict[str, Any] = {"pattern": Channels(round_to), "example_inputs": INPUTS}
     masks = prunus.prune(network, sparsity, **options)
     assert len(alive(masks, "conv.weight")) % round_to == len(alive(masks, "hidden.weight")) % round_to == 0
 
 
 def test_each_layer_keeps_the_least_it_should(network: nn.Module) -> None:
-    masks = prunus.prune(network, 0.5, pattern="channel", min_kept=5, example_inputs=INPUTS)
+    masks = prunus.prune(network, 0.5, pattern="channel", scope=Global(min_kept=5), example_inputs=INPUTS)
     assert len(alive(masks, "conv.weight")) >= 5
     assert len(alive(masks, "hidden.weight")) >= 5
 
@@ -107,17 +109,15 @@ def test_heads_go_whole() -> None:
 @pytest.mark.parametrize("criterion", ["magnitude", "random", "gradient", "activation", "lamp"])
 @pytest.mark.parametrize("scope", ["global", "uniform"])
 def test_criteria_and_scopes(criterion: str, scope: str, network: nn.Module, batches: Batches) -> None:
-    options: dict[str, Any] = {"loss": F.cross_entropy} if criterion == "gradient" else {}
     total = weights(network)
     masks = prunus.prune(
         network,
         0.5,
         pattern="channel",
-        criterion=criterion,
+        criterion=with_loss(criterion),
         scope=scope,
         data=batches,
         example_inputs=INPUTS,
-        **options,
     )
     masks.check(network)
     assert 1 - weights(prunus.shrink(network.eval(), INPUTS)) / total == pytest.approx(0.5, abs=0.02)
@@ -127,7 +127,7 @@ def test_a_pruner_reaches_its_target_and_goes_on_from_a_saved_state(
     make_network: Callable[[int], nn.Module], batches: Batches
 ) -> None:
     network = make_network(0)
-    options: dict[str, Any] = {"steps": 6, "every": 2, "pattern": "channel", "example_inputs": INPUTS}
+    options: dict[str, Any] = {"steps": 6, "schedule": "cubic:every=2", "pattern": "channel", "example_inputs": INPUTS}
     pruner = prunus.Pruner(network, 0.6, **options)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     earlier = pruner.masks
@@ -162,13 +162,13 @@ def test_what_was_pruned_before_stays_pruned(network: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"budget": "flops"}, "budget must be 'parameters' or 'macs', got 'flops'"),
-        ({"round_to": 0}, "round_to must be a whole number of at least 1, got 0"),
-        ({"round_to": True}, "round_to must be"),
+        ({"pattern": "channel:budget=flops"}, "budget must be 'parameters' or 'macs', got 'flops'"),
+        ({"pattern": "channel:round_to=0"}, "round_to must be at least 1, got 0"),
+        ({"pattern": "channel:width=4"}, "unknown option of pattern 'channel': 'width'.*known: budget, round_to"),
         ({"example_inputs": None}, "give example_inputs"),
-        ({"sparsity": 0.9, "min_kept": 7}, "can't be reached by whole channels"),
+        ({"sparsity": 0.9, "scope": "global:min_kept=7"}, "can't be reached by whole channels"),
         ({"exclude": ["conv", "hidden"]}, "no channel of this model may go"),
-        ({"pattern": "unstructured", "round_to": 4}, "belong to pattern 'channel'"),
+        ({"pattern": "unstructured:round_to=4"}, "unknown option of pattern 'unstructured': 'round_to'"),
     ],
 )
 @pytest.mark.parametrize("pruner", [False, True], ids=["prune", "Pruner"])

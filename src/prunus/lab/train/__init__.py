@@ -17,7 +17,7 @@ from torch import nn
 from prunus.forward import undisturbed
 from prunus.lab.data import Dataset
 from prunus.lab.recipe import PruneSection, TrainingSection
-from prunus.lab.train.gradual import calibration_batches, channel_options
+from prunus.lab.train.gradual import calibration_batches, channel_options, criterion_of
 from prunus.lab.train.journal import forget
 from prunus.lab.train.loop import DivergedError
 from prunus.lab.train.phase import Phase, Record
@@ -26,7 +26,17 @@ from prunus.lab.train.state import StateError, check_savable, load_state
 from prunus.pruning.masks import Masks
 from prunus.supported import unwrap
 
-__all__ = ["DivergedError", "Fit", "RankError", "StateError", "calibration_batches", "channel_options", "fit", "forget"]
+__all__ = [
+    "DivergedError",
+    "Fit",
+    "RankError",
+    "StateError",
+    "calibration_batches",
+    "channel_options",
+    "criterion_of",
+    "fit",
+    "forget",
+]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunus.lab.data import Dataset, batches, normalise
-from prunus.lab.recipe import CHANNEL, PruneSection
-from prunus.pruning import Pruner, criteria
+from prunus.lab.recipe import PruneSection
+from prunus.pruning import Pruner, Random
+from prunus.pruning.criteria import Criterion
 from prunus.pruning.masks import Masks
 
 
@@ -49,10 +50,17 @@ def channel_options(
         device: where it lies; where the data lies by default.
         dtype: of the image.
     """
-    if section.pattern != CHANNEL:
+    if not section.channels:
         return {}
-    image = normalise(data.train.images[:1], data.mean, data.std, dtype).to(device=device)
-    return {"example_inputs": image, "budget": section.budget, "round_to": section.round_to}
+    return {"example_inputs": normalise(data.train.images[:1], data.mean, data.std, dtype).to(device=device)}
+
+
+def criterion_of(section: PruneSection, seed: int) -> Criterion:
+    """Return a section's criterion: random numbers are a run's own, and gradients those of the cross-entropy."""
+    if section.criterion == "random":
+        return Random(seed)
+    criterion = section.method().criterion
+    return criterion.with_loss(F.cross_entropy) if criterion.needs == "gradient" else criterion
 
 
 def make_pruner(
@@ -79,23 +87,21 @@ def make_pruner(
     Raises:
         ValueError: as `Pruner`.
     """
-    needs = criteria.resolve(section.criterion).needs
+    criterion = criterion_of(section, seed)
     first = next(model.parameters())
     return Pruner(
         model,
         section.sparsity,
         steps=steps,
         schedule=section.schedule,
-        criterion=section.criterion,
+        criterion=criterion,
         pattern=section.pattern,
         scope=section.scope,
         include=section.include,
         exclude=section.exclude,
         masks=masks,
         data=calibration_batches(data, batch_size, section.calibration_batches, first.device, first.dtype)
-        if needs
+        if criterion.needs
         else None,
-        loss=F.cross_entropy if needs == "gradient" else None,
-        seed=seed,
         **channel_options(section, data, first.device, first.dtype),
     )

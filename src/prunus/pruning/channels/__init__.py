@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Size, Tensor, nn
@@ -12,7 +11,6 @@ from torch import Size, Tensor, nn
 from prunus.errors import ChannelError
 from prunus.graph import ExampleInputs, trace
 from prunus.graph.coupling import Coupling, couple
-from prunus.pruning import scopes
 from prunus.pruning.channels.families import Cost, Family, families
 from prunus.pruning.channels.masking import gone_of_masks, masks_of
 from prunus.pruning.channels.rehearsal import check_cut
@@ -20,13 +18,12 @@ from prunus.pruning.channels.scoring import unit_scores
 from prunus.pruning.finding import check_data
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
-from prunus.pruning.stats import Batch, Loss
+from prunus.pruning.patterns import Channels
+from prunus.pruning.stats import Batch
 from prunus.pruning.targets import PARAMETRIZATIONS, Selector, Target, made_plain_by, select
 from prunus.supported import unwrap
 
-__all__ = ["Budget", "ChannelError", "Channels", "Family"]
-
-Budget: TypeAlias = Literal["parameters", "macs"]
+__all__ = ["ChannelError", "ChannelFamilies", "Family"]
 
 # How far from the sparsity asked for the result may be, as a fraction of the whole: channels come in steps.
 TOLERANCE = 0.02
@@ -65,15 +62,17 @@ class Units:
         return self.scores[::stride]
 
 
-class Channels:
+_BY_DEFAULT = Channels()
+
+
+class ChannelFamilies:
     """The channels of a model, read off its graph once, and found again and again as the model trains.
 
     Args:
         model: any module that torch.export can trace.
         example_inputs: a tensor, a tuple of tensors, or argument names with tensors; the batch comes first.
         include, exclude: as `prune`: channels that these layers make are pruned, or protected.
-        budget: what the sparsity is a fraction of: the targeted weights, or the model's multiply-adds.
-        round_to: what is left of a layer's channels is a multiple of this, or all of them.
+        pattern: what the sparsity is a fraction of, and what widths are multiples of.
         min_kept: how many channels each layer keeps at least.
 
     Raises:
@@ -88,20 +87,21 @@ class Channels:
         *,
         include: Sequence[Selector] = (),
         exclude: Sequence[Selector] = (),
-        budget: str = "parameters",
-        round_to: int = 1,
+        pattern: Channels = _BY_DEFAULT,
         min_kept: int = 1,
     ) -> None:
-        _check_arguments(example_inputs, budget, round_to)
-        assert example_inputs is not None
+        if example_inputs is None:
+            raise ValueError(
+                "pattern 'channel' has to see what the model's channels are coupled with; give example_inputs, such as "
+                "example_inputs=torch.zeros(1, 3, 224, 224)"
+            )
         self.coupling = couple(trace(model, example_inputs))
         self.targets = _targets(model, self.coupling, include, exclude)
-        self.round_to = round_to
+        self.round_to, self.budget = pattern.round_to, pattern.budget
         self.min_kept = max(1, min_kept)
         excluded = set(_targets(model, self.coupling, include, ())) - set(self.targets)
         self.families = [_protected(each, set(self.targets), excluded) for each in families(self.coupling)]
-        self.cost = Cost(self.coupling, budget, list(self.targets))
-        self.budget = budget
+        self.cost = Cost(self.coupling, pattern.budget, list(self.targets))
 
     def check(self, sparsity: float, masks: Mapping[str, Tensor] | None = None) -> None:
         """Refuse a sparsity that whole channels can't reach.
@@ -122,8 +122,6 @@ class Channels:
         *,
         masks: Mapping[str, Tensor] | None = None,
         data: Iterable[Batch] | None = None,
-        loss: Loss | None = None,
-        seed: int = 0,
         strict: bool = True,
     ) -> Masks:
         """Find the masks that remove so much by whole channels; the model is not changed.
@@ -134,8 +132,6 @@ class Channels:
             sparsity: how much goes now, the method's or less.
             masks: as `prune`.
             data: as `prune`.
-            loss: as `prune`.
-            seed: as `prune`.
             strict: whether to refuse a sparsity that can't be met within two points; on the way to another it may be.
 
         Raises:
@@ -143,8 +139,8 @@ class Channels:
             TypeError, ValueError: as `prune`.
         """
         self.check(sparsity, masks)
-        check_data(method.criterion, data, loss)
-        scores = unit_scores(unwrap(model), self.coupling, self.families, method.criterion, data, loss, seed)
+        check_data(method.criterion, data)
+        scores = unit_scores(unwrap(model), self.coupling, self.families, method.criterion, data)
         units = self._units(scores, masks)
         gone = self._search(units, method, sparsity, strict=strict)
         check_cut(self.coupling, gone)
@@ -217,7 +213,7 @@ class Channels:
 
     def _counts(self, units: list[Units], method: Method, count: int) -> list[int]:
         """Return how many channels each family loses when so many go in all."""
-        spread = scopes.spread(method.scope, units, count)
+        spread = method.scope.spread(units, count)
         return [self._rounded(each.count, remove) for each, remove in zip(units, spread.remove, strict=True)]
 
     def _gone(self, units: list[Units], counts: Sequence[int]) -> Tensor:
@@ -306,18 +302,6 @@ class Channels:
     def _steps(self) -> str:
         wide = [family for family in self.families if not family.reason and family.width > 1]
         return f" ({wide[0].name!r} by {wide[0].width})" if wide else ""
-
-
-def _check_arguments(example_inputs: ExampleInputs | None, budget: str, round_to: Any) -> None:
-    if example_inputs is None:
-        raise ValueError(
-            "pattern 'channel' has to see what the model's channels are coupled with; give example_inputs, such as "
-            "example_inputs=torch.zeros(1, 3, 224, 224)"
-        )
-    if budget not in ("parameters", "macs"):
-        raise ValueError(f"budget must be 'parameters' or 'macs', got {budget!r}")
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(f"round_to must be a whole number of at least 1, got {round_to!r}")
 
 
 def _targets(

@@ -12,7 +12,7 @@ from prunus.graph.coupling import Coupling
 from prunus.pruning.channels.families import Family
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.finding import gather
-from prunus.pruning.stats import Batch, Loss, Stats
+from prunus.pruning.stats import Batch, Stats
 from prunus.pruning.targets import Target, named
 
 
@@ -22,8 +22,6 @@ def unit_scores(
     groups: Sequence[Family],
     criterion: Criterion,
     data: Iterable[Batch] | None,
-    loss: Loss | None,
-    seed: int,
 ) -> list[Tensor]:
     """Return a score for each channel of each family, float64, on the CPU.
 
@@ -37,14 +35,12 @@ def unit_scores(
         groups: the families.
         criterion: as `prune`.
         data: as `prune`.
-        loss: as `prune`.
-        seed: as `prune`.
 
     Raises:
         ValueError: weights or scores are NaN, or what the criterion needs is missing.
     """
     weights = _weights(model, coupling, criterion)
-    known = gather(model, weights, criterion, data, loss, seed)
+    known = gather(model, weights, criterion, data)
     totals = torch.zeros(coupling.num_classes, dtype=torch.float64)
     for name, target in weights.items():
         scores = _scores(target, criterion, known[name])
