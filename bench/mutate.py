@@ -46,6 +46,7 @@ import prunus
 from _guarded_memory import guarded_memory, preload
 from _mutations import safetensors_mutations, text_mutations
 from prunus import packing as pack
+from prunus.compiling import load_program
 from prunus.files import write_json
 from prunus.lab import recipe
 from prunus.machine import machine
@@ -142,7 +143,7 @@ def outputs_of(path: Path) -> list[torch.Tensor]:
         AssertionError: it computes something else the second time, in memory that was filled with something else.
     """
     with guarded_memory(0):
-        program = prunus.load_program(path, tune=False)
+        program = load_program(path, tune=False)
     results = []
     for place in (0, 1):
         with guarded_memory(place):

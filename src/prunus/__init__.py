@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunus import packing, torch_prune
-    from prunus.compiling import Program, compile, load_program
+    from prunus.compiling import Program, compile, load
     from prunus.errors import (
         ChannelError,
         CompileError,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prunus.lab import data, models
     from prunus.measuring import compare, measure
     from prunus.measuring.receipt import Receipt
-    from prunus.packing import load, save
+    from prunus.packing import save
     from prunus.pruning import Pruner, prune
     from prunus.pruning.criteria import criterion
     from prunus.pruning.masks import Masks, plain_state_dict
@@ -56,7 +56,6 @@ __all__ = [
     "explain",
     "export",
     "load",
-    "load_program",
     "measure",
     "models",
     "packing",
@@ -89,8 +88,7 @@ _MODULE_OF = {
     "criterion": "prunus.pruning.criteria",
     "explain": "prunus.shrinking.explaining",
     "export": "prunus.exporting",
-    "load": "prunus.packing",
-    "load_program": "prunus.compiling",
+    "load": "prunus.compiling",
     "measure": "prunus.measuring",
     "plain_state_dict": "prunus.pruning.masks",
     "prune": "prunus.pruning",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
+from prunus.compiling import load_program
 from prunus.errors import CompileError, ProgramError
 
 
@@ -62,8 +63,8 @@ def test_one_sample_that_becomes_several_outputs_is_refused() -> None:
 
 def test_a_fixed_batch_is_kept_in_the_file(tmp_path: Path) -> None:
     model, images = Pinned(PINNED["view"](2)).eval(), torch.randn(2, 1, 6, 6)
-    prunus.compile(model, images, tune=False).save(tmp_path / "program.safetensors")
-    program = prunus.load_program(tmp_path / "program.safetensors", tune=False)
+    prunus.compile(model, images, tune=False).save(tmp_path / "compiled.program")
+    program = load_program(tmp_path / "compiled.program", tune=False)
     assert program.fixed_batch == 2
     torch.testing.assert_close(program(images), model(images).detach(), rtol=0, atol=1e-5)
     with pytest.raises(ProgramError, match="takes batches of 2 only"):

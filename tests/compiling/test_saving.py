@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
-from prunus.compiling import storing
+from prunus.compiling import load_program, storing
 from prunus.compiling.checking import check
 from prunus.compiling.lowering import lower
 from prunus.errors import ProgramError
@@ -34,8 +34,8 @@ from zoo import ZOO
 def test_a_saved_program_computes_the_same(name: str, tmp_path: Path) -> None:
     case = ZOO[name]
     program = prunus.compile(case.make(), case.example_inputs, tune=False)
-    program.save(tmp_path / "program.safetensors")
-    again = prunus.load_program(tmp_path / "program.safetensors", tune=False)
+    program.save(tmp_path / "compiled.program")
+    again = load_program(tmp_path / "compiled.program", tune=False)
     args, kwargs = case.arguments(5)
     one, other = (_pytree.tree_leaves(each(*args, **kwargs)) for each in (program, again))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -69,7 +69,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_loads_in_another_process_without_the_model(saved: Path) -> None:
     code = (
-        "import sys, torch, prunus; p = prunus.load_program(sys.argv[1], tune=False); "
+        "import sys, torch; from prunus.compiling import load_program; p = load_program(sys.argv[1], tune=False); "
         "torch.manual_seed(1); print(p(torch.randn(3, 3, 12, 12))['logits'].double().sum().item())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True)
@@ -85,13 +85,13 @@ def test_the_file_holds_only_nonzero_weights(tmp_path: Path) -> None:
 
 def test_no_file_and_other_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no program at .*; Program\.save writes one"):
-        prunus.load_program(tmp_path / "none.safetensors")
+        load_program(tmp_path / "none.safetensors")
     safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
     with pytest.raises(ProgramError, match="not in the format 'prunus program 1'"):
-        prunus.load_program(tmp_path / "weights.safetensors")
+        load_program(tmp_path / "weights.safetensors")
     (tmp_path / "text.safetensors").write_bytes(b"not a program")
     with pytest.raises(ProgramError, match="holds no program"):
-        prunus.load_program(tmp_path / "text.safetensors")
+        load_program(tmp_path / "text.safetensors")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -185,10 +185,10 @@ def test_what_would_read_outside_is_refused(kind: str, change: dict[str, object]
 def test_a_number_of_threads_that_no_call_can_have(saved: Path, tmp_path: Path) -> None:
     for threads in (0, -1, 1025):
         with pytest.raises(ValueError, match="threads must be a whole number from 1 to 1024"):
-            prunus.load_program(saved, threads=threads)
+            load_program(saved, threads=threads)
     path = _forged(saved, tmp_path / "threads.safetensors", lambda told: told.update(threads=2**30))
     with pytest.raises(ProgramError, match="that no program has"):
-        prunus.load_program(path)
+        load_program(path)
 
 
 def _forged(saved: Path, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -231,7 +231,7 @@ def test_a_small_file_that_asks_for_much_memory_is_refused_before_any_is_taken(
     tracemalloc.start()  # numpy tells it what it takes
     try:
         with pytest.raises(ProgramError, match=r"over the limit of 402,653,184 for a file of .* give max_bytes="):
-            prunus.load_program(path, tune=False)
+            load_program(path, tune=False)
         assert tracemalloc.get_traced_memory()[1] < 32 << 20
     finally:
         tracemalloc.stop()
@@ -247,7 +247,7 @@ def test_zeros_around_and_columns_of_strides_count_as_memory(tmp_path: Path) -> 
         told["net"]["boxes"][-1][1] = [1, 2, 2]
 
     with pytest.raises(ProgramError, match="over the limit"):
-        prunus.load_program(_forged(tmp_path / "p.safetensors", tmp_path / "wide.safetensors", spread), tune=False)
+        load_program(_forged(tmp_path / "p.safetensors", tmp_path / "wide.safetensors", spread), tune=False)
 
 
 def test_damage_is_noticed(saved: Path, tmp_path: Path) -> None:
@@ -256,13 +256,13 @@ def test_damage_is_noticed(saved: Path, tmp_path: Path) -> None:
         changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         (tmp_path / "changed.safetensors").write_bytes(changed)
         with pytest.raises(ProgramError, match="what it holds is not what was written"):
-            prunus.load_program(tmp_path / "changed.safetensors", tune=False)
+            load_program(tmp_path / "changed.safetensors", tune=False)
 
 
 def test_a_file_of_the_first_version_had_no_checksum(saved: Path, tmp_path: Path) -> None:
     tensors, metadata = load_with_metadata(saved)
     save_tensors(tmp_path / "old.safetensors", tensors, {"program": metadata["program"]})
-    assert prunus.load_program(tmp_path / "old.safetensors", tune=False)
+    assert load_program(tmp_path / "old.safetensors", tune=False)
 
 
 @pytest.mark.parametrize("name", ["format", "net", "structure", "dtype", "threads", "batch"])
@@ -272,7 +272,7 @@ def test_any_part_may_be_missing_or_of_another_kind(name: str, value: Any, saved
         if value == 7 and name in ("threads", "batch"):
             continue
         with pytest.raises(ProgramError, match="can't be loaded"):
-            prunus.load_program(_forged(saved, tmp_path / "p.safetensors", change), tune=False)
+            load_program(_forged(saved, tmp_path / "p.safetensors", change), tune=False)
 
 
 @pytest.mark.parametrize("constants", [["1e308", "-inf"], ["nan", "inf"], ["-1e308", "1e308"], ["1e-320", "-0.0"]])
@@ -280,14 +280,14 @@ def test_constants_of_functions_may_be_any_numbers(constants: list[str], saved: 
     def clamped(told: dict[str, Any]) -> None:
         _first(told, "contract").update(activation={"function": "clamp", "constants": constants})
 
-    program = prunus.load_program(_forged(saved, tmp_path / "p.safetensors", clamped), tune=False)
+    program = load_program(_forged(saved, tmp_path / "p.safetensors", clamped), tune=False)
     assert program(torch.randn(2, 3, 12, 12))["logits"].shape == (2, 5)
 
 
 def test_max_bytes_is_what_a_program_may_take(saved: Path) -> None:
     with pytest.raises(ProgramError, match="over the limit of 1,000 for a file"):
-        prunus.load_program(saved, tune=False, max_bytes=1000)
-    prunus.load_program(saved, tune=False, max_bytes=10 << 20)
+        load_program(saved, tune=False, max_bytes=1000)
+    load_program(saved, tune=False, max_bytes=10 << 20)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_header_that_is_no_plain_json_is_refused(text: str, tmp_path: Path) ->
     header = {"prunus": json.dumps({"program": text})}
     safetensors.torch.save_file({"0": torch.ones(1)}, tmp_path / "p.safetensors", header)
     with pytest.raises(ProgramError, match="its header can't be read"):
-        prunus.load_program(tmp_path / "p.safetensors")
+        load_program(tmp_path / "p.safetensors")
 
 
 def _places(tree: object, path: tuple[object, ...] = ()) -> object:

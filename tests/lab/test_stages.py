@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import prunus
+from prunus.compiling import load_program
 from prunus.files import load_tensors
 from prunus.lab import models, recipe, stages
 from prunus.measuring.receipt import Receipt
@@ -96,7 +97,7 @@ def test_the_packed_file_is_the_finetuned_model_without_what_cannot_matter(finis
 
 def test_the_program_in_the_folder_computes_what_the_packed_model_does(finished: stages.SeedRun) -> None:
     images = torch.randn(70, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    program = prunus.load_program(finished.folder / "program.safetensors")
+    program = load_program(finished.folder / "compiled.program")
     expected = prunus.load(finished.folder / "model.prunus")(images)
     torch.testing.assert_close(
         program(images), expected.detach(), rtol=0, atol=1e-4 * float(expected.detach().abs().max())

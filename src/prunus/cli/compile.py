@@ -47,7 +47,7 @@ def compile(
 
     The program is built by the system's C compiler and held against the model before it is written. Each of its
     steps is shown: what it skips, how it is computed, and how much of the time it takes. In Python,
-    prunus.load_program(FILE) has it back, and calls it as the model was called.
+    prunus.load(FILE) has it back, and calls it as the model was called.
 
     \b
     Examples:
@@ -109,4 +109,4 @@ def _sentences(program: Program, out: Path | None) -> Iterator[str]:
         f"{program.difference:.1e} of the largest output."
     )
     if out is not None:
-        yield f"{str(out)!r} has {out.stat().st_size:,} bytes. To have it back: prunus.load_program({str(out)!r})"
+        yield f"{str(out)!r} has {out.stat().st_size:,} bytes. To have it back: prunus.load({str(out)!r})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prunus.compiling.building import compile
+from prunus.compiling.loading import load
 from prunus.compiling.profiling import Profile, StepFacts
 from prunus.compiling.program import Program
 from prunus.compiling.saving import load_program
@@ -18,5 +19,6 @@ __all__ = [
     "ProgramError",
     "StepFacts",
     "compile",
+    "load",
     "load_program",
 ]

@@ -186,7 +186,7 @@ class Program:
         return profile(self._parts, self._engine)
 
     def save(self, path: Path | str) -> None:
-        """Write the program to a file that `prunus.load_program` reads: whole or not at all.
+        """Write the program to a file that `prunus.load` reads: whole or not at all.
 
         The file holds operations and weights, no machine code: where it is loaded, it is built for that machine.
 
@@ -198,7 +198,7 @@ class Program:
         save(self._parts, self._engine.threads, path)
 
     def __reduce__(self) -> Any:
-        raise TypeError("a program is not pickled; write it with Program.save, read it with prunus.load_program")
+        raise TypeError("a program is not pickled; write it with Program.save, read it with prunus.load")
 
     def __repr__(self) -> str:
         batch = self.fixed_batch or "batch"

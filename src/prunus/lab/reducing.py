@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RESULT = "model.prunus"
 
 # The program that it was compiled to.
-PROGRAM = "program.safetensors"
+PROGRAM = "compiled.program"
 
 
 def make(road: Road, finetuned: nn.Module, made_from: str) -> dict[str, nn.Module]:
