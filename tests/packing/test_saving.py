@@ -281,7 +281,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("shape", [(2, 4), (1, 6, 4)])
 def test_buffers_that_a_forward_writes_to_are_saved_as_they_are(shape: tuple[int, ...], tmp_path: Path) -> None:
     model = Counting().eval()
-    prunus.save(tmp_path / "model.prunus", model, example_inputs=torch.randn(shape))
+    prunus.save(model, tmp_path / "model.prunus", torch.randn(shape))
     loaded = prunus.load(tmp_path / "model.prunus")
     assert {name: tensor.tolist() for name, tensor in loaded.state_dict().items()} == {
         name: tensor.tolist() for name, tensor in model.state_dict().items()
