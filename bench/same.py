@@ -154,7 +154,7 @@ def record(folder: Path, names: list[str], jobs: int) -> None:
     texts: dict[str, dict[str, str]] = {}
     numbers: dict[str, Tensor] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=8) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         for done, future in enumerate(as_completed([pool.submit(record_one, name) for name in names]), 1):
             name, own, values = future.result()
             texts[name] = own
