@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import PackError
-from prunus.lab import models
 from prunus.packing import layout
 from prunus.packing.dtypes import check
 from prunus.packing.errors import DamagedError
@@ -157,6 +156,8 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 def _by_name(name: str, arguments: dict[str, Any], state: Mapping[str, Tensor]) -> Described:
+    from prunus.lab import models
+
     defaults = inspect.signature(models.MODELS[name]).parameters
     told = {key: value for key, value in arguments.items() if value != defaults[key].default}
     header: dict[str, Any] = {"model": name} | ({"arguments": told} if told else {})
@@ -175,6 +176,8 @@ def _by_name(name: str, arguments: dict[str, Any], state: Mapping[str, Tensor]) 
 def _guesses(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
     """Return the arguments that may have made a model of these shapes, the likeliest first."""
     *layers, last = _LAYERS[name]
+    from prunus.lab import models
+
     defaults = inspect.signature(models.MODELS[name]).parameters
     first = next(iter(shapes.values()))
     arguments: dict[str, Any] = {
@@ -193,6 +196,8 @@ def _guesses(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[dict[
 
 
 def _on_meta(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    from prunus.lab import models
+
     with torch.device("meta"):
         return models.create(name, **arguments)
 
