@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -24,9 +25,12 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_of_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Build programs into a cache of this test run, without optimisation: what they compute does not depend on it."""
+    """Build kernels into one cache of this test run, without optimisation: what they compute does not depend on it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    folder.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNUS_CACHE", str(tmp_path_factory.mktemp("programs")))
+        patch.setenv("PRUNUS_CACHE", str(folder))
         patch.setenv("CFLAGS", "-O0")
         yield
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.compiling import tuning
-from prunus.compiling.codegen.variants import Variant
+from prunus.compiling.kernels.variants import Variant
 from sparse_models import close, sparse
 
 
@@ -45,7 +45,7 @@ def test_every_variant_computes_the_same(name: str, sparsity: float, monkeypatch
     make, shape = NETS[name]
     torch.manual_seed(0)
     model, inputs = sparse(make(), sparsity), torch.randn(11, *shape)
-    offered = tuning._variants
+    offered = tuning.variants
     seen: set[Variant] = set()
     for place in range(6):
 
@@ -55,7 +55,7 @@ def test_every_variant_computes_the_same(name: str, sparsity: float, monkeypatch
             seen.add(last)
             return [last]
 
-        monkeypatch.setattr(tuning, "_variants", chosen)
+        monkeypatch.setattr(tuning, "variants", chosen)
         program = prunus.compile(model, inputs, tune=False)
         close(program(inputs), model(inputs))
         close(program(inputs[:1]), model(inputs[:1]))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from prunus.compiling.checking import check
 from prunus.compiling.layout import Mode, Nest, nest
-from prunus.compiling.net import Contract, Net, whole
+from prunus.compiling.net import Net, whole
+from prunus.compiling.operations import Contract
 from prunus.compiling.planning import plan
 from prunus.errors import CompileError
 

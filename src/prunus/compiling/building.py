@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compiling import toolchain, tuning
+from prunus.compiling.assembling import assemble
 from prunus.compiling.batch import read_net
 from prunus.compiling.checking import check
-from prunus.compiling.codegen import source
-from prunus.compiling.codegen.numbers import DOUBLE, FLOAT, Numbers
-from prunus.compiling.codegen.source import Source
 from prunus.compiling.engine import Engine
+from prunus.compiling.kernels.library import Library, library
+from prunus.compiling.kernels.numbers import DOUBLE, FLOAT, Numbers
 from prunus.compiling.lowering.fusing import EXACT_FUSIONS, FUSIONS
 from prunus.compiling.net import Net
 from prunus.compiling.program import Parts, Program
@@ -54,11 +54,11 @@ def compile(
 ) -> Program:
     """Make a program that computes what a model computes in eval mode, and skips its zeros.
 
-    The model's graph becomes a short list of operations; these become C, which the system's compiler builds; for each
-    layer the fastest of several kernels is chosen by timing them on this machine. The program is held against the
-    model on random inputs before it is returned. What was built and measured is kept in a cache (``PRUNUS_CACHE``, else
-    in the user's cache folder), so the second time costs nothing; a cache that other users may write to is not used.
-    The model is left as it was.
+    The model's graph becomes a short list of operations, and these become calls of kernels with packed weights; for
+    each layer the fastest of several kernels is chosen by timing them on this machine. The program is compared with the
+    model on random inputs before it is returned. The kernels are the same for all models: they are built once, by the
+    system's C compiler, and kept in a cache (``PRUNUS_CACHE``, else in the user's cache folder) with what was measured;
+    no other model needs a compiler. A cache that other users may write to is not used. The model is left as it was.
 
     **Infinities and NaN.** In PyTorch, a zero weight times an infinity or NaN is NaN; a program leaves the product out,
     so its output may be finite where the model's is NaN. With ``nonfinite="raise"`` a call raises instead: every number
@@ -118,34 +118,36 @@ def compile(
     spec = graph.program.call_spec.out_spec
     assert spec is not None
     clock.lap("trace")
-    choice = tuning.measured(net, wanted, numbers, batch, say) if tune else tuning.by_rule(net, wanted, numbers)
-    clock.lap("tune")
-    say("building the program")
-    text, engine = built(net, choice, wanted, numbers, count, nonfinite)
+    kernels = library(wanted, numbers, say)
     clock.lap("build")
+    choice = (
+        tuning.measured(net, wanted, numbers, batch, kernels, say) if tune else tuning.by_rule(net, wanted, numbers)
+    )
+    clock.lap("tune")
+    engine = assembled(net, choice, wanted, numbers, kernels, count, nonfinite)
+    clock.lap("assemble")
     fixed = graph.batch
-    parts = Parts(net, choice, text, wanted, Structure.of(spec), kind, None, batch, fixed, nonfinite, {})
+    parts = Parts(net, choice, wanted, Structure.of(spec), kind, None, batch, fixed, nonfinite, {})
     apart = _difference(host, Program(parts, engine), example, choice)
     clock.lap("check")
     return Program(replace(parts, difference=apart, seconds=clock.seconds), engine)
 
 
-def built(
-    net: Net, choice: Choice, wanted: Target, numbers: Numbers, threads: int, nonfinite: str = "ignore"
-) -> tuple[Source, Engine]:
-    """Write a net's C, build it, and load it with its constants.
-
-    Raises:
-        CompileError: it can't be built.
-    """
-    text = source.write(tuning.plans_for(net, choice.block, wanted, numbers), choice.chosen, numbers, nonfinite)
-    library = toolchain.build(text.text, wanted)
-
-    def make(share: bool) -> Engine:
-        return Engine(library, text, numbers.bytes, threads, choice.most_single, share)
-
+def assembled(
+    net: Net,
+    choice: Choice,
+    wanted: Target,
+    numbers: Numbers,
+    kernels: Library,
+    threads: int,
+    nonfinite: str = "ignore",
+) -> Engine:
+    """Return a net as a program in memory."""
+    plans = tuning.plans_for(net, choice.block, wanted, numbers)
+    assembly = assemble(plans, choice.chosen, numbers, looks=nonfinite == "raise")
+    engine = Engine(kernels, assembly, threads, choice.most_single)
     sizes = [math.prod(shape) for _, shape in net.inputs.values()], [view.index.size for view in net.outputs]
-    return text, make(threads > 1 and tuning.shares_steps(make, *sizes))
+    return engine.sharing() if threads > 1 and tuning.shares_steps(engine, *sizes) else engine
 
 
 class _Clock:

@@ -169,7 +169,7 @@ def read(path: Path) -> bytes | None:
         if hasattr(os, "geteuid") and (state.st_uid != os.geteuid() or state.st_mode & _WRITABLE_BY_OTHERS):
             return None
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(_MOST_BYTES)
+            return file.read(state.st_size + 1)
     except OSError:
         return None
     finally:

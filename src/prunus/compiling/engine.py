@@ -1,38 +1,48 @@
-"""A built library with its constants and workspaces: it computes arrays at addresses."""
+"""A program in memory: constants, steps and workspaces, run by the kernels' library."""
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
 import torch
 
-from prunus.compiling.codegen.source import Source
+from prunus.compiling.assembling import Assembly
+from prunus.compiling.kernels.calls import Call
+from prunus.compiling.kernels.library import Library
 
 _ALIGNMENT = 64
 
 
-class _Context(ctypes.Structure):
-    """What C calls by the same name, in its order."""
+class _Step(ctypes.Structure):
+    """What C calls prunus_step."""
+
+    _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p))
+
+
+class _Program(ctypes.Structure):
+    """What C calls prunus_program, in its order."""
 
     _fields_ = (
-        ("weights", ctypes.c_void_p),
+        ("constants", ctypes.c_void_p),
         ("work", ctypes.c_void_p),
-        ("threads", ctypes.c_long),
-        ("most_single", ctypes.c_long),
-        ("share_steps", ctypes.c_long),
+        ("block_steps", ctypes.c_void_p),
+        ("single_steps", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("block_count", "single_count", "block", "work_bytes", "threads")),
+        *((name, ctypes.c_int64) for name in ("most_single", "share_steps")),
     )
 
 
 class Engine:
-    """Calls a program's functions; several threads may do so at once. A call releases the GIL while it computes.
+    """Calls a program; several threads may do so at once. A call releases the GIL while it computes.
 
     Args:
-        library: the built program.
-        source: what it was built from.
-        itemsize: bytes of a number.
+        library: the kernels.
+        assembly: the program.
         threads: the most a call may use.
         most_single: remainders of up to this many samples run one by one.
         share_steps: whether threads share the steps of a task where there are fewer tasks than threads.
@@ -40,21 +50,26 @@ class Engine:
 
     def __init__(
         self,
-        library: ctypes.CDLL,
-        source: Source,
-        itemsize: int,
+        library: Library,
+        assembly: Assembly,
         threads: int = 1,
         most_single: int = 0,
         share_steps: bool = False,
     ) -> None:
-        self.source, self.threads = source, threads
-        self._itemsize, self._settings = itemsize, (most_single, int(share_steps))
-        self._constants = _Memory(len(source.constants))
-        self._constants.fill(source.constants)
-        self._run = _function(library.prunus_run, 3, 1, ctypes.c_long)
-        self._call = _function(library.prunus_call, 3, 1, ctypes.c_long)
-        self._step = _function(library.prunus_step, 1, 3)
-        self._idle: list[tuple[_Memory, _Context, int]] = []  # what no call has: taking and giving are atomic
+        self.threads, self.share_steps, self._most_single = threads, share_steps, most_single
+        self._constants = _Memory(len(assembly.constants))
+        self._constants.fill(assembly.constants)
+        self._block_size = assembly.block_size
+        self._work_bytes = -(-assembly.work_bytes // _ALIGNMENT) * _ALIGNMENT
+        self._steps = [
+            steps_of(sequence.calls, library.addresses, self._constants.address)
+            for sequence in (assembly.block, assembly.single)
+        ]
+        self._operations = [assembly.block.operations, assembly.single.operations]
+        self._run = _function(library.runner.prunus_run, 3, 1, ctypes.c_long)
+        self._call = _function(library.runner.prunus_call, 3, 1, ctypes.c_long)
+        self._repeat = _function(library.runner.prunus_repeat, 3, 1)
+        self._idle: list[tuple[_Memory, _Program, int]] = []  # what no call has: taking and giving are atomic
 
     def run(self, inputs: Any, outputs: Any, batch: int) -> int:
         """Compute a batch; inputs and outputs are ctypes arrays of addresses.
@@ -75,41 +90,75 @@ class Engine:
         self._idle.append(taken)
         return nonfinite
 
-    def step_seconds(self, block: bool, step: int, times: int) -> float:
-        """Return how long one step took, on average over repeated calls."""
+    def operations_of(self, single: bool) -> Sequence[int | None]:
+        """Return, for each call of one sample or of a block, the number of the operation it belongs to in its plan."""
+        return self._operations[int(single)]
+
+    def step_seconds(self, single: bool, call: int, times: int) -> float:
+        """Return how long one call of a kernel took, on average over repeated calls."""
         taken = self._take()
-        passed = _timed(self._step, taken[2], int(block), step, times)
+        address = ctypes.addressof(self._steps[int(single)][call])
+        passed = _timed(self._repeat, self._constants.address, taken[0].address, address, times)
         self._idle.append(taken)
         return passed / times
 
-    def _take(self) -> tuple[_Memory, _Context, int]:
+    def sharing(self) -> Engine:
+        """Return the same program with threads that share steps."""
+        shared = copy.copy(self)
+        shared.share_steps, shared._idle = True, []
+        return shared
+
+    def _take(self) -> tuple[_Memory, _Program, int]:
         try:
             return self._idle.pop()
         except IndexError:
-            memory = _Memory(self.source.workspace * self._itemsize * self.threads)
-            context = _Context(self._constants.address, memory.address, self.threads, *self._settings)
-            return memory, context, ctypes.addressof(context)
+            memory = _Memory(self._work_bytes * self.threads)
+            blocks, singles = self._steps
+            program = _Program(
+                self._constants.address,
+                memory.address,
+                ctypes.addressof(blocks),
+                ctypes.addressof(singles),
+                len(blocks),
+                len(singles),
+                self._block_size,
+                self._work_bytes,
+                self.threads,
+                self._most_single,
+                int(self.share_steps),
+            )
+            return memory, program, ctypes.addressof(program)
 
 
 class Trials:
-    """Operations built to be timed, one at a time on one thread.
+    """Calls that are timed, one at a time on one thread.
 
     Args:
-        library: what `write_trials` gave, built.
-        source: what it was built from.
-        itemsize: bytes of a number.
+        library: the kernels.
+        work_bytes: of a workspace that is large enough for all of them.
     """
 
-    def __init__(self, library: ctypes.CDLL, source: Source, itemsize: int) -> None:
-        self._constants = _Memory(len(source.constants))
-        self._constants.fill(source.constants)
-        self._work = _Memory(source.workspace * itemsize)
-        self._context = _Context(self._constants.address, self._work.address, 1, 0, 0)
-        self._function = _function(library.prunus_trial, 1, 2)
+    def __init__(self, library: Library, work_bytes: int) -> None:
+        self._library = library
+        self._work = _Memory(work_bytes)
+        self._repeat = _function(library.runner.prunus_repeat, 3, 1)
 
-    def seconds(self, trial: int, times: int) -> float:
+    def prepare(self, calls: Sequence[Call], constants: bytes | bytearray) -> None:
+        """Take the calls that are timed next, and what they read."""
+        self._constants = _Memory(len(constants))
+        self._constants.fill(constants)
+        self._steps = steps_of(calls, self._library.addresses, self._constants.address)
+
+    def seconds(self, call: int, times: int) -> float:
         """Return how long one of them took, on average over repeated calls."""
-        return _timed(self._function, ctypes.addressof(self._context), trial, times) / times
+        address = ctypes.addressof(self._steps[call])
+        return _timed(self._repeat, self._constants.address, self._work.address, address, times) / times
+
+
+def steps_of(calls: Sequence[Call], addresses: Mapping[str, int], constants: int) -> Any:
+    """Return calls as an array of what C calls prunus_step."""
+    steps = [_Step(addresses[call.kernel], constants + call.arguments_at) for call in calls]
+    return (_Step * len(steps))(*steps)
 
 
 def _timed(function: Any, *arguments: int) -> float:
@@ -126,12 +175,12 @@ class _Memory:
         self._skip = -self._bytes.data_ptr() % _ALIGNMENT
         self.address = self._bytes.data_ptr() + self._skip
 
-    def fill(self, content: bytes) -> None:
+    def fill(self, content: bytes | bytearray) -> None:
         """Write to its beginning."""
         self._bytes.numpy()[self._skip : self._skip + len(content)] = numpy.frombuffer(content, numpy.uint8)
 
 
-def _function(found: Any, addresses: int, numbers: int, result: Any = None) -> Any:
-    found.argtypes = [ctypes.c_void_p] * addresses + [ctypes.c_long] * numbers
-    found.restype = result
-    return found
+def _function(function: Any, addresses: int, numbers: int, result: Any = None) -> Any:
+    function.argtypes = [ctypes.c_void_p] * addresses + [ctypes.c_long] * numbers
+    function.restype = result
+    return function

@@ -7,17 +7,39 @@ which says for each element that it wants where it lies.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy
 from numpy.typing import NDArray
+
+from prunus.errors import ProgramError
+
+if TYPE_CHECKING:
+    from prunus.compiling.arranging import Arranger
+    from prunus.compiling.kernels.calls import Call, CallWriter
+    from prunus.compiling.kernels.variants import Variant
 
 Indices: TypeAlias = NDArray[numpy.int64]
 Numbers: TypeAlias = NDArray[numpy.float64]
 Box: TypeAlias = tuple[int, int, int]
 Pair: TypeAlias = tuple[int, int]
+
+
+# Tables of numbers have 32 bits: a larger one would come out as another.
+MOST_NUMBER = 1 << 31
+
+
+def require(condition: object, message: str) -> None:
+    """Make sure of something that a file may get wrong.
+
+    Raises:
+        ProgramError: it is not so.
+    """
+    if not condition:
+        raise ProgramError(message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +75,18 @@ class Windows:
     step: int
     divisors: tuple[int, ...]
 
+    def check(self, side: int, name: str) -> None:
+        """Make sure that the windows lie inside of a side of so many rows or columns.
+
+        Raises:
+            ProgramError: they do not.
+        """
+        lengths = {len(self.start), len(self.stop), len(self.divisors)}
+        require(len(lengths) == 1 and 0 < self.step < MOST_NUMBER, f"{name!r:.40}: windows")
+        for start, stop, divisor in zip(self.start, self.stop, self.divisors, strict=True):
+            inside = 0 <= start <= side and 0 <= stop <= side
+            require(inside and 0 < divisor < MOST_NUMBER, f"{name!r:.40}: a window reads outside")
+
     @property
     def side(self) -> int | None:
         """The size of the windows if they lie side by side from the first row on; None if they do not."""
@@ -67,113 +101,50 @@ class Windows:
 
 
 @dataclass(frozen=True, eq=False)
-class Operation:
-    """What all operations have: a name to be called by, where it comes from, the value it makes and that one's box."""
+class Operation(abc.ABC):
+    """One kind of operation: what it reads and makes, its checks, its layout, its kernels, its loops.
+
+    A subclass is entered in `prunus.compiling.operations.KINDS`, and nothing else has to know of it.
+
+    Attributes:
+        name: of the layer it comes from.
+        output: number of the value it makes.
+        box: (channels, height, width) of that value.
+    """
 
     name: str
     output: int
     box: Box
 
-
-@dataclass(frozen=True, eq=False)
-class Contract(Operation):
-    """A convolution, or a linear layer as one of 1x1: weights times elements, summed, and what follows while it is hot.
-
-    output = pool(activation(weight * source + bias + residual))
-
-    Attributes:
-        source: view of shape (channels, height, width).
-        weight: (outputs, channels / groups, kernel height, kernel width).
-        bias: (outputs,).
-        grid: height and width of the output before pooling.
-        residual: view of the shape before pooling, added to the sum.
-        pool: ``("max" or "avg", height, width)`` of windows side by side.
-        kind: ``conv`` or ``linear``: what the model's author called it.
-    """
-
-    source: View
-    weight: Numbers
-    bias: Numbers
-    grid: Pair
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    groups: int = 1
-    activation: Pointwise | None = None
-    residual: View | None = None
-    pool: tuple[str, int, int] | None = None
-    kind: str = "conv"
+    @property
+    def views(self) -> list[View]:
+        """What it reads."""
+        return [value for value in vars(self).values() if isinstance(value, View)]
 
     @property
-    def nonzero(self) -> int:
-        """How many weights are not zero."""
-        return int(numpy.count_nonzero(self.weight))
+    def overwritable(self) -> list[View]:
+        """Views whose elements are all read before, or while, the output's element in the same place is written."""
+        return []
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one sample, zeros left out."""
-        return self.nonzero * self.grid[0] * self.grid[1]
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Make sure that its fields fit together; what a file says is not trusted.
 
+        Raises:
+            ProgramError: they do not.
+        """
 
-@dataclass(frozen=True, eq=False)
-class Map(Operation):
-    """A function of each element."""
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Return what it does, in a few words."""
 
-    source: View
-    pointwise: Pointwise
+    def arranged(self, arranger: Arranger) -> list[Operation]:
+        """Return it behind the copies that it needs where elements lie as the arranger says."""
+        return [self]
 
-
-@dataclass(frozen=True, eq=False)
-class Combine(Operation):
-    """Two numbers to one: ``add``, ``sub``, ``mul``, ``div``, ``maximum`` or ``minimum`` of two views of one shape.
-
-    `second` is a view, or constants of the shape of the first.
-    """
-
-    function: str
-    first: View
-    second: View | Numbers
-    activation: Pointwise | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Pool(Operation):
-    """Maximum or average over windows of a (channels, height, width) view."""
-
-    function: str
-    source: View
-    rows: Windows
-    columns: Windows
-
-
-@dataclass(frozen=True, eq=False)
-class Reduce(Operation):
-    """``mean``, ``sum``, ``amax`` or ``amin`` over the last dimension of a view of shape (outputs, elements)."""
-
-    function: str
-    source: View
-
-
-@dataclass(frozen=True, eq=False)
-class Normalize(Operation):
-    """``softmax``, ``log_softmax``, ``layer_norm`` or ``rms_norm`` along the rows of a (rows, elements) view."""
-
-    function: str
-    source: View
-    scale: Numbers | None = None
-    shift: Numbers | None = None
-    eps: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Join(Operation):
-    """Copies of views and constants beside each other.
-
-    Attributes:
-        pieces: (what, where in the output's box): arrays of one shape each.
-    """
-
-    pieces: tuple[tuple[View | Numbers, Indices], ...]
+    @abc.abstractmethod
+    def calls(self, writer: CallWriter, variant: Variant | None = None) -> list[Call]:
+        """Return the calls of kernels that compute it; `variant` is the way that was chosen, if it has several."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +162,6 @@ class Net:
     operations: tuple[Operation, ...]
     outputs: tuple[View, ...]
     boxes: Mapping[int, Box] = field(default_factory=dict)
-
-
-def views_of(operation: Operation) -> list[View]:
-    """Return what an operation reads."""
-    if isinstance(operation, Join):
-        return [piece for piece, _ in operation.pieces if isinstance(piece, View)]
-    return [value for value in vars(operation).values() if isinstance(value, View)]
 
 
 def whole(value: int, box: Box) -> View:

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy
 
+from prunus.compiling.arranging import Arranger
+from prunus.compiling.kernels.contraction import POOL_SIDE, kernel_activation
 from prunus.compiling.layout import Halo, Layout, Mode, layout
-from prunus.compiling.net import (
-    Box,
-    Contract,
-    Indices,
-    Join,
-    Net,
-    Normalize,
-    Operation,
-    Pool,
-    Reduce,
-    View,
-    Windows,
-    box_of,
-    whole,
-)
+from prunus.compiling.net import Indices, Net, Operation, View, Windows, whole
+from prunus.compiling.operations.contract import Contract
+from prunus.compiling.operations.elementwise import Elementwise, pointwise
+from prunus.compiling.operations.join import Join
+from prunus.compiling.operations.pool import Pool
 from prunus.compiling.slots import placed
 from prunus.compiling.taps import Taps, halo_of, plane, reach, step_along, steps_fit, taps_of
 from prunus.errors import CompileError
 
 # Addresses have 32 bits: in tables, and where an offset becomes numbers.
 _MOST_NUMBERS = 1 << 31
-
-# A kernel holds all outputs of a window in registers: more than so many would not fit.
-_MOST_POOLED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +41,10 @@ class Plan:
     size: int
     taps: dict[int, Taps]
 
+    def step_along(self, view: View, dim: int) -> int:
+        """Return how many numbers lie from one element of a view to the next along a dimension."""
+        return step_along(self.addresses(view), dim)
+
     def addresses(self, view: View) -> Indices:
         """Return where in the workspace the elements of a view lie."""
         return self.places[view.value] + self.layouts[view.value].addresses(view.index)
@@ -71,8 +63,7 @@ def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
         CompileError: the workspace is too large to be addressed.
     """
     planner = _Planner(net, mode)
-    operations = [each for operation in net.operations for each in planner.prepared(operation)]
-    arranged = replace(net, operations=tuple(operations), boxes=planner.boxes)
+    arranged = planner.arranged()
     layouts = {number: layout(box, planner.halos.get(number, Halo()), mode) for number, box in planner.boxes.items()}
     places, size = placed(arranged, layouts, mode, number_bytes, start)
     if size >= _MOST_NUMBERS:
@@ -82,7 +73,7 @@ def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
         )
     taps = {
         operation.output: taps_of(operation, layouts[operation.source.value], planner.splits.get(operation.output))
-        for operation in operations
+        for operation in arranged.operations
         if isinstance(operation, Contract)
     }
     return Plan(mode, arranged, layouts, places, size, taps)
@@ -102,40 +93,35 @@ def row_width(contract: Contract, mode: Mode, vector: int) -> int:
     return width
 
 
-class _Planner:
+class _Planner(Arranger):
     def __init__(self, net: Net, mode: Mode) -> None:
+        super().__init__(net)
         self.mode = mode
-        self.boxes: dict[int, Box] = dict(net.boxes)
         self.halos: dict[int, Halo] = {}
         self.splits: dict[int, int] = {}
         self.dense: set[int] = set()  # values whose rows have one element, and are read as if they were one row
-        self._next = max(self.boxes) + 1
 
-    def prepared(self, operation: Operation) -> list[Operation]:
-        """Return an operation behind the copies that it needs."""
-        if isinstance(operation, (Reduce, Normalize)) and not self._alike(operation.source):
-            return self._behind_copy(operation)
-        if isinstance(operation, Pool) and not self._regular(operation.source):
-            return self._behind_copy(operation)
-        if not isinstance(operation, Contract):
-            return [operation]
-        if operation.pool is not None and not self._pools(operation):
-            contract, pool = self._unpooled(operation)
-            return [*self.prepared(contract), *self.prepared(pool)]
+    def contraction(self, contract: Contract) -> list[Operation]:
+        """Return a contraction behind the copies that it needs, and what its kernel can't do behind it."""
+        if contract.pool is not None and not self._pools(contract):
+            contract, pool = self._unpooled(contract)
+            return [*self.contraction(contract), *pool.arranged(self)]
+        if contract.activation is not None and not kernel_activation(contract.activation)[0]:
+            contract, mapped = self._unactivated(contract)
+            return [*self.contraction(contract), mapped]
         before: list[Operation] = []
-        contract = operation
         if self.mode.single and contract.stride[1] > 1 and not is_dot(contract, self.mode):
             copy, contract = self._split(contract)
             before.append(copy)
         elif not self._fits(contract):
-            copy = self._copy(contract.name, contract.source)
+            copy = self.copy(contract.name, contract.source)
             before.append(copy)
             contract = replace(contract, source=whole(copy.output, copy.box))
         if contract.output not in self.splits:
             self._demand(contract.source.value, halo_of(contract))
             self._keep_dense(contract.source, contract)
         if contract.residual is not None and not self._rows(contract.residual, contract):
-            copy = self._copy(contract.name, contract.residual)
+            copy = self.copy(contract.name, contract.residual)
             before.append(copy)
             contract = replace(contract, residual=whole(copy.output, copy.box))
         if contract.residual is not None:
@@ -189,40 +175,42 @@ class _Planner:
         regular = regular and (channels == 1 or step % (rows * columns) == 0)
         return regular and (not self._in_vectors(contract) or self._neighbours(residual))
 
-    def _regular(self, view: View) -> bool:
+    def is_regular(self, view: View) -> bool:
         """Tell whether rows and columns of a view are equal steps in memory."""
         index, (_, rows, columns) = view.index, self.boxes[view.value]
         return steps_fit(index, rows, columns)
 
-    def _alike(self, view: View) -> bool:
+    def rows_are_alike(self, view: View) -> bool:
         """Tell whether the elements of each row of (rows, elements) lie alike, counted from the row's first."""
         _, height, width = self.boxes[view.value]
         channel, rest = numpy.divmod(view.index, height * width)
         row, column = numpy.divmod(rest, width)
         return all(bool((part - part[:, :1] == part[:1] - part[0, 0]).all()) for part in (channel, row, column))
 
-    def _behind_copy(self, operation: Reduce | Normalize | Pool) -> list[Operation]:
-        source = operation.source
-        flat = View(source.value, source.index.reshape(box_of(source.index.shape)))
-        copy = self._copy(operation.name, flat)
-        again = View(copy.output, whole(copy.output, copy.box).index.reshape(source.index.shape))
-        return [copy, replace(operation, source=again)]
-
     def _pools(self, contract: Contract) -> bool:
-        """Tell whether a contraction's kernel can pool what it computes."""
+        """Tell whether a contraction's kernel can pool what it computes, and apply its activation before."""
         assert contract.pool is not None
-        _, height, width = contract.pool
-        if height * width > _MOST_POOLED or is_dot(contract, self.mode):
-            return False
-        narrow = row_width(contract, self.mode, self.mode.vector)
-        vectors = width // math.gcd(width, narrow)
-        return not self.mode.single or -(-contract.grid[1] // narrow) % vectors == 0
+        activation = contract.activation
+        known = activation is None or bool(kernel_activation(activation)[0])
+        inside = min(contract.grid) >= POOL_SIDE and self.mode.block <= self.mode.vector
+        return contract.pool[1:] == (POOL_SIDE, POOL_SIDE) and known and inside and not is_dot(contract, self.mode)
+
+    def _unactivated(self, contract: Contract) -> tuple[Contract, Elementwise]:
+        assert contract.activation is not None
+        number = self.new(contract.box)
+        mapped = pointwise(
+            f"{contract.name} ({contract.activation.function})",
+            contract.output,
+            whole(number, contract.box),
+            contract.activation,
+        )
+        return replace(contract, output=number, activation=None), mapped
 
     def _unpooled(self, contract: Contract) -> tuple[Contract, Pool]:
         assert contract.pool is not None
         function, height, width = contract.pool
         box = (len(contract.weight), *contract.grid)
-        number = self._new(box)
+        number = self.new(box)
         rows, columns = (
             Windows(tuple(range(0, size * count, size)), tuple(range(size, size * count + 1, size)), 1, (size,) * count)
             for size, count in ((height, contract.box[1]), (width, contract.box[2]))
@@ -235,11 +223,6 @@ class _Planner:
     def _demand(self, value: int, halo: Halo) -> None:
         if halo:
             self.halos[value] = self.halos.get(value, Halo()).with_(halo)
-
-    def _copy(self, name: str, source: View) -> Join:
-        box: Box = source.index.shape
-        number = self._new(box)
-        return Join(f"{name} (copy)", number, box, ((source, whole(number, box).index),))
 
     def _split(self, contract: Contract) -> tuple[Join, Contract]:
         """Put the columns of each remainder by the stride together, so that what a row reads are neighbours again."""
@@ -256,7 +239,7 @@ class _Planner:
             if part.shape[2] < columns:
                 end = target[rest, :, :, part.shape[2] :]
                 pieces.append((numpy.zeros(end.shape), end))
-        number = self._new(box)
+        number = self.new(box)
         halo, reached = halo_of(contract), reach(contract)
         first = -(contract.padding[1] // -step) if contract.padding[1] else 0
         last = (reached[1] - contract.padding[1]) // step + contract.grid[1] - 1
@@ -265,8 +248,3 @@ class _Planner:
         return Join(f"{contract.name} (columns)", number, box, tuple(pieces)), replace(
             contract, source=View(number, target)
         )
-
-    def _new(self, box: Box) -> int:
-        self.boxes[self._next] = box
-        self._next += 1
-        return self._next - 1

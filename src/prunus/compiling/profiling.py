@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunus.compiling import tuning
-from prunus.compiling.codegen.numbers import DOUBLE, FLOAT
 from prunus.compiling.engine import Engine
-from prunus.compiling.net import Contract, Operation
+from prunus.compiling.kernels.numbers import DOUBLE, FLOAT
+from prunus.compiling.net import Operation
+from prunus.compiling.operations import Contract
 from prunus.compiling.planning import Plan
 from prunus.compiling.program import Parts
 
@@ -76,15 +77,16 @@ def profile(parts: Parts, engine: Engine) -> Profile:
 
 
 def _steps(plan: Plan, parts: Parts, engine: Engine) -> tuple[StepFacts, ...]:
-    steps = range(len(plan.net.operations))
-    taken = [
-        min(engine.step_seconds(not plan.mode.single, step, 3) for _ in range(_ROUNDS)) * 1e6 / plan.mode.block
-        for step in steps
-    ]
+    operations = plan.net.operations
+    seconds = [0.0] * len(operations)
+    for call, operation in enumerate(engine.operations_of(plan.mode.single)):
+        if operation is not None:
+            seconds[operation] += min(engine.step_seconds(plan.mode.single, call, 3) for _ in range(_ROUNDS))
+    taken = [each * 1e6 / plan.mode.block for each in seconds]
     total = sum(taken) or 1.0
     return tuple(
         _facts(operation, plan, parts, microseconds, microseconds / total)
-        for operation, microseconds in zip(plan.net.operations, taken, strict=True)
+        for operation, microseconds in zip(operations, taken, strict=True)
     )
 
 

@@ -12,7 +12,6 @@ import numpy
 import torch
 from torch import Tensor
 
-from prunus.compiling.codegen.source import Source
 from prunus.compiling.engine import Engine
 from prunus.compiling.net import Net
 from prunus.compiling.toolchain import Target
@@ -33,8 +32,7 @@ class Parts:
     Attributes:
         net: its operations.
         choice: how they are computed.
-        source: their C.
-        target: what that was built for.
+        target: what they were chosen for.
         structure: how the outputs are arranged.
         dtype: what it computes in.
         difference: the largest difference to the model that was found before it was handed out, relative to the largest
@@ -42,12 +40,11 @@ class Parts:
         batch: samples that are usual in a call: what it was tuned for.
         fixed_batch: the only number of samples that a call may have; None: any.
         nonfinite: ``ignore`` or ``raise``: see `prunus.compile`.
-        seconds: what making it took, by part: ``trace``, ``tune``, ``build``, ``check``.
+        seconds: what making it took, by part: ``trace``, ``build`` (kernels, once), ``tune``, ``assemble``, ``check``.
     """
 
     net: Net
     choice: Choice
-    source: Source
     target: Target
     structure: Structure
     dtype: torch.dtype
@@ -78,11 +75,6 @@ class Program:
         self._only = torch.Size(self._inputs[0][1][1]) if plain else None  # shape of a sample of the only input
 
     @property
-    def source(self) -> str:
-        """The C it was built from; it is given its constants when it runs. `prunus.export` writes C with them."""
-        return self._parts.source.text
-
-    @property
     def threads(self) -> int:
         """How many threads a call may use."""
         return self._engine.threads
@@ -109,7 +101,7 @@ class Program:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What making it took, in seconds: ``trace``, ``tune``, ``build``, ``check``."""
+        """What making it took, in seconds: ``trace``, ``build`` (kernels, once), ``tune``, ``assemble``, ``check``."""
         return dict(self._parts.seconds)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -188,7 +180,7 @@ class Program:
     def save(self, path: Path | str) -> None:
         """Write the program to a file that `prunus.load` reads: whole or not at all.
 
-        The file holds operations and weights, no machine code: where it is loaded, it is built for that machine.
+        The file holds operations and weights, no machine code: where it is loaded, kernels are chosen for that machine.
 
         Raises:
             ProgramError: the model's outputs are arranged in a class that a file can't hold.

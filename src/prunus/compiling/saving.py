@@ -1,4 +1,4 @@
-"""Programs in files: operations and weights, from which the C is written anew where they are loaded."""
+"""Programs in files: operations and weights, for which kernels are chosen anew where they are loaded."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor
 
 from prunus import files, strict_json
 from prunus.compiling import storing, toolchain, tuning
-from prunus.compiling.building import MOST_THREADS, NONFINITE, built, checked_threads
+from prunus.compiling.building import MOST_THREADS, NONFINITE, assembled, checked_threads
 from prunus.compiling.checking import check, num_bytes_to_plan
-from prunus.compiling.codegen.numbers import DOUBLE, FLOAT
+from prunus.compiling.kernels.library import library
+from prunus.compiling.kernels.numbers import DOUBLE, FLOAT
 from prunus.compiling.program import Parts, Program
 from prunus.errors import ProgramError
 from prunus.graph.exported.structure import PLAIN, Structure
 from prunus.machine import cores
 
-_FORMAT = "prunus program 1"
+_FORMAT, _OLD_FORMAT = "prunus program 2", "prunus program 1"
 _DEEPEST = 20
 _NO_STRUCTURE = f"its outputs must be a tensor, tuple, list or dict, at most {_DEEPEST} deep in each other"
 
@@ -102,16 +103,15 @@ def load_program(
         raise ProgramError(f"{str(path)!r} can't be loaded: {error}") from error
     dtype = torch.float64 if header["dtype"] == "float64" else torch.float32
     count = min(header["threads"], cores()) if chosen is None else chosen
+    kernels = library(wanted, numbers, lambda _: None)
     choice = (
-        tuning.measured(net, wanted, numbers, header["batch"], lambda _: None)
+        tuning.measured(net, wanted, numbers, header["batch"], kernels, lambda _: None)
         if tune
         else tuning.by_rule(net, wanted, numbers)
     )
-    text, engine = built(net, choice, wanted, numbers, count, header["nonfinite"])
+    engine = assembled(net, choice, wanted, numbers, kernels, count, header["nonfinite"])
     batch, fixed = header["batch"], header["fixed_batch"]
-    return Program(
-        Parts(net, choice, text, wanted, structure, dtype, None, batch, fixed, header["nonfinite"], {}), engine
-    )
+    return Program(Parts(net, choice, wanted, structure, dtype, None, batch, fixed, header["nonfinite"], {}), engine)
 
 
 class _Memory:
@@ -146,18 +146,17 @@ def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str
         header = strict_json.parse(text)
     except strict_json.FieldError as error:
         raise ProgramError(f"its header can't be read ({error})") from error
-    # the first version had no checksum
-    if metadata.keys() > {"program"} and metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
-        raise ProgramError("what it holds is not what was written; copy it anew")
+    if isinstance(header, dict) and header.get("format") == _OLD_FORMAT:
+        raise ProgramError("it was written by prunus 0.1, whose programs are not read any more; compile the model anew")
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
-    for name, value in (("fixed_batch", None), ("nonfinite", "ignore")):  # files of earlier versions have neither
-        header.setdefault(name, value)
+    if metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
+        raise ProgramError("what it holds is not what was written; copy it anew")
     limits = {"threads": MOST_THREADS, "batch": 2**31}
     numbers = all(type(header.get(name)) is int and 0 < header[name] <= most for name, most in limits.items())
-    fixed = header["fixed_batch"]
+    fixed = header.get("fixed_batch", 0)
     numbers = numbers and (fixed is None or (type(fixed) is int and 0 < fixed <= limits["batch"]))
-    if header.get("dtype") not in ("float32", "float64") or header["nonfinite"] not in NONFINITE or not numbers:
+    if header.get("dtype") not in ("float32", "float64") or header.get("nonfinite") not in NONFINITE or not numbers:
         raise ProgramError(
             "its header has a dtype, threads, batch, fixed_batch or nonfinite that no program has; copy it anew"
         )

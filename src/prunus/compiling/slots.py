@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.compiling.layout import Layout, Mode
-from prunus.compiling.net import Net, views_of
+from prunus.compiling.net import Net
 
 # Workspaces begin at, and slots are multiples of, so many bytes: a cache line.
 ALIGNMENT = 64
@@ -17,7 +17,7 @@ def placed(
     Where there are zeros around, only values laid out alike share: nobody writes the zeros again.
     """
     unit = ALIGNMENT // number_bytes
-    last = {view.value: step for step, each in enumerate(net.operations) for view in views_of(each)}
+    last = {view.value: step for step, each in enumerate(net.operations) for view in each.views}
     last |= {view.value: len(net.operations) for view in net.outputs}
     free: dict[object, list[int]] = {}
     places: dict[int, int] = {}
@@ -41,7 +41,7 @@ def placed(
         place(number)
     for step, operation in enumerate(net.operations):
         place(operation.output)
-        for number in {view.value for view in views_of(operation)} | {operation.output}:
+        for number in {view.value for view in operation.views} | {operation.output}:
             if last.get(number, step) == step:
                 free[key(number)].append(places[number])
     return places, top

@@ -17,28 +17,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from prunus.compiling.net import (
-    Combine,
-    Contract,
-    Indices,
-    Join,
-    Map,
-    Net,
-    Normalize,
-    Numbers,
-    Operation,
-    Pointwise,
-    Pool,
-    Reduce,
-    View,
-    Windows,
-)
+from prunus.compiling.net import Indices, Net, Numbers, Operation, Pointwise, View, Windows
+from prunus.compiling.operations import KINDS
+from prunus.compiling.operations.elementwise import Step
 from prunus.errors import ProgramError
 from prunus.files import content_hash
-
-KINDS: Mapping[str, type[Operation]] = {
-    kind.__name__.lower(): kind for kind in (Contract, Map, Combine, Pool, Reduce, Normalize, Join)
-}
 
 # Bytes of a number of an array; what names a tensor in a file; what is filled from a shape that the file tells.
 _ITEM = 8
@@ -141,7 +124,9 @@ class _Encoder:
         if isinstance(value, numpy.ndarray):
             return self._index(value) if value.dtype == numpy.int64 else self._numbers(value)
         if isinstance(value, Pointwise):
-            return {"function": value.function, "constants": [repr(each) for each in value.constants]}
+            return {"function": value.function, "constants": _texts(value.constants)}
+        if isinstance(value, Step):
+            return {"function": value.function, "operands": value.operands, "constants": _texts(value.constants)}
         if isinstance(value, Windows):
             return {"start": value.start, "stop": value.stop, "step": value.step, "divisors": value.divisors}
         if isinstance(value, tuple):
@@ -189,6 +174,9 @@ class _Decoder:
             return tree
         if "view" in tree:
             return View(int(tree["view"]), self.value(tree["index"]))
+        if "operands" in tree:
+            operands = tuple(map(int, tree["operands"]))
+            return Step(str(tree["function"]), operands, tuple(map(float, tree["constants"])))
         if "constants" in tree:
             return Pointwise(str(tree["function"]), tuple(map(float, tree["constants"])))
         if "divisors" in tree:
@@ -213,6 +201,11 @@ class _Decoder:
         if tensor.is_floating_point() != (dtype is numpy.float64):
             raise ProgramError(f"tensor {name!r:.20} is of {tensor.dtype}")
         return tensor.numpy().astype(dtype)
+
+
+def _texts(numbers: tuple[float, ...]) -> list[str]:
+    """Return numbers as text that holds all of their digits, and infinities, which JSON doesn't."""
+    return [repr(number) for number in numbers]
 
 
 def _affine(shape: tuple[int, ...], base: int, strides: list[int]) -> Indices:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy
 
 from prunus.compiling.layout import Halo, Layout
-from prunus.compiling.net import Contract, Indices
+from prunus.compiling.net import Indices
+from prunus.compiling.operations.contract import Contract
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,19 +7,24 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
+import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunus.compiling import cache
 from prunus.errors import CompileError
+from prunus.machine import machine
 
-# For how long a compiler may take over one program, in seconds.
+# For how long a compiler may take over one library, in seconds.
 _PATIENCE = 600
 
 _FLAGS = ("-std=gnu99", "-O2", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
@@ -106,7 +111,7 @@ def _started(command: tuple[str, ...]) -> Compiler | None:
 
 
 def target(name: str = "native") -> Target:
-    """Return what to build for: this machine, or a named kind of vector instructions.
+    """Return what to build for: this machine, or a named kind of vector instructions; a compiler is asked once.
 
     Raises:
         ValueError: there is no such target.
@@ -116,16 +121,27 @@ def target(name: str = "native") -> Target:
         from prunus.registry import unknown_name
 
         raise unknown_name("target", name, TARGETS)
-    found = compiler()
+    path = cache.private_folder() / f"target-{_key(name)}.json"
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        kind, flags = json.loads(cache.read(path) or b"null")
+        if name in ("native", kind) and all(isinstance(flag, str) for flag in flags):
+            return Target(kind, tuple(flags), *_KINDS[kind][2:])
+    wanted = _found_target(name)
+    cache.write(path, json.dumps([wanted.name, wanted.flags]).encode())
+    return wanted
+
+
+def _found_target(name: str) -> Target:
+    host = compiler()
     if name != "native":
         flags, macro, size, registers = _KINDS[name]
-        if macro and not (macro in _macros(found, flags) and macro in _native(found)[1]):
+        if macro and not (macro in _macros(host, flags) and macro in _native(host)[1]):
             raise CompileError(
-                f"target {name!r} can't be used: the compiler {found.version!r} doesn't know it, or this machine can't "
+                f"target {name!r} can't be used: the compiler {host.version!r} doesn't know it, or this machine can't "
                 "run it; leave target out to build for this machine"
             )
         return Target(name, flags, size, registers)
-    native, macros = _native(found)
+    native, macros = _native(host)
     kind = next((kind for kind, (_, macro, *_) in _KINDS.items() if not macro or macro in macros), "scalar")
     return Target(kind, native, *_KINDS[kind][2:])
 
@@ -158,36 +174,72 @@ def _macros(found: Compiler, flags: tuple[str, ...]) -> frozenset[str]:
     return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define"))
 
 
-def build(text: str, wanted: Target) -> ctypes.CDLL:
-    """Build C into a library and load it, or load that which was built from the same text before.
+def build(texts: Sequence[str], wanted: Target, say: Callable[[str], None]) -> list[ctypes.CDLL]:
+    """Build C into libraries and load them, or load those that were built from the same texts before.
 
-    Two processes may build the same at once: each writes a file of its own, and puts it in place whole.
+    A compiler is needed only for what has not been built. Two processes may build the same at once: each writes a file
+    of its own, and puts it in place whole.
+
+    Args:
+        texts: one for each library.
+        wanted: what is built for.
+        say: called with a line of text as each has been built.
 
     Raises:
         MissingCompilerError: there is no compiler.
-        CompileError: the compiler refuses the text, or the cache can't be written or loaded from.
+        CompileError: the compiler refuses a text, or the cache can't be written or loaded from.
     """
-    found = compiler()
-    features = ",".join(sorted(_macros(found, wanted.flags)))
-    key = "\0".join([text, found.version, *found.command, *wanted.flags, *_FLAGS, *own_flags(), features])
     folder = cache.private_folder()
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.so"
-    kept = cache.read_library(path)
-    if kept is not None:
-        with contextlib.suppress(OSError):  # what another machine built for itself is built anew
-            return _load(kept, path)
+    paths = [folder / f"{_key(text, *wanted.flags, *_FLAGS)}.so" for text in texts]
+    kept = [_kept(path) for path in paths]
+    missing = [number for number, library in enumerate(kept) if library is None]
+    if missing:
+        host = compiler()
+        say(f"building kernels for this machine, once: 0 of {len(texts)}")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler is a process of its own
+            made = pool.map(lambda number: _compile(texts[number], host, wanted, folder), missing)
+            for done, (number, content) in enumerate(
+                zip(missing, made, strict=True), start=len(texts) - len(missing) + 1
+            ):
+                cache.write_library(paths[number], content)
+                kept[number] = _loaded_or_refused(content, paths[number])
+                say(f"building kernels for this machine, once: {done} of {len(texts)}")
+    return [library for library in kept if library is not None]
+
+
+def _kept(path: Path) -> ctypes.CDLL | None:
+    """Return a library that was built before; what can't be loaded is built anew."""
+    content = cache.read_library(path)
+    if content is not None:
+        with contextlib.suppress(OSError):
+            return _load(content, path)
+    return None
+
+
+def _loaded_or_refused(content: bytes, path: Path) -> ctypes.CDLL:
     try:
-        built = _compile(text, found, wanted, folder)
-    except OSError as error:
-        raise cache.unusable(folder, error) from error
-    cache.write_library(path, built)
-    try:
-        return _load(built, path)
+        return _load(content, path)
     except OSError as error:
         raise CompileError(
-            f"the built program {str(path)!r} can't be loaded ({error}); if no programs may run from that folder, set "
+            f"the built kernels {str(path)!r} can't be loaded ({error}); if no programs may run from that folder, set "
             "PRUNUS_CACHE to another"
         ) from error
+
+
+def _key(*parts: str) -> str:
+    """Return a name for what is built from some parts on this machine: others may share the cache."""
+    text = "\0".join([*parts, *own_flags(), platform.machine(), _features()])
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+@functools.lru_cache(maxsize=1)
+def _features() -> str:
+    """Return what tells the processor's instructions from those of others of its name, without a compiler."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        wanted = ("flags", "Features", "CPU implementer", "CPU part", "model", "cpu family", "vendor_id")
+        return "\n".join(sorted({line for line in lines if line.partition(":")[0].strip() in wanted}))
+    return machine().processor
 
 
 # (where a library is kept, SHA-256) -> the library: it is loaded once in a process, as its threads are made once.
@@ -211,17 +263,21 @@ def own_flags() -> list[str]:
 
 
 def _compile(text: str, found: Compiler, wanted: Target, where: Path) -> bytes:
-    with tempfile.TemporaryDirectory(dir=where, prefix=".build-") as folder:
-        source = Path(folder) / "program.c"
+    try:
+        folder_of_build = tempfile.TemporaryDirectory(dir=where, prefix=".build-")
+    except OSError as error:
+        raise cache.unusable(where, error) from error
+    with folder_of_build as folder:
+        source = Path(folder) / "kernels.c"
         source.write_text(text, encoding="utf-8")
-        built = Path(folder) / "program.so"
+        built = Path(folder) / "kernels.so"
         flags = (*_FLAGS, *wanted.flags, *own_flags())
         command = [*found.command, *flags, "-o", str(built), str(source), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except subprocess.TimeoutExpired as error:
-            raise CompileError(f"the C compiler took more than {_PATIENCE} s over the program") from error
+            raise CompileError(f"the C compiler took more than {_PATIENCE} s over the kernels") from error
         if done.returncode != 0 or not built.is_file():
             said = done.stderr.strip()[:2000] or f"exit code {done.returncode}"
-            raise CompileError(f"the C compiler {found.version!r} can't build the program: {said}")
+            raise CompileError(f"the C compiler {found.version!r} can't build the kernels: {said}")
         return built.read_bytes()

@@ -8,26 +8,27 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from prunus.compiling import cache, storing, toolchain
-from prunus.compiling.codegen import source
-from prunus.compiling.codegen.numbers import Numbers
-from prunus.compiling.codegen.source import Trial
-from prunus.compiling.codegen.variants import Variant, variants
 from prunus.compiling.engine import Engine, Trials
+from prunus.compiling.kernels.calls import CallWriter
+from prunus.compiling.kernels.library import Library
+from prunus.compiling.kernels.numbers import Numbers
+from prunus.compiling.kernels.variants import Variant, variants
+from prunus.compiling.kernels.writing import Constants
 from prunus.compiling.layout import Mode
-from prunus.compiling.net import Contract, Net
+from prunus.compiling.net import Net, Operation
+from prunus.compiling.operations import Contract
 from prunus.compiling.planning import Plan, plan
 from prunus.compiling.toolchain import Target
 from prunus.machine import machine
 
 # Part of what is remembered: whatever changes the kernels makes old measurements worthless.
-_VERSION = 5
+_VERSION = 6
 
 # How many ways of computing a contraction are tried, and in how many rounds.
 _MOST_TRIED = 4
@@ -35,7 +36,9 @@ _ROUNDS = 5
 
 # What one measurement should last at least, and all those of one trial at most, in seconds.
 _LEAST_SECONDS = 50e-6
-_MOST_SECONDS = 0.05
+_MOST_SECONDS = 0.02
+# A way that is so many times slower than the best at first is not tried again.
+_HOPELESS = 1.2
 
 # Threads that share each step wait for each other after each: it has to pay.
 _WORTH_SHARING = 0.9
@@ -77,7 +80,7 @@ def by_rule(net: Net, target: Target, numbers: Numbers) -> Choice:
     """Choose without measuring: what needs the fewest cycles by count, a block being one vector."""
     vector = target.bytes // numbers.bytes
     chosen = {
-        (each.mode.name, operation.output): _variants(operation, each, target, numbers)[0]
+        (each.mode.name, operation.output): variants(operation, each, target.registers)[0]
         for each in plans_for(net, vector, target, numbers)
         for operation in each.net.operations
         if isinstance(operation, Contract)
@@ -85,7 +88,9 @@ def by_rule(net: Net, target: Target, numbers: Numbers) -> Choice:
     return Choice(vector, chosen, vector // 4)
 
 
-def measured(net: Net, target: Target, numbers: Numbers, batch: int, say: Callable[[str], None]) -> Choice:
+def measured(
+    net: Net, target: Target, numbers: Numbers, batch: int, library: Library, say: Callable[[str], None]
+) -> Choice:
     """Choose by measurement, or return what was measured before for the same net on the same machine.
 
     Args:
@@ -93,11 +98,11 @@ def measured(net: Net, target: Target, numbers: Numbers, batch: int, say: Callab
         target: what is built for.
         numbers: what is computed in.
         batch: samples that are usual in a call: a block is no larger.
+        library: the kernels.
         say: called with a line of text before each measurement.
     """
-    compiler = toolchain.compiler()
     own = machine().processor
-    key = storing.digest(net, _VERSION, target, numbers, batch, own, compiler, *toolchain.own_flags())
+    key = storing.digest(net, _VERSION, target, numbers, batch, own, *toolchain.own_flags())
     remembered = cache.private_folder() / f"{key}.json"
     found = _read(remembered, net, target, numbers, batch)
     if found is not None:
@@ -105,7 +110,7 @@ def measured(net: Net, target: Target, numbers: Numbers, batch: int, say: Callab
     if not net.operations:
         return by_rule(net, target, numbers)
     found = min(
-        (_tuned(net, block, target, numbers, say) for block in _blocks(net, target, numbers, batch)),
+        (_tuned(net, block, target, numbers, library, say) for block in _blocks(net, target, numbers, batch)),
         key=lambda each: each[1],
     )[0]
     cache.write(remembered, json.dumps(_to_json(found), allow_nan=False).encode())
@@ -122,64 +127,60 @@ def _blocks(net: Net, target: Target, numbers: Numbers, batch: int) -> list[int]
     return [vector * lanes for lanes in (1, 2, 4) if lanes == 1 or vector * lanes <= batch]
 
 
-def _variants(operation: Contract, each: Plan, target: Target, numbers: Numbers) -> list[Variant]:
-    return variants(operation, each.mode, target.registers, target.bytes // numbers.bytes)
-
-
-def _tuned(net: Net, block: int, target: Target, numbers: Numbers, say: Callable[[str], None]) -> tuple[Choice, float]:
+def _tuned(
+    net: Net, block: int, target: Target, numbers: Numbers, library: Library, say: Callable[[str], None]
+) -> tuple[Choice, float]:
     """Return the best choice for one size of blocks, and the seconds it takes for each sample of a block."""
     plans = plans_for(net, block, target, numbers)
-    trials = [_trials(each, target, numbers) for each in plans]
-    say(f"trying {sum(map(len, trials))} kernels in blocks of {block}")
-    texts = [source.write_trials(each, numbers) for each in trials]
-    with ThreadPoolExecutor() as pool:  # the compiler is a process of its own
-        libraries = list(pool.map(lambda text: toolchain.build(text.text, target), texts))
-    best: dict[tuple[str, int], tuple[float, Variant | None]] = {}
-    for each, text, library in zip(trials, texts, libraries, strict=True):
-        seconds = _interleaved(Trials(library, text, numbers.bytes), len(each))
-        for (plan_, operation, variant), taken in zip(each, seconds, strict=True):
-            key = plan_.mode.name, operation.output
-            best[key] = min(best.get(key, (math.inf, variant)), (taken, variant), key=lambda pair: pair[0])
-    in_block, singly = (
-        sum(taken for (mode, _), (taken, _) in best.items() if mode == each.mode.name) for each in plans
-    )
+    trials = Trials(library, plans[-1].size * numbers.bytes)
+    chosen: dict[tuple[str, int], Variant] = {}
+    totals = []
+    for each in plans:
+        total = 0.0
+        for number, operation in enumerate(each.net.operations):
+            say(f"trying kernels in {each.mode.name} mode: operation {number + 1} of {len(each.net.operations)}")
+            ways = variants(operation, each, target.registers)[:_MOST_TRIED] if isinstance(operation, Contract) else []
+            seconds = _timed(operation, ways, CallWriter(each, Constants(), numbers), trials)
+            total += min(seconds)
+            if ways:
+                chosen[each.mode.name, operation.output] = ways[seconds.index(min(seconds))]
+        totals.append(total)
+    in_block, singly = totals
     most_single = min(int(in_block / max(singly, 1e-9)), block - 1)
-    chosen = {key: variant for key, (_, variant) in best.items() if variant is not None}
     return Choice(block, chosen, most_single), in_block / block
 
 
-def _trials(each: Plan, target: Target, numbers: Numbers) -> list[Trial]:
-    """Return the operations of a plan, contractions in several ways."""
-    found: list[Trial] = []
-    for operation in each.net.operations:
-        if isinstance(operation, Contract):
-            found += [(each, operation, way) for way in _variants(operation, each, target, numbers)[:_MOST_TRIED]]
-        else:
-            found.append((each, operation, None))
-    return found
+def _timed(operation: Operation, ways: Sequence[Variant], writer: CallWriter, trials: Trials) -> list[float]:
+    """Return the seconds that each way to compute an operation takes; of its calls together, if it has one way only."""
+    choices: list[Variant | None] = [*ways] or [None]
+    calls = [call for way in choices for call in operation.calls(writer, way)]
+    trials.prepare(calls, writer.constants.data)
+    seconds = _interleaved(trials, len(calls))
+    return seconds if ways else [sum(seconds)]
 
 
 def _interleaved(trials: Trials, count: int) -> list[float]:
-    """Return the least seconds that each trial took, over rounds in random orders."""
-    once = [trials.seconds(trial, 1) for trial in range(count)]  # and it warms up
-    once = [min(before, trials.seconds(trial, 1)) for trial, before in enumerate(once)]
-    times = [max(1, math.ceil(_LEAST_SECONDS / max(taken, 1e-7))) for taken in once]
-    best = list(once)
-    order = list(range(count))
+    """Return the least seconds that each call took, over rounds in random orders."""
+    best = [trials.seconds(trial, 1) for trial in range(count)]  # and it warms up
+    best = [min(before, trials.seconds(trial, 1)) for trial, before in enumerate(best)]
+    times = [max(1, math.ceil(_LEAST_SECONDS / max(taken, 1e-7))) for taken in best]
+    spent = [0.0] * count
+    order = [trial for trial in range(count) if best[trial] <= _HOPELESS * min(best)]
     shuffle = random.Random(0).shuffle
-    for round_ in range(_ROUNDS):
+    for _ in range(_ROUNDS):
         shuffle(order)
         for trial in order:
-            if (round_ + 1) * times[trial] * once[trial] <= _MOST_SECONDS:
+            spent[trial] += times[trial] * best[trial]
+            if spent[trial] <= _MOST_SECONDS:
                 best[trial] = min(best[trial], trials.seconds(trial, times[trial]))
     return best
 
 
-def shares_steps(make: Callable[[bool], Engine], inputs: Sequence[int], outputs: Sequence[int]) -> bool:
+def shares_steps(engine: Engine, inputs: Sequence[int], outputs: Sequence[int]) -> bool:
     """Tell whether threads that share the steps of one sample are faster than one that computes it alone.
 
     Args:
-        make: of whether they share -> the engine.
+        engine: whose threads do not share.
         inputs: numbers of one sample of each input.
         outputs: likewise.
     """
@@ -189,11 +190,11 @@ def shares_steps(make: Callable[[bool], Engine], inputs: Sequence[int], outputs:
     given = (ctypes.c_void_p * len(inputs))(*addresses[: len(inputs)])
     found = (ctypes.c_void_p * len(outputs))(*addresses[len(inputs) :])
     taken = {False: math.inf, True: math.inf}
-    engines = {share: make(share) for share in taken}
+    engines = {False: engine, True: engine.sharing()}
     for _ in range(4 * _ROUNDS):
-        for share, engine in engines.items():
+        for share, candidate in engines.items():
             start = time.perf_counter()
-            engine.run(given, found, 1)
+            candidate.run(given, found, 1)
             taken[share] = min(taken[share], time.perf_counter() - start)
     return taken[True] < _WORTH_SHARING * taken[False]
 
@@ -204,7 +205,7 @@ def _to_json(choice: Choice) -> dict[str, object]:
 
 
 def _fields(variant: Variant) -> Sequence[object]:
-    return variant.rows, variant.tile, variant.width, variant.outer, variant.chains, variant.parts
+    return variant.rows, variant.tile, variant.width, variant.outer, variant.parts
 
 
 def _read(path: Path, net: Net, target: Target, numbers: Numbers, batch: int) -> Choice | None:
@@ -212,8 +213,8 @@ def _read(path: Path, net: Net, target: Target, numbers: Numbers, batch: int) ->
     try:
         tree = json.loads(cache.read(path) or b"null")
         told = {
-            (mode, number): Variant(rows, tuple(tile), width, outer, chains, parts)
-            for mode, number, rows, tile, width, outer, chains, parts in tree["chosen"]
+            (mode, number): Variant(rows, tuple(tile), width, outer, parts)
+            for mode, number, rows, tile, width, outer, parts in tree["chosen"]
         }
         block, most_single = int(tree["block"]), int(tree["most_single"])
         if block not in _blocks(net, target, numbers, batch) or most_single not in range(block):
@@ -222,7 +223,7 @@ def _read(path: Path, net: Net, target: Target, numbers: Numbers, batch: int) ->
         for each in plans_for(net, block, target, numbers):
             for operation in each.net.operations:
                 if isinstance(operation, Contract):
-                    offered, key = _variants(operation, each, target, numbers), (each.mode.name, operation.output)
+                    offered, key = variants(operation, each, target.registers), (each.mode.name, operation.output)
                     chosen[key] = offered[offered.index(told[key])]
         return Choice(block, chosen, most_single)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):

@@ -19,7 +19,8 @@ from prunus.compiling.lowering.arguments import (
     shape_of,
 )
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
-from prunus.compiling.net import Combine, Map, Numbers, Pointwise, View, box_of
+from prunus.compiling.net import Numbers, Pointwise, View, box_of
+from prunus.compiling.operations import elementwise
 
 
 @rule("batch_norm")
@@ -167,13 +168,13 @@ def combined(reader: Reader, call: Call, function: str, first: Activation, secon
             if isinstance(other, View)
             else numpy.asarray(other).reshape(-1)[order].reshape(box)
         )
-        made = reader.make(Combine(reader.title(call), reader.next_value(), box, function, one, other))
+        made = reader.make(elementwise.combined(reader.title(call), reader.next_value(), function, one, other))
         return moved(made, first.index)
     shape = tuple(one.index.shape)
     box = box_of(shape)
     one = View(one.value, one.index.reshape(box))
     other = View(other.value, other.index.reshape(box)) if isinstance(other, View) else other.reshape(box)
-    operation = Combine(reader.title(call), reader.next_value(), box, function, one, other)
+    operation = elementwise.combined(reader.title(call), reader.next_value(), function, one, other)
     return reader.shaped(operation, shape)
 
 
@@ -184,8 +185,8 @@ def mapped(reader: Reader, call: Call, source: Activation, function: Pointwise) 
     if source.index[0].numel() * 2 <= math.prod(box):  # a small part of it
         shape = tuple(source.index.shape[1:])
         small = View(source.value, source.index[0].numpy().reshape(box_of(shape)))
-        operation = Map(reader.title(call), reader.next_value(), box_of(shape), small, function)
+        operation = elementwise.pointwise(reader.title(call), reader.next_value(), small, function)
         return reader.shaped(operation, shape)
     everything = View(source.value, numpy.arange(math.prod(box), dtype=numpy.int64).reshape(box))
-    made = reader.make(Map(reader.title(call), reader.next_value(), box, everything, function))
+    made = reader.make(elementwise.pointwise(reader.title(call), reader.next_value(), everything, function))
     return moved(made, source.index)

@@ -8,18 +8,19 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import numpy
+from numpy import ndarray
 
-from prunus.compiling.net import Combine, Contract, Map, Net, Operation, Pool, View, views_of
-
-# Functions that never fall: they may be applied before a maximum as well as after.
-_RISING = ("relu", "relu6", "sigmoid", "tanh", "clamp", "leaky_relu")
+from prunus.compiling.kernels.numbers import RISING
+from prunus.compiling.net import Net, Numbers, Operation, View
+from prunus.compiling.operations import Contract, Elementwise, Pool
+from prunus.compiling.operations.elementwise import followed
 
 # (contraction, what follows it) -> both in one; None where they don't fit.
 Fusion: TypeAlias = Callable[[Contract, Operation], "Contract | None"]
 
 
 def fuse(net: Net, fusions: Sequence[Fusion]) -> Net:
-    """Return a net that computes the same with fewer operations.
+    """Return a net that computes the same with fewer operations: first into contractions, then functions in a row.
 
     Args:
         net: what is computed.
@@ -27,18 +28,10 @@ def fuse(net: Net, fusions: Sequence[Fusion]) -> Net:
     """
     operations = list(net.operations)
     keep = {view.value for view in net.outputs}
-    changed = True
-    while changed:
-        changed = False
-        readers = Counter(view.value for operation in operations for view in views_of(operation))
-        makers = {operation.output: operation for operation in operations}
-        for operation in operations:
-            found = _into_maker(operation, makers, readers, keep, fusions)
-            if found is not None:
-                gone, fused = found
-                operations = [fused if each is operation else each for each in operations if each is not gone]
-                changed = True
-                break
+    for into in (_into_contraction(fusions), _into_functions):
+        while (step := _next_fusion(operations, keep, into)) is not None:
+            gone, operation, fused = step
+            operations = [fused if each is operation else each for each in operations if each is not gone]
     return replace(net, operations=tuple(operations), boxes=_boxes(net, operations))
 
 
@@ -47,28 +40,43 @@ def _boxes(net: Net, operations: list[Operation]) -> dict[int, tuple[int, int, i
     return given | {operation.output: operation.box for operation in operations}
 
 
-def _into_maker(
-    operation: Operation,
-    makers: dict[int, Operation],
-    readers: Counter[int],
-    keep: set[int],
-    fusions: Sequence[Fusion],
-) -> tuple[Operation, Operation] | None:
-    """Return an operation that goes, and one that does its work and that of the one given."""
-    order = list(makers)
-    for view in sorted(views_of(operation), key=lambda view: -order.index(view.value) if view.value in order else 0):
-        maker = makers.get(view.value)
-        if maker is None or readers[view.value] != 1 or view.value in keep or not _is_whole(view, maker):
-            continue
-        fused: Operation | None = None
-        if isinstance(maker, Contract):
-            fused = next((found for fusion in fusions if (found := fusion(maker, operation)) is not None), None)
-        elif isinstance(maker, Combine) and isinstance(operation, Map) and maker.activation is None:
-            fused = replace(maker, activation=operation.pointwise)
-        if fused is not None:
-            box = operation.box if isinstance(operation, Pool) else maker.box
-            return maker, replace(fused, output=operation.output, box=box)
+# (what makes a value, what reads it, by which view) -> both in one; None where they don't fit.
+_Into: TypeAlias = Callable[[Operation, Operation, View], "Operation | None"]
+
+
+def _next_fusion(
+    operations: list[Operation], keep: set[int], into: _Into
+) -> tuple[Operation, Operation, Operation] | None:
+    """Return two operations, the second of which reads the first's value, and one that does the work of both."""
+    readers = Counter(view.value for operation in operations for view in operation.views)
+    makers = {operation.output: operation for operation in operations}
+    order = {value: number for number, value in enumerate(makers)}
+    for operation in operations:
+        for view in sorted(operation.views, key=lambda view: -order.get(view.value, 0)):
+            maker = makers.get(view.value)
+            if maker is None or readers[view.value] != 1 or view.value in keep or not _is_whole(view, maker):
+                continue
+            fused = into(maker, operation, view)
+            if fused is not None:
+                return maker, operation, fused
     return None
+
+
+def _into_contraction(fusions: Sequence[Fusion]) -> _Into:
+    def into(maker: Operation, operation: Operation, view: View) -> Operation | None:
+        if not isinstance(maker, Contract):
+            return None
+        fused = next((both for fusion in fusions if (both := fusion(maker, operation)) is not None), None)
+        box = operation.box if isinstance(operation, Pool) else maker.box
+        return None if fused is None else replace(fused, output=operation.output, box=box)
+
+    return into
+
+
+def _into_functions(maker: Operation, operation: Operation, view: View) -> Operation | None:
+    if not isinstance(maker, Elementwise) or not isinstance(operation, Elementwise):
+        return None
+    return followed(maker, operation, view)
 
 
 def _is_whole(view: View, maker: Operation) -> bool:
@@ -79,47 +87,54 @@ def _is_whole(view: View, maker: Operation) -> bool:
 
 def _scaled(maker: Contract, operation: Operation) -> Contract | None:
     """A factor, divisor, summand of each channel goes into weights and bias."""
-    if not isinstance(operation, Combine) or isinstance(operation.second, View) or operation.activation is not None:
+    function, _, numbers = _combined(operation)
+    if not isinstance(numbers, ndarray) or not _ends_with_sum(maker):
         return None
-    if maker.activation is not None or maker.residual is not None or maker.pool is not None:
-        return None
-    rows = operation.second.reshape(maker.box[0], -1)
+    rows = numbers.reshape(maker.box[0], -1)
     if not bool((rows == rows[:, :1]).all()):
         return None
     number = rows[:, 0]
-    if operation.function in ("add", "sub"):
-        return replace(maker, bias=maker.bias + (number if operation.function == "add" else -number))
-    if operation.function not in ("mul", "div"):
+    if function in ("add", "sub"):
+        return replace(maker, bias=maker.bias + (number if function == "add" else -number))
+    if function not in ("mul", "div"):
         return None
-    factor = number if operation.function == "mul" else 1 / number
+    factor = number if function == "mul" else 1 / number
     if not bool(numpy.isfinite(factor).all()):
         return None
     return replace(maker, weight=maker.weight * factor[:, None, None, None], bias=maker.bias * factor)
 
 
+def _combined(operation: Operation) -> tuple[str, View | None, View | Numbers | None]:
+    """Return a function of two numbers and its operands; nothing where the operation is none."""
+    combined = operation.combined if isinstance(operation, Elementwise) else None
+    return combined or ("", None, None)
+
+
+def _ends_with_sum(maker: Contract) -> bool:
+    return maker.activation is None and maker.residual is None and maker.pool is None
+
+
 def _added(maker: Contract, operation: Operation) -> Contract | None:
     """Another value of the same shape is added before the sum is stored."""
-    if not isinstance(operation, Combine) or operation.function != "add" or not isinstance(operation.second, View):
+    function, first, second = _combined(operation)
+    if function != "add" or first is None or not isinstance(second, View) or not _ends_with_sum(maker):
         return None
-    if maker.activation is not None or maker.residual is not None or maker.pool is not None:
-        return None
-    ours = operation.first.value == maker.output
-    other = operation.second if ours else operation.first
+    other = second if first.value == maker.output else first
     if other.value == maker.output:
         return None
-    other = View(other.value, other.index.reshape(maker.box))
-    return replace(maker, residual=other, activation=operation.activation)
+    return replace(maker, residual=View(other.value, other.index.reshape(maker.box)))
 
 
 def _activated(maker: Contract, operation: Operation) -> Contract | None:
     """A function of each element; after a maximum one that never falls may as well be applied before."""
-    if not isinstance(operation, Map) or maker.activation is not None:
+    pointwise = operation.pointwise if isinstance(operation, Elementwise) else None
+    if pointwise is None or maker.activation is not None:
         return None
     if maker.pool is not None:
-        slope = operation.pointwise.constants[0] if operation.pointwise.function == "leaky_relu" else 1.0
-        if maker.pool[0] != "max" or operation.pointwise.function not in _RISING or slope < 0:
+        slope = pointwise.constants[0] if pointwise.function == "leaky_relu" else 1.0
+        if maker.pool[0] != "max" or pointwise.function not in RISING or slope < 0:
             return None
-    return replace(maker, activation=operation.pointwise)
+    return replace(maker, activation=pointwise)
 
 
 def _pooled(maker: Contract, operation: Operation) -> Contract | None:

@@ -10,7 +10,8 @@ import torch
 
 from prunus.compiling.lowering.arguments import activation_of, listed, numbers_of, same_for_all_samples, shape_of
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule, swapped
-from prunus.compiling.net import Join, Numbers, View, box_of
+from prunus.compiling.net import Numbers, View, box_of
+from prunus.compiling.operations import Join
 
 # fmt: off
 _MOVES = [

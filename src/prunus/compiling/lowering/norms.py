@@ -12,7 +12,8 @@ from prunus.compiling.lowering import windows
 from prunus.compiling.lowering.arguments import activation_of, numbers_of, with_height
 from prunus.compiling.lowering.elementwise import combined, spread
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
-from prunus.compiling.net import Normalize, Numbers, Pool, Reduce, View, box_of
+from prunus.compiling.net import Numbers, View, box_of
+from prunus.compiling.operations import Normalize, Pool, Reduce
 
 
 @rule("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",

@@ -10,7 +10,8 @@ from torch import Tensor
 from prunus.compiling.lowering.arguments import activation_of, bias_of, numbers_of, pair, with_height
 from prunus.compiling.lowering.moves import padded
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
-from prunus.compiling.net import Contract, View
+from prunus.compiling.net import View
+from prunus.compiling.operations import Contract
 
 
 @rule("conv1d", "conv2d", "convolution")

@@ -6,21 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from prunus.compiling.net import (
-    Box,
-    Contract,
-    Indices,
-    Join,
-    Net,
-    Normalize,
-    Numbers,
-    Operation,
-    Pool,
-    Reduce,
-    View,
-    box_of,
-    whole,
-)
+from prunus.compiling.arranging import Arranger
+from prunus.compiling.net import Indices, Net, Numbers, Operation, View, whole
+from prunus.compiling.operations import Contract
+from prunus.compiling.taps import step_along
 
 
 @dataclass(frozen=True)
@@ -69,53 +58,38 @@ class Arranged:
 def arrange(net: Net) -> Arranged:
     """Put copies before what can't read its source where it lies."""
     arranger = _Arranger(net)
-    operations = [each for operation in net.operations for each in arranger.prepared(operation)]
-    return Arranged(replace(net, operations=tuple(operations), boxes=arranger.boxes), arranger.readings)
+    return Arranged(arranger.arranged(), arranger.readings)
 
 
-class _Arranger:
+class _Arranger(Arranger):
+    """Values lie in their own order, without gaps."""
+
     def __init__(self, net: Net) -> None:
-        self.boxes = dict(net.boxes)
+        super().__init__(net)
         self.readings: dict[int, Reading] = {}
 
-    def prepared(self, operation: Operation) -> list[Operation]:
-        """Return an operation behind the copies that it needs."""
-        if isinstance(operation, (Reduce, Normalize)):
-            index = operation.source.index
-            return (
-                [operation] if bool((index - index[:, :1] == index[0] - index[0, 0]).all()) else self._behind(operation)
-            )
-        if isinstance(operation, Pool):
-            return [operation] if _is_even(operation.source.index) else self._behind(operation)
-        return self._contract(operation) if isinstance(operation, Contract) else [operation]
+    def rows_are_alike(self, view: View) -> bool:
+        index = view.index
+        return bool((index - index[:, :1] == index[0] - index[0, 0]).all())
 
-    def _contract(self, contract: Contract) -> list[Operation]:
+    def is_regular(self, view: View) -> bool:
+        return _is_even(view.index)
+
+    def contraction(self, contract: Contract) -> list[Operation]:
         before: list[Operation] = []
         if contract.residual is not None and steps(contract.residual.index, 1) is None:
-            copy = self._copy(contract, contract.residual)
+            copy = self.copy(contract.name, contract.residual)
             before.append(copy)
             contract = replace(contract, residual=whole(copy.output, copy.box))
-        found = reading(contract)
-        if found is None:
-            copy = self._copy(contract, contract.source)
+        how = reading(contract)
+        if how is None:
+            copy = self.copy(contract.name, contract.source)
             before.append(copy)
             contract = replace(contract, source=whole(copy.output, copy.box))
-            found = reading(contract)
-        assert found is not None, "a value in its own order can be read"
-        self.readings[contract.output] = found
+            how = reading(contract)
+        assert how is not None, "a value in its own order can be read"
+        self.readings[contract.output] = how
         return [*before, contract]
-
-    def _behind(self, operation: Reduce | Normalize | Pool) -> list[Operation]:
-        source = operation.source
-        copy = self._copy(operation, View(source.value, source.index.reshape(box_of(source.index.shape))))
-        again = View(copy.output, whole(copy.output, copy.box).index.reshape(source.index.shape))
-        return [copy, replace(operation, source=again)]
-
-    def _copy(self, operation: Operation, source: View) -> Join:
-        box: Box = source.index.shape
-        number = max(self.boxes) + 1
-        self.boxes[number] = box
-        return Join(f"{operation.name}, its source", number, box, ((source, whole(number, box).index),))
 
 
 def reading(contract: Contract) -> Reading | None:
@@ -182,13 +156,6 @@ def steps(index: Indices, groups: int) -> Steps | None:
     base = int(index.flat[0])
     even = numpy.arange(groups)[:, None] * group + numpy.arange(channels.shape[1]) * channel + base
     return Steps(base, group, channel, down, right) if bool((channels == even).all()) else None
-
-
-def step_along(index: Indices, dim: int) -> int:
-    """Return how far the second is from the first along a dimension; 0 where there is one only."""
-    if index.shape[dim] < 2:
-        return 0
-    return int(index.take(1, dim).flat[0] - index.take(0, dim).flat[0])
 
 
 def _is_even(index: Indices) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy
 
-from prunus.compiling.codegen.writing import Writer
+from prunus.compiling.kernels.writing import Writer
 from prunus.exporting.c import sums
 from prunus.exporting.c.arrays import ctype
 from prunus.exporting.c.layer import Layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from prunus.compiling.codegen.numbers import COMBINED, FLOAT, function
+from prunus.compiling.kernels.numbers import COMBINED, FLOAT, function
 from prunus.compiling.net import Pointwise
 from prunus.exporting.c.arrays import number
 

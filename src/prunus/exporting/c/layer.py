@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from prunus.compiling.codegen.writing import Writer, sum_of, times
-from prunus.compiling.net import Contract, Pointwise
+from prunus.compiling.kernels.numbers import RISING
+from prunus.compiling.kernels.writing import Writer, sum_of, times
+from prunus.compiling.net import Pointwise
+from prunus.compiling.operations import Contract
 from prunus.exporting.c.arranging import Reading, steps
 from prunus.exporting.c.arrays import Constants, number
 from prunus.exporting.c.functions import Functions
@@ -15,8 +17,6 @@ from prunus.exporting.c.loops import each, term
 from prunus.exporting.c.scratch import Scratch
 from prunus.exporting.c.storage import Stored
 
-# Functions that never fall: they may be applied to the maximum instead of to everything it is taken of.
-_RISING = ("relu", "relu6", "sigmoid", "tanh", "clamp")
 _POOLED = {"max": "most", "avg": "total"}
 
 
@@ -164,7 +164,7 @@ class Layer:
 
     def _after(self) -> Pointwise | None:
         activation, pool = self.contract.activation, self.contract.pool
-        return activation if activation and pool and pool[0] == "max" and activation.function in _RISING else None
+        return activation if activation and pool and pool[0] == "max" and _rises(activation) else None
 
     def finish(self, write: Writer, value: str) -> None:
         """Write what is done with the sum of a position: scale, bias, residual, activation, pooling."""
@@ -199,6 +199,12 @@ class Layer:
             times(y, found.row) if y else "",
             times(x, found.column) if x else "",
         )
+
+
+def _rises(activation: Pointwise) -> bool:
+    """Tell whether a function never falls: it may be applied to a maximum instead of to all that it is taken of."""
+    falls = activation.function == "leaky_relu" and activation.constants[0] < 0
+    return activation.function in RISING and not falls
 
 
 def _wrapped(expression: str) -> str:

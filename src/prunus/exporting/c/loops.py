@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import numpy
 
-from prunus.compiling.codegen.writing import Writer, sum_of, times
-from prunus.compiling.layout import Nest, nest
+from prunus.compiling.kernels.writing import Writer, sum_of, times
+from prunus.compiling.layout import Nest, nest, shaped
 from prunus.compiling.net import Indices
 from prunus.exporting.c.arrays import Constants, unsigned
 
@@ -95,33 +95,3 @@ def entry(array: Indices, counter: str, constants: Constants, table: str) -> str
     if table not in constants.arrays:
         constants.add(table, unsigned(array) if array.min() >= 0 else array.astype(numpy.int32))
     return f"{table}[{counter}]"
-
-
-def shaped(addresses: Sequence[Indices]) -> list[Indices]:
-    """Return arrays of one shape as others of one shape, in which loops are easier to find: equal runs are split off.
-
-    >>> [each.tolist() for each in shaped([numpy.array([0, 1, 4, 5, 8, 9])])]
-    [[[[0, 1], [4, 5], [8, 9]]]]
-    """
-    flat = numpy.stack([array.reshape(-1) for array in addresses])
-    inner_shape: list[int] = []
-    starts = flat
-    while starts.shape[1] > 1:
-        run = _run(starts)
-        if run == 1:
-            break
-        inner_shape.insert(0, run)
-        starts = starts[:, ::run]
-    return [array.reshape(-1, *inner_shape) if inner_shape else array.reshape(-1) for array in flat]
-
-
-def _run(rows: Indices) -> int:
-    """Return the length of equal runs of even steps that rows fall into; 1 where they fall into none."""
-    change = numpy.diff(rows, axis=1)
-    other = numpy.flatnonzero((change != change[:, :1]).any(axis=0))
-    count = rows.shape[1]
-    run = int(other[0]) + 1 if other.size else count
-    if count % run:
-        return 1
-    within = numpy.arange(count - 1) % run != run - 1
-    return run if bool((change[:, within] == change[:, :1]).all()) else 1

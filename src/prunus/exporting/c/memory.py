@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from prunus.compiling.net import Combine, Contract, Map, Net, Normalize, Operation, View, views_of
+from prunus.compiling.net import Net, Operation, View
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def arrange(net: Net) -> Memory:
     element takes the place of what it is computed from, if that is not read later.
     """
     direct = _direct(net)
-    last = {view.value: step for step, operation in enumerate(net.operations) for view in views_of(operation)}
+    last = {view.value: step for step, operation in enumerate(net.operations) for view in operation.views}
     last |= {view.value: len(net.operations) for view in net.outputs}
     held: dict[int, int] = {}  # value -> the value whose memory it takes over, or itself
     spans: dict[int, Span] = {}
@@ -103,16 +103,8 @@ def is_whole(net: Net, view: View) -> bool:
 
 
 def _replaceable(operation: Operation) -> list[int]:
-    """Return values whose elements are all read before, or while, those of the output in the same place are written."""
-    if isinstance(operation, Contract):
-        residual = operation.residual
-        if residual is None or operation.pool is not None or operation.source.value == residual.value:
-            return []
-        views = [residual]
-    elif isinstance(operation, (Map, Combine, Normalize)):
-        views = views_of(operation)
-    else:
-        return []
+    """Return values whose place the output may take: what is read of them is all of them, in their own order."""
+    views = operation.overwritable
     size = int(numpy.prod(operation.box))
     order = numpy.arange(size)
     in_order = {id(view): view.index.size == size and bool((view.index.reshape(-1) == order).all()) for view in views}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy
 
 import prunus
-from prunus.compiling.net import Combine, Contract, Net, Operation, View, views_of
+from prunus.compiling.net import Net, Operation
+from prunus.compiling.operations import Contract, Elementwise
 from prunus.errors import CompileError
 from prunus.exporting.c import arranging, contraction, memory
 from prunus.exporting.c.identifiers import distinct, identifier, suffix
@@ -237,12 +238,11 @@ void {signature};
 
 def _names(operation: Operation) -> dict[int, str]:
     """Return what the arguments for the values that an operation reads are called."""
-    views = views_of(operation)
-    values = list(dict.fromkeys(view.value for view in views))
+    values = list(dict.fromkeys(view.value for view in operation.views))
     if len(values) < 2:
         return dict.fromkeys(values, "source")
     if isinstance(operation, Contract):
         return {operation.source.value: "source", values[-1]: "residual"}
-    if isinstance(operation, Combine) and isinstance(operation.second, View):
-        return {operation.first.value: "first", operation.second.value: "second"}
+    if isinstance(operation, Elementwise) and len(values) == 2:
+        return dict(zip(values, ("first", "second"), strict=True))
     return {value: f"source{number}" for number, value in enumerate(values)}

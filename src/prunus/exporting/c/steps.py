@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy
 
-from prunus.compiling.codegen.writing import Writer, sum_of, times
-from prunus.compiling.layout import Nest, nest
-from prunus.compiling.net import (
-    Combine,
-    Indices,
-    Join,
-    Map,
-    Normalize,
-    Numbers,
-    Operation,
-    Pointwise,
-    Pool,
-    Reduce,
-    View,
-)
-from prunus.exporting.c.arranging import step_along
+from prunus.compiling.kernels.numbers import COMBINED
+from prunus.compiling.kernels.writing import Writer, sum_of, times
+from prunus.compiling.layout import nest, shaped
+from prunus.compiling.net import Indices, Numbers, Operation, Pointwise, View
+from prunus.compiling.operations import Elementwise, Join, Normalize, Pool, Reduce, normalize, pool, reduce
+from prunus.compiling.taps import step_along
 from prunus.exporting.c.arrays import Constants, number
 from prunus.exporting.c.functions import Functions
-from prunus.exporting.c.loops import Place, each, entry, inner, over, place_in, shaped, term
+from prunus.exporting.c.loops import Place, each, entry, inner, over, place_in, term
 
 
 @dataclass
@@ -47,19 +37,16 @@ class Steps:
     def body(self, operation: Operation) -> str:
         """Return the lines of the function; `out` points to what it makes."""
         write = Writer(depth=1)
-        if isinstance(operation, Map):
-            self._map(write, operation)
-        elif isinstance(operation, Combine):
-            self._combine(write, operation)
+        if isinstance(operation, Elementwise):
+            self._elementwise(write, operation)
         elif isinstance(operation, Join):
             self._join(write, operation)
         elif isinstance(operation, Pool):
-            self._pool(write, operation)
-        elif isinstance(operation, Reduce):
-            self._reduce(write, operation)
+            pool.loop(operation.function, write, _Windows(self, operation))
         else:
-            assert isinstance(operation, Normalize)
-            self._normalize(write, operation)
+            assert isinstance(operation, (Reduce, Normalize))
+            kind = reduce if isinstance(operation, Reduce) else normalize
+            kind.loop(operation.function, write, _Rows(self, operation))
         return write.text()
 
     def copy(self, view: View) -> str:
@@ -73,19 +60,26 @@ class Steps:
     def _read(self, view: View) -> Place:
         return self.arguments[view.value], view.index
 
-    def _map(self, write: Writer, operation: Map) -> None:
-        places = [("out", _order(operation.source.index.shape)), self._read(operation.source)]
-        with over(write, self.constants, self.prefix, places) as (to, source):
-            write(f"{to} = {self.functions.call(operation.pointwise, source)};")
-
-    def _combine(self, write: Writer, operation: Combine) -> None:
-        shape, second = operation.first.index.shape, operation.second
-        other = self._read(second) if isinstance(second, View) else self._constant("second", second)
-        same = isinstance(other, str)
-        places = [("out", _order(shape)), self._read(operation.first), *([] if isinstance(other, str) else [other])]
-        with over(write, self.constants, self.prefix, places) as (to, first, *others):
-            value = self.functions.combine(operation.function, first, str(other) if same else others[0])
-            write(f"{to} = {self.functions.call(operation.activation, value)};")
+    def _elementwise(self, write: Writer, operation: Elementwise) -> None:
+        sources = [
+            self._read(source) if isinstance(source, View) else self._constant(f"operand{number}", source)
+            for number, source in enumerate(operation.sources)
+        ]
+        places = [("out", _order(operation.box)), *(source for source in sources if not isinstance(source, str))]
+        with over(write, self.constants, self.prefix, places) as (to, *elements):
+            read = iter(elements)
+            values = [source if isinstance(source, str) else next(read) for source in sources]
+            for number, step in enumerate(operation.steps):
+                operands = [values[operand] for operand in step.operands]
+                if step.function in COMBINED:
+                    value = self.functions.combine(step.function, operands[0], operands[1])
+                else:
+                    value = self.functions.call(Pointwise(step.function, step.constants), operands[0])
+                if number < len(operation.steps) - 1:
+                    write(f"const float value{number} = {value};")
+                    value = f"value{number}"
+                values.append(value)
+            write(f"{to} = {values[-1]};")
 
     def _join(self, write: Writer, operation: Join) -> None:
         """Write each piece to its place; a single number goes everywhere before the others do."""
@@ -112,118 +106,115 @@ class Steps:
         places = numpy.tile(numpy.repeat(_order((period,)), run), flat.size // (run * period))
         return name, places.reshape(array.shape)
 
-    def _pool(self, write: Writer, operation: Pool) -> None:
-        index, (channels, height, width) = operation.source.index, operation.box
-        down, right = step_along(index, 1), step_along(index, 2)
-        most = operation.function == "max"
-        with each(write, "c", channels), each(write, "y", height), each(write, "x", width):
-            write(f"const long corner = {entry(index[:, 0, 0], 'c', self.constants, f'{self.prefix}_channel')};")
-            rows, columns = (
-                [entry(numpy.array(numbers), counter, self.constants, f"{self.prefix}_{counter}_{name}")
-                 for name, numbers in (("first", windows.start), ("last", windows.stop), ("count", windows.divisors))]
-                for counter, windows in (("y", operation.rows), ("x", operation.columns))
-            )  # fmt: skip
-            write(f"float found = {'-INFINITY' if most else '0'};")
-            with (
-                write.block(f"for (long v = {rows[0]}; v < {rows[1]}; v += {operation.rows.step})"),
-                write.block(f"for (long u = {columns[0]}; u < {columns[1]}; u += {operation.columns.step})"),
-            ):
-                value = (
-                    f"{self.arguments[operation.source.value]}[{sum_of('corner', times('v', down), times('u', right))}]"
-                )
-                write(f"found = {self.functions.larger('found', value)};" if most else f"found += {value};")
-            at = sum_of(term("c", height * width, channels), term("y", width, height), term("x", 1, width))
-            count = (
-                f"({rows[2]}) * ({columns[2]})"
-                if not (rows[2] + columns[2]).isdigit()
-                else int(rows[2]) * int(columns[2])
+
+class _Floats:
+    """How numbers are written in plain C: sizes, strides and tables are constants of the text."""
+
+    type = "float"
+
+    def __init__(self, file: Steps) -> None:
+        self.file = file
+
+    def constant(self, value: float) -> str:
+        return number(value)
+
+    def load(self, pointer: str, place: str) -> str:
+        return f"{pointer}[{place}]"
+
+    def store(self, pointer: str, place: str, value: str) -> str:
+        return f"{pointer}[{place}] = {value};"
+
+    def larger(self, one: str, other: str) -> str:
+        return self.file.functions.larger(one, other)
+
+    def smaller(self, one: str, other: str) -> str:
+        return self.file.functions.smaller(one, other)
+
+    def call(self, pointwise: Pointwise, argument: str) -> str:
+        return self.file.functions.call(pointwise, argument)
+
+
+class _Rows(_Floats):
+    """Loops over the rows of a reduction, a softmax or a norm."""
+
+    def __init__(self, file: Steps, operation: Reduce | Normalize) -> None:
+        super().__init__(file)
+        self.operation = operation
+        self.count = number(operation.source.index.shape[1])
+        self.eps = number(operation.eps) if isinstance(operation, Normalize) else ""
+        self._arrays: dict[str, str] = {}
+
+    @contextmanager
+    def rows(self, write: Writer) -> Iterator[tuple[str, str]]:
+        source = self.operation.source
+        index = source.index
+        places = _order(index.shape if isinstance(self.operation, Normalize) else (len(index), 1))
+        begins = [(self.file.arguments[source.value], index[:, 0]), ("out", places[:, 0])]
+        with over(write, self.file.constants, f"{self.file.prefix}_row", begins) as (begin, to):
+            write(f"const float *from = &{begin};", f"float *to = &{to};")
+            yield "from", "to"
+
+    @contextmanager
+    def elements(self, write: Writer) -> Iterator[tuple[str, str, str]]:
+        index = self.operation.source.index
+        order = numpy.arange(index.shape[1], dtype=numpy.int64)
+        found = nest(shaped([index[0] - index[0, 0], order]))
+        with inner(write, found, "e") as names:
+            here, element = (
+                place_in(found, b, names, self.file.constants, f"{self.file.prefix}_element{b}") for b in range(2)
             )
-            write(f"out[{at}] = found;" if most else f"out[{at}] = found / (float)({count});")
+            yield here, element, element
 
-    def _reduce(self, write: Writer, operation: Reduce) -> None:
-        function, count = operation.function, operation.source.index.shape[1]
-        with self._rows(write, operation.source, _order((len(operation.source.index), 1))) as (source, to, elements):
-            write(f"float found = {_BEGIN.get(function, '0')};")
-            with self._elements(write, elements) as (here, _, _):
-                value = f"{source}[{here}]"
-                if function == "amax":
-                    write(f"found = {self.functions.larger('found', value)};")
-                elif function == "amin":
-                    write(f"found = {self.functions.smaller('found', value)};")
-                else:
-                    write(f"found += {value};")
-            write(f"{to}[0] = found{f' / {number(count)}' if function == 'mean' else ''};")
-
-    def _normalize(self, write: Writer, operation: Normalize) -> None:
-        places = _order(operation.source.index.shape)
-        with self._rows(write, operation.source, places) as (source, to, elements):
-            norm = operation.function in ("layer_norm", "rms_norm")
-            (self._norm if norm else self._softmax)(write, operation, source, to, elements)
-
-    def _softmax(self, write: Writer, operation: Normalize, source: str, to: str, elements: Nest) -> None:
-        """Write exp(x - max) / sum, or x - max - log(sum), from left to right: max may be much larger than the sum."""
-        log = operation.function == "log_softmax"
-        write("float most = -INFINITY, total = 0;")
-        with self._elements(write, elements) as (here, _, _):
-            write(f"most = {self.functions.larger('most', f'{source}[{here}]')};")
-        with self._elements(write, elements) as (here, there, _):
-            write(f"const float power = {self.functions.call(Pointwise('exp'), f'{source}[{here}] - most')};")
-            write("total += power;", *([] if log else [f"{to}[{there}] = power;"]))
-        if log:
-            write(f"total = {self.functions.call(Pointwise('log'), 'total')};")
-        with self._elements(write, elements) as (here, there, _):
-            write(f"{to}[{there}] = {source}[{here}] - most - total;" if log else f"{to}[{there}] /= total;")
-
-    def _norm(self, write: Writer, operation: Normalize, source: str, to: str, elements: Nest) -> None:
-        """Write (x - mean) / sqrt(variance + eps) * scale + shift; the root mean square norm takes no mean.
-
-        A variance that overflows makes NaN: zeros would hide it, and PyTorch makes NaN of it in most rows.
-        """
-        count, centred = number(operation.source.index.shape[1]), operation.function == "layer_norm"
-        mean = " - mean" if centred else ""
-        if centred:
-            write("float mean = 0;")
-            with self._elements(write, elements) as (here, _, _):
-                write(f"mean += {source}[{here}];")
-            write(f"mean /= {count};")
-        write("float squares = 0;")
-        with self._elements(write, elements) as (here, _, _):
-            write(f"const float apart = {source}[{here}]{mean};", "squares += apart * apart;")
-        root = self.functions.call(Pointwise("sqrt"), f"squares / {count} + {number(operation.eps)}")
-        write(f"const float root = {root};", f"const float factor = 1 / root{' + (root - root)' if centred else ''};")
-        names = {name: self._of_elements(name, getattr(operation, name)) for name in ("scale", "shift")}
-        with self._elements(write, elements) as (here, there, element):
-            value = f"({source}[{here}]{mean}) * factor"
-            value += f" * {names['scale']}[{element}]" if names["scale"] else ""
-            value += f" + {names['shift']}[{element}]" if names["shift"] else ""
-            write(f"{to}[{there}] = {value};")
-
-    def _of_elements(self, name: str, array: Numbers | None) -> str:
-        """Enter a scale or a shift and return its name; none for one that changes nothing."""
+    def of_element(self, name: str, element: str) -> str:
+        array: Numbers | None = getattr(self.operation, name)
         if array is None or bool((array == {"scale": 1.0, "shift": 0.0}[name]).all()):
             return ""
-        return self.constants.add(f"{self.prefix}_{name}", array.astype(numpy.float32))
+        if name not in self._arrays:
+            title = f"{self.file.prefix}_{name}"
+            self._arrays[name] = self.file.constants.add(title, array.astype(numpy.float32))
+        return f"{self._arrays[name]}[{element}]"
+
+
+class _Windows(_Floats):
+    """Loops over the windows of a pooling."""
+
+    area = ""
+
+    def __init__(self, file: Steps, operation: Pool) -> None:
+        super().__init__(file)
+        self.operation = operation
 
     @contextmanager
-    def _rows(self, write: Writer, source: View, places: Indices) -> Iterator[tuple[str, str, Nest]]:
-        """Loop over rows: `from` and `to` are where one begins; give these, and the loops over its elements."""
-        index = source.index
-        relative = index[0] - index[0, 0]
-        outward = places[0] - places[0, 0] if places.shape[1] > 1 else numpy.zeros_like(relative)
-        elements = nest(shaped([relative, outward, numpy.arange(len(relative), dtype=numpy.int64)]))
-        begins = [(self.arguments[source.value], index[:, 0]), ("out", places[:, 0])]
-        with over(write, self.constants, f"{self.prefix}_row", begins) as (begin, to):
-            write(f"const float *from = &{begin};", f"float *to = &{to};")
-            yield "from", "to", elements
+    def outputs(self, write: Writer) -> Iterator[tuple[str, str]]:
+        channels, height, width = self.operation.box
+        index = self.operation.source.index
+        with each(write, "c", channels), each(write, "y", height), each(write, "x", width):
+            corner = self._entry(index[:, 0, 0], "c", "channel")
+            rows, columns = self.operation.rows.divisors, self.operation.columns.divisors
+            counts = self._entry(rows, "y", "y_count"), self._entry(columns, "x", "x_count")
+            plain = (counts[0] + counts[1]).isdigit()
+            area = str(int(counts[0]) * int(counts[1])) if plain else f"({counts[0]}) * ({counts[1]})"
+            self.area = f"(float)({area})"
+            at = sum_of(term("c", height * width, channels), term("y", width, height), term("x", 1, width))
+            write(f"const float *from = {self.file.arguments[self.operation.source.value]} + {corner};")
+            write(f"float *to = out + {at};")
+            yield "to", "from"
 
     @contextmanager
-    def _elements(self, write: Writer, found: Nest) -> Iterator[list[str]]:
-        """Loop over a row's elements and give where each lies in the source, in the output, and its number."""
-        with inner(write, found, "e") as names:
-            yield [place_in(found, b, names, self.constants, f"{self.prefix}_element{b}") for b in range(3)]
+    def window(self, write: Writer) -> Iterator[str]:
+        operation, index = self.operation, self.operation.source.index
+        loops = []
+        for counter, outer, windows in (("v", "y", operation.rows), ("u", "x", operation.columns)):
+            first, last = (
+                self._entry(table, outer, f"{outer}_{name}")
+                for name, table in (("first", windows.start), ("last", windows.stop))
+            )
+            loops.append(f"for (long {counter} = {first}; {counter} < {last}; {counter} += {windows.step})")
+        with write.block(loops[0]), write.block(loops[1]):
+            yield sum_of(times("v", step_along(index, 1)), times("u", step_along(index, 2)))
 
-
-_BEGIN = {"amax": "-INFINITY", "amin": "INFINITY"}
+    def _entry(self, table: Sequence[int] | Indices, counter: str, name: str) -> str:
+        return entry(numpy.array(table), counter, self.file.constants, f"{self.file.prefix}_{name}")
 
 
 def _order(shape: tuple[int, ...]) -> Indices:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prunus.compiling.codegen.writing import Writer, sum_of, times
+from prunus.compiling.kernels.writing import Writer, sum_of, times
 from prunus.exporting.c.layer import Edge, Layer
 from prunus.exporting.c.loops import each, term
 from prunus.exporting.c.storage import FAR

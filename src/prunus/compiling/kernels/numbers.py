@@ -90,6 +90,9 @@ _VECTOR = {
 
 _NUM_CONSTANTS = {"leaky_relu": 1, "clamp": 2, "elu": 1}
 
+# Functions that never fall: they may be applied before a maximum as well as after.
+RISING = ("relu", "relu6", "sigmoid", "tanh", "clamp", "leaky_relu", "hardsigmoid", "exp")
+
 # Two numbers to one: expressions of x and y, for numbers and for vectors.
 COMBINED = {
     "add": "{x} + {y}",
@@ -99,6 +102,10 @@ COMBINED = {
     "maximum": "larger{n}({x}, {y})",
     "minimum": "smaller{n}({x}, {y})",
 }
+
+
+# All functions in the order of their numbers in a tape.
+FUNCTIONS = [*COMBINED, *SCALARS]
 
 
 def constants_of(function: str) -> int:
@@ -166,3 +173,24 @@ def _expression(numbers: Numbers, name: str) -> str:
         gelu_scale=numbers.constant((2 / 3.141592653589793) ** 0.5),
         gelu_cubic=numbers.constant(0.044715),
     )
+
+
+def apply_functions(numbers: Numbers, width: int) -> str:
+    """Return the C of each function over arrays, in vectors of so many numbers, and the table `apply_functions`."""
+    texts = []
+    for name in FUNCTIONS:
+        one, several = (_applied(name, place, size) for place, size in (("", 1), ("loose", width)))
+        texts.append(
+            f"static void apply_{name}(real *to, const real *x, const real *y, real a, real b, long n) {{\n"
+            f"    long i = 0;\n    for (; i + {width} <= n; i += {width}) *(loose{width} *)(to + i) = {several};\n"
+            f"    for (; i < n; ++i) to[i] = {one};\n}}\n"
+        )
+    table = ", ".join(f"apply_{name}" for name in FUNCTIONS)
+    return "".join(texts) + f"static apply_function *const apply_functions[] = {{{table}}};\n"
+
+
+def _applied(name: str, place: str, width: int) -> str:
+    x, y = (f"*(const loose{width} *)({letter} + i)" if place else f"{letter}[i]" for letter in "xy")
+    if name in COMBINED:
+        return COMBINED[name].format(x=f"({x})" if place else x, y=f"({y})" if place else y, n=width)
+    return f"{name}{width}({x}{''.join(f', {letter}' for letter in 'ab'[: constants_of(name)])})"

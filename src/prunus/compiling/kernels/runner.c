@@ -1,57 +1,61 @@
-/* What runs the steps: samples in blocks or singly, on one thread or several. */
+/* What runs a program's steps: samples in blocks or one by one, on one thread or several. It knows no number type. */
+#include <pthread.h>
+#include <sched.h>
+#include <stdint.h>
+
+/* A program: the steps for a block of samples, and those for one sample, of which the first load and the last store.
+ *
+ * work: a workspace for each thread, zeros the first time. most_single: if that many samples or fewer are left beside
+ * whole blocks, they are computed one by one. share_steps: whether several threads share the steps of one task where
+ * there are fewer tasks than threads.
+ */
+typedef struct {
+    const char *constants;
+    char *work;
+    const prunus_step *block_steps, *single_steps;
+    int64_t block_count, single_count, block, work_bytes, threads, most_single, share_steps;
+} prunus_program;
 
 typedef struct {
-    const char *weights;
-    real *work;
-    const real *const *inputs;
-    real *const *outputs;
+    const prunus_program *program;
+    prunus_frame frame; /* of thread 0; the others have their own workspace */
     long batch;
-    long blocks;  /* samples from here on are computed singly */
+    long blocks;  /* samples from here on are computed one by one */
     long tasks;
     long *begun;  /* of each thread's share of the tasks, how many somebody has begun */
     long arrived; /* threads that wait for the others */
     long round;
-    long nonfinite; /* the output of a contraction that was to read an infinity or NaN, counted from 1; 0 for none */
 } prunus_job;
 
-/* Remember a contraction whose weights that are left out may not be, where programs are made to look for such. */
-static void prunus_look(prunus_job *job, long found) {
-    if (found) __atomic_store_n(&job->nonfinite, found, __ATOMIC_RELAXED);
+static prunus_frame prunus_frame_of(const prunus_job *job, long thread, long task) {
+    const long block = job->program->block, is_block = task < job->blocks;
+    prunus_frame frame = job->frame;
+    frame.work = job->program->work + thread * job->program->work_bytes;
+    frame.sample = is_block ? task * block : job->blocks * block + task - job->blocks;
+    const long left = job->batch - frame.sample, most = is_block ? block : 1;
+    frame.count = left < most ? left : most;
+    return frame;
 }
 
-static void prunus_task(prunus_job *job, real *work, long task) {
-    if (task < job->blocks) {
-        const long sample = task * BLOCK, left = job->batch - sample;
-        const long count = left < BLOCK ? left : BLOCK;
-        block_load(job->inputs, work, sample, count);
-        for (long step = 0; step < BLOCK_STEPS; ++step) {
-            prunus_look(job, block_nonfinite(work, job->weights, step));
-            block_steps[step](job->weights, work, 0, 1);
-        }
-        block_store(job->outputs, work, sample, count);
-    } else {
-        const long sample = job->blocks * BLOCK + task - job->blocks;
-        single_load(job->inputs, work, sample, 1);
-        for (long step = 0; step < SINGLE_STEPS; ++step) {
-            prunus_look(job, single_nonfinite(work, job->weights, step));
-            single_steps[step](job->weights, work, 0, 1);
-        }
-        single_store(job->outputs, work, sample, 1);
-    }
+static void prunus_task(prunus_job *job, long thread, long task) {
+    const prunus_frame frame = prunus_frame_of(job, thread, task);
+    const long is_block = task < job->blocks;
+    const prunus_step *step = is_block ? job->program->block_steps : job->program->single_steps;
+    const prunus_step *end = step + (is_block ? job->program->block_count : job->program->single_count);
+    for (; step < end; ++step) step->kernel(&frame, step->arguments, 0, 1);
 }
 
 /* Each thread does its share of the tasks, then what others have not begun of theirs: a thread that wakes late should
  * not find its share gone, since the one that took it would then do more than half. */
 static void prunus_apart(void *argument, long part, long parts) {
     prunus_job *job = argument;
-    real *work = job->work + part * WORKSPACE;
     for (long turn = 0; turn < parts; ++turn) {
         const long owner = (part + turn) % parts;
         const long first = job->tasks * owner / parts, last = job->tasks * (owner + 1) / parts;
         for (;;) {
             const long task = first + __atomic_fetch_add(&job->begun[owner], 1, __ATOMIC_RELAXED);
             if (task >= last) break;
-            prunus_task(job, work, task);
+            prunus_task(job, part, task);
         }
     }
 }
@@ -71,19 +75,14 @@ static void prunus_meet(prunus_job *job, long parts) {
 static void prunus_together(void *argument, long part, long parts) {
     prunus_job *job = argument;
     for (long task = 0; task < job->tasks; ++task) {
-        const int block = task < job->blocks;
-        const long sample = block ? task * BLOCK : job->blocks * BLOCK + task - job->blocks;
-        const long left = job->batch - sample, most = block ? BLOCK : 1, count = left < most ? left : most;
-        const long steps = block ? BLOCK_STEPS : SINGLE_STEPS;
-        if (part == 0) (block ? block_load : single_load)(job->inputs, job->work, sample, count);
-        prunus_meet(job, parts);
-        for (long step = 0; step < steps; ++step) {
-            if (part == 0) prunus_look(job, (block ? block_nonfinite : single_nonfinite)(job->work, job->weights, step));
-            (block ? block_steps : single_steps)[step](job->weights, job->work, part, parts);
+        const prunus_frame frame = prunus_frame_of(job, 0, task);
+        const long is_block = task < job->blocks;
+        const prunus_step *step = is_block ? job->program->block_steps : job->program->single_steps;
+        const prunus_step *end = step + (is_block ? job->program->block_count : job->program->single_count);
+        for (; step < end; ++step) {
+            step->kernel(&frame, step->arguments, part, parts);
             prunus_meet(job, parts);
         }
-        if (part == 0) (block ? block_store : single_store)(job->outputs, job->work, sample, count);
-        prunus_meet(job, parts);
     }
 }
 
@@ -160,27 +159,30 @@ static void prunus_share(prunus_work work, void *argument, long parts) {
     pthread_mutex_unlock(&prunus_pool.taken);
 }
 
-/* Compute a batch; return `nonfinite` of a job. */
-long prunus_run(const prunus_context *context, const real *const *inputs, real *const *outputs, long batch) {
-    const long blocks = batch / BLOCK, left = batch % BLOCK, threads = context->threads;
-    long begun[threads];
-    prunus_job job = {context->weights, context->work, inputs, outputs, batch, blocks, blocks + left, begun, 0, 0, 0};
+/* Compute a batch; return the layer that was to read an infinity or NaN, counted from 1; 0 for none, or where the
+ * program doesn't look. */
+long prunus_run(const prunus_program *program, const void *const *inputs, void *const *outputs, long batch) {
+    const long blocks = batch / program->block, left = batch % program->block, threads = program->threads;
+    long begun[threads], nonfinite = 0;
+    prunus_job job = {.program = program, .batch = batch, .blocks = blocks, .tasks = blocks + left, .begun = begun};
+    job.frame = (prunus_frame){program->constants, program->work, inputs, outputs, 0, 0, &nonfinite};
     for (long part = 0; part < threads; ++part) begun[part] = 0;
-    if (left > context->most_single) job.tasks = ++job.blocks;
-    if (context->share_steps && threads > job.tasks)
+    if (left > program->most_single) job.tasks = ++job.blocks;
+    if (program->share_steps && threads > job.tasks)
         prunus_share(prunus_together, &job, threads);
     else
         prunus_share(prunus_apart, &job, threads < job.tasks ? threads : job.tasks);
-    return job.nonfinite;
+    return nonfinite;
 }
 
 /* Compute a batch of a model of one input and one output. */
-long prunus_call(const prunus_context *context, const real *input, real *output, long batch) {
-    return prunus_run(context, &input, &output, batch);
+long prunus_call(const prunus_program *program, const void *input, void *output, long batch) {
+    return prunus_run(program, &input, &output, batch);
 }
 
-/* Compute one step repeatedly, for timing: of the block mode or the single one. */
-void prunus_step(const prunus_context *context, long block, long step, long times) {
-    for (long i = 0; i < times; ++i)
-        (block ? block_steps : single_steps)[step](context->weights, context->work, 0, 1);
+/* Compute a step repeatedly on one thread, for timing. */
+void prunus_repeat(const char *constants, void *work, const prunus_step *step, long times) {
+    long nonfinite = 0;
+    const prunus_frame frame = {constants, work, 0, 0, 0, 1, &nonfinite};
+    for (long i = 0; i < times; ++i) step->kernel(&frame, step->arguments, 0, 1);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -9,9 +10,6 @@ from typing import Any
 
 import numpy
 from numpy.typing import NDArray
-
-from prunus.compiling.codegen.numbers import Numbers
-from prunus.compiling.net import Pointwise
 
 _ALIGNMENT = 64
 
@@ -25,8 +23,11 @@ class Constants:
 
     def add(self, array: NDArray[Any]) -> int:
         """Return where in the block an array lies, in bytes: a multiple of a cache line."""
-        content = numpy.ascontiguousarray(array).tobytes()
-        key = array.dtype.str.encode() + content
+        return self.add_bytes(numpy.ascontiguousarray(array).tobytes())
+
+    def add_bytes(self, content: bytes) -> int:
+        """Return where some bytes lie."""
+        key = hashlib.blake2b(content, digest_size=16).digest()
         if key not in self._places:
             self.data += bytes(-len(self.data) % _ALIGNMENT)
             self._places[key] = len(self.data)
@@ -65,23 +66,6 @@ class Writer:
     def text(self) -> str:
         """Return what was written."""
         return "\n".join(self.lines) + "\n"
-
-
-@dataclass
-class Needs:
-    """Vector widths and functions that a program's text calls."""
-
-    numbers: Numbers
-    widths: set[int] = field(default_factory=set)
-    functions: set[tuple[str, int]] = field(default_factory=set)
-    transposed: set[int] = field(default_factory=set)
-
-    def call(self, pointwise: Pointwise, argument: str, width: int) -> str:
-        """Return the call of a function on a vector of so many numbers, or on a single number."""
-        self.widths.add(width)
-        self.functions |= {(pointwise.function, width), (pointwise.function, 1)}
-        constants = "".join(f", {self.numbers.constant(value)}" for value in pointwise.constants)
-        return f"{pointwise.function}{width}({argument}{constants})"
 
 
 def counters(count: int) -> list[str]:

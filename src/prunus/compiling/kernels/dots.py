@@ -1,0 +1,64 @@
+"""Kernels of contractions whose output has one place, or few: no tile to hold, so they sum up output after output."""
+
+from __future__ import annotations
+
+from prunus.compiling.kernels.contraction import ACTIVATIONS, HEAD, RELU, arrays
+from prunus.compiling.kernels.writing import Writer
+
+
+def by_numbers(narrow: bool) -> str:
+    """Return a kernel that sums up one output after the other, in four sums that don't wait for each other."""
+    write = Writer()
+    with write.block(HEAD.format(name=f"dot_{'narrow' if narrow else 'wide'}")):
+        write(*arrays(narrow))
+        write(f"const long special = has_residual || activation > {RELU};")
+        with (
+            write.block("for (long group = first; group < last; ++group)"),
+            write.block("for (long t = 0; t < tile_count; ++t)"),
+        ):
+            write("const real *corner = in + tiles[t].source;")
+            write("real sum0 = bias[group], sum1 = 0, sum2 = 0, sum3 = 0;", "long k = starts[group];")
+            write("const long stop = starts[group + 1];")
+            with write.block("for (; k + 4 <= stop; k += 4)"):
+                write(*(f"sum{i} += values[k + {i}] * corner[offsets[k + {i}]];" for i in range(4)))
+            write("for (; k < stop; ++k) sum0 += values[k] * corner[offsets[k]];")
+            write("real sum = (sum0 + sum1) + (sum2 + sum3);")
+            with write.block("if (special)"):
+                write("if (has_residual) sum += add[tiles[t].residual + group * residual_channel];")
+                write(*_activated(1))
+            write(f"else if (activation == {RELU}) sum = relu1(sum);")
+            write("out[tiles[t].output + group * output_channel] = sum;")
+    return write.text()
+
+
+def by_columns(width: int, narrow: bool) -> str:
+    """Return a kernel that sums up a vector of neighbouring outputs at once, in four sums."""
+    write = Writer()
+    first = f"group * {width}"
+    with write.block(HEAD.format(name=f"columns{width}_{'narrow' if narrow else 'wide'}")):
+        write(*arrays(narrow), "(void)tiles, (void)tile_count;")
+        with write.block("for (long group = first; group < last; ++group)"):
+            write(
+                f"vec{width} sum0 = *(const loose{width} *)(bias + {first}), sum1 = {{0}}, sum2 = {{0}}, sum3 = {{0}};"
+            )
+            write("long k = starts[group];", "const long stop = starts[group + 1];")
+            product = f"*(const loose{width} *)(values + {{0}} * {width}) * splat{width}(in[offsets[{{0}}]])".format
+            with write.block("for (; k + 4 <= stop; k += 4)"):
+                write(*(f"sum{i} += {product(f'(k + {i})')};" for i in range(4)))
+            write(f"for (; k < stop; ++k) sum0 += {product('k')};")
+            write(f"vec{width} sum = (sum0 + sum1) + (sum2 + sum3);")
+            each = f"for (int i = 0; i < {width}; ++i)"
+            write(f"if (has_residual) {each} sum[i] += add[({first} + i) * residual_channel];")
+            write(*_activated(width))
+            write(f"if (output_channel == 1) *(loose{width} *)(out + {first}) = sum;")
+            write(f"else {each} out[({first} + i) * output_channel] = sum[i];")
+    return write.text()
+
+
+def _activated(width: int) -> list[str]:
+    more = {"relu": "", "clamp": ", (real)a->low, (real)a->high", "leaky_relu": ", (real)a->low"}
+    return [
+        f"if (activation == {number}) sum = {function}{width}(sum{more[function]});"
+        for number, function in enumerate(ACTIVATIONS)
+        if function
+    ]

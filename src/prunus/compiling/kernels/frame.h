@@ -1,0 +1,27 @@
+#include <stdint.h>
+
+/* What every kernel is given beside its arguments.
+ *
+ * constants: the program's weights, tables and arguments. work: the workspace of a thread. inputs, outputs: the caller's
+ * arrays. sample, count: which samples are computed. nonfinite: takes the number of a layer that was to read an infinity
+ * or NaN.
+ */
+typedef struct {
+    const char *constants;
+    void *work;
+    const void *const *inputs;
+    void *const *outputs;
+    long sample, count;
+    long *nonfinite;
+} prunus_frame;
+
+/* One call of a kernel; several threads share it in parts. */
+typedef void prunus_kernel(const prunus_frame *frame, const void *arguments, long part, long parts);
+typedef struct {
+    prunus_kernel *kernel;
+    const void *arguments;
+} prunus_step;
+
+/* Where a tile begins in the source, the output and the residual, and how many outputs there are from there to the end
+ * of its row. */
+typedef struct { int32_t source, output, residual, room; } contraction_tile;

@@ -1,0 +1,117 @@
+"""All kernels, built once for each machine and number type, and found by their names."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+from prunus.compiling import toolchain
+from prunus.compiling.kernels import arguments, contraction, dots, rows
+from prunus.compiling.kernels.numbers import SCALARS, Numbers, apply_functions, function, scalar_types, vector_types
+from prunus.compiling.kernels.squares import transpose
+from prunus.compiling.toolchain import Target
+
+# Into how many libraries the kernels of contractions are put, so that several compilers work at once and it can be
+# said how far they are.
+_SHARES = 8
+
+
+@dataclass(frozen=True)
+class Library:
+    """Built kernels.
+
+    Attributes:
+        addresses: of each kernel, by its name.
+        runner: the library that runs programs, of any number type.
+    """
+
+    addresses: Mapping[str, int]
+    runner: ctypes.CDLL
+
+
+def library(target: Target, numbers: Numbers, say: Callable[[str], None]) -> Library:
+    """Return all kernels for vectors of a target, built if they have not been.
+
+    Args:
+        target: what is built for.
+        numbers: what is computed in.
+        say: called with a line of text if they have to be built, and as each part is.
+
+    Raises:
+        MissingCompilerError: they have to be built, and there is no compiler.
+        CompileError: the compiler refuses them, or the cache can't be written.
+    """
+    texts = [text for text, _ in _texts(target, numbers)]
+    built = toolchain.build([_runner(), *texts], target, say)
+    names = [names for _, names in _texts(target, numbers)]
+    addresses = {
+        name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+        for library, kernels in zip(built[1:], names, strict=True)
+        for name in kernels
+    }
+    return Library(addresses, built[0])
+
+
+@lru_cache(maxsize=8)
+def _texts(target: Target, numbers: Numbers) -> list[tuple[str, list[str]]]:
+    """Return the C of each library, and the names of its kernels."""
+    vector, registers = target.bytes // numbers.bytes, target.registers
+    tiles = contraction.kernels(vector, registers)
+    head = _head(numbers, contraction.widths(vector))
+    shares = [tiles[share::_SHARES] for share in range(_SHARES)]
+    texts = [
+        ("\n".join([head, *(contraction.text(tile, numbers, registers) for tile in share)]), [t.name for t in share])
+        for share in shares
+    ]
+    return [_others(head, numbers, vector), *texts]
+
+
+def _others(head: str, numbers: Numbers, vector: int) -> tuple[str, list[str]]:
+    """Return the C of everything but kernels with tiles, and its names."""
+    one_by_one = [dots.by_numbers(narrow) for narrow in (True, False)]
+    one_by_one += [dots.by_columns(w, narrow) for w in contraction.widths(vector)[:2] for narrow in (True, False)]
+    looping = [text for width in (1, vector) for text in rows.kernels(numbers, width)]
+    resource = [_resource("tape.c").replace("\nvoid run_tape", f"\n{apply_functions(numbers, vector)}\nvoid run_tape")]
+    parts = [
+        head,
+        f"enum {{ WIDTH = {vector} }};\ntypedef vec{vector} vec;\ntypedef loose{vector} loose;\n",
+        transpose(vector),
+        *resource,
+        _resource("transfer.c"),
+        *one_by_one,
+        *looping,
+    ]
+    names = [
+        line.partition("(")[0].removeprefix("void ")
+        for text in parts
+        for line in text.splitlines()
+        if line.startswith("void ")
+    ]
+    return "\n".join(parts), names
+
+
+def _head(numbers: Numbers, widths: list[int]) -> str:
+    return "\n".join(
+        [
+            "#include <math.h>\n#include <stdint.h>\n",
+            scalar_types(numbers),
+            _resource("frame.h"),
+            "".join(kind.typedef() for kind in arguments.ALL),
+            "#define CONSTANTS(type, field) ((const type *)(frame->constants + a->field))",
+            "#define WORK ((real *)frame->work)\n",
+            *(vector_types(numbers, width) for width in widths),
+            *(function(numbers, name, width) for name in SCALARS for width in (1, *widths)),
+            *(contraction.finish(numbers, width) for width in widths),
+        ]
+    )
+
+
+def _runner() -> str:
+    return _resource("frame.h") + _resource("runner.c")
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

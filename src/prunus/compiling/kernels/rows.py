@@ -1,0 +1,122 @@
+"""The dialect of kernels: sizes, strides and tables are arguments, and a number is a vector of several samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prunus.compiling.kernels.numbers import Numbers
+from prunus.compiling.kernels.writing import Writer
+from prunus.compiling.net import Pointwise
+from prunus.compiling.operations import normalize, pool, reduce
+
+_HEAD = "void {name}(const prunus_frame *frame, const {arguments} *a, long part, long parts)"
+_SHARE = "for (long {0} = a->{1} * part / parts; {0} < a->{1} * (part + 1) / parts; ++{0})"
+
+
+def kernels(numbers: Numbers, width: int) -> Iterator[str]:
+    """Yield the C of every reduction, softmax, norm and pooling for vectors of so many numbers; 1: for single ones."""
+    for kind in (reduce, normalize):
+        prefix = "reduce_" if kind is reduce else ""
+        for function in kind.FUNCTIONS:
+            write = Writer()
+            with write.block(_HEAD.format(name=f"{prefix}{function}{width}", arguments="rows")):
+                kind.loop(function, write, _Rows(numbers, width))
+            yield write.text()
+    for function in pool.FUNCTIONS:
+        write = Writer()
+        with write.block(_HEAD.format(name=f"pool_{function}{width}", arguments="pool")):
+            pool.loop(function, write, _Windows(numbers, width))
+        yield write.text()
+
+
+class _Vectors:
+    """How numbers are written in kernels."""
+
+    def __init__(self, numbers: Numbers, width: int) -> None:
+        self.numbers, self.width = numbers, width
+        self.type = "real" if width == 1 else f"vec{width}"
+        self._memory = "real" if width == 1 else f"loose{width}"
+
+    def constant(self, value: float) -> str:
+        text = self.numbers.constant(value)
+        return text if self.width == 1 else f"splat{self.width}({text})"
+
+    def load(self, pointer: str, place: str) -> str:
+        return f"*(const {self._memory} *)({pointer} + {place})"
+
+    def store(self, pointer: str, place: str, value: str) -> str:
+        return f"*({self._memory} *)({pointer} + {place}) = {value};"
+
+    def larger(self, one: str, other: str) -> str:
+        return f"larger{self.width}({one}, {other})"
+
+    def smaller(self, one: str, other: str) -> str:
+        return f"smaller{self.width}({one}, {other})"
+
+    def call(self, pointwise: Pointwise, argument: str) -> str:
+        return f"{pointwise.function}{self.width}({argument})"
+
+    @contextmanager
+    def lanes(self, write: Writer) -> Iterator[None]:
+        """Loop over the vectors of an element."""
+        with write.block(f"for (long lane = 0; lane < a->unit; lane += {self.width})"):
+            yield
+
+
+class _Rows(_Vectors):
+    """Loops over rows: where each begins is a table, and so is where its elements lie from there."""
+
+    count = "(real)a->count"
+    eps = "(real)a->eps"
+
+    @contextmanager
+    def rows(self, write: Writer) -> Iterator[tuple[str, str]]:
+        for name in ("sources", "outputs", "here", "there"):
+            write(f"const int32_t *{name} = CONSTANTS(int32_t, {name}_at);")
+        write("const real *scale = CONSTANTS(real, scale_at), *shift = CONSTANTS(real, shift_at);")
+        write("(void)scale, (void)shift, (void)there;")
+        with write.block(_SHARE.format("row", "rows")), self.lanes(write):
+            write("const real *from = WORK + sources[row] + lane;", "real *to = WORK + outputs[row] + lane;")
+            yield "from", "to"
+
+    @contextmanager
+    def elements(self, write: Writer) -> Iterator[tuple[str, str, str]]:
+        with write.block("for (long e = 0; e < a->count; ++e)"):
+            yield "here[e]", "there[e]", "e"
+
+    def of_element(self, name: str, element: str) -> str:
+        return f"{name}[{element}]"
+
+
+class _Windows(_Vectors):
+    """Loops over windows: the first and the last row and column of each are tables."""
+
+    area = "(real)(row_divisor[y] * column_divisor[x])"
+
+    @contextmanager
+    def outputs(self, write: Writer) -> Iterator[tuple[str, str]]:
+        for name in (
+            "corners",
+            *(f"{side}_{end}" for side in ("row", "column") for end in ("first", "last", "divisor")),
+        ):
+            write(f"const int32_t *{name} = CONSTANTS(int32_t, {name}_at);")
+        write("(void)row_divisor, (void)column_divisor;")
+        with (
+            write.block(_SHARE.format("c", "channels")),
+            write.block("for (long y = 0; y < a->rows; ++y)"),
+            write.block("for (long x = 0; x < a->columns; ++x)"),
+            self.lanes(write),
+        ):
+            write("const real *corner = WORK + corners[c] + lane;")
+            steps = ("c", "channel"), ("y", "down"), ("x", "right")
+            write(f"real *to = WORK + a->output + lane + {' + '.join(f'{n} * a->output_{s}' for n, s in steps)};")
+            yield "to", "corner"
+
+    @contextmanager
+    def window(self, write: Writer) -> Iterator[str]:
+        with (
+            write.block("for (long v = row_first[y]; v < row_last[y]; v += a->row_step)"),
+            write.block("for (long u = column_first[x]; u < column_last[x]; u += a->column_step)"),
+        ):
+            yield "v * a->down + u * a->right"

@@ -1,0 +1,79 @@
+"""How the text of a loop is written: as a kernel that is given its sizes, or as plain C with the sizes in it.
+
+An operation writes its loop once, in terms of a dialect. In programs a number is a vector of one element of several
+samples, and sizes, strides and tables are arguments; in C for microcontrollers a number is a float, and they are
+constants of the text.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from prunus.compiling.kernels.writing import Writer
+from prunus.compiling.net import Pointwise
+
+
+class Dialect(Protocol):
+    """How numbers are written.
+
+    Attributes:
+        type: the C type of what is computed at once.
+    """
+
+    type: str
+
+    def constant(self, value: float) -> str:
+        """Return a number that the text holds."""
+
+    def load(self, pointer: str, place: str) -> str:
+        """Return what lies so many numbers behind a pointer."""
+
+    def store(self, pointer: str, place: str, value: str) -> str:
+        """Return the statement that writes it."""
+
+    def larger(self, one: str, other: str) -> str:
+        """Return a maximum; NaN goes through."""
+
+    def smaller(self, one: str, other: str) -> str:
+        """Return a minimum; NaN goes through."""
+
+    def call(self, pointwise: Pointwise, argument: str) -> str:
+        """Return a function of a number."""
+
+
+class RowLoops(Dialect, Protocol):
+    """A dialect with loops over rows that are alike, and over the elements of a row.
+
+    Attributes:
+        count: how many elements a row has, as a number of C.
+        eps: what a norm adds to the variance.
+    """
+
+    count: str
+    eps: str
+
+    def rows(self, write: Writer) -> AbstractContextManager[tuple[str, str]]:
+        """Loop over rows and give pointers to where one begins in the source and in the output."""
+
+    def elements(self, write: Writer) -> AbstractContextManager[tuple[str, str, str]]:
+        """Loop over a row's elements and give where each lies behind both pointers, and its number."""
+
+    def of_element(self, name: str, element: str) -> str:
+        """Return an element's scale or shift; nothing where it changes nothing."""
+
+
+class WindowLoops(Dialect, Protocol):
+    """A dialect with loops over the outputs of a pooling and over a window's elements.
+
+    Attributes:
+        area: what an average divides by, inside of `outputs`.
+    """
+
+    area: str
+
+    def outputs(self, write: Writer) -> AbstractContextManager[tuple[str, str]]:
+        """Loop over outputs and give pointers to the output and to the first element of its channel in the source."""
+
+    def window(self, write: Writer) -> AbstractContextManager[str]:
+        """Loop over a window's elements and give where each lies behind the channel's first."""
