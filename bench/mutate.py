@@ -2,8 +2,8 @@
 
     python bench/mutate.py [--count 10000] [--seed 0] [--only program] [--out runs/bench/mutate.json]
 
-Nine files are changed in turn: four `.prunus` files (a model told by its name, one told by its graph, one of few shared
-values, weights of many number types), two programs, masks and two recipes. They are cut, spliced, overwritten, bits are
+Nine files are changed in turn: four `.prunus` files (a pruned model, one with a norm, one of few shared values, weights
+of many number types), two programs, masks and two recipes. They are cut, spliced, overwritten, bits are
 flipped, their headers and texts edited, numbers and settings replaced by hostile ones, aliases and nesting put in;
 where a file has a checksum, most changes compute it anew, as a forger would.
 
@@ -98,9 +98,9 @@ def write_originals(folder: Path) -> dict[str, Path]:
     masks = prunus.prune(lenet, 0.8)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     paths = {name: folder / f"{name}.prunus" for name in ("model", "graph", "bits", "weights")}
-    pack.save(lenet, paths["model"])
+    pack.save(lenet, paths["model"], example_inputs=torch.zeros(1, 1, 28, 28))
     pack.save(net, paths["graph"], example_inputs=torch.randn(1, 1, 6, 6))
-    pack.save(lenet, paths["bits"], bits=3)
+    pack.save(lenet, paths["bits"], example_inputs=torch.zeros(1, 1, 28, 28), bits=3)
     pack.save(Mixed(), paths["weights"], weights_only=True)
     examples = {
         "program lenet": (lenet, torch.randn(2, 1, 28, 28)),

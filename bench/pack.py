@@ -48,6 +48,7 @@ from prunus.machine import machine
 
 SPARSITIES = (0.0, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 BITS = (4, 5, 8)
+IMAGE = torch.zeros(1, 1, 28, 28)
 HELD_AGAINST_ENTROPY = 0.98
 SLACK, SLACK_BYTES = 0.03, 100
 MOST_PACK_SECONDS, MOST_UNPACK_SECONDS = 60, 20
@@ -99,7 +100,7 @@ def entropy(counts: list[int]) -> float:
 
 def measure(model: nn.Module, sparsity: float, folder: Path) -> dict[str, Any]:
     """Return the bytes of one model in each form."""
-    facts = prunus.save(model, folder / "model.prunus")
+    facts = prunus.save(model, folder / "model.prunus", IMAGE)
     loaded = prunus.load(folder / "model.prunus")
     same = all(
         torch.equal(a.view(torch.int32), b.view(torch.int32))
@@ -134,7 +135,7 @@ def measure_lenet(arguments: argparse.Namespace, folder: Path) -> tuple[list[dic
         rows.append(measure(model, sparsity, folder) | {"accuracy": accuracy(model, data)})
         if sparsity == HELD_AGAINST_ENTROPY:
             for bits in BITS:
-                facts = prunus.save(model, folder / "model.prunus", bits=bits)
+                facts = prunus.save(model, folder / "model.prunus", IMAGE, bits=bits)
                 found = accuracy(prunus.load(folder / "model.prunus"), data)
                 shared.append({"bits": bits, "sparsity": sparsity, "prunus": facts.bytes, "accuracy": found})
     return rows, shared

@@ -123,7 +123,8 @@ def test_packed_files_are_models_by_themselves(command: Command, linear_file: Pa
 
 
 def test_a_packed_model_of_prunus_is_known_with_its_arguments(command: Command, folder: Path) -> None:
-    prunus.save(models.create("lenet", in_channels=3, image_size=32, widths=(4, 5, 6)), "narrow.prunus")
+    narrow = models.create("lenet", in_channels=3, image_size=32, widths=(4, 5, 6))
+    prunus.save(narrow, "narrow.prunus", torch.zeros(1, 3, 32, 32))
     result = command("measure", "narrow.prunus", "--no-latency", "--json", "-")
     assert result.exit_code == 0, result.output
     (facts,) = json.loads(result.stdout)["models"]

@@ -19,28 +19,34 @@ from prunus.graph.exported.guards import guarded
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def back(steps: int) -> str:
+    return "^" if steps == 1 else f"^{steps}"
+
+
 def calling(
     name: str, tensors: Sequence[Tensor], *args: Any, nodes: Sequence[Any] = (), **kwargs: Any
 ) -> ExportedModule:
     """Return the module of a document that calls one operation; ``"#2"`` among the arguments is the third tensor."""
+    before = len(tensors) + len(nodes)
 
     def told(value: Any) -> Any:
         if isinstance(value, list):
             return [told(entry) for entry in value]
-        return {"node": int(value[1:])} if isinstance(value, str) and value.startswith("#") else value
+        if not isinstance(value, str):
+            return value
+        return back(before - int(value[1:])) if value.startswith("#") else f"'{value}"
 
     names = [f"x{place}" for place in range(len(tensors))]
     inputs = [{"dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)} for t in tensors]
     document = {
-        "version": 1,
         "why": "",
         "arguments": [[name, "*"] for name in names],
         "positional": len(names),
         "inputs": inputs,
-        "tensors": {},
-        "nodes": [*nodes, [name, told(list(args)), {key: told(value) for key, value in kwargs.items()}]],
+        "kinds": "",
+        "nodes": [*nodes, [name, *told(list(args)), {key: told(value) for key, value in kwargs.items()}]],
         "output": "*",
-        "leaves": [{"node": len(names) + len(nodes)}],
+        "leaves": ["^"],
     }
     return ExportedModule.from_document(document, {})
 
@@ -101,14 +107,14 @@ def test_what_could_not_be_read_back_is_not_written() -> None:
 
 
 def test_a_choice_that_is_computed_is_refused() -> None:
-    size = ["sym_size.int", [{"node": 0}, 3], {}]
+    size = ["sym_size.int", "^2", 3]
     with pytest.raises(DocumentError, match="'interpolation_mode' must be a constant from 0 to 2"):
         calling("grid_sampler_2d.default", [IMAGES, GRID], "#0", "#1", "#2", 0, False, nodes=[size])
 
 
 def test_products_of_sizes_don_t_fill_the_memory() -> None:
-    size = ["sym_size.int", [{"node": 0}, 3], {}]
-    squares = [["number.mul", [{"node": place}, {"node": place}], {}] for place in range(1, 60)]
+    size = ["sym_size.int", "^", 3]
+    squares = [["number.mul", "^", "^"]] * 59
     module = calling("add.Scalar", [IMAGES], "#0", "#60", nodes=[size, *squares])
     with pytest.raises(ValueError, match="a product of sizes has more than 1024 bits"):
         module(IMAGES)
@@ -289,7 +295,7 @@ def test_a_guarded_model_is_saved_traced_trained_and_compiled_over() -> None:
 
 
 def test_a_window_that_is_computed_is_refused() -> None:
-    nodes = [["sym_size.int", [{"node": 0}, 3], {}], ["number.mul", [{"node": 1}, 2**40], {}]]
+    nodes = [["sym_size.int", "^", 3], ["number.mul", "^", 2**40]]
     module = calling("avg_pool2d.default", [IMAGES], "#0", ["#2", "#2"], nodes=nodes)
     with pytest.raises(ValueError, match=r"avg_pool2d\.default can't be computed: kernel_size must be from 0 to"):
         module(IMAGES)

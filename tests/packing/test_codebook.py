@@ -60,12 +60,12 @@ def test_each_weight_gets_the_nearest_value_and_more_bits_are_nearer(dtype: torc
 
 
 def test_a_file_of_few_bits_holds_the_shared_values_and_all_else_exactly(tmp_path: Path) -> None:
-    model = prunus.models.create("lenet")
+    model, images = prunus.models.create("lenet"), torch.zeros(1, 1, 28, 28)
     prunus.prune(model, 0.9)
-    exact = prunus.save(model, tmp_path / "exact.prunus").bytes
+    exact = prunus.save(model, tmp_path / "exact.prunus", images).bytes
     sizes = []
     for bits in (2, 4, 6):
-        sizes.append(prunus.save(model, tmp_path / "model.prunus", bits=bits).bytes)
+        sizes.append(prunus.save(model, tmp_path / "model.prunus", images, bits=bits).bytes)
         found = prunus.load(tmp_path / "model.prunus").state_dict()
         for name, tensor in model.state_dict().items():
             expected = snapped(name, tensor, bits) if tensor.ndim > 1 else tensor

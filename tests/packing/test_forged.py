@@ -22,6 +22,7 @@ from prunus.errors import PackError
 from prunus.files import save_tensors
 from prunus.packing import container, read_tensors
 from prunus.packing.coder import Encoder
+from prunus.packing.dictionaries import DICTIONARIES
 
 
 class Odd(nn.Module):
@@ -42,16 +43,16 @@ class Odd(nn.Module):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A file of each kind: a model by name, a graph, weights only."""
+    """Files of a pruned model, of one with a norm, and of weights only."""
     folder = tmp_path_factory.mktemp("packed")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        named = prunus.models.create("lenet", widths=(3, 4, 5))
-        prunus.prune(named, 0.8)
+        pruned = prunus.models.create("lenet", widths=(3, 4, 5))
+        prunus.prune(pruned, 0.8)
         graph = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
         odd = Odd()
-    paths = {kind: folder / f"{kind}.prunus" for kind in ("model", "graph", "weights")}
-    prunus.save(named, paths["model"])
+    paths = {kind: folder / f"{kind}.prunus" for kind in ("pruned", "graph", "weights")}
+    prunus.save(pruned, paths["pruned"], torch.zeros(1, 1, 28, 28))
     prunus.save(graph, paths["graph"], example_inputs=torch.randn(1, 1, 6, 6))
     prunus.save(odd, paths["weights"], weights_only=True)
     return paths
@@ -61,7 +62,7 @@ def bits_of(path: Path) -> dict[str, Any]:
     return {name: (t.dtype, t.shape, t.numpy().tobytes()) for name, t in read_tensors(path).items()}
 
 
-@pytest.mark.parametrize("kind", ["model", "graph", "weights"])
+@pytest.mark.parametrize("kind", ["pruned", "graph", "weights"])
 def test_a_mutated_file_is_refused_or_gives_exactly_the_original(
     files: dict[str, Path], kind: str, tmp_path: Path
 ) -> None:
@@ -78,7 +79,7 @@ def test_a_mutated_file_is_refused_or_gives_exactly_the_original(
         assert found == expected, told
 
 
-@pytest.mark.parametrize("kind", ["model", "weights"])
+@pytest.mark.parametrize("kind", ["pruned", "weights"])
 def test_each_single_flipped_bit_is_found(files: dict[str, Path], kind: str, tmp_path: Path) -> None:
     original, changed = files[kind].read_bytes(), tmp_path / "changed.prunus"
     for at in range(0, 8 * len(original), 101):
@@ -94,10 +95,11 @@ def test_each_single_flipped_bit_is_found(files: dict[str, Path], kind: str, tmp
     [
         (b"", "it is empty"),
         (b"PR", "it is too short"),
-        (b"PRUN\x01" + b"\0" * 10, "it is too short"),
-        (b"PRUN\x02" + b"\0" * 50, "version 2 of the format, and this prunus reads up to 1; upgrade prunus"),
+        (b"PRUN\x02" + b"\0" * 10, "it is too short"),
+        (b"PRUN\x03" + b"\0" * 50, "version 3 of the format, and this prunus reads up to 2; upgrade prunus"),
+        (b"PRUN\x01" + b"\0" * 50, "it is of prunus 0.1, .* take the weights out of it with prunus 0.1"),
         (b"PRUN\x00" + b"\0" * 50, "its version is 0"),
-        (b"PRUN\x01" + b"\0" * 50, "its checksum is not that of its content"),
+        (b"PRUN\x02" + b"\0" * 50, "its checksum is not that of its content"),
         (b"\x80\x02}q\x00.", "it is not a .prunus file, but a pickle"),
         (b"\x28\xb5\x2f\xfd....", "but a zstd file"),
         (b"import os", "it is not a .prunus file"),
@@ -134,24 +136,24 @@ HEADERS: list[tuple[Any, str]] = [
     ({"dtype": "float32", "tensors": [["w", -1]]}, "the shape of 'w'"),
     ({"dtype": "float32", "tensors": [["w", 1.5]]}, "the shape of 'w'"),
     ({"dtype": "float32", "tensors": [["w", True]]}, "the shape of 'w'"),
+    ({"dtype": "float32", "tensors": ["w"]}, "the shape of 'w'"),
+    ({"dtype": "float32", "tensors": [["w"], "v"]}, "the shape of 'v'"),
     ({"dtype": "float32", "tensors": [[7]]}, "as a tensor"),
-    ({"dtype": "float32", "tensors": ["w"]}, "as a tensor"),
-    ({"dtype": "float32", "tensors": [["w", 2], ["w", 2]]}, "two of its tensors have one name"),
+    ({"dtype": "float32", "tensors": [[]]}, "as a tensor"),
+    ({"dtype": "float32", "tensors": [7]}, "as a tensor"),
+    ({"dtype": "float32", "tensors": [["w", 2], ["w", 2]]}, "two of its tensors have the name 'w'"),
+    ({"dtype": "float32", "tensors": ["/a.", ["w", 2], "/", ["a.w", 2]]}, "two of its tensors have the name 'a.w'"),
+    ({"dtype": "float32", "tensors": ["/" + "a" * 50_000, *([f"{place}", 2] for place in range(400))]}, "characters"),
     ({"dtype": "float32", "tensors": [["w", *[1] * 65]]}, "the shape of 'w'"),
     ({"dtype": "float32", "tensors": [["w", 1 << 40, 1 << 40]]}, "larger than any tensor"),
     ({"dtype": "float32", "tensors": [["w", 1 << 40, 0, 1 << 40]]}, "larger than any tensor"),
     ({"dtype": "float32", "tensors": [["w", 1 << 40]]}, "give max_bytes=4398046511104"),
-    ({"model": "vgg"}, "the model 'vgg', which this prunus does not have; upgrade"),
-    ({"model": ["lenet"]}, "which this prunus does not have"),
-    ({"model": "lenet", "arguments": {"widths": [1 << 20, 1 << 20, 1 << 20]}}, "give max_bytes"),
-    ({"model": "lenet", "arguments": {"widths": [1 << 40, 5, 5]}}, "makes a model of width"),
-    ({"model": "lenet", "arguments": {"widths": [1e9, 5, 5]}}, "can't be made"),
-    ({"model": "lenet", "arguments": {"image_size": 1 << 20}}, "give max_bytes"),
-    ({"model": "lenet", "arguments": {"image_size": 1 << 29}}, "can't be made"),
-    ({"model": "lenet", "arguments": {"num_classes": "10"}}, "can't be made"),
-    ({"model": "lenet", "arguments": {"dtype": "x"}}, "as arguments"),
-    ({"model": "lenet", "arguments": []}, "as arguments"),
-    ({"model": "lenet", "dtypes": ["float32"]}, "a number type for each"),
+    ({"dtype": "float32", "tensors": [["w", 1 << 40, 0], "v"]}, "give max_bytes=4398046511104"),
+    ({"dtype": "float32", "tensors": [["w", "same", 0]]}, "'w' is tied to"),
+    ({"dtype": "float32", "tensors": [["v", 2], ["w", "same", 1]]}, "'w' is tied to"),
+    ({"dtype": "float32", "tensors": [["v", 2], ["w", "same", -1]]}, "'w' is tied to"),
+    ({"dtype": "float32", "tensors": [["v", 2], ["w", "same", "v"]]}, "'w' is tied to"),
+    ({"dtype": "float32", "tensors": [["v", 2], ["w", "same"]]}, "'w' is tied to"),
     ({"graph": 1, "dtype": "float32", "tensors": []}, "not what was written"),
 ]
 
@@ -161,7 +163,7 @@ def test_forged_headers_are_refused_before_memory_is_taken(
     files: dict[str, Path], tmp_path: Path, header: Any, told: str
 ) -> None:
     path = tmp_path / "forged.prunus"
-    path.write_bytes(with_header(files["model"].read_bytes(), json.dumps(header).encode()))
+    path.write_bytes(with_header(files["pruned"].read_bytes(), json.dumps(header).encode()))
     tracemalloc.start()
     try:
         with pytest.raises(PackError, match=told):
@@ -171,41 +173,31 @@ def test_forged_headers_are_refused_before_memory_is_taken(
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        ({"tied": {"w": "w"}}, "ties tensors"),
-        ({"tied": {"x": "y"}}, "ties tensors"),
-        ({"tied": {"x": ["w"]}}, "ties tensors"),
-        ({"tied": 3}, "ties tensors"),
-        ({"unsaved": ["x"]}, "leaves out tensors"),
-        ({"unsaved": "w"}, "leaves out tensors"),
-    ],
-)
-def test_names_that_are_not_there_are_refused_though_every_checksum_fits(
-    tmp_path: Path, more: dict[str, Any], told: str
-) -> None:
-    text = container.header_text({"dtype": "float32", "tensors": [["w", 0]], **more})
+def forged(tmp_path: Path, graph: Any) -> Path:
+    """Return a file of one empty tensor, whose checksums fit."""
+    text = container.header_text({"graph": graph, "dtype": "float32", "tensors": [["w", 0]]})
     checksum = container.content_checksum(text, [("w float32 [0]", hashlib.sha256(b"").digest())])
     path = tmp_path / "forged.prunus"
     path.write_bytes(container.join(text, b"", checksum))
-    with pytest.raises(PackError, match=told):
-        read_tensors(path)
+    return path
+
+
+@pytest.mark.parametrize("graph", [None, 1, {}, {"kinds": 1}, {"kinds": "bb"}, {"kinds": ["b"]}])
+def test_kinds_that_are_not_told_are_refused_though_every_checksum_fits(tmp_path: Path, graph: Any) -> None:
+    with pytest.raises(PackError, match="kind of each tensor"):
+        read_tensors(forged(tmp_path, graph))
 
 
 def test_graphs_that_were_forged_are_refused_though_every_checksum_fits(tmp_path: Path) -> None:
-    for graph in (1, {}, {"version": 99}, {"nodes": [["os.system", "true"]]}):
-        text = container.header_text({"graph": graph, "dtype": "float32", "tensors": []})
-        path = tmp_path / "forged.prunus"
-        path.write_bytes(container.join(text, b"", container.content_checksum(text, [])))
+    for graph in (1, None, {}, {"version": 99}, {"nodes": [["os.system", "true"]]}):
         with pytest.raises(PackError, match="graph"):
-            prunus.load(path)
+            prunus.load(forged(tmp_path, graph))
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff\xfe", b'{"a":1,"a":2}', b"NaN", b"1" * 5000])
 def test_headers_that_are_no_json_are_refused(files: dict[str, Path], tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "forged.prunus"
-    path.write_bytes(with_header(files["model"].read_bytes(), text))
+    path.write_bytes(with_header(files["pruned"].read_bytes(), text))
     with pytest.raises(PackError, match="JSON"):
         prunus.load(path)
 
@@ -216,12 +208,25 @@ def test_a_header_can_not_unpack_to_more_than_it_says_or_than_a_file_may_hold(
     path = tmp_path / "bomb.prunus"
     bomb = container.join(b" " * (1 << 17), b"", bytes(8))
     assert len(bomb) < 5000
-    start = 13 + 8
+    start = 13 + 8 + 1
     length = bomb.index(struct.pack("BBB", 0x80, 0x80, 0x08), start)  # 1 << 17, in bytes of seven bits
     for size in (b"\x05", b"\x81\x80\x08", b"\x80\x80\x80\x80\x08"):
         path.write_bytes(resealed(bomb[:length] + size + bomb[length + 3 :]))
         with pytest.raises(PackError, match="its header"):
             prunus.load(path)
+
+
+def test_a_dictionary_that_a_later_prunus_has_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+    data = bytearray(files["pruned"].read_bytes())
+    data[13 + 8] += 1
+    (tmp_path / "later.prunus").write_bytes(resealed(bytes(data)))
+    with pytest.raises(PackError, match="needs dictionary 2, and this prunus has 1 of them; upgrade prunus"):
+        prunus.load(tmp_path / "later.prunus")
+
+
+def test_dictionaries_never_change() -> None:
+    digests = [hashlib.sha256(dictionary).hexdigest()[:16] for dictionary in DICTIONARIES]
+    assert digests == ["fd9e09c86d1fbdc4"]
 
 
 def test_zeros_without_end_need_leave(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models through files: by name, by graph, and into a model; nothing is lost, and tied stays tied."""
+"""Models through files: by graph, and into a model; nothing is lost, and tied stays tied."""
 
 from __future__ import annotations
 
@@ -64,53 +64,58 @@ ARGUMENTS = [
     {"in_channels": 3, "image_size": 32},
     {"image_size": 45, "num_classes": 2},
 ]
+IMAGE = torch.zeros(1, 1, 28, 28)
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
 @pytest.mark.parametrize("name", models.names())
-def test_every_model_of_prunus_is_told_by_its_name(name: str, arguments: dict[str, int], tmp_path: Path) -> None:
+def test_a_small_network_takes_few_bytes_beside_its_weights(
+    name: str, arguments: dict[str, int], tmp_path: Path
+) -> None:
     model = models.create(name, **arguments)
-    facts = prunus.save(model, tmp_path / "model.prunus")
-    assert facts.kind == "model"
-    assert facts.header_bytes < 60
+    images = torch.randn(5, *models.input_shape(name, **arguments))
+    facts = prunus.save(model, tmp_path / "model.prunus", images[:1])
+    assert facts.kind == "graph"
+    assert facts.header_bytes < (320 if name == "resnet20" else 110)
     loaded = prunus.load(tmp_path / "model.prunus")
-    assert type(loaded) is type(model)
     assert not loaded.training
     assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert list(loaded.state_dict()) == list(model.state_dict())
     assert_same_state(model, loaded)
-    images = torch.randn(2, *models.input_shape(name, **arguments))
-    with torch.no_grad():
-        assert torch.equal(loaded(images), model.eval()(images))
+    for number in (2, 5):
+        with torch.no_grad():
+            assert torch.equal(loaded(images[:number]), model.eval()(images[:number]))
+    assert torch.equal(loaded.train()(images), model.train()(images))  # the norms of the batch
+    assert_same_state(model, loaded)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_widths_options_and_number_types_are_told_too(dtype: torch.dtype, tmp_path: Path) -> None:
-    for model in (
-        models.create("lenet5", widths=(3, 5, 17, 9)).to(dtype),
-        models.create("resnet20", widths=(4, 8, 8), shortcut="projected").to(dtype),
+    for model, images in (
+        (models.create("lenet5", widths=(3, 5, 17, 9)), IMAGE),
+        (models.create("resnet20", widths=(4, 8, 8), shortcut="projected"), torch.zeros(1, 3, 32, 32)),
     ):
-        assert prunus.save(model, tmp_path / "model.prunus").kind == "model"
+        prunus.save(model.to(dtype), tmp_path / "model.prunus", images.to(dtype))
         assert_same_state(model, prunus.load(tmp_path / "model.prunus"))
-    mixed = models.create("lenet")
-    mixed.fc.to(dtype)
-    assert prunus.save(mixed, tmp_path / "model.prunus").kind == "model"
-    assert_same_state(mixed, prunus.load(tmp_path / "model.prunus"))
 
 
-def test_a_model_that_only_looks_like_one_of_ours_is_not_told_by_name(tmp_path: Path) -> None:
-    dilated, hooked, other, patched = (models.create("lenet") for _ in range(4))
-    dilated.conv4.padding = (1, 1)
-    hooked.fc.register_forward_hook(lambda module, args, output: 2 * output)
-    other.fc = nn.Sequential(other.fc)
-    patched.fc.forward = lambda x: x  # type: ignore[method-assign]
-    for model in (dilated, hooked, other, patched):
-        with pytest.raises(ValueError, match="give example_inputs"):
-            prunus.save(model, tmp_path / "model.prunus")
+def test_without_example_inputs_it_is_said_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"LeNet must be traced: give example_inputs, .*, or weights_only=True"):
+        prunus.save(models.create("lenet"), tmp_path / "model.prunus")
     assert not list(tmp_path.iterdir())
-    prunus.save(hooked, tmp_path / "hooked.prunus", example_inputs=torch.randn(1, 1, 28, 28))
+
+
+def test_what_is_changed_about_a_model_is_in_its_graph(tmp_path: Path) -> None:
+    dilated, hooked, patched = (models.create("lenet") for _ in range(3))
+    dilated.conv2.padding = (2, 2)
+    dilated.conv2.dilation = (2, 2)
+    hooked.fc.register_forward_hook(lambda module, args, output: 2 * output)
+    patched.fc.forward = lambda x: x  # type: ignore[method-assign]
     images = torch.randn(2, 1, 28, 28)
-    with torch.no_grad():
-        assert torch.allclose(prunus.load(tmp_path / "hooked.prunus")(images), hooked(images))
+    for model in (dilated, hooked, patched):
+        prunus.save(model, tmp_path / "model.prunus", images)
+        with torch.no_grad():
+            assert torch.allclose(prunus.load(tmp_path / "model.prunus")(images), model(images))
 
 
 def test_a_graph_gives_the_same_outputs_in_a_process_without_the_class(tmp_path: Path) -> None:
@@ -176,7 +181,7 @@ def test_weights_only_do_not_load_by_themselves(tmp_path: Path) -> None:
     ],
 )
 def test_a_model_that_does_not_fit_is_left_as_it_was(tmp_path: Path, other: object, told: str) -> None:
-    prunus.save(models.create("lenet"), tmp_path / "model.prunus")
+    prunus.save(models.create("lenet"), tmp_path / "model.prunus", IMAGE)
     assert callable(other)
     model = other()
     before = copy.deepcopy(model)
@@ -188,8 +193,9 @@ def test_a_model_that_does_not_fit_is_left_as_it_was(tmp_path: Path, other: obje
 def test_saving_leaves_the_model_as_it_was_and_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
     model = models.create("resnet20", widths=(4, 4, 4)).train()
     before, random = copy.deepcopy(model), torch.get_rng_state()
-    first = prunus.save(model, tmp_path / "first.prunus", bits=3)
-    prunus.save(model, tmp_path / "second.prunus", bits=3)
+    images = torch.zeros(1, 3, 32, 32)
+    first = prunus.save(model, tmp_path / "first.prunus", images, bits=3)
+    prunus.save(model, tmp_path / "second.prunus", images, bits=3)
     assert_same_state(model, before)
     assert model.training
     assert torch.equal(torch.get_rng_state(), random)
@@ -210,7 +216,7 @@ def test_mistakes_are_refused_before_a_file_is_written(tmp_path: Path) -> None:
     with torch.no_grad():
         broken.fc.weight[0, 0] = torch.nan
     with pytest.raises(TypeError, match="Module, got dict"):
-        prunus.save({}, path)  # type: ignore[arg-type]
+        prunus.save({}, path, IMAGE)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"the model comes first: prunus\.save\(model, path\)"):
         prunus.save(path, broken)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"'s' of the state dict has layout torch\.sparse_coo"):
@@ -219,27 +225,26 @@ def test_mistakes_are_refused_before_a_file_is_written(tmp_path: Path) -> None:
         prunus.save(nn.Linear(2, 2, device="meta"), path, weights_only=True)
     for bits in (0, 9, 2.5, True):
         with pytest.raises(ValueError, match="bits must be a whole number from 1 to 8"):
-            prunus.save(models.create("lenet"), path, bits=bits)  # type: ignore[arg-type]
+            prunus.save(models.create("lenet"), path, IMAGE, bits=bits)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'fc.weight' holds values that are not finite"):
-        prunus.save(broken, path, bits=4)
+        prunus.save(broken, path, IMAGE, bits=4)
     assert not list(tmp_path.iterdir())
-    prunus.save(broken, path)  # without bits a NaN is as good as any number
+    prunus.save(broken, path, IMAGE)  # without bits a NaN is as good as any number
     assert torch.equal(read_tensors(path)["fc.weight"].isnan(), broken.fc.weight.isnan())
 
 
 def test_wrappers_are_looked_through(tmp_path: Path) -> None:
     model = models.create("lenet-300-100", widths=(5, 5))
-    facts = prunus.save(nn.DataParallel(model), tmp_path / "model.prunus")
-    assert facts.kind == "model"
+    prunus.save(nn.DataParallel(model), tmp_path / "model.prunus", IMAGE)
     assert_same_state(prunus.load(tmp_path / "model.prunus"), model)
 
 
 def test_without_the_extra_it_is_said_how_to_get_it(tmp_path: Path) -> None:
-    prunus.save(models.create("lenet"), tmp_path / "model.prunus")
+    prunus.save(models.create("lenet"), tmp_path / "model.prunus", IMAGE)
     done = run_without_extras(f"""
-import prunus
+import prunus, torch
 for call in (
-    lambda: prunus.save(prunus.models.create("lenet"), {str(tmp_path / "other.prunus")!r}),
+    lambda: prunus.save(prunus.models.create("lenet"), {str(tmp_path / "other.prunus")!r}, torch.zeros(1, 1, 28, 28)),
     lambda: prunus.load({str(tmp_path / "model.prunus")!r}),
 ):
     try:
@@ -254,11 +259,11 @@ for call in (
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")
 def test_models_on_a_gpu_are_saved_and_made_there(tmp_path: Path) -> None:
     model = models.create("lenet").half().cuda()
-    prunus.save(model, tmp_path / "model.prunus", bits=4)
+    images = IMAGE.half().cuda()
+    prunus.save(model, tmp_path / "model.prunus", images, bits=4)
     loaded = prunus.load(tmp_path / "model.prunus", device="cuda")
     assert {parameter.device.type for parameter in loaded.parameters()} == {"cuda"}
-    exact = prunus.save(model, tmp_path / "exact.prunus")
-    assert exact.kind == "model"
+    prunus.save(model, tmp_path / "exact.prunus", images)
     assert_same_state(prunus.load(tmp_path / "exact.prunus", device="cuda"), model)
 
 

@@ -147,7 +147,7 @@ def example_inputs(
     elif known is not None:
         size = models.input_shape(known, **arguments)
     else:
-        size = _told_shape(model, packed)
+        size = _told_shape(model)
     if size is None:
         return None
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -155,20 +155,15 @@ def example_inputs(
     return inputs.to(like.device, like.dtype)
 
 
-def _told_shape(model: nn.Module, packed: Path | None) -> tuple[int, ...] | None:
+def _told_shape(model: nn.Module) -> tuple[int, ...] | None:
     """Return the shape of one input that a .prunus file tells of; None where it tells none, or several, or integers."""
     from prunus.graph.exported import ExportedModule
-    from prunus.lab import models
-    from prunus.packing import container
 
-    if isinstance(model, ExportedModule):
-        inputs = model.signature.inputs
-        sizes = inputs[0].shape[1:] if len(inputs) == 1 and inputs[0].dtype in _floats() else ()
-        return tuple(map(int, sizes)) if sizes and all(isinstance(size, int) for size in sizes) else None
-    header = container.read(packed).header if packed is not None else {}
-    if "model" not in header:
+    if not isinstance(model, ExportedModule):
         return None
-    return models.input_shape(header["model"], **header.get("arguments", {}))
+    inputs = model.signature.inputs
+    sizes = (inputs[0].example or inputs[0].shape)[1:] if len(inputs) == 1 and inputs[0].dtype in _floats() else ()
+    return tuple(map(int, sizes)) if sizes and all(isinstance(size, int) for size in sizes) else None
 
 
 def _floats() -> tuple[torch.dtype, ...]:

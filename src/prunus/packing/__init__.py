@@ -1,6 +1,6 @@
 """A model <-> a small `.prunus` file: lossless by default, checked, self-describing, and nothing in it is ever run.
 
-prunus.save(model, "model.prunus")
+prunus.save(model, "model.prunus", example_inputs)
 model = prunus.load("model.prunus")
 """
 

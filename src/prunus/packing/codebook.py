@@ -64,7 +64,7 @@ class Codebook:
             codebook.step(optimizer)
 
     The gradient of a shared value is the sum of those of all weights that share it. Pruned weights stay zero. What
-    results is saved by ``prunus.save(model, path)``, which finds the few values by itself.
+    results is saved by ``prunus.save(model, path, example_inputs)``, which finds the few values by itself.
 
     Args:
         model: any module; parameters of two and more dimensions share values, each layer its own.

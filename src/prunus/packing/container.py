@@ -2,12 +2,13 @@
 
     bytes  what
     4      ``PRUN``
-    1      version of the format, 1
+    1      version of the format, 2
     8      of the SHA-256 of everything that follows
     8      of the SHA-256 of what the file decodes to: the header, and name, type, shape and bits of each tensor
-    1-10   bytes of the packed header, and its packing: 4 n + packing
+    1      the number of the dictionary that the header was deflated with; 0 if it is as it is
+    1-10   bytes of the deflated header
     1-10   bytes of the header
-    n      the header, JSON, packed
+    n      the header, JSON, deflated
     rest   the tensors, one stream of the range coder
 
 The first checksum finds damage before anything is read; the second shows that what was read is what was written, on
@@ -20,39 +21,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from prunus.errors import PackError
+from prunus.packing.dictionaries import DICTIONARIES
 from prunus.packing.errors import DamagedError
 from prunus.strict_json import FieldError, parse
 
 T = TypeVar("T")
 
 MAGIC = b"PRUN"
-VERSION = 1
+VERSION = 2
 _CHECKSUM = 8
 _START = len(MAGIC) + 1 + 2 * _CHECKSUM
 
 # A header may be as large as this, and so many times the file: JSON takes many times its size in memory.
 _HEADER_ALWAYS = 1 << 18
 _HEADER_TIMES = 64
-# What a header is likely to hold; deflate finds it there instead of in the file. Part of the format: a change is a new
-# version.
-_DICTIONARY = (
-    b'running_mean","running_var","num_batches_tracked","in_proj_weight","in_proj_bias","out_proj.weight","out_proj.bias'
-    b'"embedding.weight","layers.0.norm1.weight","self_attn.q_proj.weight","attention.self.query.weight","mlp.fc1.weight'
-    b'"bn1.weight","conv1.weight","conv1.bias","conv2.weight","fc.bias","fc1.weight","fc1.bias","bfloat16","float16","int64"'
-    b'{"graph":{"tied":{"0.weight","0.bias","2.weight","2.bias"},"dtype":"float32","tensors":[["weight",["bias",'
-    b'{"model":"lenet-300-100","model":"lenet5","model":"resnet20","arguments":{"shortcut":"projected","image_size":32,'
-    b'{"model":"lenet5-caffe","arguments":{"num_classes":10,"in_channels":1,"image_size":28,"widths":[20,50,500]},"dtype":"float32"}'
-)
-_LZMA = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 24, "lc": 3, "lp": 0, "pb": 0, "nice_len": 273, "depth": 0}]
-_STORED, _DEFLATED, _LZMAED = range(3)
-_NUM_PACKINGS = 4
+_STORED = 0
 
 # How other files begin that someone might take for one of these.
 _KNOWN_STARTS = {
@@ -109,15 +98,10 @@ def join(text: bytes, stream: bytes, checksum: bytes) -> bytes:
         stream: the coded tensors.
         checksum: of `content_checksum`.
     """
-    packings = {
-        _STORED: text,
-        _DEFLATED: _deflate(text),
-        _LZMAED: lzma.compress(text, lzma.FORMAT_RAW, filters=_LZMA),
-    }
-    packing, packed = min(packings.items(), key=lambda item: len(item[1]))
+    number, packed = len(DICTIONARIES), _deflate(text)
     if len(text) > _most_header(_START + len(packed) + len(stream)):
-        packing, packed = _STORED, text
-    start = checksum + _varint(_NUM_PACKINGS * len(packed) + packing) + _varint(len(text)) + packed
+        number, packed = _STORED, text
+    start = checksum + bytes([number]) + _varint(len(packed)) + _varint(len(text)) + packed
     digest = hashlib.sha256(start)
     digest.update(stream)
     return b"".join((MAGIC, bytes([VERSION]), digest.digest()[:_CHECKSUM], start, stream))
@@ -155,14 +139,13 @@ def split(data: bytes) -> Content:
     told = data[len(MAGIC) + 1 : len(MAGIC) + 1 + _CHECKSUM]
     if hashlib.sha256(body).digest()[:_CHECKSUM] != told:
         raise DamagedError("its checksum is not that of its content; copy or download it anew")
-    packed_size, at = _read_varint(data, _START)
+    packed_size, at = _read_varint(data, _START + 1)
     size, at = _read_varint(data, at)
-    packed_size, packing = divmod(packed_size, _NUM_PACKINGS)
     if packed_size > len(data) - at:
         raise DamagedError(f"its header is said to take {packed_size:,} bytes, but {len(data) - at:,} are left")
     if size > _most_header(len(data)):
         raise DamagedError(f"its header is said to be {size:,} bytes long, too many for a file of {len(data):,}")
-    text = _unpack(data[at : at + packed_size], packing, size)
+    text = _unpack(data[at : at + packed_size], data[_START], size)
     return Content(_parse(text), text, memoryview(data)[at + packed_size :], bytes(body[:_CHECKSUM]), len(data))
 
 
@@ -178,8 +161,13 @@ def _check_start(data: bytes) -> None:
         raise PackError(
             f"it has version {data[len(MAGIC)]} of the format, and this prunus reads up to {VERSION}; upgrade prunus"
         )
-    if len(data) < _START + 2 or data[len(MAGIC)] == 0:
-        raise DamagedError("it is too short" if len(data) < _START + 2 else "its version is 0")
+    if data[len(MAGIC) : len(MAGIC) + 1] == b"\x01":
+        raise PackError(
+            "it is of prunus 0.1, whose files later versions do not read; take the weights out of it with prunus 0.1 "
+            "(prunus unpack FILE --out weights.safetensors), load them into the model, and save that again"
+        )
+    if len(data) < _START + 3 or data[len(MAGIC)] == 0:
+        raise DamagedError("it is too short" if len(data) < _START + 3 else "its version is 0")
 
 
 def _most_header(file_size: int) -> int:
@@ -187,22 +175,21 @@ def _most_header(file_size: int) -> int:
 
 
 def _deflate(text: bytes) -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=_DICTIONARY)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARIES[-1])
     return packer.compress(text) + packer.flush()
 
 
-def _unpack(packed: bytes, packing: int, size: int) -> bytes:
-    """Unpack at most `size` bytes, which must be all."""
+def _unpack(packed: bytes, number: int, size: int) -> bytes:
+    """Unpack at most `size` bytes, which must be all, by the dictionary of that number."""
+    if number > len(DICTIONARIES):
+        raise PackError(
+            f"its header needs dictionary {number}, and this prunus has {len(DICTIONARIES)} of them; upgrade prunus"
+        )
     try:
-        if packing == _STORED:
-            text = packed
-        elif packing == _DEFLATED:
-            text = zlib.decompressobj(-15, zdict=_DICTIONARY).decompress(packed, size + 1)
-        elif packing == _LZMAED:
-            text = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA).decompress(packed, size + 1)
-        else:
-            raise DamagedError("its header is packed in an unknown way")
-    except (zlib.error, lzma.LZMAError, EOFError) as error:
+        text = packed
+        if number != _STORED:
+            text = zlib.decompressobj(-15, zdict=DICTIONARIES[number - 1]).decompress(packed, size + 1)
+    except zlib.error as error:
         raise DamagedError("its header can't be unpacked") from error
     if len(text) != size:
         raise DamagedError(f"its header does not have the {size:,} bytes it is said to have")

@@ -1,10 +1,19 @@
-"""What tensors a file holds: names, types and shapes, as its header tells them."""
+"""What tensors a file holds: names, types and shapes, as its header tells them.
+
+The header has the most frequent number type as "dtype", and as "tensors" a list, in the order of the state dict, of
+
+    "/conv1."                   what the names that follow begin with
+    "bias"                      a vector, as long as the first dimension of the last tensor that has dimensions
+    ["weight", 8, 4, 3, 3]      a tensor of that shape
+    ["steps", "int64"]          one of another number type, here of no dimensions
+    ["weight", "same", 0]       a tied tensor: another name of the first one in the file
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +30,9 @@ _ALWAYS = 1 << 24
 _TIMES = 2000
 _MOST_DIMENSIONS = 64
 _MOST_ELEMENTS = 1 << 62
+_PREFIX, _SAME = "/", "same"
+# Names may have so many characters together: a long prefix before many short names could fill the memory.
+_MOST_CHARACTERS = 1 << 24
 
 
 class Entry(NamedTuple):
@@ -57,40 +69,98 @@ def type_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def to_header(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return entries as JSON values: the most frequent type once, and each tensor as a list of name and shape."""
-    if not entries:
-        return {"dtype": "float32", "tensors": []}
-    usual = Counter(entry.dtype for entry in entries).most_common(1)[0][0]
-    listed = [
-        [entry.name, *([] if entry.dtype == usual else [type_name(entry.dtype)]), *entry.shape] for entry in entries
-    ]
-    return {"dtype": type_name(usual), "tensors": listed}
+class Listing(NamedTuple):
+    """The tensors of a file, and under which names a state dict has them.
+
+    Attributes:
+        entries: the tensors as they are stored, each under its first name.
+        places: all names in the order of the state dict, tied ones too -> which entry it is.
+    """
+
+    entries: list[Entry]
+    places: dict[str, int]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Listing:
+        """List tensors; those that lie at the same place in memory are one."""
+        listing, firsts = cls([], {}), dict[tuple[object, ...], int]()
+        for name, tensor in tensors.items():
+            start = tensor.data_ptr() if tensor.numel() else name  # what is empty lies nowhere
+            at = (start, tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+            listing.add(Entry.of(name, tensor), firsts.setdefault(at, len(listing.entries)))
+        return listing
+
+    def add(self, entry: Entry, place: int) -> None:
+        """Add a tensor, or another name of the one at an earlier place."""
+        self.places[entry.name] = place
+        if place == len(self.entries):
+            self.entries.append(entry)
 
 
-def from_header(header: Mapping[str, Any]) -> list[Entry]:
+def to_header(listing: Listing) -> dict[str, Any]:
+    """Return a listing as JSON values."""
+    dtypes = Counter(entry.dtype for entry in listing.entries)
+    usual = dtypes.most_common(1)[0][0] if dtypes else torch.float32
+    items: list[Any] = []
+    prefix, length, num_listed = "", -1, 0
+    for name, place in listing.places.items():
+        entry = listing.entries[place]
+        last = name.rpartition(".")[2]
+        if name.removesuffix(last) != prefix:
+            prefix = name.removesuffix(last)
+            items.append(_PREFIX + prefix)
+        if place < num_listed:
+            items.append([last, _SAME, place])
+            continue
+        num_listed += 1
+        is_plain = entry.dtype == usual and entry.shape == (length,) and not last.startswith(_PREFIX)
+        types = [] if entry.dtype == usual else [type_name(entry.dtype)]
+        items.append(last if is_plain else [last, *types, *entry.shape])
+        length = entry.shape[0] if entry.shape else length
+    return {"dtype": type_name(usual), "tensors": items}
+
+
+def from_header(header: Mapping[str, Any]) -> Listing:
     """Read what `to_header` gave.
 
     Raises:
         DamagedError: it is anything else.
     """
-    usual = dtype_of(header.get("dtype"))
-    listed = header.get("tensors")
-    if not isinstance(listed, list):
+    usual, items = dtype_of(header.get("dtype")), header.get("tensors")
+    if not isinstance(items, list):
         raise DamagedError("its header does not list the tensors")
-    entries = [_entry(item, usual) for item in listed]
-    if len({entry.name for entry in entries}) < len(entries):
-        raise DamagedError("two of its tensors have one name")
-    return entries
+    listing = Listing([], {})
+    prefix, length, num_characters = "", -1, 0
+    for item in items:
+        if isinstance(item, str) and item.startswith(_PREFIX):
+            prefix = item.removeprefix(_PREFIX)
+            continue
+        last, *form = [item, length] if isinstance(item, str) else item if isinstance(item, list) and item else [None]
+        if not isinstance(last, str):
+            raise DamagedError(f"its header lists {item!r:.60} as a tensor")
+        num_characters += len(prefix) + len(last)
+        if num_characters > _MOST_CHARACTERS:
+            raise DamagedError(f"the names of its tensors have more than {_MOST_CHARACTERS:,} characters")
+        name = prefix + last
+        if name in listing.places:
+            raise DamagedError(f"two of its tensors have the name {name!r:.60}")
+        if form[:1] == [_SAME]:
+            listing.add(*_tied(name, form[1:], listing.entries))
+            continue
+        entry = _entry(name, form, usual)
+        listing.add(entry, len(listing.entries))
+        length = entry.shape[0] if entry.shape else length
+    return listing
 
 
-def _entry(item: object, usual: torch.dtype) -> Entry:
-    if not isinstance(item, list) or not item or not isinstance(item[0], str):
-        raise DamagedError(f"its header lists {item!r:.60} as a tensor")
-    name, *shape = item
-    dtype = usual
-    if shape and isinstance(shape[0], str):
-        dtype = dtype_of(shape.pop(0))
+def _tied(name: str, form: list[Any], entries: list[Entry]) -> tuple[Entry, int]:
+    if len(form) != 1 or not _is_count(form[0]) or form[0] >= len(entries):
+        raise DamagedError(f"{name!r:.60} is tied to {form!r:.60}, which is no tensor before it")
+    return entries[form[0]]._replace(name=name), form[0]
+
+
+def _entry(name: str, form: list[Any], usual: torch.dtype) -> Entry:
+    dtype, shape = (dtype_of(form[0]), form[1:]) if form and isinstance(form[0], str) else (usual, form)
     if len(shape) > _MOST_DIMENSIONS or not all(_is_count(length) for length in shape):
         raise DamagedError(f"the shape of {name!r:.60} is {shape!r:.60}")
     if math.prod(max(length, 1) for length in shape) > _MOST_ELEMENTS:

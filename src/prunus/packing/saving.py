@@ -50,7 +50,7 @@ class PackFacts:
     """What `save` wrote.
 
     Attributes:
-        kind: how the file tells its model: "model" by a name of `prunus.models`, "graph" by its graph, "weights" not.
+        kind: "graph" where the file holds the model's graph, "weights" where it holds weights only.
         bytes: of the file.
         header_bytes: of these, what comes before the tensors.
         tensors: each tensor, in order.
@@ -75,23 +75,24 @@ def save(
 ) -> PackFacts:
     """Write a model as a `.prunus` file, whole or not at all: small, checked, and free of code.
 
-    Every bit of every tensor is kept, unless `bits` is given. The model is left as it is. Where it is traced, the batch
-    stays free, unless the model's code pins it: then the loaded model takes as many samples as the example has, and no
-    others; a UserWarning, `PackFacts.batch` and the loaded model's `why` say so. Image sizes and lengths stay free
-    where the model takes others and its graph was found to compute the same there; else they are the example's.
+    The file holds the model's graph, which is traced here, so `load` needs nothing of its class. Every bit of every
+    tensor is kept, unless `bits` is given. The model is left as it is. The batch stays free, unless the model's code
+    pins it: then the loaded model takes as many samples as the example has, and no others; a UserWarning,
+    `PackFacts.batch` and the loaded model's `why` say so. Image sizes and lengths stay free where the model takes
+    others and its graph was found to compute the same there; else they are the example's.
 
     Args:
         model: any module, on any device; wrappers of data-parallel training, torch.compile and Fabric are looked
             through.
         path: of the file.
-        example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first. With
-            them a model that is not one of `prunus.models` is traced, so that `load` needs nothing of its class.
+        example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first, to
+            trace the model with; not needed for what `load` returned, nor with `weights_only`.
         bits: 1 to 8: the nonzero weights of each tensor of two and more dimensions share at most ``2 ** bits`` values,
             chosen by k-means; biases and norms stay exact. The loaded model then is a slightly different one.
-        weights_only: leave out what the model is; the file can only be loaded into a model.
+        weights_only: leave out the graph; the file can only be loaded into a model.
 
     Raises:
-        ValueError: the model has to be traced and there are no example inputs; `bits` is out of range.
+        ValueError: there are no example inputs to trace the model with; `bits` is out of range.
         GraphError: the model can't be traced.
         TypeError: the model is not a Module, or its state dict holds something else than dense tensors of numbers.
         MissingExtraError: the package constriction is not installed.
@@ -101,9 +102,10 @@ def save(
     check_module(model)
     if bits is not None:
         codebook.check_bits(bits)
+    encoder = Encoder()  # where the extra is missing, this says so before the model is traced
     described = describe.describe(unwrap(model), example_inputs, weights_only=weights_only)
     tensors = described.tensors if bits is None else codebook.snap(described.tensors, bits)
-    written = _write(described.entries, tensors)
+    written = _write(encoder, described.entries, tensors)
     text = container.header_text(described.header)
     data = container.join(text, written.stream, container.content_checksum(text, written.checked))
     with whole_file(path) as temporary:
@@ -129,7 +131,7 @@ def load(
 
     Args:
         path: of a file that `save` wrote.
-        model: where the weights go; without, a model is made of what the file says, in eval mode, and nothing of the
+        model: where the weights go; without, a model is made of the file's graph, in eval mode, and nothing of the
             class it had is needed.
         device: where a model that is made goes; a given one stays where it is.
         max_bytes: how much memory the tensors may take; without, 16 MiB or 2,000 times the file, whichever is more, so
@@ -140,7 +142,7 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such file.
-        PackError: it is not a `.prunus` file, was damaged, is of a later version, needs more memory than allowed, or
+        PackError: it is not a `.prunus` file, was damaged, is of another version, needs more memory than allowed, or
             holds weights only and no model is given.
         ValueError: names, shapes or number types do not fit the given model, which was not changed.
         MissingExtraError: the package constriction is not installed.
@@ -177,8 +179,8 @@ class _Written(NamedTuple):
     checked: list[tuple[str, bytes]]
 
 
-def _write(entries: list[Entry], tensors: Mapping[str, Tensor]) -> _Written:
-    encoder, coded = Encoder(), Coded.nothing()
+def _write(encoder: Encoder, entries: list[Entry], tensors: Mapping[str, Tensor]) -> _Written:
+    coded = Coded.nothing()
     facts, checked = [], []
     for entry in entries:
         bits = dtypes.patterns(tensors[entry.name])
@@ -193,8 +195,8 @@ def _write(entries: list[Entry], tensors: Mapping[str, Tensor]) -> _Written:
 
 
 def _read(content: container.Content, max_bytes: int | None) -> dict[str, Tensor]:
-    """Decode the tensors of a file, and see that they are what was written."""
-    entries = describe.entries_of(content.header)
+    """Decode the tensors of a file, by all their names, and see that they are what was written."""
+    entries, places = layout.from_header(content.header)
     layout.check_size(entries, content.size, max_bytes)
     decoder, coded = Decoder(content.stream), Coded.nothing()
     read: list[Patterns] = []
@@ -203,9 +205,8 @@ def _read(content: container.Content, max_bytes: int | None) -> dict[str, Tensor
     checked = [(entry.told, _digest(bits)) for entry, bits in zip(entries, read, strict=True)]
     if container.content_checksum(content.header_text, checked) != content.checksum:
         raise DamagedError("what it holds is not what was written")
-    return {
-        entry.name: dtypes.tensor_of(bits, entry.dtype, entry.shape) for entry, bits in zip(entries, read, strict=True)
-    }
+    tensors = [dtypes.tensor_of(bits, entry.dtype, entry.shape) for entry, bits in zip(entries, read, strict=True)]
+    return {name: tensors[place] for name, place in places.items()}
 
 
 def _nonzero(bits: Patterns) -> int:

@@ -1,14 +1,14 @@
 """The arguments of operations as JSON values, and which an operation takes.
 
-Numbers, texts, true, false and null stand for themselves; lists and tuples are lists. All else is an object of one
-entry:
+Numbers, true, false and null stand for themselves; lists and tuples are lists. All else is a text whose first character
+says what it stands for:
 
-    {"node": 3}                           the result of that number
-    {"tensor": "conv.weight"}             a parameter or buffer
-    {"training": "drop"}                  the training flag of a module
-    {"device": "own"}                     the device of the module's tensors, or "cpu"
-    {"dtype": "float32"}                  likewise {"layout": "strided"}, {"memory_format": "channels_last"}
-    {"float": "inf"}                      or "-inf" or "nan"
+    ^       the result of the operation before, ^2 of the one before that, and so on; the inputs come first
+    @       the tensor after the one that was named last, in the order of the state dict, @2 the one after that
+    !       the training flag of the module that holds the tensor named last, !drop that of the module "drop"
+    #       a constant: #float32 and other dtypes, #strided, #channels_last, #cpu, #inf, #-inf, #nan;
+            #own is the device of the module's tensors
+    '       a text, such as 'mean
 """
 
 from __future__ import annotations
@@ -20,22 +20,19 @@ from typing import Any
 import torch
 from torch import fx
 
-OWN = "own"
-_FLOATS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+NODE, TENSOR_NAMED, FLAG_OF, _CONSTANT, _TEXT = "^@!#'"
+_OWN = "own"
 _DTYPE_NAMES = (
     *("bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2"),
 )
 DTYPES = {name: getattr(torch, name) for name in _DTYPE_NAMES}
-_LAYOUTS = {"strided": torch.strided}
-_MEMORY_FORMATS = {
-    name: getattr(torch, name) for name in ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
-}
-_CONSTANTS: dict[str, dict[str, Any]] = {
-    "float": _FLOATS,
-    "dtype": DTYPES,
-    "layout": _LAYOUTS,
-    "memory_format": _MEMORY_FORMATS,
+_MEMORY_FORMATS = ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
+_CONSTANTS: dict[str, Any] = {
+    **DTYPES,
+    **{name: getattr(torch, name) for name in (*_MEMORY_FORMATS, "strided")},
+    **{str(number): number for number in (math.inf, -math.inf, math.nan)},
+    "cpu": torch.device("cpu"),
 }
 _DEEPEST = 4  # a list of lists is the deepest that any operation takes
 _LARGEST = 2**63
@@ -46,12 +43,12 @@ class DocumentError(ValueError):
     """A graph that a document can't hold, or a document that holds none; the message says where and why."""
 
 
-def encode(value: Any, reference: Callable[[fx.Node], Any], own: torch.device) -> Any:
+def encode(value: Any, reference: Callable[[fx.Node], str], own: torch.device) -> Any:
     """Return an argument as a JSON value.
 
     Args:
         value: an argument of a node.
-        reference: a node -> what stands for it.
+        reference: a node -> the text that stands for it.
         own: the device of the module's tensors.
 
     Raises:
@@ -61,28 +58,27 @@ def encode(value: Any, reference: Callable[[fx.Node], Any], own: torch.device) -
         return reference(value)
     if isinstance(value, (list, tuple)):
         return [encode(entry, reference, own) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
-    if value is None or type(value) in (bool, int, float, str):
+    if isinstance(value, str):
+        return _TEXT + value
+    if value is None or type(value) in (bool, int) or (type(value) is float and math.isfinite(value)):
         return value
     if isinstance(value, torch.device):
         is_own = value.type == own.type and value.index in (None, own.index)
         if not is_own and value.type != "cpu":
             raise DocumentError(f"the device {str(value)!r} is written in the graph, and is not the module's, {own}")
-        return {"device": OWN if is_own else "cpu"}
-    for tag, names in _CONSTANTS.items():
-        for name, constant in names.items():
-            if value is constant:
-                return {tag: name}
+        return _CONSTANT + (_OWN if is_own else "cpu")
+    name = str(value).removeprefix("torch.")
+    if type(_CONSTANTS.get(name)) is type(value):
+        return _CONSTANT + name
     raise DocumentError(f"a value of the type {type(value).__name__} can't be in a document: {value!r:.100}")
 
 
-def decode(value: Any, references: Mapping[str, Callable[[Any], fx.Node]], own: torch.device, depth: int = 0) -> Any:
+def decode(value: Any, references: Mapping[str, Callable[[str], fx.Node]], own: torch.device, depth: int = 0) -> Any:
     """Return the argument that a JSON value stands for.
 
     Args:
         value: what came out of a file.
-        references: tag -> what makes a node of what is under it, or raises DocumentError.
+        references: the first character of a text -> what makes a node of the others, or raises DocumentError.
         own: the device of the module's tensors.
         depth: how many lists it is in.
 
@@ -93,32 +89,30 @@ def decode(value: Any, references: Mapping[str, Callable[[Any], fx.Node]], own: 
         if depth == _DEEPEST:
             raise DocumentError(f"lists lie more than {_DEEPEST} deep in each other")
         return [decode(entry, references, own, depth + 1) for entry in value]
-    if isinstance(value, dict):
-        return _decode_tagged(value, references, own)
+    if isinstance(value, str):
+        return _decode_text(value, references, own)
     if type(value) is int and not -_LARGEST <= value < _LARGEST:
         raise DocumentError("a whole number has more than 64 bits")
     if type(value) is float and not math.isfinite(value):
         raise DocumentError(f"a number is {value}")
-    if type(value) is str and (len(value) > _LONGEST_TEXT or not value.isprintable()):
-        raise DocumentError(f"a text is too long, or can't be printed: {value!r:.50}")
-    if value is not None and type(value) not in (bool, int, float, str):
-        raise DocumentError(f"a value of the type {type(value).__name__} is not JSON")
+    if value is not None and type(value) not in (bool, int, float):
+        raise DocumentError(f"a value of the type {type(value).__name__} can't be an argument")
     return value
 
 
-def _decode_tagged(value: dict[Any, Any], references: Mapping[str, Callable[[Any], fx.Node]], own: torch.device) -> Any:
-    if len(value) != 1:
-        raise DocumentError(f"a tagged value must have one entry, got {len(value)}")
-    ((tag, inner),) = value.items()
-    if not isinstance(tag, str):
-        raise DocumentError(f"a tag must be a text, got {tag!r:.50}")
-    if tag in references:
-        return references[tag](inner)
-    if tag == "device" and inner in (OWN, "cpu"):
-        return own if inner == OWN else torch.device("cpu")
-    if tag in _CONSTANTS and isinstance(inner, str) and inner in _CONSTANTS[tag]:
-        return _CONSTANTS[tag][inner]
-    raise DocumentError(f"there is no {{{tag!r:.50}: {inner!r:.50}}}")
+def _decode_text(value: str, references: Mapping[str, Callable[[str], fx.Node]], own: torch.device) -> Any:
+    mark, rest = value[:1], value[1:]
+    if mark in references:
+        return references[mark](rest)
+    if mark == _CONSTANT and rest == _OWN:
+        return own
+    if mark == _CONSTANT and rest in _CONSTANTS:
+        return _CONSTANTS[rest]
+    if mark != _TEXT:
+        raise DocumentError(f"an argument can't be {value!r:.50}")
+    if len(rest) > _LONGEST_TEXT or not rest.isprintable():
+        raise DocumentError(f"a text is too long, or can't be printed: {rest!r:.50}")
+    return rest
 
 
 # What the results of an operation are: a tensor, several in a list or tuple, or a number.

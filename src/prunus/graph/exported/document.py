@@ -1,40 +1,41 @@
 """A graph as a document: plain JSON values, without tensors, which anybody may have written.
 
-    version      1
     why          why the model's own class was not kept
     arguments    [name, structure] of each argument
     positional   how many of them, from the first, may be given by position
     inputs       {"dtype", "shape"} or {"value"} of each leaf of the arguments; a text in a shape is a free size; where
                  others than the batch are free, also {"example"}, sizes that the model takes
-    tensors      name -> {"kind", "dtype", "shape"}, or {"same": name} where it is tied to an earlier one
-    nodes        [operation, arguments, arguments by name] of each call; its result's number counts on from the inputs
+    kinds        a letter for each tensor: p for a parameter, f for a frozen one, b for a buffer, c for a constant
+    nodes        [operation, its arguments, {those by name}] of each call, as `prunus.graph.exported.arguments` writes
+                 them; an operation without an overload's name is the default one
     output       the structure of what comes out
     leaves       its leaves
 
 A structure is "*" for a leaf, or one of {"tuple": [...]}, {"list": [...]}, {"dict": [[key, structure], ...]}.
-Nothing in a document is run, evaluated, or looked up by name outside `prunus.graph.exported.operations`.
+Names, dtypes and shapes of the tensors lie with the tensors, and a version with the file. Nothing in a document is run,
+evaluated, or looked up by name outside `prunus.graph.exported.operations`.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from prunus.graph.exported import arguments, limits, operations
 from prunus.graph.exported.arguments import DTYPES, DocumentError
-from prunus.graph.exported.source import FLAG, split
+from prunus.graph.exported.source import FLAG, holder_of, split
 from prunus.graph.exported.structure import PLAIN, Input, Structure
 
 if TYPE_CHECKING:
     from prunus.graph.exported.module import ExportedModule
 
-VERSION = 1
 LEAF = "*"
-PARAMETER, FROZEN, BUFFER, CONSTANT = "parameter", "frozen", "buffer", "constant"
+PARAMETER, FROZEN, BUFFER, CONSTANT = "pfbc"
+DEFAULT = ".default"
+ROOT = "."  # stands for the name of the outermost module, which is empty
 _NUMBER_NAMES = {function: name for name, function in operations.NUMBERS.items()}
 
 
@@ -48,12 +49,11 @@ def write(module: ExportedModule) -> dict[str, Any]:
     writer.write()
     signature = module.signature
     return {
-        "version": VERSION,
         "why": module.why,
-        "arguments": [[name, _structure_to_json(found)] for name, found in signature.arguments.items()],
+        "arguments": [[name, _structure_to_json(structure)] for name, structure in signature.arguments.items()],
         "positional": signature.num_positional,
         "inputs": [writer.input(leaf) for leaf in signature.inputs],
-        "tensors": _tensors_to_json(module),
+        "kinds": "".join(_kind(module, name, tensor) for name, tensor in module.tensors().items()),
         "nodes": writer.nodes,
         "output": _structure_to_json(signature.output),
         "leaves": writer.leaves,
@@ -63,40 +63,49 @@ def write(module: ExportedModule) -> dict[str, Any]:
 class _Writer:
     def __init__(self, module: ExportedModule) -> None:
         self._graph, self._own = module.graph, module._like.device
-        self._references: dict[fx.Node, Any] = {}
+        self._places = {name: place for place, name in enumerate(module.tensors())}
+        self._numbers: dict[fx.Node, int] = {}
+        self._last_place, self._last_module = -1, ""  # of the tensor that was named last
         self.nodes: list[list[Any]] = []
         self.leaves: list[Any] = []
 
     def write(self) -> None:
-        number = 0
         for node in self._graph.nodes:
-            if node.op == "get_attr":
-                path = str(node.target)
-                modules, last = split(path)
-                self._references[node] = {"training": ".".join(modules)} if last == FLAG else {"tensor": path}
-                continue
             if node.op == "output":
                 self.leaves = self._encode(list(node.args[0]))
-                return
             if node.op == "call_function":
                 name = _operation_name(node)
                 _check_constants(name, node)
-                self.nodes.append([name, self._encode(list(node.args)), self._encode_each(node.kwargs)])
-            self._references[node] = {"node": number}
-            number += 1
+                call = [name.removesuffix(DEFAULT), *self._encode(list(node.args))]
+                kwargs = {key: self._encode(value) for key, value in node.kwargs.items()}
+                self.nodes.append([*call, kwargs] if kwargs else call)
+            if node.op in ("call_function", "placeholder"):
+                self._numbers[node] = len(self._numbers)
 
     def input(self, leaf: Input) -> dict[str, Any]:
         if leaf.dtype is None:
             return {"value": self._encode(leaf.value)}
-        found = {"dtype": dtype_name(leaf.dtype), "shape": list(leaf.shape)}
+        entry = {"dtype": dtype_name(leaf.dtype), "shape": list(leaf.shape)}
         free = any(isinstance(size, str) for size in leaf.shape[1:])
-        return found | {"example": list(leaf.example)} if free and leaf.example else found
+        return entry | {"example": list(leaf.example)} if free and leaf.example else entry
 
     def _encode(self, value: Any) -> Any:
-        return arguments.encode(value, self._references.__getitem__, self._own)
+        return arguments.encode(value, self._reference, self._own)
 
-    def _encode_each(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: self._encode(value) for name, value in values.items()}
+    def _reference(self, node: fx.Node) -> str:
+        if node.op != "get_attr":
+            return arguments.NODE + _unless_one(len(self._numbers) - self._numbers[node])
+        modules, last = split(str(node.target))
+        module = ".".join(modules)
+        if last == FLAG:
+            return arguments.FLAG_OF + ("" if module == self._last_module else module or ROOT)
+        place = self._places[str(node.target)]
+        step, self._last_place, self._last_module = place - self._last_place, place, module
+        return arguments.TENSOR_NAMED + _unless_one(step)
+
+
+def _unless_one(count: int) -> str:
+    return "" if count == 1 else str(count)
 
 
 def _check_constants(name: str, node: fx.Node) -> None:
@@ -122,23 +131,13 @@ def _operation_name(node: fx.Node) -> str:
     )
 
 
-def _tensors_to_json(module: ExportedModule) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    names: dict[int, str] = {}
-    for prefix, holder in module.named_modules():
-        for last, tensor in {**holder._parameters, **holder._buffers}.items():
-            assert tensor is not None
-            name = f"{prefix}.{last}" if prefix else last
-            if id(tensor) in names:
-                found[name] = {"same": names[id(tensor)]}
-                continue
-            names[id(tensor)] = name
-            if last in holder._parameters:
-                kind = PARAMETER if tensor.requires_grad else FROZEN
-            else:
-                kind = CONSTANT if last in holder._non_persistent_buffers_set else BUFFER
-            found[name] = {"kind": kind, "dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape)}
-    return found
+def _kind(module: ExportedModule, name: str, tensor: Tensor) -> str:
+    dtype_name(tensor.dtype)  # refused where a document could not be read with it
+    modules, last = split(name)
+    holder = holder_of(module, modules)
+    if last in holder._parameters:
+        return PARAMETER if tensor.requires_grad else FROZEN
+    return CONSTANT if last in holder._non_persistent_buffers_set else BUFFER
 
 
 def _structure_to_json(structure: Structure) -> Any:

@@ -82,10 +82,10 @@ class ExportedModule(nn.Module):
 
         Args:
             document: plain JSON values; everything about it is checked, nothing in it is run.
-            tensors: name -> tensor for what the document declares, all on one device; they are not copied.
+            tensors: what `tensors` returned, in its order, all on one device; they are not copied.
 
         Raises:
-            DocumentError: the document is damaged, forged, or of another version, or the tensors don't fit it.
+            DocumentError: the document is damaged or forged, or the tensors don't fit it.
         """
         from prunus.graph.exported import reading
 
@@ -103,8 +103,16 @@ class ExportedModule(nn.Module):
         return documents.write(self)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name: parameters, buffers and constants; a tied one under its first name only."""
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        """Return all tensors by name, in the order of the state dict: parameters, buffers and constants.
+
+        Tied ones are one object under several names.
+        """
+        return {
+            f"{prefix}.{last}" if prefix else last: tensor
+            for prefix, holder in self.named_modules()
+            for last, tensor in {**holder._parameters, **holder._buffers}.items()
+            if tensor is not None
+        }
 
     @property
     def graph(self) -> fx.Graph:

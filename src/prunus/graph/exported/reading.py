@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from prunus import strict_json
 from prunus.graph.exported import arguments, limits, operations
 from prunus.graph.exported.arguments import DTYPES, NUMBER, TENSOR, TENSORS, DocumentError
-from prunus.graph.exported.document import BUFFER, CONSTANT, FROZEN, LEAF, PARAMETER, VERSION, dtype_name
+from prunus.graph.exported.document import BUFFER, CONSTANT, DEFAULT, FROZEN, LEAF, PARAMETER, ROOT, dtype_name
 from prunus.graph.exported.parts import Parts
 from prunus.graph.exported.program import is_argument_name
 from prunus.graph.exported.source import FLAG
@@ -28,19 +28,19 @@ _MOST_PARTS = 64
 _DEEPEST = 16
 _LARGEST_EXAMPLE = 2**28
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ \-]{0,200}")
+_COUNT = re.compile(r"0|[2-9]|-[1-9]|-?[1-9][0-9]{1,6}")
 _FREE_SIZE = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _TAKEN = frozenset(dir(nn.Module()))
 
 
 @dataclass(frozen=True)
 class _Document:
-    version: int
     why: str
     arguments: tuple[tuple[str, Any], ...]
     positional: int
     inputs: tuple[dict[str, Any], ...]
-    tensors: dict[str, dict[str, Any]]
-    nodes: tuple[tuple[str, tuple[Any, ...], dict[str, Any]], ...]
+    kinds: str
+    nodes: tuple[tuple[Any, ...], ...]
     output: Any
     leaves: tuple[Any, ...]
 
@@ -49,10 +49,9 @@ def read(document: Any, tensors: Mapping[str, Tensor]) -> tuple[Parts, str]:
     """Return what a document and its tensors make, and why the model's own class was not kept.
 
     Raises:
-        DocumentError: the document is damaged, forged, or of another version, or the tensors don't fit it.
+        DocumentError: the document is damaged or forged, or the tensors don't fit it.
     """
     try:
-        _check_version(document)
         plain: _Document = strict_json.build(_Document, document)
         return _Reader(plain, tensors).parts(), plain.why
     except DocumentError as error:
@@ -61,16 +60,10 @@ def read(document: Any, tensors: Mapping[str, Tensor]) -> tuple[Parts, str]:
         raise DocumentError(f"the graph can't be read: {error}") from error
 
 
-def _check_version(document: Any) -> None:
-    version = document.get("version") if isinstance(document, dict) else None
-    if type(version) is int and version != VERSION:
-        raise DocumentError(f"it is of version {version}, this prunus reads version {VERSION}")
-
-
 class _Reader:
     def __init__(self, document: _Document, tensors: Mapping[str, Tensor]) -> None:
         self._document = document
-        self._given = tensors
+        self._given, self._names = tensors, list(tensors)
         self._own = next((t.device for t in tensors.values() if isinstance(t, Tensor)), torch.device("cpu"))
         self._graph = fx.Graph()
         self._kinds: dict[fx.Node, str] = {}
@@ -78,22 +71,27 @@ class _Reader:
         self._attributes: dict[tuple[str, str], fx.Node] = {}
         self._tensors: dict[str, Tensor] = {}
         self._not_saved: set[str] = set()
-        self._references = {"node": self._result, "tensor": self._tensor, "training": self._flag}
+        self._last_place, self._last_module = -1, ""  # of the tensor that was named last
+        self._references = {
+            arguments.NODE: self._result,
+            arguments.TENSOR_NAMED: self._tensor,
+            arguments.FLAG_OF: self._flag,
+        }
 
     def parts(self) -> Parts:
         document = self._document
-        if len(document.nodes) + len(document.tensors) + len(document.inputs) > _MOST_NODES:
+        if len(document.nodes) + len(document.kinds) + len(document.inputs) > _MOST_NODES:
             raise DocumentError(f"it has more than {_MOST_NODES:,} nodes, tensors and inputs")
         self._add_tensors()
         signature = self._signature()
         for leaf in range(len(signature.inputs)):
             kind = NUMBER if signature.inputs[leaf].dtype is None else TENSOR
             self._add(self._graph.create_node("placeholder", f"input_{leaf}"), kind)
-        for number, (name, args, kwargs) in enumerate(document.nodes):
+        for number, call in enumerate(document.nodes):
             try:
-                self._add_call(name, args, kwargs)
+                self._add_call(*_parts_of(call))
             except DocumentError as error:
-                raise DocumentError(f"node {number}, {name!r:.60}: {error}") from None
+                raise DocumentError(f"node {number}, {call[:1]!r:.60}: {error}") from None
         leaves = self._decode(list(document.leaves))
         if len(leaves) != signature.output.num_leaves or any(isinstance(leaf, list) for leaf in leaves):
             raise DocumentError(f"the output has {signature.output.num_leaves} leaves, got {len(leaves)}")
@@ -102,49 +100,30 @@ class _Reader:
         return Parts(self._graph, signature, self._tensors, frozenset(self._not_saved), modules)
 
     def _add_tensors(self) -> None:
-        declared = self._document.tensors
-        names = list(declared)
-        _check_names(names)
-        stored = {name for name, entry in declared.items() if "same" not in entry}
-        if self._given.keys() != stored:
-            odd = sorted(map(str, self._given.keys() ^ stored))[0]
-            raise DocumentError(f"the tensors given must be those declared; {odd!r} is in one only")
-        for name, entry in declared.items():
-            if entry.keys() == {"same"}:
-                self._tie(name, entry["same"])
-            elif entry.keys() == {"kind", "dtype", "shape"}:
-                self._add_tensor(name, entry["kind"], entry["dtype"], entry["shape"])
-            else:
-                raise DocumentError(f"tensor {name!r} must have kind, dtype and shape, or same")
-
-    def _add_tensor(self, name: str, kind: Any, dtype: Any, shape: Any) -> None:
-        tensor = self._given[name]
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-            raise DocumentError(f"tensor {name!r} must be a dense tensor, got {type(tensor).__name__}")
-        if tensor.dtype != _dtype(dtype) or shape != list(tensor.shape):
-            raise DocumentError(
-                f"tensor {name!r} is declared as {dtype!r:.20} of the shape {shape!r:.100}, "
-                f"got {dtype_name(tensor.dtype)} of the shape {list(tensor.shape)}"
-            )
-        if tensor.device != self._own:
-            raise DocumentError(f"the tensors must be on one device, got {self._own} and {tensor.device}")
-        if kind in (PARAMETER, FROZEN):
-            if kind == PARAMETER and not (tensor.is_floating_point() or tensor.is_complex()):
-                raise DocumentError(f"tensor {name!r} is a trained parameter of whole numbers")
-            self._tensors[name] = nn.Parameter(tensor.detach(), requires_grad=kind == PARAMETER)
-        elif kind in (BUFFER, CONSTANT):
-            self._tensors[name] = tensor.detach()
+        _check_names(self._names)
+        kinds = self._document.kinds
+        if len(kinds) != len(self._names):
+            raise DocumentError(f"it tells the kinds of {len(kinds)} tensors, got {len(self._names)} tensors")
+        made: dict[tuple[int, str], Tensor] = {}
+        for (name, tensor), kind in zip(self._given.items(), kinds, strict=True):
+            tied = made.get((id(tensor), kind))
+            self._tensors[name] = made[id(tensor), kind] = self._made(name, tensor, kind) if tied is None else tied
             if kind == CONSTANT:
                 self._not_saved.add(name)
-        else:
-            raise DocumentError(f"tensor {name!r} is of the unknown kind {kind!r:.30}")
 
-    def _tie(self, name: str, other: Any) -> None:
-        if isinstance(other, str) and other in self._tensors:
-            self._tensors[name] = self._tensors[other]
-            self._not_saved |= {name} if other in self._not_saved else set()
-        else:
-            raise DocumentError(f"tensor {name!r} is tied to {other!r:.60}, which is no tensor before it")
+    def _made(self, name: str, tensor: Tensor, kind: str) -> Tensor:
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise DocumentError(f"tensor {name!r} must be a dense tensor, got {type(tensor).__name__}")
+        dtype_name(tensor.dtype)
+        if tensor.device != self._own:
+            raise DocumentError(f"the tensors must be on one device, got {self._own} and {tensor.device}")
+        if kind not in (PARAMETER, FROZEN, BUFFER, CONSTANT):
+            raise DocumentError(f"tensor {name!r} is of the unknown kind {kind!r}")
+        if kind == PARAMETER and not (tensor.is_floating_point() or tensor.is_complex()):
+            raise DocumentError(f"tensor {name!r} is a trained parameter of whole numbers")
+        if kind in (PARAMETER, FROZEN):
+            return nn.Parameter(tensor.detach(), requires_grad=kind == PARAMETER)
+        return tensor.detach()
 
     def _signature(self) -> Signature:
         document = self._document
@@ -170,8 +149,8 @@ class _Reader:
         shape = tuple(_size(name, size) for size in entry["shape"])
         return Input(name, _dtype(entry["dtype"]), shape, None, _example(name, shape, entry.get("example", [])))
 
-    def _add_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = self._decode(list(args))
+    def _add_call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+        given = self._decode(args)
         named = {key: self._decode(value) for key, value in kwargs.items()}
         if name == "getitem":
             if len(given) != 2 or named or not self._is(given[0], TENSORS) or type(given[1]) is not int:
@@ -209,22 +188,25 @@ class _Reader:
     def _is(self, value: Any, kind: str) -> bool:
         return isinstance(value, fx.Node) and self._kinds[value] == kind
 
-    def _result(self, number: Any) -> fx.Node:
-        if type(number) is not int or not 0 <= number < len(self._results):
-            raise DocumentError(f"it refers to the result {number!r:.30}, which does not come before it")
-        return self._results[number]
+    def _result(self, steps: str) -> fx.Node:
+        back = _count(steps)
+        if not 1 <= back <= len(self._results):
+            raise DocumentError(f"it refers to the result {back} steps back, and {len(self._results)} come before it")
+        return self._results[-back]
 
-    def _tensor(self, name: Any) -> fx.Node:
-        if not isinstance(name, str) or name not in self._document.tensors:
-            raise DocumentError(f"it refers to the tensor {name!r:.60}, which is not declared")
+    def _tensor(self, steps: str) -> fx.Node:
+        place = self._last_place + _count(steps)
+        if not 0 <= place < len(self._names):
+            raise DocumentError(f"it refers to the tensor number {place} of {len(self._names)}")
+        name = self._names[place]
+        self._last_place, self._last_module = place, name.rpartition(".")[0]
         return self._attribute(name, name, TENSOR)
 
-    def _flag(self, path: Any) -> fx.Node:
-        if not isinstance(path, str):
-            raise DocumentError(f"it refers to the training flag of {path!r:.60}, which is no module's name")
+    def _flag(self, module: str) -> fx.Node:
+        path = {"": self._last_module, ROOT: ""}.get(module, module)
         if path and (path, FLAG) not in self._attributes:
             _check_name(path)
-            if any(prefix in self._document.tensors for prefix in _prefixes(path)):
+            if any(prefix in self._given for prefix in _prefixes(path)):
                 raise DocumentError(f"it refers to the training flag of {path!r:.60}, which is a tensor")
         return self._attribute(path, f"{path}.{FLAG}" if path else FLAG, FLAG)
 
@@ -233,6 +215,22 @@ class _Reader:
             self._attributes[name, kind] = node = self._graph.create_node("get_attr", target)
             self._kinds[node] = TENSOR if kind == TENSOR else NUMBER
         return self._attributes[name, kind]
+
+
+def _parts_of(call: tuple[Any, ...]) -> tuple[str, list[Any], dict[str, Any]]:
+    """Return the name of a call's operation, its arguments by position, and those by name."""
+    name, *args = call or ("",)
+    if not isinstance(name, str):
+        raise DocumentError("it does not begin with an operation's name")
+    kwargs = args.pop() if args and isinstance(args[-1], dict) else {}
+    return name if "." in name or name == "getitem" else name + DEFAULT, args, kwargs
+
+
+def _count(steps: str) -> int:
+    """Return a number of steps as `document` writes it: nothing for one."""
+    if steps and not _COUNT.fullmatch(steps):
+        raise DocumentError(f"a number of steps can't be {steps!r:.30}")
+    return int(steps or 1)
 
 
 def _check_names(names: Iterable[str]) -> None:
