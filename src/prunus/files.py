@@ -132,20 +132,32 @@ def load_with_metadata(
     path: Path | str, device: str | torch.device = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file and the text its header carries; errors as `load_tensors`."""
+    place = torch.device(device)
+    with _opened(path) as file:
+        tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
+        metadata = _metadata(dict(file.metadata() or {}))
+    return {name: tensor.to(place) for name, tensor in tensors.items()}, metadata
+
+
+def load_metadata(path: Path | str) -> dict[str, str]:
+    """Read the text that a safetensors file's header carries, and none of its tensors; errors as `load_tensors`."""
+    with _opened(path) as file:
+        return _metadata(dict(file.metadata() or {}))
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str) -> Iterator[Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}; expected a .safetensors file")
-    place = torch.device(device)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
-            metadata = _metadata(dict(file.metadata() or {}))
+            yield file
     except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{str(path)!r} is not a readable safetensors file ({error}); "
             "it may be truncated, or saved by torch.save, which prunus never loads"
         ) from error
-    return {name: tensor.to(place) for name, tensor in tensors.items()}, metadata
 
 
 def _tensor(file: Any, name: str) -> Tensor:

@@ -84,13 +84,14 @@ def test_the_packed_file_is_the_finetuned_model_without_what_cannot_matter(finis
     # by hand: a pixel or a hidden unit is no channel of its own that could go unless all its weights are zero
     alive = [(tuned.get_submodule(f"fc{n}").weight != 0).any(1) & (tuned.get_submodule(f"fc{n + 1}").weight != 0).any(0)
              for n in (1, 2)]  # fmt: skip
-    assert [loaded.fc1.out_features, loaded.fc2.out_features] == [int(width.sum()) for width in alive]
+    widths = [loaded.fc1.weight.shape[0], loaded.fc2.weight.shape[0]]
+    assert widths == [int(width.sum()) for width in alive]
     facts = finished.receipt.models[-1]
     assert facts.name == "packed"
     assert facts.bytes["packed"] == (finished.folder / "model.prunus").stat().st_size
     assert all(found.bytes["packed"] > 0 for found in finished.receipt.models)
     assert facts.embedded is not None
-    assert facts.embedded.ram_bytes >= 4 * (loaded.fc1.out_features + loaded.fc2.out_features)  # both lie there at once
+    assert facts.embedded.ram_bytes >= 4 * sum(widths)  # both lie there at once
     assert 0 < facts.embedded.flash_bytes < facts.bytes["safetensors"]
     assert finished.receipt.models[0].embedded is None
 
@@ -243,7 +244,6 @@ def test_whole_channels_make_a_narrower_model_that_is_what_was_asked_for(tmp_pat
     dense, shrunk = by_name["dense"], by_name["shrunk"]
     loaded = prunus.load(found.folder / "model.prunus")
     weights = [parameter for name, parameter in loaded.named_parameters() if name.endswith("weight")]
-    assert type(loaded) is models.LeNet300100
     assert sum(weight.numel() for weight in weights) == pytest.approx(0.6 * (784 * 24 + 24 * 12 + 12 * 10), rel=0.04)
     assert shrunk.parameters < 0.65 * dense.parameters
     assert shrunk.macs is not None

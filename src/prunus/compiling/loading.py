@@ -108,7 +108,7 @@ def _kind(path: Path | str) -> type[Any]:
     if start.startswith(container.MAGIC) or start[8:9] != b"{":
         return nn.Module  # or nothing that prunus reads, which is said where it is read
     try:
-        metadata = files.load_with_metadata(path)[1]
+        metadata = files.load_metadata(path)
     except ValueError as error:
         raise PackError(str(error)) from error
     if "program" in metadata:
