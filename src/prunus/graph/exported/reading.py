@@ -159,7 +159,9 @@ class _Reader:
         elif name.startswith("number."):
             self._add_number(name.removeprefix("number."), given, named)
         elif name not in operations.ATEN:
-            raise DocumentError("it is no operation that a document may hold")
+            raise DocumentError(
+                "it is no operation that a document may hold; if a later prunus wrote it, upgrade prunus"
+            )
         else:
             operation = operations.overload(name)
             if operation is None:
