@@ -290,8 +290,8 @@ JSON = st.recursive(
     | st.floats(allow_nan=False)
     | st.sampled_from(
         [
-            *("*", "#own", "#inf", "#nan", "#float32", "conv.weight", "!conv", "!norm", "", "relu", "getitem"),
-            *("^", "^2", "^9", "@", "@3", "@-2", "@0", "!", "!.", "'", "'text", "pppp"),
+            *("*", "#own", "#inf", "#nan", "#float32", "conv.weight", "!drop", "!conv.bias", "", "relu", "getitem"),
+            *("^", "^2", "^9", "@", "@3", "@-2", "@0", "!", "'", "'text", "pppp"),
         ]
     )
     | st.text(max_size=8),
@@ -337,4 +337,5 @@ def test_mutated_documents_load_or_are_refused(data: st.DataObject) -> None:
     except DocumentError:
         return
     if "#cpu" not in [inner[key] for inner, key in places(document)]:  # here that is the module's own
-        assert loaded.to_document()["nodes"] == document["nodes"], "what is loaded is what the document says"
+        calls = [call[:-1] if call[-1] == {} else call for call in document["nodes"]]
+        assert loaded.to_document()["nodes"] == calls, "what is loaded is what the document says"
