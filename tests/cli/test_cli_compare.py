@@ -122,7 +122,7 @@ def test_packed_files_are_models_by_themselves(command: Command, linear_file: Pa
     assert (measured["parameters"], measured["macs"]) == (4, 3)
 
 
-def test_a_packed_model_of_prunus_is_known_with_its_arguments(command: Command, folder: Path) -> None:
+def test_a_packed_model_tells_the_shape_of_its_inputs(command: Command, folder: Path) -> None:
     narrow = models.create("lenet", in_channels=3, image_size=32, widths=(4, 5, 6))
     prunus.save(narrow, "narrow.prunus", torch.zeros(1, 3, 32, 32))
     result = command("measure", "narrow.prunus", "--no-latency", "--json", "-")

@@ -31,7 +31,7 @@ PROGRAM = "compiled.program"
 def make(road: Road, finetuned: nn.Module, made_from: str) -> dict[str, nn.Module]:
     """Return the shrunk model and the packed one, each as its file gives it back.
 
-    Both are `.prunus` files, since those tell the widths, or the graph, that a smaller model has.
+    Both are `.prunus` files, since those hold the graph of a smaller model, whatever widths it has.
 
     Args:
         road: the run they belong to.

@@ -44,7 +44,7 @@ _HEADER_TIMES = 64
 _STORED = 0
 
 # How other files begin that someone might take for one of these.
-_KNOWN_STARTS = {
+_OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive, such as torch.save writes",
     b"\x80\x02": "a pickle",
     b"\x80\x04": "a pickle",
@@ -80,8 +80,8 @@ def content_checksum(header_text: bytes, tensors: Iterable[tuple[str, bytes]]) -
         tensors: of each, its name, type and shape as one text, and the SHA-256 of its bits, little-endian.
     """
     digest = hashlib.sha256(header_text)
-    for told, of_bits in tensors:
-        digest.update(told.encode() + b"\n" + of_bits)
+    for entry, bits_digest in tensors:
+        digest.update(entry.encode() + b"\n" + bits_digest)
     return digest.digest()[:_CHECKSUM]
 
 
@@ -136,8 +136,8 @@ def split(data: bytes) -> Content:
     """Return what lies in the bytes of a whole file; errors as `read`."""
     _check_start(data)
     body = memoryview(data)[len(MAGIC) + 1 + _CHECKSUM :]
-    told = data[len(MAGIC) + 1 : len(MAGIC) + 1 + _CHECKSUM]
-    if hashlib.sha256(body).digest()[:_CHECKSUM] != told:
+    checksum = data[len(MAGIC) + 1 : len(MAGIC) + 1 + _CHECKSUM]
+    if hashlib.sha256(body).digest()[:_CHECKSUM] != checksum:
         raise DamagedError("its checksum is not that of its content; copy or download it anew")
     packed_size, at = _read_varint(data, _START + 1)
     size, at = _read_varint(data, at)
@@ -153,10 +153,10 @@ def _check_start(data: bytes) -> None:
     if not data:
         raise PackError("it is empty")
     if not data.startswith(MAGIC[: len(data)]):
-        known = next((told for start, told in _KNOWN_STARTS.items() if data.startswith(start)), None)
+        other = next((kind for start, kind in _OTHER_KINDS.items() if data.startswith(start)), None)
         if data[8:9] == b"{":
-            known = "a safetensors file, which prunus.files.load_tensors reads"
-        raise PackError(f"it is not a .prunus file{f', but {known}' if known else ''}")
+            other = "a safetensors file, which prunus.files.load_tensors reads"
+        raise PackError(f"it is not a .prunus file{f', but {other}' if other else ''}")
     if len(data) > len(MAGIC) and data[len(MAGIC)] > VERSION:
         raise PackError(
             f"it has version {data[len(MAGIC)]} of the format, and this prunus reads up to {VERSION}; upgrade prunus"
@@ -208,11 +208,11 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 def _varint(number: int) -> bytes:
     """Return a whole number in bytes of seven bits, the low ones first; all but the last have the high bit set."""
-    found = bytearray()
+    encoded = bytearray()
     while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    return bytes([*found, number])
+    return bytes([*encoded, number])
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

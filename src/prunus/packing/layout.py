@@ -55,8 +55,8 @@ class Entry(NamedTuple):
         return Form(KINDS[self.dtype], size, rows)
 
     @property
-    def told(self) -> str:
-        """The entry as one text, which goes into the checksum."""
+    def text(self) -> str:
+        """The entry as one text, which goes into the checksum of the content."""
         return f"{self.name} {type_name(self.dtype)} {list(self.shape)}"
 
 

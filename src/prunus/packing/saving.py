@@ -32,7 +32,7 @@ class TensorFacts:
 
     Attributes:
         name, shape, dtype: of it; a tied tensor has its first name.
-        coding: in words: where its nonzero entries are and how their values are told.
+        coding: in words: where its nonzero entries are and how their values are written.
         bytes: of the file, about: all tensors share one stream of bits.
         nonzero: entries with a bit that is set, so -0.0 is one.
     """
@@ -150,13 +150,9 @@ def load(
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     content = container.read(path)
-
-    def made() -> nn.Module:
-        return describe.make(content.header, _read(content, max_bytes)).to(device)
-
     if model is None:
-        return container.named(path, made)
-    tensors = read_tensors(path, max_bytes=max_bytes)
+        return container.named(path, lambda: describe.make(content.header, _read(content, max_bytes)).to(device))
+    tensors = _state(path, content, max_bytes)
     inner = unwrap(model)
     _check_fit(path, inner.state_dict(keep_vars=True), tensors)
     inner.load_state_dict(tensors, strict=False)
@@ -169,7 +165,10 @@ def read_tensors(path: Path | str, *, max_bytes: int | None = None) -> dict[str,
     Raises:
         FileNotFoundError, PackError, MissingExtraError: as `load`.
     """
-    content = container.read(path)
+    return _state(path, container.read(path), max_bytes)
+
+
+def _state(path: Path | str, content: container.Content, max_bytes: int | None) -> dict[str, Tensor]:
     return container.named(path, lambda: describe.state_of(content.header, _read(content, max_bytes)))
 
 
@@ -190,7 +189,7 @@ def _write(encoder: Encoder, entries: list[Entry], tensors: Mapping[str, Tensor]
         size = (encoder.num_bits - before) / 8
         nonzero = int(torch.count_nonzero(tensors[entry.name])) if entry.dtype.is_complex else _nonzero(bits)
         facts.append(TensorFacts(entry.name, entry.shape, layout.type_name(entry.dtype), coding, size, nonzero))
-        checked.append((entry.told, digest))
+        checked.append((entry.text, digest))
     return _Written(encoder.finish(), facts, checked)
 
 
@@ -202,7 +201,7 @@ def _read(content: container.Content, max_bytes: int | None) -> dict[str, Tensor
     read: list[Patterns] = []
     for entry in entries:
         read.append(read_tensor(decoder, entry.form, coded, read))
-    checked = [(entry.told, _digest(bits)) for entry, bits in zip(entries, read, strict=True)]
+    checked = [(entry.text, _digest(bits)) for entry, bits in zip(entries, read, strict=True)]
     if container.content_checksum(content.header_text, checked) != content.checksum:
         raise DamagedError("what it holds is not what was written")
     tensors = [dtypes.tensor_of(bits, entry.dtype, entry.shape) for entry, bits in zip(entries, read, strict=True)]
@@ -218,24 +217,24 @@ def _digest(bits: Patterns) -> bytes:
     return hashlib.sha256(little.view(np.uint8).data).digest()
 
 
-def _check_fit(path: Path | str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless a model of the expected tensors can take the given ones, to the bit."""
-    problems = list(_problems(expected, given))
+def _check_fit(path: Path | str, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a model of the expected tensors can take these, to the bit."""
+    problems = list(_problems(expected, tensors))
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"{str(path)!r} does not fit the model: {'; '.join(problems[:3])}{more}")
 
 
-def _problems(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
-    loaded = {id(expected[name]) for name in given if name in expected}
+def _problems(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    loaded = {id(expected[name]) for name in tensors if name in expected}
     for name, tensor in expected.items():
-        if name not in given and id(tensor) not in loaded:
+        if name not in tensors and id(tensor) not in loaded:
             yield f"it lacks {name!r}"
-    for name, tensor in given.items():
+    for name, tensor in tensors.items():
         if name not in expected:
             yield f"it has {name!r}, which the model has not"
         elif tensor.shape != expected[name].shape:
             yield f"{name!r} has shape {list(tensor.shape)} in the file, {list(expected[name].shape)} in the model"
         elif tensor.dtype != expected[name].dtype:
-            wanted, there = tensor.dtype, expected[name].dtype
-            yield f"{name!r} is {wanted} in the file, {there} in the model; make it fit first, as by model.to({wanted})"
+            dtype, own = tensor.dtype, expected[name].dtype
+            yield f"{name!r} is {dtype} in the file, {own} in the model; make it fit first, as by model.to({dtype})"
