@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunus.strict_json import FieldError, dumps, loads, parse
+from prunus.files.strict_json import FieldError, dumps, loads, parse
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus import files, strict_json
+from prunus import files
 from prunus.compiling import storing, toolchain, tuning
 from prunus.compiling.building import MOST_THREADS, NONFINITE, assembled, checked_threads
 from prunus.compiling.checking import check, num_bytes_to_plan
@@ -18,6 +18,7 @@ from prunus.compiling.kernels.library import library
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT
 from prunus.compiling.program import Parts, Program
 from prunus.errors import ProgramError
+from prunus.files import strict_json
 from prunus.graph.exported.structure import PLAIN, Structure
 from prunus.machine import cores
 

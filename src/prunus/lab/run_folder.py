@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus import packing as pack
-from prunus import strict_json
 from prunus.extras import require
-from prunus.files import load_with_metadata, remove_left_overs, save_tensors, write_json, write_text
+from prunus.files import load_with_metadata, remove_left_overs, save_tensors, strict_json, write_json, write_text
 from prunus.lab.recipe import Recipe, load
 
 # What the measuring stage concludes from the models, the receipt first: without it nothing else counts.

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from prunus import files, strict_json
+from prunus import files
 from prunus.errors import ReceiptError
+from prunus.files import strict_json
 from prunus.machine import Machine
 from prunus.measuring.consistency import at_most, between, close, counts, interval, require, unique
 from prunus.measuring.times import BreakEven, BreakEvenPoint, Latency
@@ -148,6 +149,11 @@ class ModelFacts:
         for name, size in self.bytes.items():
             require(size >= 0, f"bytes[{name!r}] must be at least 0, got {size}")
 
+    def __str__(self) -> str:
+        from prunus.measuring.overview import of_model
+
+        return str(of_model(self))
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -217,6 +223,11 @@ class Receipt:
         for test in self.comparisons:
             for name in (test.first, test.second):
                 require(name in names, f"comparisons name {name!r}, which is none of {', '.join(names)}")
+
+    def __str__(self) -> str:
+        from prunus.measuring.overview import MAX_ROWS, overview
+
+        return "\n\n".join(str(table.first(MAX_ROWS)) for table in overview(self))
 
     def to_json(self) -> str:
         """Return the receipt as JSON text that `from_json` reads back to an equal one.

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from prunus.errors import PackError
+from prunus.files.strict_json import FieldError, parse
 from prunus.packing.dictionaries import DICTIONARIES
 from prunus.packing.errors import DamagedError
-from prunus.strict_json import FieldError, parse
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Words need nothing; tables and the page say which extra brings what they need."""
+"""Figures as plain text need nothing; the terminal and the page say which extra brings what they need."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_missing_package_names_its_extra(package, use, receipt, folder, monkey
     assert not (folder / "report.html").exists()
 
 
-def test_words_need_no_extra(receipt, monkeypatch):
+def test_a_receipt_as_text_needs_no_extra(receipt, monkeypatch):
     for package in ("rich", "jinja2", "plotly"):
         hide(monkeypatch, package)
-    assert report.words(receipt)
+    assert "finetuned" in str(receipt)

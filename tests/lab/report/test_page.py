@@ -17,7 +17,9 @@ import torch
 import made_up
 from prunus import files
 from prunus.lab import report
-from prunus.lab.report import drawing
+from prunus.lab.report import drawing, receipt_tables
+from prunus.lab.report.caveats import caveats
+from prunus.lab.report.outcome import headline
 from prunus.pruning.masks import Masks
 
 FIGURES = {
@@ -109,8 +111,7 @@ def test_a_run_that_shrank_and_packed_shows_its_road(run, folder):
         100 * layer.sparsity for layer in smaller.models[2].layers
     ]
     assert "What each step saved" in page.text
-    for sentence in report.words(smaller):
-        assert sentence in page.text
+    assert headline(smaller) in page.text
 
 
 def test_several_runtimes_are_drawn_by_setting_and_the_break_even_as_a_curve(run, folder):
@@ -137,8 +138,8 @@ def test_several_runtimes_are_drawn_by_setting_and_the_break_even_as_a_curve(run
     assert line["x0"] == line["x1"] == pytest.approx(60)
     assert "the break-even curve: latency in torch-compile: it needs a C++ compiler." in page.text
     assert "prunus: packed" in page.text
-    for sentence in report.words(programs):
-        assert sentence in page.text
+    for table in receipt_tables.all_tables(programs):
+        assert all(cell in page.text for row in table.rows for cell in row)
 
 
 def test_masks_of_whole_channels_are_drawn_by_their_weights(run, folder):
@@ -149,9 +150,13 @@ def test_masks_of_whole_channels_are_drawn_by_their_weights(run, folder):
     assert not any("bias" in title for title in titles)
 
 
-def test_the_page_says_the_words(page, receipt):
-    for sentence in report.words(receipt):
-        assert sentence in page.text
+def test_the_page_shows_the_outcome_every_table_and_every_caveat(page, receipt):
+    assert headline(receipt) in page.text
+    for topic, sentence in caveats(receipt):
+        assert topic + sentence in page.text
+    for table in receipt_tables.all_tables(receipt):
+        assert table.caption in page.text
+        assert all(cell in page.text for row in (table.columns, *table.rows) for cell in row)
 
 
 def test_nothing_is_fetched(page):
@@ -308,15 +313,16 @@ def test_the_sensitivity_curve_names_its_method(folder, kept, said):
     assert annotation["text"] == "this run's sparsity"
 
 
-def test_the_latency_figure_says_when_medians_are_told_apart(page):
+def test_the_page_says_when_medians_are_told_apart(page):
     assert "at least 2% apart" in page.text
     assert "medians can differ where bars overlap" in page.text
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_fewer_than_two_models_give_a_page(tmp_path, receipt, number):
-    replace(receipt, models=receipt.models[:number], comparisons=()).save(tmp_path / "receipt.json")
-    assert report.words(replace(receipt, models=receipt.models[:number], comparisons=()))[0] in written(tmp_path).text
+    few = replace(receipt, models=receipt.models[:number], comparisons=())
+    few.save(tmp_path / "receipt.json")
+    assert headline(few) in written(tmp_path).text
 
 
 def test_masks_of_another_model_are_not_drawn(folder):

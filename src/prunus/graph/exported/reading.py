@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prunus import strict_json
+from prunus.files import strict_json
 from prunus.graph.exported import arguments, limits, operations
 from prunus.graph.exported.arguments import DTYPES, NUMBER, TENSOR, TENSORS, DocumentError
 from prunus.graph.exported.document import BUFFER, CONSTANT, DEFAULT, FROZEN, LEAF, PARAMETER, ROOT, dtype_name

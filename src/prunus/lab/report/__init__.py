@@ -1,4 +1,4 @@
-"""What a receipt says: plain words, tables at the terminal, a page with pictures."""
+"""What a receipt says: tables at the terminal, a page with pictures."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunus import extras
-from prunus.lab.report.sentences import words
 from prunus.measuring.receipt import Receipt
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["summary", "terminal", "words", "write_page"]
+__all__ = ["summary", "terminal", "write_page"]
 
 
 def terminal(receipt: Receipt, console: Console | None = None) -> None:
-    """Print a receipt: tables that fit 100 columns, then what was saved and what was not, in words.
+    """Print a receipt: the outcome in two sentences, tables, and what to know before relying on them.
 
     Args:
         receipt: what was measured.
@@ -29,7 +28,7 @@ def terminal(receipt: Receipt, console: Console | None = None) -> None:
     extras.require("rich.console", "printing a receipt")
     from rich.console import Console
 
-    from prunus.lab.report.tables import show
+    from prunus.lab.report.printing import show
 
     show(receipt, console or Console())
 
@@ -48,13 +47,17 @@ def summary(receipts: Sequence[Receipt], console: Console | None = None) -> None
     extras.require("rich.console", "printing a summary")
     from rich.console import Console
 
-    from prunus.lab.report.seeds import show
+    from prunus.lab.report import seeds
+    from prunus.lab.report.printing import show_tables, show_title
 
-    show(receipts, console or Console())
+    seeds.check(receipts)
+    console = console or Console()
+    show_title(seeds.title(receipts), console)
+    show_tables(filter(None, (seeds.models(receipts), seeds.tests(receipts))), console)
 
 
 def write_page(folder: Path | str) -> Path:
-    """Write `folder`/report.html: one file with words, figures and tables that needs no network.
+    """Write `folder`/report.html: one file with figures and tables that needs no network.
 
     What the folder lacks, or holds damaged, leaves its section out of the page, and the page says so. The same folder
     gives the same bytes.

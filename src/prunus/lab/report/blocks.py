@@ -6,17 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunus.lab.report.drawing import Figure
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: names in the first column, figures in the others, but for those of `prose`, which hold sentences."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
-    prose: tuple[int, ...] = ()
-    kind: str = "table"
+from prunus.tables import Table
 
 
 @dataclass(frozen=True)
@@ -35,7 +25,6 @@ class Pictures:
 
     pictures: tuple[Picture, ...]
     note: str = ""
-    kind: str = "pictures"
 
 
 @dataclass(frozen=True)
@@ -44,7 +33,6 @@ class Gallery:
 
     pictures: tuple[Picture, ...]
     note: str = ""
-    kind: str = "gallery"
 
 
 @dataclass(frozen=True)
@@ -53,15 +41,13 @@ class Code:
 
     text: str
     caption: str
-    kind: str = "code"
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Names and what they stand for."""
 
-    pairs: tuple[tuple[str, str], ...]
-    kind: str = "pairs"
+    pairs: Sequence[tuple[str, str]]
 
 
 Part = Figure | Table | Pictures | Gallery | Code | Pairs
@@ -76,17 +62,6 @@ class Section:
     lead: str
     parts: tuple[Part, ...] = ()
     missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A key number: `tone` is good, bad or plain, and is said by `verdict` in words."""
-
-    label: str
-    value: str
-    detail: str
-    verdict: str
-    tone: str = "plain"
 
 
 def section(id: str, title: str, lead: str, parts: Sequence[Part | None] = (), missing: Sequence[str] = ()) -> Section:

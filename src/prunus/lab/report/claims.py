@@ -1,4 +1,4 @@
-"""What a receipt's figures justify saying about two models: a verdict with the figures it rests on."""
+"""What a receipt's figures justify saying about two models: verdicts on accuracy, bytes and time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from prunus.measuring.overview import latency, settings
 from prunus.measuring.receipt import Accuracy, Latency, ModelFacts, PairedTest, Receipt
 
 # the usual level: a difference is told from chance where chance alone would give one as large in fewer than 5% of tries
@@ -29,35 +30,22 @@ _Z95 = 1.96
 
 
 @dataclass(frozen=True)
-class SizeChange:
-    """One format's bytes in two models."""
-
-    format: str
-    before: int
-    after: int
-
-    @property
-    def relative(self) -> float:
-        """The change as a fraction of the size before; negative where the file shrank."""
-        return (self.after - self.before) / self.before
-
-    @property
-    def verdict(self) -> Literal["same", "smaller", "larger"]:
-        """`same` within 0.1%, which a file's header alone can differ by."""
-        if abs(self.relative) < SAME_SIZE:
-            return "same"
-        return "smaller" if self.after < self.before else "larger"
-
-
-@dataclass(frozen=True)
 class SpeedChange:
-    """The latency of two models in one setting: a runtime, a number of threads and a batch size."""
+    """The latency of two models with the same threads and batch.
+
+    Attributes:
+        runtime: what the second model ran in.
+        threads, batch: the setting, as the receipt spells it.
+        before, after: the latency of the first and the second model.
+        against: what the first model ran in.
+    """
 
     runtime: str
     threads: str
     batch: str
     before: Latency
     after: Latency
+    against: str
 
     @property
     def factor(self) -> float:
@@ -80,13 +68,6 @@ class SpeedChange:
 
 
 @dataclass(frozen=True)
-class Overtaking(SpeedChange):
-    """From a model in the fastest of the runtimes that multiply by zeros, `against`, to a program that skips them."""
-
-    against: str
-
-
-@dataclass(frozen=True)
 class AccuracyChange:
     """The accuracy of two models, with the paired test between them where there is one."""
 
@@ -103,46 +84,39 @@ class AccuracyChange:
     def verdict(self) -> Literal["same", "better", "worse"]:
         """`same` where chance explains the difference: p >= 0.05, or without a test overlapping intervals."""
         if self.test:
-            told = self.test.p_value < SIGNIFICANCE
+            apart = self.test.p_value < SIGNIFICANCE
         else:
-            told = self.before.ci95[1] < self.after.ci95[0] or self.after.ci95[1] < self.before.ci95[0]
-        if not told:
+            apart = self.before.ci95[1] < self.after.ci95[0] or self.after.ci95[1] < self.before.ci95[0]
+        if not apart:
             return "same"
         return "better" if self.difference > 0 else "worse"
 
 
-def size_changes(first: ModelFacts, last: ModelFacts) -> list[SizeChange]:
-    """Return the change of every format measured in both models, in the order of the last one's."""
-    return [
-        SizeChange(form, first.bytes[form], after) for form, after in last.bytes.items() if first.bytes.get(form, 0) > 0
-    ]
+def size_verdict(before: int, after: int) -> Literal["same", "smaller", "larger"]:
+    """Compare two sizes in bytes; `same` within 0.1%, which a file's header alone can differ by."""
+    if abs(after - before) < SAME_SIZE * before:
+        return "same"
+    return "smaller" if after < before else "larger"
 
 
 def speed_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
     """Return the change in every setting measured in both models, in the order of the last one's."""
     return [
-        SpeedChange(runtime, threads, batch, before, after)
+        SpeedChange(runtime, threads, batch, before, after, runtime)
         for runtime, threads, batch, after in settings(last)
         if (before := latency(first, runtime, threads, batch)) is not None and before.median > 0
     ]
 
 
-def overtakings(model: ModelFacts, compiled: ModelFacts) -> list[Overtaking]:
-    """Return how the program of one model stands beside another, or the same, in its fastest dense runtime.
-
-    Threads and batch are the same for both.
-    """
-    found = []
+def program_changes(model: ModelFacts, compiled: ModelFacts) -> list[SpeedChange]:
+    """Return how the program of one model stands beside another, or the same, in its fastest dense runtime."""
+    changes = []
     for runtime, threads, batch, after in settings(compiled):
-        times = [
-            (before.median, name, before)
-            for name in DENSE_RUNTIMES
-            if (before := latency(model, name, threads, batch)) is not None
-        ]
+        times = {name: time for name in DENSE_RUNTIMES if (time := latency(model, name, threads, batch)) is not None}
         if runtime == PROGRAM and times:
-            _, against, before = min(times, key=lambda time: time[0])
-            found.append(Overtaking(runtime, threads, batch, before, after, against))
-    return found
+            against = min(times, key=lambda name: times[name].median)
+            changes.append(SpeedChange(runtime, threads, batch, times[against], after, against))
+    return changes
 
 
 def dense_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
@@ -175,29 +149,15 @@ def median_interval(time: Latency) -> tuple[float, float]:
     return time.median - half_width, time.median + half_width
 
 
-def settings(model: ModelFacts) -> list[tuple[str, str, str, Latency]]:
-    """Return every (runtime, threads, batch, latency) of a model."""
-    return [
-        (runtime, threads, batch, measured)
-        for runtime, by_threads in model.latency_us.items()
-        for threads, by_batch in by_threads.items()
-        for batch, measured in by_batch.items()
-    ]
+def unsteady(changes: list[SpeedChange]) -> bool:
+    """Return whether single calls varied so much in some setting that its verdict needs a warning."""
+    return any(change.variation > UNSTEADY for change in changes)
 
 
-def timed(receipt: Receipt) -> list[ModelFacts]:
-    """Return the models and controls that were timed."""
-    return [model for model in (*receipt.models, *receipt.controls) if model.latency_us]
-
-
-def grid(models: list[ModelFacts]) -> list[tuple[str, str]]:
-    """Return every (threads, batch) that any of the models was timed in."""
-    return list(dict.fromkeys(setting[1:3] for model in models for setting in settings(model)))
-
-
-def latency(model: ModelFacts, runtime: str, threads: str, batch: str) -> Latency | None:
-    """Return a model's latency in a setting, None where it was not measured."""
-    return model.latency_us.get(runtime, {}).get(threads, {}).get(batch)
+def without_reason(first: ModelFacts, last: ModelFacts, changes: list[SpeedChange]) -> bool:
+    """Return whether both models do the same multiply-adds, in runtimes that multiply by zeros like by any number."""
+    dense = all(change.runtime in DENSE_RUNTIMES for change in changes)
+    return last.macs is not None and last.macs == first.macs and dense
 
 
 def accuracy_change(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> AccuracyChange | None:
@@ -222,9 +182,9 @@ def zeros(model: ModelFacts) -> int:
     return model.parameters - model.nonzero
 
 
-def zero_fraction(model: ModelFacts) -> float:
-    """Return the fraction of all parameters that are zero, biases and norms counted in."""
-    return zeros(model) / model.parameters if model.parameters else 0.0
+def only_zeroed(first: ModelFacts, last: ModelFacts) -> bool:
+    """Return whether the last model is as large as the first, with more zeros."""
+    return last.parameters == first.parameters and zeros(last) > zeros(first)
 
 
 def _turned(test: PairedTest) -> PairedTest:

@@ -8,7 +8,7 @@ from typing import Any
 
 from plotly import graph_objects as go
 
-from prunus.lab.report import spell
+from prunus.measuring import spell
 from prunus.measuring.receipt import Receipt
 
 # Okabe and Ito's colours, told apart with every kind of colour blindness; each model keeps its own in all figures
@@ -27,7 +27,6 @@ class Figure:
     label: str
     spec: dict[str, Any]
     note: str = ""
-    kind: str = "figure"
 
 
 @dataclass(frozen=True)

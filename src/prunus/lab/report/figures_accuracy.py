@@ -8,9 +8,10 @@ from itertools import groupby
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from prunus.lab.report import accuracy_sentences, drawing, spell
+from prunus.lab.report import drawing
 from prunus.lab.report.drawing import Figure
 from prunus.lab.report.folder import Epoch, Sensitivity
+from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 
 # with more classes than this only those that differ most are drawn
@@ -41,7 +42,7 @@ def accuracy(receipt: Receipt) -> Figure:
             textposition="top center",
             hovertemplate=f"%{{y}}<br>{top1:.2f}% [{low:.2f}, {high:.2f}]<extra></extra>",
         )
-    said = [f"{spell.plain(m.name)} {accuracy_sentences.with_interval(m.accuracy)}" for m in tested if m.accuracy]
+    said = [f"{spell.plain(m.name)} {spell.accuracy(m.accuracy)}" for m in tested if m.accuracy]
     return drawing.figure(
         "accuracy",
         f"Test accuracy with 95% intervals: {'; '.join(said)}.",

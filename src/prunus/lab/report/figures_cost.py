@@ -1,11 +1,16 @@
-"""Figures on what the models cost: parameters and bytes."""
+"""Figures on what the models cost: parameters, bytes, and the widths of their layers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from plotly import graph_objects as go
 
-from prunus.lab.report import claims, drawing, spell, steps
+from prunus.lab.report import claims, drawing
 from prunus.lab.report.drawing import Figure
+from prunus.lab.report.steps import PACKED
+from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 
 # bars of a page's height; the table lists every layer
@@ -26,14 +31,13 @@ def parameters(receipt: Receipt) -> Figure | None:
         x=[claims.zeros(model) for model in models],
         name="zero",
         marker={"color": colours, "opacity": 0.3},
-        text=[_used(model) for model in models],
+        text=[_nonzero(model) for model in models],
         textposition="outside",
         **bars,
     )
-    said = [f"{spell.plain(m.name)} {spell.count(m.nonzero)} of {spell.count(m.parameters)}" for m in models]
     return drawing.figure(
         "parameters",
-        f"Nonzero parameters: {'; '.join(said)}.",
+        f"Nonzero parameters: {'; '.join(f'{spell.plain(model.name)} {_nonzero(model)}' for model in models)}.",
         drawn,
         height=66 + 50 * len(models),
         note="Nonzero parameters of all: the strong part of a bar is used, the pale part is zeros, still stored.",
@@ -44,7 +48,7 @@ def parameters(receipt: Receipt) -> Figure | None:
     )
 
 
-def _used(model: ModelFacts) -> str:
+def _nonzero(model: ModelFacts) -> str:
     if not claims.zeros(model):
         return spell.count(model.parameters)
     return f"{spell.count(model.nonzero)} of {spell.count(model.parameters)}"
@@ -56,72 +60,39 @@ def sizes(receipt: Receipt) -> Figure | None:
     formats = list(dict.fromkeys(form for model in models for form in model.bytes))
     if not formats:
         return None
-    drawn = go.Figure()
-    for model, name in zip(models, drawing.texts(model.name for model in models), strict=True):
-        found = [model.bytes.get(form) for form in formats]
-        drawn.add_bar(
-            x=found,
-            y=drawing.texts(formats),
-            orientation="h",
-            name=name,
-            marker={"color": look[model.name].colour},
-            text=["" if size is None else spell.count(size) for size in found],
-            textposition="outside",
-            cliponaxis=False,
-            hovertemplate="%{y}: %{x:,} bytes",
-        )
+    bars = [(model.name, look[model.name].colour, [model.bytes.get(form) for form in formats]) for model in models]
     compared = spell.listing([spell.plain(model.name) for model in models])
-    return drawing.figure(
+    return _grouped(
         "bytes",
         f"Bytes of {compared} as {spell.listing([spell.plain(form) for form in formats])}.",
-        drawn,
-        height=100 + 24 * len(formats) * len(models) + 14 * len(formats),
-        top=36,
+        formats,
+        bars,
+        unit="bytes",
         note="Bytes of the same weights as a plain safetensors file, after a general compressor, and packed.",
-        barmode="group",
-        xaxis={"title": {"text": "bytes"}, "range": [0, 1.25 * max(max(model.bytes.values()) for model in models)]},
-        yaxis={"autorange": "reversed", "type": "category"},
     )
 
 
 def road(receipt: Receipt) -> Figure | None:
     """Draw what each model of the road takes as a plain file and as a packed one; None where none was packed."""
-    models = [model for model in receipt.models if "safetensors" in model.bytes and steps.PACKED in model.bytes]
+    models = [model for model in receipt.models if "safetensors" in model.bytes and PACKED in model.bytes]
     if not models:
         return None
-    names, drawn = drawing.texts(model.name for model in models), go.Figure()
-    for form, title, colour in (
-        ("safetensors", "plain file", drawing.GREY),
-        (steps.PACKED, "packed", drawing.COLOURS[0]),
-    ):
-        found = [model.bytes[form] for model in models]
-        drawn.add_bar(
-            x=found,
-            y=names,
-            orientation="h",
-            name=title,
-            marker={"color": colour},
-            text=[spell.count(size) for size in found],
-            textposition="outside",
-            cliponaxis=False,
-            hovertemplate="%{y}: %{x:,} bytes",
-        )
-    most = max(model.bytes["safetensors"] for model in models)
-    said = [
-        f"{spell.plain(m.name)} {spell.count(m.bytes['safetensors'])} and {spell.count(m.bytes['packed'])}"
-        for m in models
+    bars = [
+        ("plain file", drawing.GREY, [model.bytes["safetensors"] for model in models]),
+        ("packed", drawing.COLOURS[0], [model.bytes[PACKED] for model in models]),
     ]
-    return drawing.figure(
+    said = [
+        f"{spell.plain(model.name)} {spell.count(model.bytes['safetensors'])} and {spell.count(model.bytes[PACKED])}"
+        for model in models
+    ]
+    return _grouped(
         "road",
         f"Bytes of each model as a plain file and packed: {'; '.join(said)}.",
-        drawn,
-        height=100 + 52 * len(models),
-        top=36,
-        note="From the first model to the last, as a plain safetensors file and as a packed one (.prunus). "
-        "Only the last packed file is what the run hands out; the others show what packing alone would give.",
-        barmode="group",
-        xaxis={"title": {"text": "bytes"}, "range": [0, 1.25 * most]},
-        yaxis={"autorange": "reversed", "type": "category"},
+        [model.name for model in models],
+        bars,
+        unit="bytes",
+        note="Each model as a plain safetensors file and as a packed one (.prunus); the last packed file is the "
+        "run's result.",
     )
 
 
@@ -131,34 +102,58 @@ def widths(receipt: Receipt) -> Figure | None:
         return None
     first, last = receipt.models[0], receipt.models[-1]
     after = {layer.name: layer.shape[0] for layer in last.layers}
-    pairs = [(x.name, x.shape[0], after[x.name]) for x in first.layers if x.name in after][:DRAWN_BARS]
-    if all(was == now for _, was, now in pairs):
+    before = {layer.name: layer.shape[0] for layer in first.layers if layer.name in after}
+    names = list(before)[:DRAWN_BARS]
+    if all(before[name] == after[name] for name in names):
         return None
-    names, look, drawn = drawing.texts(name for name, _, _ in pairs), drawing.marks(receipt), go.Figure()
-    for model, at in ((first, 1), (last, 2)):
+    look = drawing.marks(receipt)
+    part = f" The first {DRAWN_BARS} layers are drawn." if len(before) > DRAWN_BARS else ""
+    return _grouped(
+        "widths",
+        "Outputs of each layer before and after: "
+        f"{'; '.join(f'{spell.plain(name)} {before[name]} to {after[name]}' for name in names[:12])}.",
+        names,
+        [
+            (model.name, look[model.name].colour, [width[name] for name in names])
+            for model, width in ((first, before), (last, after))
+        ],
+        unit="outputs",
+        note=f"Outputs (channels, neurons) of each layer in {spell.plain(first.name)} and in {spell.plain(last.name)}; "
+        f"those that are missing were taken out.{part}",
+    )
+
+
+def _grouped(
+    id: str,
+    label: str,
+    rows: Sequence[str],
+    bars: Sequence[tuple[str, str, Sequence[int | None]]],
+    *,
+    unit: str,
+    note: str,
+) -> Figure:
+    """Draw rows of bars side by side, each bar's (name, colour, one figure a row)."""
+    drawn, names = go.Figure(), drawing.texts(rows)
+    for (_, colour, figures), name in zip(bars, drawing.texts(name for name, *_ in bars), strict=True):
+        marks: dict[str, Any] = {"name": name, "marker": {"color": colour}, "cliponaxis": False}
         drawn.add_bar(
-            x=[pair[at] for pair in pairs],
+            x=list(figures),
             y=names,
             orientation="h",
-            name=drawing.text(model.name),
-            marker={"color": look[model.name].colour},
-            text=[spell.count(int(pair[at])) for pair in pairs],
+            text=["" if figure is None else spell.count(figure) for figure in figures],
             textposition="outside",
-            cliponaxis=False,
-            hovertemplate="%{y}: %{x:,} outputs",
+            hovertemplate=f"%{{y}}: %{{x:,}} {unit}",
+            **marks,
         )
-    part = f" The first {DRAWN_BARS} layers are drawn." if len(pairs) == DRAWN_BARS else ""
-    said = [f"{spell.plain(name)} {was} to {now}" for name, was, now in pairs[:12]]
+    most = max(figure or 0 for *_, figures in bars for figure in figures)
     return drawing.figure(
-        "widths",
-        f"Outputs of each layer before and after: {'; '.join(said)}.",
+        id,
+        label,
         drawn,
-        height=100 + 44 * len(pairs),
+        height=100 + (20 * len(bars) + 12) * len(names),
         top=36,
-        note=f"How many outputs (channels, neurons) each layer has in {spell.plain(first.name)} and in "
-        f"{spell.plain(last.name)}: those that are missing were taken out, with every weight that led to or from them."
-        f"{part}",
+        note=note,
         barmode="group",
-        xaxis={"title": {"text": "outputs"}, "range": [0, 1.2 * max(was for _, was, _ in pairs)]},
+        xaxis={"title": {"text": unit}, "range": [0, 1.25 * most]},
         yaxis={"autorange": "reversed", "type": "category"},
     )

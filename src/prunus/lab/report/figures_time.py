@@ -5,8 +5,9 @@ from __future__ import annotations
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from prunus.lab.report import claims, drawing, spell
+from prunus.lab.report import drawing
 from prunus.lab.report.drawing import Figure
+from prunus.measuring import overview, spell
 from prunus.measuring.receipt import BreakEven, ModelFacts, Receipt
 
 # with more settings than this the first are drawn; the table has them all
@@ -21,8 +22,8 @@ def latency(receipt: Receipt) -> Figure | None:
 
     One panel for each number of threads and batch, in it one row for each model, below each other by runtime.
     """
-    models = claims.timed(receipt)
-    settings = claims.grid(models)
+    models = [model for model in overview.everything(receipt) if model.latency_us]
+    settings = overview.grid(models)
     if not settings:
         return None
     rows, drawn_settings = _rows(models), settings[:DRAWN_SETTINGS]
@@ -32,7 +33,7 @@ def latency(receipt: Receipt) -> Figure | None:
     drawn = make_subplots(
         rows=lines,
         cols=columns,
-        subplot_titles=[_title(*setting) for setting in drawn_settings],
+        subplot_titles=[drawing.text(spell.setting(*setting)) for setting in drawn_settings],
         shared_yaxes=True,
         vertical_spacing=64 / (lines * height),
         horizontal_spacing=0.05,
@@ -43,18 +44,14 @@ def latency(receipt: Receipt) -> Figure | None:
     drawn.update_yaxes(
         range=[len(rows) - 0.5, -0.5], type="category", categoryorder="array", categoryarray=[name for name, *_ in rows]
     )
-    rest = len(settings) - len(drawn_settings)
-    more = f" {spell.plural(rest, 'more setting')} can be read in receipt.json." if rest else ""
     return drawing.figure(
         "latency",
         f"Time of one call in {spell.plural(len(drawn_settings), 'setting')}, median with 10th to 90th percentile.",
         drawn,
         height=44 + lines * height,
         top=44,
-        note="Dots are medians, bars reach from the 10th to the 90th percentile of single calls. A median is known "
-        "better than a single call, so medians can differ where bars overlap: they are called different where "
-        f"they are at least {spell.percent(claims.SAME_TIME, 0)} apart and their 95% intervals (not drawn) do not "
-        f"overlap.{more}",
+        note="Dots are medians, bars reach from the 10th to the 90th percentile of single calls: medians can differ "
+        "where bars overlap.",
         showlegend=False,
     )
 
@@ -76,7 +73,7 @@ def break_even(receipt: Receipt) -> Figure | None:
             mode="lines",
             name=name,
             line={"color": drawing.COLOURS[at % len(drawing.COLOURS)], "dash": "dash", "width": 2},
-            hovertemplate=f"{spell.spread(time.median, time.p10, time.p90)}<extra>{name}</extra>",
+            hovertemplate=f"{spell.latency(time)}<extra>{name}</extra>",
         )
     if curve.sparsity is not None:
         at_percent = 100 * curve.sparsity
@@ -91,16 +88,15 @@ def break_even(receipt: Receipt) -> Figure | None:
             text=f" break-even: {spell.percent(curve.sparsity, 0)}",
         )
     said = [f"{spell.percent(p.sparsity, 0)} {spell.microseconds(p.latency_us.median)}" for p in curve.points]
-    where = f"{spell.threads(str(curve.threads))}, batch {curve.batch}"
+    where = spell.setting(str(curve.threads), str(curve.batch))
     return drawing.figure(
         "break-even",
         f"Time of a program by sparsity, {where}: {'; '.join(said)}.",
         drawn,
         height=400,
         top=64,
-        note=f"One call with {where}, all measured in turns. The line is the program that skips zeros, made of copies "
-        "of the dense network pruned by magnitude at once; they were not trained, so this is about time alone. Bars "
-        "reach from the 10th to the 90th percentile. The dashed lines are the dense network in other runtimes.",
+        note="The line is the program of prunus, the dashed lines are the dense network in other runtimes; bars reach "
+        "from the 10th to the 90th percentile.",
         xaxis={"title": {"text": "sparsity of the pruned weights"}, "ticksuffix": "%", "range": [-2, 102]},
         yaxis={"title": {"text": "time of one call"}, "ticksuffix": unit, "rangemode": "tozero"},
     )
@@ -145,7 +141,7 @@ def _panel(
     drawn: go.Figure, receipt: Receipt, rows: list[Row], setting: tuple[str, str], row: int, column: int
 ) -> None:
     look = drawing.marks(receipt)
-    found = [claims.latency(model, runtime, *setting) for _, model, runtime in rows]
+    found = [overview.latency(model, runtime, *setting) for _, model, runtime in rows]
     unit, size = spell.time_unit(max(measured.p90 for measured in found if measured))
     drawn.update_xaxes(ticksuffix=unit, row=row, col=column)
     for (name, model, _), measured in zip(rows, found, strict=True):
@@ -158,11 +154,7 @@ def _panel(
             error_x=drawing.errors(measured.median / size, measured.p10 / size, measured.p90 / size, mark.colour),
             mode="markers",
             marker={"color": mark.colour, "symbol": mark.symbol, "size": 10},
-            hovertemplate=f"{spell.spread(measured.median, measured.p10, measured.p90)}<extra>{name}</extra>",
+            hovertemplate=f"{spell.latency(measured)}<extra>{name}</extra>",
             row=row,
             col=column,
         )
-
-
-def _title(threads: str, batch: str) -> str:
-    return f"{drawing.text(spell.threads(threads))}, batch {drawing.text(batch)}"

@@ -8,9 +8,10 @@ from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from prunus.lab.report import distributions, drawing, spell
+from prunus.lab.report import distributions, drawing
 from prunus.lab.report.distributions import Bins, Histogram
 from prunus.lab.report.drawing import Figure
+from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 from prunus.pruning.masks import Masks
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from prunus import files, strict_json
+from prunus import files
+from prunus.files import strict_json
 from prunus.measuring.receipt import Receipt
 from prunus.pruning.masks import Masks
 

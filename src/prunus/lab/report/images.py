@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from prunus.lab.report import pixels, spell
+from prunus.lab.report import pixels
 from prunus.lab.report.blocks import Gallery, Picture, Pictures
 from prunus.lab.report.folder import Predictions
+from prunus.measuring import spell
 from prunus.pruning.masks import Masks
 
 DRAWN_KERNELS = 40

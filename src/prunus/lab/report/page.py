@@ -10,7 +10,11 @@ import plotly.offline
 from markupsafe import Markup
 
 from prunus import files
-from prunus.lab.report import blocks, folder, sections, sentences, spell, tiles
+from prunus.lab.report import blocks, folder, sections
+from prunus.lab.report.caveats import caveats
+from prunus.lab.report.drawing import Figure
+from prunus.lab.report.outcome import headline, outcomes
+from prunus.measuring import spell
 from prunus.measuring.receipt import Receipt
 
 FILE_NAME = "report.html"
@@ -25,7 +29,7 @@ def write(run_folder: Path) -> Path:
 
 def render(run: folder.Run) -> str:
     """Return the page of a run as HTML."""
-    made = sections.sections(run)
+    parts = sections.sections(run)
     return (
         _environment()
         .get_template("page.html.j2")
@@ -33,11 +37,11 @@ def render(run: folder.Run) -> str:
             title=title(run.receipt),
             description=str(run.receipt.recipe.get("description", "")),
             origin=_origin(run.receipt),
-            headline=sentences.headline(run.receipt),
-            tiles=tiles.tiles(run.receipt),
-            paragraphs=sentences.paragraphs(run.receipt),
-            sections=made,
-            plotly=_script() if _has_figures(made) else "",
+            headline=headline(run.receipt),
+            outcomes=outcomes(run.receipt),
+            caveats=caveats(run.receipt),
+            sections=parts,
+            plotly=_script() if _has_figures(parts) else "",
         )
     )
 
@@ -55,8 +59,8 @@ def _origin(receipt: Receipt) -> str:
     return spell.plain(" · ".join([*tested, receipt.machine.processor, f"PyTorch {receipt.torch}"]))
 
 
-def _has_figures(made: list[blocks.Section]) -> bool:
-    return any(part.kind == "figure" for section in made for part in section.parts)
+def _has_figures(parts: list[blocks.Section]) -> bool:
+    return any(isinstance(part, Figure) for section in parts for part in section.parts)
 
 
 def _script() -> Markup:
@@ -75,6 +79,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["own"] = _own
+    environment.filters["kind"] = lambda part: type(part).__name__.lower()
     return environment
 
 

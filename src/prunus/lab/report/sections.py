@@ -14,45 +14,44 @@ from prunus.lab.report import (
     figures_time,
     figures_weights,
     images,
-    page_tables,
-    spell,
+    receipt_tables,
+    steps,
 )
-from prunus.lab.report.blocks import Code, Part, Section, section
+from prunus.lab.report.blocks import Code, Pairs, Part, Section, section
 from prunus.lab.report.folder import Left, Run
+from prunus.measuring import overview, spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 from prunus.pruning.masks import Masks
 
 
 def sections(run: Run) -> list[Section]:
     """Return the sections of a run's page, in reading order."""
-    made = [
-        accuracy(run),
+    parts = [
+        accuracy(run.receipt),
         training(run),
-        size(run),
+        size(run.receipt),
         weights(run),
         kernels(run),
         answers(run),
         sensitivity(run),
-        speed(run),
+        speed(run.receipt),
         controls(run.receipt),
         layers(run.receipt),
         facts(run),
     ]
-    return [part for part in made if part is not None]
+    return [part for part in parts if part is not None]
 
 
-def accuracy(run: Run) -> Section:
+def accuracy(receipt: Receipt) -> Section:
     """How often the models are right, and what a difference is worth."""
-    receipt = run.receipt
-    tested = [model for model in (*receipt.models, *receipt.controls) if model.accuracy]
     lead = (
         "Each mark is the share of test images a model gets right. The bar around it is the 95% interval: with 95% "
         "confidence the accuracy on all such images lies on the bar. No choice in the run was made by the test images."
     )
-    if not tested:
+    if not any(model.accuracy for model in overview.everything(receipt)):
         return section("accuracy", "Accuracy", lead, missing=["Accuracy was not measured."])
-    parts = [figures_accuracy.accuracy(receipt), figures_accuracy.per_class(receipt), page_tables.paired_tests(receipt)]
-    return section("accuracy", "Accuracy", lead, parts)
+    drawn = figures_accuracy.accuracy(receipt), figures_accuracy.per_class(receipt)
+    return section("accuracy", "Accuracy", lead, [*drawn, receipt_tables.paired_tests(receipt)])
 
 
 def training(run: Run) -> Section:
@@ -66,23 +65,28 @@ def training(run: Run) -> Section:
     return section("training", "Learning", lead, [figures_accuracy.training(run.log)])
 
 
-def size(run: Run) -> Section:
+def size(receipt: Receipt) -> Section:
     """Parameters and bytes."""
     lead = (
         "A weight set to zero is still a number in the file. Shrinking takes out the channels that no longer matter; "
         "packing, or a compressor, writes the zeros that stay in few bits."
     )
-    drawn = figures_cost.sizes(run.receipt)
-    road = [page_tables.road(run.receipt), figures_cost.road(run.receipt)]
-    parts = [*road, figures_cost.parameters(run.receipt), figures_cost.widths(run.receipt), drawn]
-    missing = [] if drawn else ["Bytes were not measured."]
-    return section("size", "Parameters and bytes", lead, parts, missing)
+    drawn = figures_cost.sizes(receipt)
+    parts = [
+        steps.road(receipt),
+        figures_cost.road(receipt),
+        figures_cost.parameters(receipt),
+        figures_cost.widths(receipt),
+        drawn,
+        overview.sizes(receipt),
+    ]
+    return section("size", "Parameters and bytes", lead, parts, [] if drawn else ["Bytes were not measured."])
 
 
 def weights(run: Run) -> Section:
     """Which weights went, and from which layers."""
     lead = "What the masks took away: bars in grey are the dense network's weights that were removed."
-    states = {name: state for name, state in run.weights.items() if not isinstance(state, Left)}
+    states = _states(run)
     missing = [
         _missing(f"The weights of {name}", state) for name, state in run.weights.items() if isinstance(state, Left)
     ]
@@ -90,7 +94,12 @@ def weights(run: Run) -> Section:
     if isinstance(run.masks, Left):
         missing.append(_missing("The weight histograms", run.masks))
     elif "dense" in states and run.masks:
-        parts = _weight_figures(run.receipt, states, _of_weights(run.masks))
+        masks, mark = _of_weights(run.masks), drawing.marks(run.receipt).get("dense")
+        colour = mark.colour if mark else drawing.COLOURS[0]
+        parts = [
+            figures_weights.spread(run.receipt, states, masks),
+            figures_weights.by_layer(states["dense"], masks, colour),
+        ]
     last = _last_whole(run.receipt)
     if last and last.layers:
         parts.append(figures_weights.layer_sparsity(run.receipt, last))
@@ -104,13 +113,11 @@ def kernels(run: Run) -> Section | None:
         "Each tile is one kernel: the pattern of light and dark that one unit of the layer looks for. "
         "Blue weights are positive, orange ones negative, white is near zero; dark crossed squares were removed."
     )
-    states = {name: state for name, state in run.weights.items() if not isinstance(state, Left)}
-    if isinstance(run.masks, Left):
-        return section("kernels", title, lead, missing=[_missing("The kernels", run.masks)])
-    if "dense" not in states:
-        return section(
-            "kernels", title, lead, missing=["The kernels: left out, because there are no dense weights to draw."]
-        )
+    states, dense = _states(run), run.weights["dense"]
+    for content in (run.masks, dense):
+        if isinstance(content, Left):
+            return section("kernels", title, lead, missing=[_missing("The kernels", content)])
+    assert not isinstance(run.masks, Left)
     drawn = images.kernels(states, _of_weights(run.masks))
     return section("kernels", title, lead, [drawn]) if drawn else None
 
@@ -126,15 +133,14 @@ def answers(run: Run) -> Section:
 
 def sensitivity(run: Run) -> Section:
     """How much more could go."""
-    title, found = "How much more could go", run.sensitivity
-    if isinstance(found, Left):
+    title, curves = "How much more could go", run.sensitivity
+    if isinstance(curves, Left):
         lead = "How accuracy falls when each layer alone is pruned further and further."
-        return section("sensitivity", title, lead, missing=[_missing("The sensitivity curve", found)])
+        return section("sensitivity", title, lead, missing=[_missing("The sensitivity curve", curves)])
     lead = (
-        f"Each line prunes one layer of the dense network alone by {spell.plain(found.criterion)}, unstructured, at "
-        "once and without any training after it; the dashed line prunes all together. Where a line falls, that layer "
-        f"was needed. Measured on {spell.plural(found.total, f'{spell.plain(found.split)} image')}, never on test "
-        "images."
+        f"Each line prunes one layer of the dense network alone by {spell.plain(curves.criterion)}, unstructured, at "
+        "once and without any training after it; the dashed line prunes all together. Measured on "
+        f"{spell.plural(curves.total, f'{spell.plain(curves.split)} image')}, never on test images."
     )
     reached = None if isinstance(run.masks, Left) else run.masks.sparsity
     if reached is not None:
@@ -142,17 +148,23 @@ def sensitivity(run: Run) -> Section:
             " The dotted line marks only how sparse this run's result is: its method may be another, and it may have "
             "been trained since, so its accuracy can't be read off these lines."
         )
-    return section("sensitivity", title, lead, [figures_accuracy.sensitivity(found, reached)])
+    return section("sensitivity", title, lead, [figures_accuracy.sensitivity(curves, reached)])
 
 
-def speed(run: Run) -> Section:
+def speed(receipt: Receipt) -> Section:
     """Time of a call."""
     lead = (
         "The time of one call, all models measured in turns on the same machine. The axis starts at "
         "zero, so that twice as long looks twice as long."
     )
-    drawn = figures_time.latency(run.receipt)
-    parts = [drawn, page_tables.latencies(run.receipt), figures_time.break_even(run.receipt)]
+    drawn = figures_time.latency(receipt)
+    parts = [
+        drawn,
+        receipt_tables.speed(receipt),
+        overview.latencies(receipt),
+        figures_time.break_even(receipt),
+        receipt_tables.break_even(receipt),
+    ]
     return section("speed", "Speed", lead, parts, [] if drawn else ["Speed was not measured."])
 
 
@@ -160,37 +172,39 @@ def controls(receipt: Receipt) -> Section:
     """What the result has to beat."""
     lead = "A pruned network is worth something only if simpler ways to the same size do worse."
     missing = [] if receipt.controls else ["No control was run; controls=true in the recipe runs them."]
-    parts = [page_tables.controls(receipt)] if receipt.controls else []
-    return section("controls", "Controls", lead, parts, missing)
+    return section("controls", "Controls", lead, [receipt_tables.controls(receipt)], missing)
 
 
 def layers(receipt: Receipt) -> Section:
     """Every layer in figures."""
     lead = "Every weight with two or more dimensions; biases and norms are only in the totals."
-    table = page_tables.layers(receipt)
+    table = receipt_tables.layers(receipt)
     return section("layers", "Layer by layer", lead, [table], [] if table else ["No layer was measured."])
 
 
 def facts(run: Run) -> Section:
     """How all of this was measured, so that it can be measured again."""
-    receipt = run.receipt
-    tables = [page_tables.quality(receipt), page_tables.costs(receipt), page_tables.checks(receipt)]
-    parts: list[Part | None] = [*tables, page_tables.facts(receipt)]
-    missing = []
+    receipt, missing = run.receipt, []
+    recipe: Part | None = None
     if not isinstance(run.recipe, Left):
-        parts.append(Code(run.recipe, "The recipe: prunus run recipe.yaml does it again"))
+        recipe = Code(run.recipe, "The recipe: prunus run recipe.yaml does it again")
     elif receipt.recipe:
-        parts.append(Code(json.dumps(receipt.recipe, indent=2, ensure_ascii=False), "The recipe, from the receipt"))
+        recipe = Code(json.dumps(receipt.recipe, indent=2, ensure_ascii=False), "The recipe, from the receipt")
     else:
-        missing.append(_missing("The recipe", run.recipe))
+        missing = [_missing("The recipe", run.recipe)]
+    parts = [
+        overview.contents(receipt),
+        overview.work(receipt),
+        receipt_tables.checks(receipt),
+        Pairs(receipt_tables.facts(receipt)),
+        recipe,
+    ]
     lead = "Everything on this page is drawn from receipt.json and the files beside it."
     return section("facts", "How this was measured", lead, parts, missing)
 
 
-def _weight_figures(receipt: Receipt, states: Mapping[str, Mapping[str, Tensor]], masks: Masks) -> list[drawing.Figure]:
-    look = drawing.marks(receipt)
-    colour = look["dense"].colour if "dense" in look else drawing.COLOURS[0]
-    return [figures_weights.spread(receipt, states, masks), figures_weights.by_layer(states["dense"], masks, colour)]
+def _states(run: Run) -> dict[str, Mapping[str, Tensor]]:
+    return {name: state for name, state in run.weights.items() if not isinstance(state, Left)}
 
 
 def _of_weights(masks: Masks) -> Masks:
@@ -203,7 +217,7 @@ def _last_whole(receipt: Receipt) -> ModelFacts | None:
     if not receipt.models:
         return None
     shapes = [{layer.name: layer.shape for layer in model.layers} for model in receipt.models]
-    whole = [model for model, found in zip(receipt.models, shapes, strict=True) if found == shapes[0]]
+    whole = [model for model, layers in zip(receipt.models, shapes, strict=True) if layers == shapes[0]]
     return whole[-1] if len(whole) > 1 else receipt.models[-1]
 
 

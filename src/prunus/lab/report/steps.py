@@ -1,121 +1,77 @@
-"""The steps of a run's road, and what each of them saved: parameters, multiply-adds, bytes, time."""
+"""The steps of a run, and what each of them saved: parameters, multiply-adds, bytes, time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
-from prunus.lab.report import claims, spell
-from prunus.lab.report.claims import SpeedChange
+from prunus.lab.report import claims
+from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
+from prunus.tables import Table
 
 # the models of a run, and the step that leads to each from the one before
 ROAD = {"dense": "", "finetuned": "prune, finetune", "shrunk": "shrink", "packed": "pack"}
 PACKED = "packed"
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step, and the models before and after it."""
-
-    name: str
-    before: ModelFacts
-    after: ModelFacts
-
-    @property
-    def times(self) -> list[SpeedChange]:
-        """The first setting that both models were timed in, of each runtime."""
-        found: dict[str, SpeedChange] = {}
-        for change in claims.speed_changes(self.before, self.after):
-            found.setdefault(change.runtime, change)
-        return list(found.values())
-
-
-COLUMNS = ("parameters", "multiply-adds", "file, bytes")
-
-# a cell of the table of steps: a figure, and what it is worth beside the one before
-Cell = tuple[str, str]
-
-
-def rows(found: list[Step]) -> list[tuple[str, list[Cell]]]:
-    """Return the table of steps, under `COLUMNS` and `time_columns`.
-
-    The first model's figures come first, then what each step made of them, in the end what all of them are worth.
-    """
-    if not found:
-        return []
-    shown = _shown_times(found)
-    settings = [_setting(change) for change in shown]
-    start = found[0].before
-    before = [(_spelled(figure), "") for figure in _figures(start)]
-    before += [(spell.microseconds(change.before.median), "") for change in shown]
-    made = [(step.name, _cells(step, settings)) for step in found]
-    name, together = made.pop()
-    return [(spell.plain(start.name), before), *made, (name, [(worth, "") for _, worth in together])]
-
-
-def _cells(step: Step, settings: list[tuple[str, str, str]]) -> list[Cell]:
-    counts = zip(_figures(step.before), _figures(step.after), strict=True)
-    times = {_setting(change): _timed(change) for change in step.times}
-    return [*(_counted(*pair) for pair in counts), *(times.get(key, (spell.ABSENT, "")) for key in settings)]
-
-
-def _figures(model: ModelFacts) -> tuple[int | None, int | None, int | None]:
-    return model.parameters, model.macs, stored(model)
-
-
-def _counted(before: int | None, after: int | None) -> Cell:
-    if before is None or after is None:
-        return _spelled(after), ""
-    return _spelled(after), "same" if before == after else spell.signed_percent(before, after)
-
-
-def _spelled(figure: int | None) -> str:
-    return spell.ABSENT if figure is None else spell.count(figure)
-
-
-def _timed(change: SpeedChange) -> Cell:
-    median = spell.microseconds(change.after.median)
-    if change.verdict == "same":
-        return median, "not told apart"
-    return median, spell.signed_percent(change.before.median, change.after.median)
-
-
-def _setting(change: SpeedChange) -> tuple[str, str, str]:
-    return change.runtime, change.threads, change.batch
-
-
-def time_columns(found: list[Step]) -> list[str]:
-    """Return the headings over the times of the steps' cells."""
-    return [
-        f"{spell.runtime(change.runtime)}, {spell.threads(change.threads)}, batch {spell.plain(change.batch)}"
-        for change in _shown_times(found)
+def road(receipt: Receipt) -> Table | None:
+    """Return what each step saved; None where the receipt is not of a run that shrank and packed its model."""
+    by_name = {model.name: model for model in receipt.models}
+    models = [by_name[name] for name in ROAD if name in by_name]
+    if not {"dense", PACKED} <= by_name.keys():
+        return None
+    settings = _settings(models)
+    first, last = models[0], models[-1]
+    rows = [
+        (first.name, *_figures(first, first, settings)),
+        *((ROAD[after.name], *_figures(before, after, settings)) for before, after in pairwise(models)),
+        ("together", *_figures(first, last, settings)),
     ]
-
-
-def _shown_times(found: list[Step]) -> list[SpeedChange]:
-    """Return the times of all steps together, of the runtimes that every step was timed in, if there is one."""
-    if not found:
-        return []
-    everywhere = set.intersection(*({_setting(change) for change in step.times} for step in found))
-    return [change for change in found[-1].times if _setting(change) in everywhere] or found[-1].times
-
-
-def steps(receipt: Receipt) -> list[Step]:
-    """Return the steps of a run that made its model really smaller, and all of them together; else none."""
-    models = {model.name: model for model in receipt.models}
-    if not {"dense", PACKED} <= models.keys():
-        return []
-    road = [name for name in ROAD if name in models]
-    found = [Step(ROAD[after], models[before], models[after]) for before, after in pairwise(road)]
-    return [*found, Step("together", models["dense"], models[PACKED])]
-
-
-def step(receipt: Receipt, name: str) -> Step | None:
-    """Return one step by its name; None where the run did not take it."""
-    return next((found for found in steps(receipt) if found.name == name), None)
+    times = [f"{spell.runtime(runtime)}, {spell.setting(threads, batch)}" for runtime, threads, batch in settings]
+    columns = ("step", "parameters", "multiply-adds", "file, bytes", *times)
+    caption = (
+        "What each step saved, beside the one before. The file is the plain one (safetensors) until the last step packs it; times "
+        "are medians of one call."
+    )
+    return Table(columns, tuple(rows), caption, breaks=(len(rows) - 1,))
 
 
 def stored(model: ModelFacts) -> int | None:
-    """Return the bytes a model lies on the disk with: packed if that is what it is, else as a plain file."""
+    """Return the bytes of a model's file: packed if that is what it is, else plain."""
     return model.bytes.get(PACKED if model.name == PACKED else "safetensors")
+
+
+def _settings(models: list[ModelFacts]) -> list[tuple[str, str, str]]:
+    """Return the first setting of each runtime that all models were timed in, else of those that the ends were."""
+    for pairs in (pairwise(models), [(models[0], models[-1])]):
+        changes = [{(c.runtime, c.threads, c.batch): c for c in claims.speed_changes(*pair)} for pair in pairs]
+        shared = [setting for setting in changes[-1] if all(setting in change for change in changes)]
+        if shared:
+            return list({setting[0]: setting for setting in reversed(shared)}.values())[::-1]
+    return []
+
+
+def _figures(before: ModelFacts, after: ModelFacts, settings: list[tuple[str, str, str]]) -> list[str]:
+    """Return a step's figures, each with what it is worth beside the one before."""
+    pairs = ((model.parameters, model.macs, stored(model)) for model in (before, after))
+    counts = [
+        spell.count(now) if was is None or now is None or before is after else _worth(spell.count(now), was, now)
+        for was, now in zip(*pairs, strict=True)
+    ]
+    changes = {(c.runtime, c.threads, c.batch): c for c in claims.speed_changes(before, after)}
+    return counts + [_time(changes.get(setting), alone=before is after) for setting in settings]
+
+
+def _worth(figure: str, was: float, now: float) -> str:
+    return f"{figure} ({spell.signed_percent(was, now)})"
+
+
+def _time(change: claims.SpeedChange | None, *, alone: bool) -> str:
+    if change is None:
+        return spell.ABSENT
+    median = spell.microseconds(change.after.median)
+    if alone:
+        return median
+    if change.verdict == "same":
+        return f"{median} (not told apart)"
+    return _worth(median, change.before.median, change.after.median)

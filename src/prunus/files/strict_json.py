@@ -69,7 +69,7 @@ def build(kind: Any, value: Any, place: str = "") -> Any:
     >>> build(int, "7", "models[0].nonzero")
     Traceback (most recent call last):
     ...
-    prunus.strict_json.FieldError: models[0].nonzero must be an integer, got '7'
+    prunus.files.strict_json.FieldError: models[0].nonzero must be an integer, got '7'
     """
     origin = typing.get_origin(kind)
     if is_dataclass(kind):

@@ -1,0 +1,182 @@
+"""A receipt's tables that compare models, and the facts of the run."""
+
+from __future__ import annotations
+
+from prunus.lab.report import claims
+from prunus.lab.report.steps import road
+from prunus.measuring import spell
+from prunus.measuring.overview import overview
+from prunus.measuring.receipt import PairedTest, Receipt
+from prunus.tables import Table
+
+# what the controls of `prunus run` are; a control of another name is shown without a gloss
+CONTROLS = {
+    "random": "the same steps, but the weights to remove were drawn at random",
+    "small-dense": "a narrower network of about as many parameters, trained from scratch and never pruned",
+    "dense-longer": "the unpruned network, given the same extra epochs",
+}
+
+
+def all_tables(receipt: Receipt) -> list[Table]:
+    """Return every table of a receipt, as the terminal shows them."""
+    compared = (speed(receipt), paired_tests(receipt), break_even(receipt), layers(receipt), checks(receipt))
+    return [table for table in (road(receipt), *overview(receipt), *compared) if table is not None]
+
+
+def speed(receipt: Receipt) -> Table | None:
+    """Return whether the last model is faster than the first, setting by setting; None where that is not known."""
+    if len(receipt.models) < 2:
+        return None
+    first, last = receipt.models[0], receipt.models[-1]
+    programs = claims.program_changes(first, last)
+    changes = [*claims.dense_changes(first, last), *programs]
+    rows = tuple(
+        (
+            spell.runtime(change.runtime),
+            spell.setting(change.threads, change.batch),
+            f"{spell.microseconds(change.before.median)}{_where(change)}",
+            spell.microseconds(change.after.median),
+            spell.ratio(change.factor),
+            "not told apart" if change.verdict == "same" else change.verdict,
+        )
+        for change in changes
+    )
+    caption = (
+        f"From {first.name} to {last.name}, medians of one call: called faster or slower where they are at least "
+        f"{spell.percent(claims.SAME_TIME, 0)} apart and their 95% intervals do not overlap."
+    )
+    if programs:
+        caption += f" The program of {last.name} is held against the fastest runtime of {first.name}."
+    columns = ("runtime", "setting", first.name, last.name, "times as long", "verdict")
+    return Table(columns, rows, caption, words=(1, 5), breaks=(len(rows) - len(programs),)) if rows else None
+
+
+def _where(change: claims.SpeedChange) -> str:
+    return "" if change.against == change.runtime else f" in {spell.runtime(change.against)}"
+
+
+def paired_tests(receipt: Receipt) -> Table | None:
+    """Return the paired tests; None where there are none."""
+    rows = tuple(
+        (
+            f"{test.first} → {test.second}",
+            spell.count(test.only_first),
+            spell.count(test.only_second),
+            *paired_figures(test),
+        )
+        for test in receipt.comparisons
+    )
+    caption = (
+        "Paired tests (McNemar's, exact): only images that one of the two models gets right and the other wrong tell "
+        f"them apart. More than chance: p < {claims.SIGNIFICANCE}."
+    )
+    columns = ("models", "only first right", "only second right", *TEST_COLUMNS)
+    return Table(columns, rows, caption) if rows else None
+
+
+TEST_COLUMNS = ("difference, points", "95% interval", "p", "more than chance")
+
+
+def paired_figures(test: PairedTest) -> tuple[str, ...]:
+    """Return a paired test's figures under `TEST_COLUMNS`."""
+    return (
+        spell.points(test.difference),
+        spell.points_interval(test.ci95),
+        spell.p_value(test.p_value),
+        "yes" if test.p_value < claims.SIGNIFICANCE else "no",
+    )
+
+
+def break_even(receipt: Receipt) -> Table | None:
+    """Return the time of programs by sparsity, and from which on they pay; None where that was not measured."""
+    curve = receipt.break_even
+    if curve is None:
+        return None
+    rows = tuple(
+        (
+            spell.percent(point.sparsity, 0),
+            spell.count(point.nonzero),
+            spell.latency(point.latency_us),
+            spell.ratio(ratio),
+        )
+        for point, ratio in zip(curve.points, curve.ratios, strict=True)
+    )
+    dense = [f"{spell.runtime(name)} {spell.latency(time)}" for name, time in curve.dense_us.items()]
+    pays = "never as fast" if curve.sparsity is None else f"as fast from {spell.percent(curve.sparsity, 0)} sparsity on"
+    caption = (
+        "Programs of copies of the dense model, pruned by magnitude at once and not trained, with "
+        f"{spell.setting(str(curve.threads), str(curve.batch))}: {pays}. The dense model: {spell.listing(dense)}."
+    )
+    columns = ("sparsity", "nonzero", "time of one call", f"times as long as dense in {spell.runtime(curve.fastest)}")
+    return Table(columns, rows, caption)
+
+
+def layers(receipt: Receipt) -> Table | None:
+    """Return the last model's layers, with what they held in the first one; None where there are none."""
+    if not receipt.models or not receipt.models[-1].layers:
+        return None
+    before = {layer.name: layer for layer in receipt.models[0].layers}
+    rows = []
+    for layer in receipt.models[-1].layers:
+        dense = before.get(layer.name)
+        shape = spell.shape(layer.shape)
+        rows.append(
+            (
+                layer.name,
+                shape if dense is None or dense.shape == layer.shape else f"{spell.shape(dense.shape)} → {shape}",
+                spell.count(layer.parameters),
+                spell.count(dense.nonzero if dense else None),
+                spell.count(layer.nonzero),
+                spell.percent(layer.sparsity),
+                spell.count(layer.macs),
+                spell.count(layer.nonzero_macs),
+            )
+        )
+    counts = ("parameters", "nonzero before", "nonzero now", "sparsity", "multiply-adds", "of them nonzero")
+    return Table(("layer", "shape", *counts), tuple(rows), f"The layers of {receipt.models[-1].name}.")
+
+
+def controls(receipt: Receipt) -> Table | None:
+    """Return what the controls are, and the result they stand beside; None where none was run."""
+    if not receipt.controls:
+        return None
+    result = receipt.models[-1:]
+    glosses = CONTROLS | {model.name: "the result of this run" for model in result}
+    rows = tuple(
+        (model.name, glosses.get(model.name, ""), spell.count(model.nonzero), spell.accuracy(model.accuracy))
+        for model in (*receipt.controls, *result)
+    )
+    return Table(("model", "what it is", "nonzero", "test accuracy [95% interval]"), rows, words=(1,))
+
+
+def checks(receipt: Receipt) -> Table | None:
+    """Return the run's checks; None where there are none."""
+    rows = tuple(
+        (check.name, check.what, f"{check.value:g}", f"{check.limit:g}", "passed" if check.passed else "FAILED")
+        for check in receipt.checks
+    )
+    columns = ("check", "what is checked", "value", "limit", "result")
+    return Table(columns, rows, "Checks of the run.", words=(1,)) if rows else None
+
+
+def facts(receipt: Receipt) -> list[tuple[str, str]]:
+    """Return what was measured, where and with what, as (name, value) pairs."""
+    machine, data = receipt.machine, receipt.data
+    memory = f"{machine.memory_bytes / 2**30:.1f} GiB" if machine.memory_bytes else "not told by the system"
+    pairs = [
+        ("prunus", receipt.prunus),
+        ("PyTorch", receipt.torch),
+        ("Processor", f"{machine.processor}, {spell.plural(machine.cores, 'core')}"),
+        ("Threads by default", str(machine.threads)),
+        ("Memory", memory),
+        ("System", machine.system),
+        ("Accelerator", machine.accelerator or "none"),
+        ("Models ran on", receipt.device),
+    ]
+    if receipt.recipe:
+        pairs += [("Seed", str(receipt.seed)), ("Recipe's hash", receipt.recipe_hash or "none")]
+    if data:
+        sizes = [f"{spell.count(getattr(data, split))} {split}" for split in ("train", "validation", "test")]
+        pairs += [("Data", f"{data.name}: {spell.listing(sizes)} images")]
+        pairs += [("From", data.source), ("Checksum (sha256)", data.checksum)]
+    return pairs
