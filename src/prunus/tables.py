@@ -13,6 +13,8 @@ ABSENT = "\N{EN DASH}"
 # a printed table fits a terminal of 100 columns and one screen
 WIDTH = 100
 MAX_ROWS = 24
+# a column of words counts as no wider than this: a terminal wraps it
+WORDS_WIDTH = 30
 GAP = "  "
 
 Units = tuple[tuple[str, int], ...]
@@ -25,7 +27,7 @@ class Table:
     """Rows of text under headings; the first column names the row, the others hold figures.
 
     As text it has at most `MAX_ROWS` rows, and says how many it leaves out; columns that do not fit into `WIDTH` come
-    below the others, each time with the names.
+    below the others, each time with the names. Only words may run further to the right.
 
     Attributes:
         columns: the headings.
@@ -70,7 +72,9 @@ class Table:
 
     def split(self, width: int) -> list[Table]:
         """Return tables of as many columns as fit into so many characters, each with the first column."""
-        names, *widths = self.widths()
+        names, *widths = (
+            min(size, WORDS_WIDTH) if place in self.words else size for place, size in enumerate(self.widths())
+        )
         groups: list[list[int]] = [[]]
         for place, size in enumerate(widths, start=1):
             taken = names + sum(len(GAP) + widths[other - 1] for other in groups[-1])
@@ -85,7 +89,11 @@ class Table:
         return replace(self, columns=columns, rows=tuple(rows), words=words)
 
     def __str__(self) -> str:
-        parts = ["\n".join(part._lines()) for part in self.first(MAX_ROWS).split(WIDTH)]
+        return self.text(MAX_ROWS)
+
+    def text(self, most_rows: int) -> str:
+        """Return the table as plain text of at most so many rows."""
+        parts = ["\n".join(part._lines()) for part in self.first(most_rows).split(WIDTH)]
         return "\n\n".join(parts) + (f"\n{textwrap.fill(plain(self.caption), WIDTH)}" if self.caption else "")
 
     def _lines(self) -> list[str]:
@@ -101,6 +109,15 @@ class Table:
             for place, (cell, width) in enumerate(zip(row, widths, strict=False))
         ]
         return GAP.join(cells).rstrip()
+
+
+def pairs(rows: Sequence[tuple[str, str]], caption: str = "") -> Table:
+    """Return names and their values as a table without headings; what was not measured is left out.
+
+    >>> print(pairs([("bytes", "1,024"), ("largest difference", ABSENT)]))
+    bytes  1,024
+    """
+    return Table(("", ""), tuple(row for row in rows if row[1] != ABSENT), caption, words=(1,))
 
 
 def plain(text: str) -> str:

@@ -27,6 +27,7 @@ from prunus.packing.sizes import sizes
 from prunus.registry import unknown_name
 from prunus.shrinking.verification import difference, outputs, random_like
 from prunus.supported import check_values, problem, unwrap
+from prunus.tables import ABSENT, count, pairs
 
 if TYPE_CHECKING:
     from prunus.exporting.c import CFacts
@@ -60,6 +61,15 @@ class ExportFacts:
     state_bytes: int | None
     difference: float | None
     c: CFacts | None = None
+
+    def __str__(self) -> str:
+        rows = [
+            ("format", self.format),
+            ("file, bytes", count(self.bytes)),
+            ("plain weights, bytes", count(self.state_bytes)),
+            ("largest relative difference", ABSENT if self.difference is None else f"{self.difference:.1e}"),
+        ]
+        return "\n".join([str(pairs(rows)), *([str(self.c)] if self.c else [])])
 
 
 def export(

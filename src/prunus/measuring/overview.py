@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from prunus.measuring import spell
 from prunus.measuring.receipt import Latency, ModelFacts, Receipt
-from prunus.tables import Table
+from prunus.tables import Table, pairs
 
 # so many rows of each table stand in a receipt as text, so that all of them fit one screen
 MAX_ROWS = 8
@@ -99,6 +99,7 @@ def latencies(receipt: Receipt) -> Table | None:
 def of_model(model: ModelFacts) -> Table:
     """Return all that was measured of one model, a figure a row."""
     rows = [
+        ("model", model.name),
         ("parameters", spell.count(model.parameters)),
         ("nonzero", f"{spell.count(model.nonzero)} ({spell.percent(model.sparsity)} sparsity)"),
         ("multiply-adds", spell.count(model.macs)),
@@ -111,8 +112,7 @@ def of_model(model: ModelFacts) -> Table:
             for runtime, threads, batch, time in settings(model)
         ),
     ]
-    measured = tuple(row for row in rows if row[1] != spell.ABSENT)
-    return Table((model.name, ""), measured, "; ".join(model.notes), words=(1,))
+    return pairs(rows, "; ".join(model.notes))
 
 
 def everything(receipt: Receipt) -> tuple[ModelFacts, ...]:

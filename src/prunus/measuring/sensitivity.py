@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,9 +10,27 @@ from torch import nn
 from prunus.copying import copy_model
 from prunus.pruning import prune
 from prunus.pruning.targets import resolve
+from prunus.tables import Table
 
 SPARSITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 ALL_LAYERS = "all layers"
+
+
+class Curves(dict[str, list[float]]):
+    """One curve for each layer, and one for all together: what `score` gave at each of `sparsities`.
+
+    >>> print(Curves({"all layers": [0.99, 0.5]}, sparsities=(0.0, 0.9)))
+    sparsity       0%    90%
+    all layers  0.990  0.500
+    """
+
+    def __init__(self, curves: Mapping[str, list[float]], sparsities: Sequence[float]) -> None:
+        super().__init__(curves)
+        self.sparsities = tuple(sparsities)
+
+    def __str__(self) -> str:
+        columns = ("sparsity", *(f"{100 * sparsity:g}%" for sparsity in self.sparsities))
+        return str(Table(columns, tuple((name, *(f"{v:.3f}" for v in curve)) for name, curve in self.items())))
 
 
 def sensitivity(
@@ -23,7 +41,7 @@ def sensitivity(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     **method: Any,
-) -> dict[str, list[float]]:
+) -> Curves:
     """Return one curve for each layer and one for all together: what `score` gives at each sparsity.
 
     Each point prunes a fresh copy of the model once, without training after it. A sparsity that a layer can't
@@ -44,7 +62,8 @@ def sensitivity(
     layers = list(resolve(model, include, exclude))
     selections = {ALL_LAYERS: layers} | {name: [name] for name in layers}
     whole = score(model)
-    return {label: _curve(model, score, sparsities, names, method, whole) for label, names in selections.items()}
+    curves = {label: _curve(model, score, sparsities, names, method, whole) for label, names in selections.items()}
+    return Curves(curves, sparsities)
 
 
 def _curve(

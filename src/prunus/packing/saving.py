@@ -21,6 +21,7 @@ from prunus.packing.layout import Entry
 from prunus.packing.tensors import Coded, read_tensor, write_tensor
 from prunus.packing.values import Patterns
 from prunus.supported import check_module, unwrap
+from prunus.tables import Table, count, shape
 
 if TYPE_CHECKING:
     from prunus.graph import ExampleInputs
@@ -63,6 +64,22 @@ class PackFacts:
     header_bytes: int
     tensors: tuple[TensorFacts, ...]
     batch: int | None = None
+
+    def __str__(self) -> str:
+        rows = tuple(
+            (
+                tensor.name,
+                shape(tensor.shape),
+                tensor.dtype,
+                count(tensor.nonzero),
+                f"{tensor.bytes:,.0f}",
+                tensor.coding,
+            )
+            for tensor in self.tensors
+        )
+        batch = f"; it takes batches of {self.batch} only" if self.batch else ""
+        caption = f"{self.bytes:,} bytes, {self.header_bytes:,} of them before the tensors; kind: {self.kind}{batch}."
+        return str(Table(("tensor", "shape", "dtype", "nonzero", "bytes", "coding"), rows, caption, words=(2, 5)))
 
 
 def save(

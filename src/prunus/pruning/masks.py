@@ -14,6 +14,7 @@ from prunus.errors import MaskError
 from prunus.files import checksum_of, load_with_metadata, save_tensors
 from prunus.pruning.targets import resolve
 from prunus.supported import problem, unwrap
+from prunus.tables import Table, count, percent, shape
 
 
 class Masks(Mapping[str, Tensor]):
@@ -28,6 +29,10 @@ class Masks(Mapping[str, Tensor]):
     >>> masks = Masks({"weight": torch.tensor([[True, False], [True, True]])})
     >>> masks.sparsity
     0.25
+    >>> print(masks)
+    parameter  shape  weights  pruned  sparsity
+    weight       2×2        4       1     25.0%
+    1 of 4 weights is pruned (25.0%).
     """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
@@ -60,6 +65,16 @@ class Masks(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} parameters, {self.num_pruned:,} of {self.num_weights:,} weights pruned)"
+
+    def __str__(self) -> str:
+        rows = []
+        for name, mask in self.items():
+            size = mask.numel()
+            gone = size - int(torch.count_nonzero(mask))
+            rows.append((name, shape(mask.shape), count(size), count(gone), percent(gone / size if size else 0.0)))
+        total = f"{self.num_pruned:,} of {self.num_weights:,} weights {'is' if self.num_pruned == 1 else 'are'} pruned"
+        columns = ("parameter", "shape", "weights", "pruned", "sparsity")
+        return str(Table(columns, tuple(rows), f"{total} ({percent(self.sparsity)})."))
 
     @property
     def num_weights(self) -> int:

@@ -23,11 +23,11 @@ from prunus.pruning.scopes import Scope, Spreading
 from prunus.pruning.targets import Selector
 from prunus.shrinking import removable
 from prunus.supported import check_module, unwrap
+from prunus.tables import Table
 
 __all__ = ["Explanation", "LayerExplanation", "explain"]
 
 HEADERS = ("layer", "unit", "rows", "all", "gone", "stay", "why")
-_NUMBERS = ("rows", "all", "gone", "stay")
 
 # Of coupled layers so many are named in a table; a residual stream may have hundreds.
 _NAMED = 3
@@ -101,14 +101,8 @@ class Explanation:
     def __str__(self) -> str:
         if not self.layers:
             return f"No layer of this model has channels.\n{self.total()}"
-        rows = [HEADERS, *self.rows()]
-        widths = [max(len(row[place]) for row in rows) for place in range(len(HEADERS))]
-        lines = []
-        for row in rows:
-            cells = zip(row, widths, HEADERS, strict=True)
-            aligned = [cell.rjust(width) if name in _NUMBERS else cell.ljust(width) for cell, width, name in cells]
-            lines.append("  ".join(aligned).rstrip())
-        return "\n".join([*lines, "", self.total()])
+        rows = tuple(self.rows())
+        return f"{Table(HEADERS, rows, words=(1, 6)).text(len(rows))}\n\n{self.total()}"
 
 
 def explain(

@@ -25,6 +25,7 @@ from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, call_arguments
 from prunus.shrinking.verification import difference, outputs, random_like
 from prunus.supported import unwrap
+from prunus.tables import count, pairs
 
 BITS = (8,)
 
@@ -63,6 +64,17 @@ class CFacts:
     name: str
     bits: int | None
     checked: str
+
+    def __str__(self) -> str:
+        rows = [
+            ("function", self.name),
+            ("weights", "float32" if self.bits is None else f"int{self.bits}"),
+            ("flash for constants, bytes", count(self.constant_bytes)),
+            ("code here with -Os, bytes", count(self.code_bytes)),
+            ("RAM for buffers, bytes", count(self.ram_bytes)),
+            ("checked", self.checked),
+        ]
+        return str(pairs(rows))
 
 
 def write_c(model: nn.Module, example_inputs: ExampleInputs, path: Path, bits: int | None = None) -> CFacts:

@@ -30,8 +30,8 @@ def road(receipt: Receipt) -> Table | None:
     times = [f"{spell.runtime(runtime)}, {spell.setting(threads, batch)}" for runtime, threads, batch in settings]
     columns = ("step", "parameters", "multiply-adds", "file, bytes", *times)
     caption = (
-        "What each step saved, beside the one before. The file is the plain one (safetensors) until the last step packs it; times "
-        "are medians of one call."
+        "What each step saved, beside the one before. The file is the plain one (safetensors) until the last step "
+        "packs it; times are medians of one call."
     )
     return Table(columns, tuple(rows), caption, breaks=(len(rows) - 1,))
 

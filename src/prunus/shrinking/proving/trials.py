@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from prunus.graph import Graph
 from prunus.shrinking.proving.drawing import Draw, Inputs, draw, integer_ranges
 from prunus.shrinking.verification import difference, outputs, tolerance, where_finite
+from prunus.tables import ABSENT, count, pairs, shape
 
 # As many samples as both models run within two seconds, but no fewer and no more than these.
 _SECONDS = 1.0
@@ -54,6 +55,21 @@ class Checked:
     operations: bool = True
     batch: int | None = None
     arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        sizes = "; ".join(" and ".join(shape(input_shape) for input_shape in size) for size in self.sizes)
+        return str(
+            pairs(
+                [
+                    ("samples compared", count(self.samples)),
+                    ("at the sizes (without the batch)", sizes),
+                    ("of the types", ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes)),
+                    ("each operation compared", "yes" if self.operations else "no"),
+                    ("batch", "free" if self.batch is None else count(self.batch)),
+                    ("arguments", ", ".join(self.arguments) or ABSENT),
+                ]
+            )
+        )
 
 
 @dataclass(frozen=True, eq=False)
