@@ -17,7 +17,7 @@ from prunus.files import load_tensors, save_tensors
 from prunus.lab import data as datasets
 from prunus.lab.data import Dataset, Images
 from prunus.lab.recipe import TrainingSection
-from prunus.lab.train import fit
+from prunus.lab.train import Phase, fit
 
 RESNET_IMAGES = 10_000  # of the training split; a few minutes on two cores, and enough to be far from noise
 WIDTH = 1024
@@ -83,7 +83,7 @@ def trained(name: str, work: Path, folder: Path | None) -> nn.Module:
         return model
     section = TrainingSection(epochs=subject.epochs, lr=subject.lr)
     with tempfile.TemporaryDirectory() as place:
-        found = fit(model, subject.data(folder), section, name=name, folder=Path(place), seed=0, accelerator="cpu")
+        found = fit(model, subject.data(folder), Phase(name, section, Path(place), seed=0), accelerator="cpu")
     print(f"{name}: trained to a validation accuracy of {found.history[-1]['validation_accuracy']:.2%}")
     save_tensors(path, model.state_dict())
     return model.eval()

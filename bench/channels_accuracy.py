@@ -39,7 +39,7 @@ from prunus.lab import models
 from prunus.lab.data import Dataset
 from prunus.lab.predicting import predict
 from prunus.lab.recipe import TrainingSection
-from prunus.lab.train import calibration_batches, fit
+from prunus.lab.train import Phase, calibration_batches, fit
 from prunus.machine import machine
 from prunus.measuring.evaluate import paired_test
 from prunus.measuring.macs import count_macs
@@ -187,7 +187,7 @@ class Bench:
             yield entry, model
 
     def _fit(self, model: nn.Module, section: TrainingSection, folder: Path, seed: int) -> None:
-        fit(model, self.data, section, name=folder.name, folder=folder, seed=seed, shift=SHIFT, accelerator="cpu")
+        fit(model, self.data, Phase(folder.name, section, folder, seed, shift=SHIFT), accelerator="cpu")
 
     def _correct(self, model: nn.Module, split: str) -> Tensor:
         images = getattr(self.data, split)

@@ -34,7 +34,7 @@ from prunus.lab import data as datasets
 from prunus.lab import models
 from prunus.lab.data import Dataset, Images
 from prunus.lab.recipe import TrainingSection
-from prunus.lab.train import fit
+from prunus.lab.train import Phase, fit
 
 USUAL = {"usual loop, 0 workers": 0, "usual loop, 1 worker": 1, "usual loop, 2 workers": 2}
 PRUNUS = "prunus.lab.train.fit"
@@ -93,7 +93,8 @@ def usual_loop(
 def ours(model: nn.Module, data: Dataset, section: TrainingSection, *, seed: int, shift: int) -> float:
     """Train with prunus, and return the validation accuracy."""
     with tempfile.TemporaryDirectory() as folder:
-        fitted = fit(model, data, section, name="train", folder=Path(folder), seed=seed, shift=shift, accelerator="cpu")
+        phase = Phase("train", section, Path(folder), seed, shift=shift)
+        fitted = fit(model, data, phase, accelerator="cpu")
     return fitted.history[-1]["validation_accuracy"]
 
 

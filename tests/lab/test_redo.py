@@ -130,10 +130,7 @@ def test_redo_drops_the_state_and_the_log_of_what_the_new_recipe_has_not(
         train.fit(
             recipe.build(FIRST).model.make(),
             stages.datasets.load("digits"),
-            recipe.TrainingSection(epochs=5),
-            name="prune",
-            folder=folder,
-            seed=0,
+            train.Phase("prune", recipe.TrainingSection(epochs=5), folder, seed=0),
         )
     steeper = {**GRADUAL, "training": {"epochs": 1, "lr": 0.01}}
     stages.run(build(prune=steeper), tmp_path, redo=True)

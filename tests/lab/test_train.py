@@ -19,7 +19,7 @@ import prunus
 from prunus.errors import MaskError
 from prunus.lab import data as datasets
 from prunus.lab.recipe import TrainingSection
-from prunus.lab.train import DivergedError, Fit, calibration_batches, fit
+from prunus.lab.train import DivergedError, Fit, Phase, calibration_batches, fit
 from prunus.lab.train.loop import summed_loss
 from prunus.lab.train.optimization import one_cycle
 from prunus.pruning.masks import Masks
@@ -38,8 +38,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def train(model: nn.Module, folder: Path, section: TrainingSection = SECTION, **options: Any) -> Fit:
-    arguments: dict[str, Any] = {"name": "train", "folder": folder, "seed": 3, "accelerator": "cpu"}
-    return fit(model, options.pop("data", striped()), section, **{**arguments, **options})
+    data, masks = options.pop("data", striped()), options.pop("masks", None)
+    accelerator = options.pop("accelerator", "cpu")
+    settings: dict[str, Any] = {"name": "train", "seed": 3} | options
+    return fit(model, data, Phase(section=section, folder=folder, **settings), masks=masks, accelerator=accelerator)
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:

@@ -142,7 +142,7 @@ def test_the_journal_of_a_real_phase(tmp_path: Path) -> None:
     from prunus.lab.train import fit
 
     section = TrainingSection(epochs=2, batch_size=16, lr=0.1)
-    fitted = fit(plain_network(), striped(), section, name="train", folder=tmp_path, seed=0, accelerator="cpu")
+    fitted = fit(plain_network(), striped(), Phase("train", section, tmp_path, seed=0), accelerator="cpu")
     assert lines(tmp_path) == [{"phase": "train", "epochs": 2, **entry} for entry in fitted.history]
     assert [value for _, value in scalars(tmp_path / "tensorboard" / "train", "loss")] == pytest.approx(
         [entry["loss"] for entry in fitted.history]

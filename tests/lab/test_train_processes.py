@@ -11,7 +11,7 @@ import torch
 
 from prunus.files import content_hash
 from prunus.lab.recipe import TrainingSection
-from prunus.lab.train import Fit, RankError, fit
+from prunus.lab.train import Fit, Phase, RankError, fit
 from training_parts import Telling, cubic, line_count, striped
 
 # 4 steps an epoch; the last batch has one image, so the second process has none of it
@@ -19,18 +19,8 @@ SECTION = TrainingSection(epochs=3, batch_size=16, lr=0.1, label_smoothing=0.1)
 
 
 def train(model: Telling, folder: Path, devices: int) -> Fit:
-    return fit(
-        model,
-        striped(),
-        SECTION,
-        name="train",
-        folder=folder,
-        seed=1,
-        shift=1,
-        devices=devices,
-        accelerator="cpu",
-        prune=cubic(SECTION),
-    )
+    phase = Phase("train", SECTION, folder, seed=1, shift=1, devices=devices, prune=cubic(SECTION))
+    return fit(model, striped(), phase, accelerator="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from torch import nn
 import prunus
 from prunus.files import content_hash
 from prunus.lab.recipe import TrainingSection
-from prunus.lab.train import Fit, StateError, fit, processes
+from prunus.lab.train import Fit, Phase, StateError, fit, processes
 from prunus.lab.train.state import State, load_state, save_state
 from prunus.pruning.masks import Masks
 from training_parts import cubic, small_network, striped
@@ -37,8 +37,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def train(model: nn.Module, folder: Path, section: TrainingSection = SECTION, **options: Any) -> Fit:
-    arguments: dict[str, Any] = {"name": "train", "folder": folder, "seed": 3, "shift": 1, "accelerator": "cpu"}
-    return fit(model, striped(), section, **{**arguments, **options})
+    data, masks = options.pop("data", striped()), options.pop("masks", None)
+    accelerator = options.pop("accelerator", "cpu")
+    settings: dict[str, Any] = {"name": "train", "seed": 3, "shift": 1} | options
+    return fit(model, data, Phase(section=section, folder=folder, **settings), masks=masks, accelerator=accelerator)
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

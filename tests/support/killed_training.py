@@ -22,7 +22,7 @@ import torch.utils.tensorboard
 
 from prunus.files import save_tensors
 from prunus.lab.recipe import TrainingSection
-from prunus.lab.train import fit
+from prunus.lab.train import Phase, fit
 from training_parts import cubic, small_network, striped
 
 SECTION = TrainingSection(epochs=16, batch_size=16, lr=0.1)
@@ -47,7 +47,7 @@ def attempt(folder: Path, last_call: float) -> bool:
 
     model = small_network()
     sys.setprofile(count)
-    fit(model, striped(), SECTION, name="train", folder=folder, seed=1, shift=1, prune=cubic(SECTION))
+    fit(model, striped(), Phase("train", SECTION, folder, seed=1, shift=1, prune=cubic(SECTION)))
     sys.setprofile(None)
     save_tensors(folder.with_suffix(".safetensors"), model.state_dict())
     folder.with_suffix(".json").write_text(json.dumps([calls_before_training, calls]))

@@ -191,7 +191,7 @@ class MeasureSection(Section):
     programs of ever sparser copies of the dense model beside it in PyTorch and these runtimes, see `break_even`.
     """
 
-    runtimes: tuple[RuntimeName, ...] = ("torch", "torch-compile", "onnxruntime", "openvino", "prunus")
+    runtimes: tuple[RuntimeName, ...] = get_args(RuntimeName)
     batch_sizes: tuple[Positive, ...] = (1, 64)
     threads: tuple[Positive, ...] = (1, 2)
     sensitivity: Flag = True

@@ -229,27 +229,15 @@ class Road:
         """Train a model in place for one phase; with `redo`, the state of one with other settings makes way."""
         epochs = f"{section.epochs} epoch" + ("" if section.epochs == 1 else "s")
         self.say(f"{name}: {epochs}" + (", the zeros are kept" if masks else ""))
-        phase = functools.partial(
-            train.fit,
-            model,
-            self.data,
-            section,
-            name=name,
-            folder=folder,
-            seed=self.seed,
-            shift=self.recipe.data.shift,
-            devices=self.recipe.devices,
-            accelerator=self.device.type,
-            prune=prune,
-            masks=masks,
-        )
+        phase = train.Phase(name, section, folder, self.seed, self.recipe.data.shift, self.recipe.devices, prune)
+        fit = functools.partial(train.fit, model, self.data, phase, masks=masks, accelerator=self.device.type)
         try:
-            return phase()
+            return fit()
         except train.StateError:
             if not self.redo:
                 raise
-            (folder / f"{name}.state.safetensors").unlink(missing_ok=True)
-            return phase()
+            phase.state_path.unlink(missing_ok=True)
+            return fit()
 
     def _train(self, model: nn.Module) -> float:
         self.say(f"data: {self.data.name}, {self.data.source}")

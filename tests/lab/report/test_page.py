@@ -100,10 +100,9 @@ def test_a_run_that_shrank_and_packed_shows_its_road(run, folder):
     smaller = run.made_smaller()
     smaller.save(folder / "receipt.json")
     page = written(folder)
-    assert set(page.figures) == FIGURES | {"road", "widths"}
-    plain, packed = page.figures["road"]["data"]
-    assert plain["x"] == [model.bytes["safetensors"] for model in smaller.models]
-    assert packed["x"] == [560_000, 470_000, 471_000, 290_000, 290_000]
+    assert set(page.figures) == FIGURES | {"widths"}
+    for model, bars in zip(smaller.models, page.figures["bytes"]["data"], strict=True):
+        assert bars["x"] == [model.bytes[form] for form in ("safetensors", "gzip", "packed")]
     before, after = page.figures["widths"]["data"]
     assert (before["x"], after["x"]) == ([20, 50, 166, 10], [20, 50, 100, 10])
     # the zeros of whole layers are those of the last model that still has them whole
@@ -118,7 +117,7 @@ def test_several_runtimes_are_drawn_by_setting_and_the_break_even_as_a_curve(run
     programs = run.with_programs()
     programs.save(folder / "receipt.json")
     page = written(folder)
-    assert set(page.figures) == FIGURES | {"road", "widths", "break-even"}
+    assert set(page.figures) == FIGURES | {"widths", "break-even"}
     drawn = page.figures["latency"]
     assert len(drawn["data"]) == 4 * (5 + 5 + 2 + 2 + 2)  # settings x models of each runtime
     rows = drawn["layout"]["yaxis"]["categoryarray"]

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 
 from prunus.errors import DataError, UnavailableError
-from prunus.lab.data import digits, mnist, mnist_5k  # noqa: F401 (importing them enters their datasets)
+from prunus.lab.data import mnist, packaged  # noqa: F401 (importing them enters their datasets)
 from prunus.lab.data.batching import batches, normalise, shift_images
 from prunus.lab.data.catalogue import DATASETS, dataset
 from prunus.lab.data.images import Dataset, Images

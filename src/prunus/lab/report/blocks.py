@@ -27,12 +27,8 @@ class Pictures:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(Pictures):
     """Small images side by side."""
-
-    pictures: tuple[Picture, ...]
-    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from plotly import graph_objects as go
 
 from prunus.lab.report import claims, drawing
 from prunus.lab.report.drawing import Figure
-from prunus.lab.report.steps import PACKED
 from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 
@@ -69,30 +68,6 @@ def sizes(receipt: Receipt) -> Figure | None:
         bars,
         unit="bytes",
         note="Bytes of the same weights as a plain safetensors file, after a general compressor, and packed.",
-    )
-
-
-def road(receipt: Receipt) -> Figure | None:
-    """Draw what each model of the road takes as a plain file and as a packed one; None where none was packed."""
-    models = [model for model in receipt.models if "safetensors" in model.bytes and PACKED in model.bytes]
-    if not models:
-        return None
-    bars = [
-        ("plain file", drawing.GREY, [model.bytes["safetensors"] for model in models]),
-        ("packed", drawing.COLOURS[0], [model.bytes[PACKED] for model in models]),
-    ]
-    said = [
-        f"{spell.plain(model.name)} {spell.count(model.bytes['safetensors'])} and {spell.count(model.bytes[PACKED])}"
-        for model in models
-    ]
-    return _grouped(
-        "road",
-        f"Bytes of each model as a plain file and packed: {'; '.join(said)}.",
-        [model.name for model in models],
-        bars,
-        unit="bytes",
-        note="Each model as a plain safetensors file and as a packed one (.prunus); the last packed file is the "
-        "run's result.",
     )
 
 

@@ -16,8 +16,6 @@ from prunus.measuring.receipt import ModelFacts, Receipt
 from prunus.pruning.masks import Masks
 
 DRAWN_LAYERS = 8
-# layers whose shares of removed weights differ by less are not told apart in words
-EVEN = 0.01
 REMOVED = {"color": drawing.GREY, "opacity": 0.6}
 # bars of a page's height; the table lists every layer
 DRAWN_BARS = 60
@@ -95,7 +93,7 @@ def by_layer(weights: Mapping[str, Tensor], masks: Masks, colour: str) -> Figure
         drawn,
         height=40 + 200 * rows,
         top=44,
-        note=f"The same layer by layer, each with its own scale.{_extremes(masks)}{part}",
+        note=f"The same layer by layer, each with its own scale.{part}",
         barmode="stack",
         bargap=0,
         showlegend=False,
@@ -201,17 +199,6 @@ def _told_apart(low: float, high: float) -> tuple[str, str]:
 
 def _share(mask: Tensor) -> float:
     return 1 - int(mask.sum()) / mask.numel() if mask.numel() else 0.0
-
-
-def _extremes(masks: Masks) -> str:
-    shares = {name: _share(mask) for name, mask in masks.items()}
-    most, least = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
-    if shares[most] - shares[least] < EVEN:
-        return ""
-    return (
-        f" {spell.plain(most)} lost the largest share ({spell.percent(shares[most])}), "
-        f"{spell.plain(least)} the smallest ({spell.percent(shares[least])})."
-    )
 
 
 def _first_and_last(names: list[str], most: int) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from prunus.lab.report.folder import Left, Run
 from prunus.measuring import overview, spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 from prunus.pruning.masks import Masks
+
+T = TypeVar("T")
 
 
 def sections(run: Run) -> list[Section]:
@@ -60,9 +63,9 @@ def training(run: Run) -> Section:
         "Loss and accuracy while the network learned, was pruned and learned again. Validation images are never "
         "trained on, and are not the test images above."
     )
-    if isinstance(run.log, Left):
-        return section("training", "Learning", lead, missing=[_missing("The learning curves", run.log)])
-    return section("training", "Learning", lead, [figures_accuracy.training(run.log)])
+    return _drawn(
+        "training", "Learning", lead, "The learning curves", run.log, lambda log: [figures_accuracy.training(log)]
+    )
 
 
 def size(receipt: Receipt) -> Section:
@@ -74,7 +77,6 @@ def size(receipt: Receipt) -> Section:
     drawn = figures_cost.sizes(receipt)
     parts = [
         steps.road(receipt),
-        figures_cost.road(receipt),
         figures_cost.parameters(receipt),
         figures_cost.widths(receipt),
         drawn,
@@ -124,31 +126,32 @@ def kernels(run: Run) -> Section | None:
 
 def answers(run: Run) -> Section:
     """The test images on which pruning and finetuning changed the prediction."""
-    title = "Answers that changed"
+    title, predictions = "Answers that changed", run.predictions
     lead = "Accuracy counts only how many answers are right. These are test images that got another answer than before."
-    if isinstance(run.predictions, Left):
-        return section("answers", title, lead, missing=[_missing("The changed answers", run.predictions)])
-    return section("answers", title, images.changes_in_words(run.predictions), [images.changes(run.predictions)])
+    if not isinstance(predictions, Left):
+        lead = images.changes_in_words(predictions)
+    return _drawn("answers", title, lead, "The changed answers", predictions, lambda found: [images.changes(found)])
 
 
 def sensitivity(run: Run) -> Section:
     """How much more could go."""
-    title, curves = "How much more could go", run.sensitivity
-    if isinstance(curves, Left):
-        lead = "How accuracy falls when each layer alone is pruned further and further."
-        return section("sensitivity", title, lead, missing=[_missing("The sensitivity curve", curves)])
-    lead = (
-        f"Each line prunes one layer of the dense network alone by {spell.plain(curves.criterion)}, unstructured, at "
-        "once and without any training after it; the dashed line prunes all together. Measured on "
-        f"{spell.plural(curves.total, f'{spell.plain(curves.split)} image')}, never on test images."
-    )
-    reached = None if isinstance(run.masks, Left) else run.masks.sparsity
+    curves, reached = run.sensitivity, None if isinstance(run.masks, Left) else run.masks.sparsity
+    lead = "How accuracy falls when each layer alone is pruned further and further."
+    if not isinstance(curves, Left):
+        lead = (
+            f"Each line prunes one layer of the dense network alone by {spell.plain(curves.criterion)}, unstructured, "
+            "at once and without any training after it; the dashed line prunes all together. Measured on "
+            f"{spell.plural(curves.total, f'{spell.plain(curves.split)} image')}, never on test images."
+        )
     if reached is not None:
         lead += (
             " The dotted line marks only how sparse this run's result is: its method may be another, and it may have "
             "been trained since, so its accuracy can't be read off these lines."
         )
-    return section("sensitivity", title, lead, [figures_accuracy.sensitivity(curves, reached)])
+    title, what = "How much more could go", "The sensitivity curve"
+    return _drawn(
+        "sensitivity", title, lead, what, curves, lambda found: [figures_accuracy.sensitivity(found, reached)]
+    )
 
 
 def speed(receipt: Receipt) -> Section:
@@ -201,6 +204,15 @@ def facts(run: Run) -> Section:
     ]
     lead = "Everything on this page is drawn from receipt.json and the files beside it."
     return section("facts", "How this was measured", lead, parts, missing)
+
+
+def _drawn(
+    id: str, title: str, lead: str, what: str, content: T | Left, draw: Callable[[T], Sequence[Part | None]]
+) -> Section:
+    """Return a section of what is drawn of a file's content, or why it is left out."""
+    if isinstance(content, Left):
+        return section(id, title, lead, missing=[_missing(what, content)])
+    return section(id, title, lead, draw(content))
 
 
 def _states(run: Run) -> dict[str, Mapping[str, Tensor]]:

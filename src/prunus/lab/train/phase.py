@@ -24,6 +24,17 @@ Record: TypeAlias = dict[str, float]
 class Phase:
     """The settings of one phase and where its files go.
 
+    Attributes:
+        name: names the phase's state file, its lines in ``log.jsonl`` and its folder for TensorBoard, and enters all
+            random numbers.
+        section: epochs, batch size, optimizer and learning rate.
+        folder: where those files go.
+        seed: everything random follows from it: the order of the images, shifts, dropout.
+        shift: training images move by up to so many pixels in each direction.
+        devices: data-parallel training in so many processes. The batch size counts the images of all, so the steps are
+            the same steps up to rounding; with batch norm each process normalises with its own share.
+        prune: prune along its schedule over the steps of the phase.
+
     Raises:
         ValueError: the settings don't fit each other.
     """
