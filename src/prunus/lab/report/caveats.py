@@ -15,16 +15,16 @@ FEW_IMAGES = 2000
 
 def caveats(receipt: Receipt) -> list[tuple[str, str]]:
     """Return the caveats as (topic, sentence) pairs; a receipt of plain figures has none."""
-    found: list[tuple[str, str]] = []
+    sentences: list[tuple[str, str]] = []
     if len(receipt.models) > 1:
         first, last = receipt.models[0], receipt.models[-1]
-        found += [("Zeros", sentence) for sentence in _zeros(receipt, first, last)]
-        found += [("Speed", sentence) for sentence in _speed(first, last)]
-        found += [("Accuracy", sentence) for sentence in _accuracy(receipt, first, last)]
-        found += [("Control", sentence) for sentence in _controls(receipt, last)]
-    found += [("Note", note) for note in _notes(receipt)]
+        sentences += [("Zeros", sentence) for sentence in _zeros(receipt, first, last)]
+        sentences += [("Speed", sentence) for sentence in _speed(first, last)]
+        sentences += [("Accuracy", sentence) for sentence in _accuracy(receipt, first, last)]
+        sentences += [("Control", sentence) for sentence in _controls(receipt, last)]
+    sentences += [("Note", note) for note in _notes(receipt)]
     failed = [check for check in receipt.checks if not check.passed]
-    return found + [
+    return sentences + [
         ("Check failed", f"{check.name}: {check.what}: {check.value:g}, limit {check.limit:g}.") for check in failed
     ]
 

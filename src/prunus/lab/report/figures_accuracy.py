@@ -42,10 +42,10 @@ def accuracy(receipt: Receipt) -> Figure:
             textposition="top center",
             hovertemplate=f"%{{y}}<br>{top1:.2f}% [{low:.2f}, {high:.2f}]<extra></extra>",
         )
-    said = [f"{spell.plain(m.name)} {spell.accuracy(m.accuracy)}" for m in tested if m.accuracy]
+    figures = [f"{spell.plain(m.name)} {spell.accuracy(m.accuracy)}" for m in tested if m.accuracy]
     return drawing.figure(
         "accuracy",
-        f"Test accuracy with 95% intervals: {'; '.join(said)}.",
+        f"Test accuracy with 95% intervals: {'; '.join(figures)}.",
         drawn,
         height=70 + 46 * len(tested),
         showlegend=False,
@@ -119,31 +119,31 @@ def training(log: tuple[Epoch, ...]) -> Figure:
     )
 
 
-def sensitivity(found: Sensitivity, reached: float | None) -> Figure:
+def sensitivity(curves: Sensitivity, reached: float | None) -> Figure:
     """Draw how accuracy falls when each layer alone, and all together, are pruned at once.
 
     Args:
-        found: the curves.
+        curves: accuracy by layer and sparsity.
         reached: the sparsity of this run, marked by a line.
     """
     drawn = go.Figure()
-    layers = [name for name in found.curves if name != ALL_LAYERS]
+    layers = [name for name in curves.curves if name != ALL_LAYERS]
     many = len(layers) > COLOURED_LAYERS
     for at, (name, shown) in enumerate(zip(layers, drawing.texts(layers), strict=True)):
         colours = (*drawing.COLOURS, *drawing.CONTROL_COLOURS)
         line = {"color": drawing.GREY, "width": 1} if many else {"color": colours[at], "width": 2}
         symbol = drawing.SYMBOLS[at % len(drawing.SYMBOLS)]
-        _curve(drawn, found, name, shown, {"line": line, "marker": {"size": 3 if many else 7, "symbol": symbol}})
-    if ALL_LAYERS in found.curves:
+        _curve(drawn, curves, name, shown, {"line": line, "marker": {"size": 3 if many else 7, "symbol": symbol}})
+    if ALL_LAYERS in curves.curves:
         thick = {"color": drawing.COLOURS[1] if many else drawing.GREY, "width": 4, "dash": "dash"}
-        _curve(drawn, found, ALL_LAYERS, "all layers together", {"line": thick, "marker": {"size": 6}})
+        _curve(drawn, curves, ALL_LAYERS, "all layers together", {"line": thick, "marker": {"size": 6}})
     if reached is not None:
         line = {"dash": "dot", "width": 1.5, "color": drawing.GREY}
         label = {"text": "this run's sparsity", "y": 0, "yanchor": "bottom"}
         drawn.add_vline(x=_stretched(reached), line=line, annotation=label)
     return drawing.figure(
         "sensitivity",
-        f"Accuracy on {spell.plural(found.total, f'{spell.plain(found.split)} image')} against sparsity, "
+        f"Accuracy on {spell.plural(curves.total, f'{spell.plain(curves.split)} image')} against sparsity, "
         f"for {spell.plural(len(layers), 'layer')} alone and for all together.",
         drawn,
         height=440,
@@ -151,18 +151,18 @@ def sensitivity(found: Sensitivity, reached: float | None) -> Figure:
         note="The axis is stretched towards 100%: each step to the right removes the same share of what was left."
         + (" The grey lines are single layers; pointing at one names it." if many else ""),
         showlegend=not many,
-        xaxis={"title": {"text": "sparsity of what is pruned, %"}, "zeroline": False} | _sparsity_ticks(found),
-        yaxis={"title": {"text": f"{drawing.text(found.split)} accuracy, %"}},
+        xaxis={"title": {"text": "sparsity of what is pruned, %"}, "zeroline": False} | _sparsity_ticks(curves),
+        yaxis={"title": {"text": f"{drawing.text(curves.split)} accuracy, %"}},
     )
 
 
-def _curve(drawn: go.Figure, found: Sensitivity, name: str, shown: str, style: dict[str, object]) -> None:
+def _curve(drawn: go.Figure, curves: Sensitivity, name: str, shown: str, style: dict[str, object]) -> None:
     drawn.add_scatter(
-        x=[_stretched(sparsity) for sparsity in found.sparsities],
-        y=[100 * value for value in found.curves[name]],
+        x=[_stretched(sparsity) for sparsity in curves.sparsities],
+        y=[100 * value for value in curves.curves[name]],
         name=shown,
         mode="lines+markers",
-        customdata=[100 * sparsity for sparsity in found.sparsities],
+        customdata=[100 * sparsity for sparsity in curves.sparsities],
         hovertemplate="%{customdata:.3g}% pruned: %{y:.2f}%",
         **style,
     )
@@ -173,8 +173,8 @@ def _stretched(sparsity: float) -> float:
     return -math.log10(1 - min(sparsity, 0.9999))
 
 
-def _sparsity_ticks(found: Sensitivity) -> dict[str, object]:
-    shown = [value for value in TICKS if value <= max(found.sparsities)]
+def _sparsity_ticks(curves: Sensitivity) -> dict[str, object]:
+    shown = [value for value in TICKS if value <= max(curves.sparsities)]
     return {"tickvals": [_stretched(value) for value in shown], "ticktext": [f"{100 * value:g}" for value in shown]}
 
 

@@ -87,11 +87,11 @@ def break_even(receipt: Receipt) -> Figure | None:
             showarrow=False,
             text=f" break-even: {spell.percent(curve.sparsity, 0)}",
         )
-    said = [f"{spell.percent(p.sparsity, 0)} {spell.microseconds(p.latency_us.median)}" for p in curve.points]
+    figures = [f"{spell.percent(p.sparsity, 0)} {spell.microseconds(p.latency_us.median)}" for p in curve.points]
     where = spell.setting(str(curve.threads), str(curve.batch))
     return drawing.figure(
         "break-even",
-        f"Time of a program by sparsity, {where}: {'; '.join(said)}.",
+        f"Time of a program by sparsity, {where}: {'; '.join(figures)}.",
         drawn,
         height=400,
         top=64,
@@ -141,10 +141,10 @@ def _panel(
     drawn: go.Figure, receipt: Receipt, rows: list[Row], setting: tuple[str, str], row: int, column: int
 ) -> None:
     look = drawing.marks(receipt)
-    found = [overview.latency(model, runtime, *setting) for _, model, runtime in rows]
-    unit, size = spell.time_unit(max(measured.p90 for measured in found if measured))
+    times = [overview.latency(model, runtime, *setting) for _, model, runtime in rows]
+    unit, size = spell.time_unit(max(measured.p90 for measured in times if measured))
     drawn.update_xaxes(ticksuffix=unit, row=row, col=column)
-    for (name, model, _), measured in zip(rows, found, strict=True):
+    for (name, model, _), measured in zip(rows, times, strict=True):
         if measured is None:
             continue
         mark = look[model.name]

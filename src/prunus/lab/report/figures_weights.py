@@ -31,8 +31,8 @@ def spread(receipt: Receipt, weights: Mapping[str, Mapping[str, Tensor]], masks:
     """
     taken = {model: [state[name] for name in masks] for model, state in weights.items()}
     dense = next(iter(weights.values()))
-    found = distributions.cut(dense, masks)
-    threshold = found.middle if found and found.clean else None
+    cut = distributions.cut(dense, masks)
+    threshold = cut.middle if cut and cut.clean else None
     into = distributions.bins(max(distributions.drawn_limit(tensors) for tensors in taken.values()), threshold)
     counts = {model: distributions.histogram(tensors, into) for model, tensors in taken.items()}
     kept = distributions.histogram((dense[name] * mask for name, mask in masks.items()), into)
@@ -56,11 +56,11 @@ def spread(receipt: Receipt, weights: Mapping[str, Mapping[str, Tensor]], masks:
 
 def threshold_words(dense: Mapping[str, Tensor], masks: Masks) -> str:
     """Say where the dense weights were cut, or that no threshold explains it."""
-    found = distributions.cut(dense, masks)
-    if found is None:
+    cut = distributions.cut(dense, masks)
+    if cut is None:
         return "The masks remove no weight, or every weight, so there is no threshold."
-    low, high = _told_apart(found.largest_removed, found.smallest_kept)
-    if found.clean:
+    low, high = _told_apart(cut.largest_removed, cut.smallest_kept)
+    if cut.clean:
         return (
             f"One threshold explains the choice (dashed lines): the largest weight removed has |w| = {low}, "
             f"the smallest kept {high}."
@@ -117,11 +117,11 @@ def layer_sparsity(receipt: Receipt, model: ModelFacts) -> Figure:
     )
     most = max(model.sparsity, *(layer.sparsity for layer in layers)) or 1.0
     drawn.add_vline(x=100 * model.sparsity, line={"dash": "dash", "width": 1.5, "color": drawing.GREY})
-    said = [f"{spell.plain(layer.name)} {spell.percent(layer.sparsity)}" for layer in layers[:12]]
+    figures = [f"{spell.plain(layer.name)} {spell.percent(layer.sparsity)}" for layer in layers[:12]]
     part = f" The first {DRAWN_BARS} of {len(model.layers)} layers are drawn." if len(model.layers) > DRAWN_BARS else ""
     return drawing.figure(
         "layer-sparsity",
-        f"Share of zeros in each layer: {'; '.join(said)}.",
+        f"Share of zeros in each layer: {'; '.join(figures)}.",
         drawn,
         height=66 + 32 * len(layers),
         note=f"The share of each layer that is zero in {spell.plain(model.name)}; "
@@ -133,23 +133,23 @@ def layer_sparsity(receipt: Receipt, model: ModelFacts) -> Figure:
 
 def _panels(receipt: Receipt, into: Bins, counts: Mapping[str, Histogram], kept: Histogram) -> go.Figure:
     """Draw one histogram per model, and in the first one what was removed on top of what was kept."""
-    titles = [_panel_title(model, found) for model, found in counts.items()]
+    titles = [_panel_title(model, histogram) for model, histogram in counts.items()]
     drawn = make_subplots(rows=len(counts), cols=1, shared_xaxes=True, vertical_spacing=0.09, subplot_titles=titles)
     look = drawing.marks(receipt)
-    for row, (model, found) in enumerate(counts.items(), start=1):
+    for row, (model, histogram) in enumerate(counts.items(), start=1):
         colour = look[model].colour if model in look else drawing.GREY
-        shown = kept if row == 1 else found
+        shown = kept if row == 1 else histogram
         _bars(drawn, into, shown.counts, {"color": colour}, drawing.text(model), row)
         if row == 1:
-            _bars(drawn, into, _difference(found, kept), REMOVED, "removed", row)
+            _bars(drawn, into, _difference(histogram, kept), REMOVED, "removed", row)
     drawn.update_xaxes(title_text="weight", row=len(counts), col=1)
     drawn.update_yaxes(title_text="weights", rangemode="tozero")
     return drawn
 
 
 def _layer_panel(drawn: go.Figure, weight: Tensor, mask: Tensor, colour: str, row: int, column: int) -> None:
-    found = distributions.cut({"": weight}, Masks({"": mask}))
-    threshold = found.middle if found and found.clean else None
+    cut = distributions.cut({"": weight}, Masks({"": mask}))
+    threshold = cut.middle if cut and cut.clean else None
     into = distributions.bins(distributions.drawn_limit([weight]), threshold, half=30)
     whole, kept = (distributions.histogram([values], into) for values in (weight, weight * mask))
     _bars(drawn, into, kept.counts, {"color": colour}, "kept", row, column)
@@ -181,13 +181,13 @@ def _difference(whole: Histogram, part: Histogram) -> list[int]:
     return [a - b for a, b in zip(whole.counts, part.counts, strict=True)]
 
 
-def _panel_title(model: str, found: Histogram) -> str:
-    zeros = f": {spell.plural(found.zeros, 'weight')} exactly 0, not drawn" if found.zeros else ""
+def _panel_title(model: str, histogram: Histogram) -> str:
+    zeros = f": {spell.plural(histogram.zeros, 'weight')} exactly 0, not drawn" if histogram.zeros else ""
     return drawing.text(model) + zeros
 
 
 def _outside_words(counts: Mapping[str, Histogram]) -> str:
-    outside = max(found.outside for found in counts.values())
+    outside = max(histogram.outside for histogram in counts.values())
     return f" Up to {spell.plural(outside, 'weight')} a model lie outside the picture." if outside else ""
 
 

@@ -63,14 +63,14 @@ def as_planes(weight: Tensor) -> Tensor | None:
     return None
 
 
-def changes(found: Predictions) -> Gallery | None:
+def changes(predictions: Predictions) -> Gallery | None:
     """Show the test images whose prediction differs between the dense and the finetuned model, broken ones first."""
-    before, after = found.classes.get("dense"), found.classes.get("finetuned")
-    if before is None or after is None or not len(found.changed_index):
+    before, after = predictions.classes.get("dense"), predictions.classes.get("finetuned")
+    if before is None or after is None or not len(predictions.changed_index):
         return None
     pictures = []
-    for index, image in zip(found.changed_index.tolist(), found.changed_images, strict=True):
-        label, was, now = int(found.labels[index]), int(before[index]), int(after[index])
+    for index, image in zip(predictions.changed_index.tolist(), predictions.changed_images, strict=True):
+        label, was, now = int(predictions.labels[index]), int(before[index]), int(after[index])
         verdict = "fixed" if now == label else "broken" if was == label else "still wrong"
         words = f"label {label}: {was} → {now}"
         alt = f"Test image {index} of class {label}: dense said {was}, finetuned says {now}, {verdict}"
@@ -80,14 +80,14 @@ def changes(found: Predictions) -> Gallery | None:
     return Gallery(tuple(pictures), f"Label, and prediction dense → finetuned; {len(pictures)} of {number} are shown.")
 
 
-def changes_in_words(found: Predictions) -> str:
+def changes_in_words(predictions: Predictions) -> str:
     """Say how many test images got another answer, and whether a better one."""
-    before, after = found.classes.get("dense"), found.classes.get("finetuned")
+    before, after = predictions.classes.get("dense"), predictions.classes.get("finetuned")
     if before is None or after is None:
         return "The predictions do not hold both a dense and a finetuned model, so nothing can be compared."
-    differ, total = before != after, spell.plural(len(found.labels), "test image")
-    broken = int((differ & (before == found.labels)).sum())
-    fixed = int((differ & (after == found.labels)).sum())
+    differ, total = before != after, spell.plural(len(predictions.labels), "test image")
+    broken = int((differ & (before == predictions.labels)).sum())
+    fixed = int((differ & (after == predictions.labels)).sum())
     number = int(differ.sum())
     if not number:
         return f"None of {total} got another answer from finetuned than from dense."

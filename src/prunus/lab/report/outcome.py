@@ -56,8 +56,8 @@ def outcomes(receipt: Receipt) -> list[Outcome]:
     if first is last:
         detail = f"{spell.count(claims.zeros(last))} of them zero"
         return [Outcome("Parameters", spell.count(last.parameters), detail, "measured")]
-    found = [_parameters(first, last), _accuracy(receipt, first, last), *_files(first, last), _speed(first, last)]
-    return [outcome for outcome in (*found, _arithmetic(first, last)) if outcome is not None]
+    figures = [_parameters(first, last), _accuracy(receipt, first, last), *_files(first, last), _speed(first, last)]
+    return [outcome for outcome in (*figures, _arithmetic(first, last)) if outcome is not None]
 
 
 def _parameters(first: ModelFacts, last: ModelFacts) -> Outcome:
@@ -102,10 +102,10 @@ def _files(first: ModelFacts, last: ModelFacts) -> list[Outcome]:
     if packed[0] and packed[1] is not None:
         alike = first.bytes.get(steps.PACKED)
         more = f"; {spell.plain(first.name)} packed alike: {spell.count(alike)}" if alike else ""
-        found = [_file("Packed file", packed, "Packed, its file", more), _file("Plain file", plain)]
+        files = [_file("Packed file", packed, "Packed, its file", more), _file("Plain file", plain)]
     else:
-        found = [_file("File", plain, "The file"), _file("Compressed", compressed, more=f" with {small}")]
-    return [outcome for outcome in found if outcome is not None]
+        files = [_file("File", plain, "The file"), _file("Compressed", compressed, more=f" with {small}")]
+    return [outcome for outcome in files if outcome is not None]
 
 
 def _file(label: str, sizes: tuple[int | None, int | None], subject: str = "", more: str = "") -> Outcome | None:

@@ -26,12 +26,12 @@ def show(receipt: Receipt, console: Console) -> None:
     console.print(Text(spell.plain(headline(receipt))))
     console.print()
     show_tables(all_tables(receipt), console)
-    found = caveats(receipt)
-    if found:
+    sentences = caveats(receipt)
+    if sentences:
         grid = RichTable.grid(padding=(0, 2))
         grid.add_column(style="bold", no_wrap=True)
         grid.add_column()
-        for topic, sentence in found:
+        for topic, sentence in sentences:
             grid.add_row(topic, Text(spell.plain(sentence)))
         console.print(grid)
         console.print()

@@ -130,7 +130,7 @@ def answers(run: Run) -> Section:
     lead = "Accuracy counts only how many answers are right. These are test images that got another answer than before."
     if not isinstance(predictions, Left):
         lead = images.changes_in_words(predictions)
-    return _drawn("answers", title, lead, "The changed answers", predictions, lambda found: [images.changes(found)])
+    return _drawn("answers", title, lead, "The changed answers", predictions, lambda changed: [images.changes(changed)])
 
 
 def sensitivity(run: Run) -> Section:
@@ -150,7 +150,7 @@ def sensitivity(run: Run) -> Section:
         )
     title, what = "How much more could go", "The sensitivity curve"
     return _drawn(
-        "sensitivity", title, lead, what, curves, lambda found: [figures_accuracy.sensitivity(found, reached)]
+        "sensitivity", title, lead, what, curves, lambda drawn: [figures_accuracy.sensitivity(drawn, reached)]
     )
 
 
