@@ -57,11 +57,13 @@ class Table:
         return replace(self, rows=(*self.rows[:most], rest))
 
     def headings(self) -> list[list[str]]:
-        """Return the lines of each heading, which is wrapped to the width of its column."""
+        """Return the lines of each heading, wrapped to the width of its column; all have equally many."""
         cells = [max((len(row[place]) for row in self.rows), default=0) for place in range(len(self.columns))]
         longest = [max(map(len, heading.split()), default=1) for heading in self.columns]
         widths = map(max, cells, longest)
-        return [textwrap.wrap(plain(text), width) for text, width in zip(self.columns, widths, strict=True)]
+        wrapped = [textwrap.wrap(plain(text), width) for text, width in zip(self.columns, widths, strict=True)]
+        height = max(map(len, wrapped))
+        return [[""] * (height - len(lines)) + lines for lines in wrapped]
 
     def widths(self) -> list[int]:
         """Return how many characters each column takes."""
@@ -97,9 +99,7 @@ class Table:
         return "\n\n".join(parts) + (f"\n{textwrap.fill(plain(self.caption), WIDTH)}" if self.caption else "")
 
     def _lines(self) -> list[str]:
-        headings, widths = self.headings(), self.widths()
-        height = max(map(len, headings))
-        top = zip(*([""] * (height - len(heading)) + heading for heading in headings), strict=True)
+        widths, top = self.widths(), zip(*self.headings(), strict=True)
         body = [line for at, row in enumerate(self.rows) for line in (((), row) if at in self.breaks else (row,))]
         return [self._line(row, widths) for row in (*top, *body)]
 

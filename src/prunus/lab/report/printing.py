@@ -67,9 +67,7 @@ def _rich(table: Table) -> RichTable:
     shown = RichTable(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for place, lines in enumerate(table.headings()):
         left = place in (0, *table.words)
-        shown.add_column(
-            Text("\n".join(lines)), justify="left" if left else "right", overflow="fold", vertical="bottom"
-        )
+        shown.add_column(Text("\n".join(lines)), justify="left" if left else "right", overflow="fold")
     for at, row in enumerate(table.rows):
         if at in table.breaks:
             shown.add_section()
