@@ -10,8 +10,7 @@ def main() -> None:
     from prunus.extras import MissingExtraError, require
 
     try:
-        require("typer", "the prunus command")
-        require("rich", "the prunus command")
+        require("cyclopts", "the prunus command")  # brings rich
     except MissingExtraError as error:
         sys.exit(str(error))
     from prunus.cli import main as command

@@ -24,7 +24,7 @@ EXTRA_OF = {
     "jinja2": "report",
     "plotly": "report",
     "rich": "report",
-    "typer": "cli",
+    "cyclopts": "cli",
 }
 
 

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
 
-from command_line import Command
-from prunus.cli import app
+from command_line import Command, Result, invoke
 from prunus.files import save_tensors
 from prunus.lab import models
 
@@ -74,7 +72,7 @@ def command(folder: Path) -> Command:
     """Run `prunus` with some arguments in the folder."""
 
     def run(*arguments: object) -> Result:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="prunus")
+        return invoke(arguments)
 
     return run
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import Result
 
 import prunus
-from command_line import Command, refused
+from command_line import Command, Result, refused
 from prunus.files import load_tensors
 from prunus.pruning.masks import Masks
 

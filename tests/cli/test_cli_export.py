@@ -44,7 +44,7 @@ def test_a_packed_model_becomes_a_program_and_weights(command: Command, folder: 
     [
         (["--out", "m.onnx"], "there is no model; give a .prunus file, or --model"),
         (["--model", "my_models:linear", "--out", "m.txt"], "does not tell its format"),
-        (["--model", "my_models:linear", "--out", "m.onnx"], "give example_inputs"),
+        (["--model", "my_models:linear", "--out", "m.onnx"], "give the --shape of one"),
         (["m.prunus", "--model", "lenet", "--out", "m.onnx"], "leave out --model"),
         (["m.prunus", "--out", "m.onnx"], "m.prunus"),
         (["--model", "my_models:linear", "--out", "my_models.py"], "is there already"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from importlib import metadata
@@ -11,9 +12,9 @@ import pytest
 import torch
 
 from command_line import Command, refused
+from prunus.cli import listing
 from prunus.lab import data, doctor, models, recipe
 from prunus.pruning import criteria, patterns, schedules, scopes
-from prunus.pruning.stats import Stats
 
 KINDS = {
     "recipes": recipe.names(),
@@ -52,30 +53,53 @@ def test_json_has_the_same_and_nothing_else(command: Command, folder: Path) -> N
     assert json.loads((folder / "[bold] scopes.json").read_text()) == found["scopes"]
 
 
-def test_a_method_of_ones_own_is_listed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criteria.CRITERIA, "_entries", dict(criteria.CRITERIA._entries))
-
-    @criteria.criterion("mine")
-    def mine(weight: torch.Tensor, stats: Stats) -> torch.Tensor:
-        """Keep `everything` alike.
-
-        Not shown.
-        """
-        return torch.ones_like(weight)
-
-    assert re.search(r"^mine +Keep everything alike\.$", command("ls", "criteria").stdout, re.MULTILINE)
+def summary(entry: object) -> str:
+    return " ".join((inspect.getdoc(entry) or "").partition("\n\n")[0].replace("`", "").split())
 
 
-def test_patterns_are_listed_with_their_own_examples(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns.PATTERNS, "_entries", dict(patterns.PATTERNS._entries))
+def test_what_is_read_off_the_sources_is_what_the_registries_hold() -> None:
+    def of_pattern(name: str, family: patterns.Family) -> str:
+        described = summary(type(patterns.resolve(family.examples[0])))
+        return described if family.examples == (name,) else f"{described} Such as {', '.join(family.examples)}."
 
-    @patterns.pattern("strip", r"strip-(\d+)", examples=("strip-3", "strip-8"))
-    def strip(match: re.Match[str]) -> patterns.Pattern:
-        return patterns.Block(1, int(match[1]))
+    registered = {
+        "recipes": {name: recipe.load(name).description for name in recipe.names()},
+        "models": {name: summary(factory) for name, factory in models.MODELS.items()},
+        "data": {name: summary(loader) for name, loader in data.DATASETS.items()},
+        "criteria": {name: summary(criterion.score) for name, criterion in criteria.CRITERIA.items()},
+        "patterns": {name: of_pattern(name, family) for name, family in patterns.PATTERNS.items()},
+        "scopes": {name: summary(scope) for name, scope in scopes.SCOPES.items()},
+        "schedules": {name: summary(schedule) for name, schedule in schedules.SCHEDULES.items()},
+    }
+    registered["criteria"]["random"] = summary(criteria.Random)
+    assert {kind: listing.entries(kind) for kind in listing.KINDS} == registered
 
-    shown = command("ls", "patterns").stdout
-    assert re.search(r"^strip +Rectangles .* Such as strip-3, strip-8\.$", shown, re.MULTILINE)
-    assert re.search(r"^unstructured +Every weight on its own\.$", shown, re.MULTILINE)
+
+def test_a_method_that_is_added_to_a_source_is_listed() -> None:
+    source = r'''
+@criterion("mine", needs="gradient")
+def mine(weight: Tensor, stats: Stats) -> Tensor:
+    """Keep `everything`
+    alike.
+
+    Not shown.
+    """
+
+@other("not mine")
+def not_mine() -> None:
+    """Something else."""
+
+class Drawn(Criterion):
+    """Draw lots."""
+
+CRITERIA.register("drawn")(Drawn(seed=0))
+@pattern("strip", r"strip-(\d+)", examples=("strip-3", "strip-8"))
+def strip(match: re.Match[str]) -> Drawn:
+    return Drawn()
+'''
+    criteria_here = dict(listing.registered(source, ("criterion", "CRITERIA.register")))
+    assert criteria_here == {"mine": "Keep everything alike.", "drawn": "Draw lots."}
+    assert dict(listing.registered(source, ("pattern",))) == {"strip": "Draw lots. Such as strip-3, strip-8."}
 
 
 def test_an_unknown_kind_is_refused(command: Command) -> None:
@@ -84,12 +108,10 @@ def test_an_unknown_kind_is_refused(command: Command) -> None:
 
 
 def test_a_missing_package_hides_one_kind_only(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prunus.cli import ls
-
-    def fail() -> dict[str, str]:
+    def fail(path: Path) -> dict[str, str]:
         raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
 
-    monkeypatch.setitem(ls._KINDS, "recipes", fail)
+    monkeypatch.setattr(listing, "of_recipe", fail)
     result = command("ls")
     assert result.exit_code == 0
     assert "pip install 'prunus[train]'" in result.stdout
@@ -116,7 +138,7 @@ def test_the_doctor_tells_what_is_there(
     assert result.exit_code == 0, result.output
     found = {entry["name"]: entry for entry in json.loads((folder / "found.json").read_text())}
     assert found["torch"]["told"].startswith(torch.__version__)
-    assert f"typer {metadata.version('typer')}" in found["cli"]["told"]
+    assert f"cyclopts {metadata.version('cyclopts')}" in found["cli"]["told"]
     assert {found[extra]["state"] for extra in ("train", "data", "measure", "report", "cli")} == {"ok"}
     assert found["digits"]["told"].startswith("1,797 images, from scikit-learn")
     assert (found["mnist"]["state"], found["data cache"]["state"]) == ("missing", "ok")

@@ -63,7 +63,7 @@ BAD = [
     ),
     (["--bits", 9], "bits must be a whole number from 1 to 8, got 9"),
     (["--weights", "none.safetensors"], "no file at 'none.safetensors'"),
-    (["--shape", "x"], "--shape takes whole numbers"),
+    (["--shape", "x"], "--shape: it takes whole numbers"),
 ]
 
 

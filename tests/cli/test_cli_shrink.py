@@ -102,7 +102,7 @@ BAD = [
     (["--weights", "mine.prunus"], "mine.prunus"),
     (["--masks", "none.safetensors"], "none.safetensors"),
     (["--shape", 4], r"can't run the example inputs"),
-    (["--shape", "3x3"], "--shape takes whole numbers"),
+    (["--shape", "3x3"], "--shape: it takes whole numbers"),
     (["--model", "lenet"], "does not fit LeNet"),
     (["--arg", "width=8"], r"'0.weight' has shape \[4, 3\] in the file, \[8, 3\] in the model"),
     (["--arg", "width"], "is not of the form key=value"),

@@ -1,60 +1,52 @@
-"""`prunus compare`: what several models cost, side by side."""
+"""`prunus measure` and `prunus compare`: what models cost, one by itself or several side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
-from prunus.cli import options, subjects, terminal
-from prunus.cli.subjects import Subject
+import prunus
+from prunus.cli import subjects, terminal
+from prunus.cli.options import Json, Timing
+from prunus.cli.subjects import OneModel, Packed, Source, Subject
 
 if TYPE_CHECKING:
-    from prunus.measuring.receipt import Receipt
+    from torch import nn
+
+    from prunus.forward import Inputs
+    from prunus.graph import ExampleInputs
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How models are measured, as the command line has it."""
+def measure(
+    file: Packed = None, /, *, source: OneModel = OneModel(), timing: Timing = Timing(), json: Json = None
+) -> None:
+    """Measure a model: parameters, zeros, bytes, memory and time.
 
-    arguments: Sequence[str]
-    shape: str | None
-    batch_sizes: str
-    threads: str | None
-    runtimes: str
-    latency: bool
-    device: str
+    For example:
+      prunus measure --model lenet --weights runs/lenet/seed-0/pruned.safetensors
+      prunus measure --model my_models:cnn --arg width=64 --shape 3,32,32
+      prunus measure --model my_models:bert --input int64:128 --input bool:128
+      prunus measure small.prunus
+    """
+    _measure([source.subject(file)], source, timing, json)
 
 
 def compare(
-    items: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ITEM",
-            help="What to compare: FILE.safetensors (weights of --model), FILE.prunus, MODEL, or "
-            "MODEL=FILE.safetensors.",
-        ),
-    ],
-    model: Annotated[str | None, options.MODEL] = None,
-    arg: options.Arguments = None,
-    shape: options.Shape = None,
-    batch_sizes: options.BatchSizes = "1,64",
-    threads: options.Threads = None,
-    runtimes: options.Runtimes = "torch",
-    no_latency: options.NoLatency = False,
-    device: options.Device = "cpu",
-    json: options.Json = None,
+    *item: Annotated[str, Parameter(required=True)],
+    source: Source = Source(),
+    timing: Timing = Timing(),
+    json: Json = None,
 ) -> None:
     """Compare models and checkpoints, side by side.
 
-    Parameters, zeros, multiply-adds, bytes, memory and the time of a call. The models take turns
-    while they are timed, so that what slows the machine down slows all of them.
+    Parameters, zeros, multiply-adds, bytes, memory and the time of a call. The models take turns while they are
+    timed, so that what slows the machine down slows all of them.
 
-    \b
-    Examples:
+    For example:
       prunus compare dense.safetensors pruned.safetensors --model lenet
       prunus compare dense.safetensors small.prunus --model lenet
       prunus compare lenet lenet5 resnet20 --arg in_channels=1
@@ -62,42 +54,49 @@ def compare(
       prunus compare lenet lenet5 --runtimes torch,onnxruntime
       prunus compare dense.safetensors small.prunus --model lenet \\
           --runtimes all --threads 1
+
+    Args:
+        item: What to compare: FILE.safetensors (weights of --model), FILE.prunus, MODEL, or MODEL=FILE.safetensors.
     """
-    chosen = subjects.distinct([subjects.parse(item, model) for item in items])
-    receipt = measured(chosen, Settings(arg or (), shape, batch_sizes, threads, runtimes, not no_latency, device))
-    show(receipt, json)
+    chosen = subjects.distinct([subjects.parse(text, source.model) for text in item])
+    if source.arg and not any(subject.source for subject in chosen):
+        raise ValueError(f"--arg is for what makes a model, and .prunus files tell theirs; got {source.arg[0]}")
+    _measure(chosen, source, timing, json)
 
 
-def measured(chosen: Sequence[Subject], settings: Settings) -> Receipt:
-    """Make the chosen models and measure them side by side."""
-    from prunus.lab import factory
-    from prunus.measuring import compare as measure_all
-
-    batch_sizes = subjects.whole_numbers(settings.batch_sizes, "--batch-sizes")
-    threads = None if settings.threads is None else subjects.whole_numbers(settings.threads, "--threads")
-    arguments = factory.parse_arguments(settings.arguments)
-    if arguments and not any(subject.source for subject in chosen):
-        raise ValueError(f"--arg is for what makes a model, and .prunus files tell theirs; got {settings.arguments[0]}")
-    models = {subject.name: subjects.load(subject, arguments, settings.device) for subject in chosen}
-    sources = [subject.source for subject in chosen]
-    packed = next((subject for subject in chosen if subject.source is None), None)
-    first = packed or chosen[0]
-    inputs = subjects.example_inputs(
-        settings.shape, sources, arguments, models[first.name], packed.weights if packed else None
-    )
+def _measure(chosen: Sequence[Subject], source: Source, timing: Timing, json: Path | None) -> None:
+    """Make the models, measure them, and print their receipt as tables, as JSON, or both."""
+    models = {subject: subjects.load(subject, source, timing.device) for subject in chosen}
+    inputs = subjects.example_inputs(models, source)
     if inputs is None:
         terminal.say("Note: no --shape was given, so no input to run on: multiply-adds, memory and time are left out.")
-    runtimes = [name.strip() for name in settings.runtimes.split(",")]
-    return measure_all(
-        models, inputs, batch_sizes=batch_sizes, threads=threads, runtimes=runtimes, latency=settings.latency
+    receipt = prunus.compare(
+        {subject.name: model for subject, model in models.items()},
+        _in_order(inputs, models[chosen[0]]),
+        batch_sizes=timing.batch_sizes,
+        threads=timing.threads,
+        runtimes=timing.runtimes,
+        latency=not timing.no_latency,
     )
-
-
-def show(receipt: Receipt, json: Path | None) -> None:
-    """Print a receipt as tables, as JSON, or both."""
     if json is not None:
         terminal.write_text(receipt.to_json(), json)
     if str(json) != "-":
         from prunus.lab import report
 
         report.terminal(receipt, terminal.prose())
+
+
+def _in_order(inputs: ExampleInputs | None, model: nn.Module) -> Inputs | None:
+    """Return named inputs in the order in which the forward takes them.
+
+    Raises:
+        ValueError: they are not the first arguments of the forward.
+    """
+    if not isinstance(inputs, Mapping):
+        return inputs
+    first = list(inspect.signature(model.forward).parameters)[: len(inputs)]
+    if {*first} != {*inputs}:
+        raise ValueError(
+            f"a model is timed on its first arguments, {', '.join(first)}; --input names {', '.join(inputs)}"
+        )
+    return tuple(inputs[name] for name in first)

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from prunus.cli import options, terminal
+from prunus.cli import terminal
+from prunus.cli.options import Folder, Json
 
 if TYPE_CHECKING:
     from prunus.lab.doctor import Finding
 
 
-def doctor(
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A folder to look for data in first, as for 'prunus run'.")
-    ] = None,
-    json: options.Json = None,
-) -> None:
+def doctor(*, data: Folder | None = None, json: Json = None) -> None:
     """Tell what is installed, what is missing and how to get it.
 
     Versions, the machine, the packages of every extra, a C compiler, and which data can really be loaded from
     where. Nothing is downloaded. What is missing is no failure: the exit code is 0.
+
+    Args:
+        data: A folder to look for data in first, as for 'prunus run'.
     """
     from prunus.lab.doctor import examine
 
@@ -42,5 +38,5 @@ def _show(findings: list[Finding]) -> None:
         topics.setdefault(finding.topic, {})[finding.name] = f"{mark}{finding.told}{remedy}"
     terminal.show_lists(topics)
     amiss = [finding.name for finding in findings if finding.state != "ok"]
-    told = f"{terminal.plural(len(amiss), 'thing')} to look at: {', '.join(amiss)}." if amiss else "Everything is here."
-    terminal.prose().print(f"\n{told}")
+    things = terminal.plural(len(amiss), "thing")
+    terminal.show("", f"{things} to look at: {', '.join(amiss)}." if amiss else "Everything is here.")

@@ -4,100 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
-from prunus.cli import options, subjects, terminal
-from prunus.cli.pack import Force, check_free
+import prunus
+from prunus.cli import outputs, terminal
+from prunus.cli.options import File, Force, Name
+from prunus.cli.subjects import OneModel, Packed
 
 if TYPE_CHECKING:
     from prunus.exporting import ExportFacts
     from prunus.exporting.c import CFacts
 
-Packed: TypeAlias = Annotated[
-    Path | None,
-    typer.Argument(metavar="FILE", help="A .prunus file; otherwise give --model.", show_default=False),
-]
-Weights: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="The weights of --model, a .safetensors file; otherwise as the factory made them."
-    ),
-]
-Out: TypeAlias = Annotated[
-    Path,
-    typer.Option(
-        metavar="FILE", help="Where it goes; the suffix tells the format: .onnx, .pt2, .c (with a .h), .safetensors."
-    ),
-]
-Format: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The format, whatever the suffix: onnx, pt2, c or safetensors.")
-]
-Bits: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        metavar="8", help="For C: weights of 8 bits, with a scale for each output channel. Otherwise float32."
-    ),
-]
-
 
 def export(
-    out: Out,
-    packed: Packed = None,
-    model: Annotated[str | None, options.MODEL] = None,
-    weights: Weights = None,
-    arg: options.Arguments = None,
-    shape: options.Shape = None,
-    format: Format = None,
-    bits: Bits = None,
+    file: Packed = None,
+    /,
+    *,
+    source: OneModel = OneModel(),
+    out: File,
+    format: Name | None = None,
+    bits: Annotated[int | None, Parameter(metavar="8")] = None,
     force: Force = False,
 ) -> None:
     """Export a model as a file for other programs.
 
     To ONNX, to a program of torch.export, to C for microcontrollers, or as plain weights. The file is loaded again
     and run, in ONNX Runtime, in PyTorch or built by a C compiler, before it takes its name: its outputs on random
-    inputs must be the model's. The size of a batch stays free; C computes one sample at a time, and it is told how
-    much flash and RAM it takes.
+    inputs must be the model's. The batch size stays free; C computes one sample at a time, and its flash and RAM
+    are told.
 
-    \b
-    Examples:
+    For example:
       prunus export lenet.prunus --out lenet.onnx
       prunus export --model lenet --weights lenet.safetensors --out lenet.pt2
       prunus export lenet.prunus --out lenet.c --bits 8
+
+    Args:
+        out: Where it goes; the suffix tells the format: .onnx, .pt2, .c (with a .h), .safetensors.
+        format: The format, whatever the suffix: onnx, pt2, c or safetensors.
+        bits: For C: weights of 8 bits, with a scale for each output channel; otherwise float32.
     """
-    from prunus import exporting
-    from prunus.lab import factory
+    from prunus.exporting import FORMATS
 
-    for target in _targets(out, format):
-        check_free(target, force)
-    subject = subjects.named(packed, model, weights, arg or ())
-    arguments = factory.parse_arguments(arg or ())
-    network = subjects.load(subject, arguments)
-    inputs = subjects.example_inputs(shape, [model], arguments, network, packed)
-    facts = exporting.export(network, out, inputs, format=format, bits=bits)
-    source = packed or weights
-    before = None if source is None else source.stat().st_size
-    console = terminal.lines()
-    for sentence in _sentences(facts, out, source, before):
-        console.print(terminal.printable(sentence))
+    kind = format or out.suffix.removeprefix(".").lower()
+    outputs.check_free(force, out, *([out.with_suffix(".h")] if kind == "c" else []))
+    subject, network = source.load(file)
+    inputs = source.inputs(subject, network) if kind in (*FORMATS, "c") else None
+    before = [] if subject.weights is None else [(str(subject.weights), subject.weights.stat().st_size)]
+    facts = prunus.export(network, out, inputs, format=format, bits=bits)
+    terminal.show(*_sentences(facts, out, before))
 
 
-def _targets(out: Path, format: str | None) -> list[Path]:
-    """Return the files that are written: C takes two."""
-    is_c = (format or out.suffix.removeprefix(".").lower()) == "c"
-    return [out, out.with_suffix(".h")] if is_c else [out]
-
-
-def _sentences(facts: ExportFacts, out: Path, source: Path | None, before: int | None) -> Iterator[str]:
-    told = f"{str(out)!r} has {facts.bytes:,} bytes"
+def _sentences(facts: ExportFacts, out: Path, before: list[tuple[str, int]]) -> Iterator[str]:
+    sizes = [f"{str(out)!r} has {facts.bytes:,} bytes"]
     if facts.c is not None:
-        told = f"{str(out)!r} and {str(out.with_suffix('.h'))!r} are written"
-    if before is not None:
-        told += f"; {str(source)!r} has {before:,}" + (" bytes" if facts.c is not None else "")
+        sizes = [f"{str(out)!r} and {str(out.with_suffix('.h'))!r} are written, with {facts.bytes:,} bytes"]
+    sizes += [f"{path!r} has {size:,}" for path, size in before]
     if facts.state_bytes is not None and facts.format != "safetensors":
-        told += f"; the weights as safetensors have {facts.state_bytes:,}"
-    yield f"{told}."
+        sizes.append(f"the weights as safetensors have {facts.state_bytes:,}")
+    yield f"{'; '.join(sizes)}."
     if facts.c is not None:
         yield from _sentences_of_c(facts.c, out)
     elif facts.difference is not None:
@@ -119,8 +85,10 @@ def _sentences_of_c(facts: CFacts, out: Path) -> Iterator[str]:
             f"from the model's by at most {facts.difference:.1e} of the largest output."
         )
     else:
-        told = f"it computes what the model does: {_apart(facts.difference)}"
-        yield f"Built by {facts.checked} and run on random inputs, {told}."
+        yield (
+            f"Built by {facts.checked} and run on random inputs, it computes what the model does: "
+            f"{_apart(facts.difference)}."
+        )
     yield f'To use it: #include "{out.stem}.h" and call {facts.name}_run; the header says how.'
 
 

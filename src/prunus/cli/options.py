@@ -1,68 +1,106 @@
-"""The options that several commands take, each written once."""
+"""The options that several commands share, each written once; cyclopts takes their help from here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-import typer
+from cyclopts import Parameter, Token
 
-MODEL = typer.Option(
-    metavar="MODEL",
-    help="What makes the model: a name that 'prunus ls models' lists, or package.module:factory of your own, looked "
-    "for in the current folder first.",
-)
-Packed: TypeAlias = Annotated[
-    Path | None,
-    typer.Argument(metavar="FILE", help="A .prunus file; otherwise give --model.", show_default=False),
-]
-Arguments: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--arg", metavar="KEY=VALUE", help="An argument for what makes the model, such as num_classes=100. Repeatable."
-    ),
-]
-Shape: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N,N,...",
-        help="The shape of one input, without the batch, such as 3,224,224. Models of prunus know their own.",
-    ),
-]
-BatchSizes: TypeAlias = Annotated[
-    str, typer.Option(metavar="N,N,...", help="Batch sizes to time; peak memory is that of the largest.")
-]
-Threads: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="N,N,...", help="Numbers of threads to time; otherwise one, and all cores.")
-]
-Runtimes: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME,NAME",
-        help="What to time in: torch, torch-compile, onnxruntime, openvino, prunus, with commas between, or all that "
-        "are installed.",
-    ),
-]
-NoLatency: TypeAlias = Annotated[bool, typer.Option("--no-latency", help="Time nothing; the rest takes seconds.")]
-Device: TypeAlias = Annotated[str, typer.Option(metavar="DEVICE", help="Where the models run: cpu, cuda, mps.")]
+
+def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    text = tokens[-1].value
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"it takes whole numbers above 0 with commas between them, such as 1,28,28; got {text!r}")
+    return tuple(map(int, parts))
+
+
+def _names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(name.strip() for name in tokens[-1].value.split(","))
+
+
+def _json_file(_: Any, tokens: Sequence[Token]) -> Path:
+    text = tokens[-1].value
+    if text.startswith("--"):
+        raise ValueError(f"it takes a file, or - for the standard output; got {text!r}")
+    return Path(text)
+
+
+File: TypeAlias = Annotated[Path, Parameter(metavar="FILE")]
+Folder: TypeAlias = Annotated[Path, Parameter(metavar="DIR")]
+Name: TypeAlias = Annotated[str, Parameter(metavar="NAME")]
+Layers: TypeAlias = Annotated[tuple[str, ...], Parameter(metavar="LAYER")]
+Numbers: TypeAlias = Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, metavar="N,N,...")]
+Names: TypeAlias = Annotated[tuple[str, ...], Parameter(converter=_names, n_tokens=1, metavar="NAME,NAME,...")]
+Force: TypeAlias = Annotated[bool, Parameter(help="Replace files that are there already.")]
 Json: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--json",
+    Parameter(
+        converter=_json_file,
+        allow_leading_hyphen=True,
         metavar="FILE",
-        dir_okay=False,
-        allow_dash=True,
-        help="Write it as JSON too; with - print the JSON instead.",
+        help="Write the result as JSON too; with - print the JSON instead.",
     ),
 ]
-Include: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="LAYER",
-        help="Prune only this: a parameter, a module, a pattern such as 'encoder.*', or a class such as Linear. "
-        "Repeatable.",
-    ),
-]
-Exclude: TypeAlias = Annotated[
-    list[str] | None, typer.Option(metavar="LAYER", help="Leave this alone, named likewise. Repeatable.")
-]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which weights go.
+
+    Attributes:
+        pattern: What is removed together; see 'prunus ls patterns'. With options: channel:round_to=8,budget=macs.
+        scope: How the sparsity is spread over the layers; see 'prunus ls scopes'. With options: global:min_kept=16.
+        include: Prune only this: a parameter, a module, a pattern such as 'encoder.*', or a class such as Linear.
+            Repeatable.
+        exclude: Leave this alone, named likewise. Repeatable.
+    """
+
+    pattern: Name = "unstructured"
+    scope: Name = "global"
+    include: Layers = ()
+    exclude: Layers = ()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Scored(Choice):
+    """Which weights go, by their scores.
+
+    Attributes:
+        criterion: How much a weight matters; see 'prunus ls criteria'. With options: random:seed=3.
+    """
+
+    criterion: Name = "magnitude"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Channels(Choice):
+    """Which channels go."""
+
+    pattern: Name = "channel"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How models are measured.
+
+    Attributes:
+        batch_sizes: Batch sizes to time; peak memory is that of the largest.
+        threads: Numbers of threads to time; otherwise one, and all cores.
+        runtimes: What to time in: torch, torch-compile, onnxruntime, openvino, prunus, or all that are installed.
+        no_latency: Time nothing; the rest takes seconds.
+        device: Where the models run, such as cpu, cuda or mps.
+    """
+
+    batch_sizes: Numbers = (1, 64)
+    threads: Numbers | None = None
+    runtimes: Names = ("torch",)
+    no_latency: bool = False
+    device: Name = "cpu"

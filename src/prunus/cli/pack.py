@@ -1,38 +1,30 @@
-"""`prunus pack`: weights and what their model is, as one small file."""
+"""`prunus pack` and `prunus unpack`: a model as one small file, and its weights back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
-from prunus.cli import options, subjects, terminal
+import prunus
+from prunus.cli import outputs, terminal
+from prunus.cli.options import File, Force
+from prunus.cli.subjects import OneModel, Packed
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from prunus.packing import PackFacts
 
-Weights: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="The weights to pack: a .safetensors file.")]
-Out: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="Where the packed model goes: a .prunus file.")]
-Bits: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        metavar="K", help="Let the weights of each layer share at most 2^K values, K from 1 to 8. Otherwise lossless."
-    ),
-]
-Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
+_OTHERS = {"safetensors": "as safetensors", "gzip": "through gzip -9", "zstd": "through zstd -19"}
 
 
 def pack(
-    weights: Weights,
-    model: Annotated[str, options.MODEL],
-    out: Out,
-    arg: options.Arguments = None,
-    shape: options.Shape = None,
-    bits: Bits = None,
+    file: Packed = None,
+    /,
+    *,
+    source: OneModel = OneModel(),
+    out: File,
+    bits: Annotated[int | None, Parameter(metavar="K")] = None,
     force: Force = False,
 ) -> None:
     """Pack a model into a small file that loads without its class.
@@ -40,59 +32,63 @@ def pack(
     Zeros are left out, and what stays is coded by how often it occurs; every bit comes back, unless --bits is given.
     A model of your own is traced, which takes the --shape of one of its inputs.
 
-    \b
-    Examples:
+    For example:
       prunus pack --weights sparse.safetensors --model lenet --out lenet.prunus
       prunus pack --weights cnn.safetensors --model my_models:cnn \\
           --shape 3,32,32 --bits 5 --out cnn.prunus
       python -c "import prunus; model = prunus.load('cnn.prunus')"
+
+    Args:
+        out: Where the packed model goes: a .prunus file.
+        bits: Let the weights of each layer share at most 2^K values, K from 1 to 8; otherwise every bit is kept.
     """
-    from prunus import packing as packing
-    from prunus.lab import factory, models
-    from prunus.packing import checkpoints
+    from prunus.packing.sizes import sizes
 
-    check_free(out, force)
-    arguments = factory.parse_arguments(arg or ())
-    network = subjects.make(model, arguments)
-    checkpoints.load_into(network, checkpoints.read(weights))
-    inputs = subjects.example_inputs(shape, [model], arguments, network)
-    if inputs is None and model not in models.MODELS:
-        raise ValueError(f"a model of your own is traced, which takes an input; give the --shape of one for {model!r}")
-    facts = packing.save(network, out, example_inputs=inputs, bits=bits)
-    _tell(facts, network, out)
-
-
-def check_free(target: Path, force: bool) -> None:
-    """Raise OSError if a file can't be written there, or is there already and must not be replaced."""
-    if target.is_dir():
-        raise IsADirectoryError(f"{str(target)!r} is a directory; give the name of a file in it")
-    if target.exists() and not force:
-        raise FileExistsError(f"{str(target)!r} is there already; give another name, or --force to replace it")
-
-
-def _tell(facts: PackFacts, network: nn.Module, out: Path) -> None:
+    outputs.check_free(force, out)
+    subject, network = source.load_trained(file)
+    facts = prunus.save(network, out, source.inputs(subject, network), bits=bits)
     terminal.show_table(("tensor", "shape", "coding", "nonzero", "bytes"), _rows(facts), names=3)
-    console = terminal.lines()
-    for sentence in ("", *_sentences(facts, network, out)):
-        console.print(terminal.printable(sentence))
+    stored = sizes(network.state_dict())
+    others = [f"{stored.bytes[name]:,} {how}" for name, how in _OTHERS.items() if name in stored.bytes]
+    terminal.show(
+        "",
+        f"{str(out)!r} has {facts.bytes:,} bytes; the same model has {', '.join(others)}.",
+        *stored.notes,
+        f"To have it back: prunus.load({str(out)!r})",
+    )
+
+
+def unpack(
+    file: File,
+    /,
+    *,
+    out: File,
+    max_bytes: Annotated[int | None, Parameter(metavar="N")] = None,
+    force: Force = False,
+) -> None:
+    """Unpack the weights of a .prunus file into a safetensors file.
+
+    For example:
+      prunus unpack lenet.prunus --out lenet.safetensors
+
+    Args:
+        file: A .prunus file.
+        out: Where the weights go: a .safetensors file, a plain state dict.
+        max_bytes: How much memory the tensors may take; otherwise 16 MiB or 2,000 times the file, the larger.
+    """
+    from prunus import files
+
+    outputs.check_free(force, out)
+    tensors = prunus.packing.read_tensors(file, max_bytes=max_bytes)
+    files.save_tensors(out, tensors)
+    before, after = file.stat().st_size, out.stat().st_size
+    count = terminal.plural(len(tensors), "tensor")
+    terminal.show(f"{str(out)!r} has {count} in {after:,} bytes; {str(file)!r} has {before:,}.")
 
 
 def _rows(facts: PackFacts) -> Iterator[tuple[str, ...]]:
     for tensor in facts.tensors:
-        shape = "x".join(map(str, tensor.shape))
+        shape = terminal.by_x(tensor.shape)
         yield tensor.name, shape, tensor.coding, f"{tensor.nonzero:,}", f"{tensor.bytes:,.0f}"
     yield "header", "", facts.kind, "", f"{facts.header_bytes:,}"
     yield "all of it", "", "", f"{sum(tensor.nonzero for tensor in facts.tensors):,}", f"{facts.bytes:,}"
-
-
-def _sentences(facts: PackFacts, network: nn.Module, out: Path) -> Iterator[str]:
-    from prunus.packing.sizes import sizes
-
-    found = sizes(network.state_dict())
-    others = [f"{found.bytes[name]:,} {told}" for name, told in _OTHERS.items() if name in found.bytes]
-    yield f"{str(out)!r} has {facts.bytes:,} bytes; the same model has {', '.join(others)}."
-    yield from found.notes
-    yield f"To have it back: prunus.load({str(out)!r})"
-
-
-_OTHERS = {"safetensors": "as safetensors", "gzip": "through gzip -9", "zstd": "through zstd -19"}

@@ -5,40 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from prunus.cli import terminal
+from prunus.cli.options import Folder
 
 if TYPE_CHECKING:
     from prunus.measuring.receipt import Receipt
 
 
-def report(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR",
-            help="A seed's folder, such as runs/lenet/seed-0, or a run's, such as runs/lenet, with its seeds.",
-        ),
-    ],
-) -> None:
+def report(folder: Folder, /) -> None:
     """Print a finished run's figures, and write its page anew.
 
-    \b
-    Examples:
+    For example:
       prunus report runs/lenet
       prunus report runs/lenet/seed-0
+
+    Args:
+        folder: A run's, such as runs/lenet, with all its seeds, or that of one seed, such as runs/lenet/seed-0.
     """
     from prunus.lab.report import write_page
     from prunus.lab.run_folder import locked
     from prunus.measuring.receipt import Receipt
 
     seeds = _seeds(folder)
-    with ExitStack() as held:  # all of them before the first page is written
+    with ExitStack() as locks:  # all of them before the first page is written
         for seed in seeds:
-            held.enter_context(locked(seed))
+            locks.enter_context(locked(seed))
         receipts = [Receipt.load(seed / "receipt.json") for seed in seeds]
         pages = [write_page(seed) for seed in seeds]
     show(receipts, pages)
@@ -53,8 +46,7 @@ def show(receipts: Sequence[Receipt], pages: Sequence[Path]) -> None:
         report.terminal(receipts[0], console)
     else:
         report.summary(receipts, console)
-    for page in pages:
-        typer.echo(terminal.printable(f"Report: {page}"))
+    terminal.show(*(f"Report: {page}" for page in pages))
 
 
 def _seeds(folder: Path) -> list[Path]:

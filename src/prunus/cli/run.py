@@ -8,87 +8,66 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal
 
-import typer
+from cyclopts import Parameter
 
 from prunus.cli import terminal
-from prunus.cli.group import STOPPED
+from prunus.cli.options import Folder
 from prunus.cli.report import show
-from prunus.registry import unknown_name
-
-RecipeName: TypeAlias = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A name that 'prunus ls recipes' lists, or a .yaml file.")
-]
-Settings: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings of the recipe to change, such as prune.sparsity=0.9."),
-]
-Out: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where the results go; otherwise runs/<name of the recipe>.")
-]
-DataFolder: TypeAlias = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="A folder to look for the data in first.")
-]
-Devices: TypeAlias = Annotated[
-    int | None, typer.Option(metavar="N", help="How many devices train side by side; short for devices=N.")
-]
-Accelerator: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="What to train on: cpu, cuda, or auto for what is there.")
-]
-NoDownload: TypeAlias = Annotated[bool, typer.Option("--no-download", help="Never use the network.")]
-Redo: TypeAlias = Annotated[bool, typer.Option("--redo", help="Take over a folder that holds a run of another recipe.")]
-
-_ACCELERATORS = ("auto", "cpu", "cuda")
 
 
 def run(
-    recipe: RecipeName,
-    settings: Settings = None,
-    out: Out = None,
-    data_folder: DataFolder = None,
-    devices: Devices = None,
-    accelerator: Accelerator = "auto",
-    no_download: NoDownload = False,
-    redo: Redo = False,
+    recipe: str,
+    /,
+    *setting: str,
+    out: Folder | None = None,
+    data: Folder | None = None,
+    devices: Annotated[int | None, Parameter(metavar="N")] = None,
+    accelerator: Annotated[Literal["auto", "cpu", "cuda"], Parameter(metavar="NAME")] = "auto",
+    no_download: bool = False,
+    redo: bool = False,
 ) -> None:
     """Train, prune, fine-tune, shrink and pack a model, and prove it.
 
     A run that was stopped or killed goes on where it was when the same command is given again.
 
-    \b
-    Examples:
+    For example:
       prunus run lenet
       prunus run lenet prune.sparsity=0.9 seeds=[0,1,2] --out runs/lenet-90
       prunus run my_recipe.yaml --data ~/data --no-download
+
+    Args:
+        recipe: A name that 'prunus ls recipes' lists, or a .yaml file.
+        setting: Settings of the recipe to change, as KEY=VALUE, such as prune.sparsity=0.9.
+        out: Where the results go; otherwise runs/<name of the recipe>.
+        data: A folder to look for the data in first.
+        devices: How many devices train side by side; short for devices=N.
+        accelerator: What to train on; auto takes what is there.
+        no_download: Never use the network.
+        redo: Take over a folder that holds a run of another recipe.
     """
     from prunus.lab import recipe as recipes
     from prunus.lab import stages
     from prunus.lab.reducing import RESULT
 
-    if accelerator not in _ACCELERATORS:
-        raise unknown_name("accelerator", accelerator, _ACCELERATORS)
-    chosen = recipes.load(recipe, [*(settings or ()), *([] if devices is None else [f"devices={devices}"])])
-    with _told(), _stoppable():
-        try:
-            finished = stages.run(
-                chosen,
-                out or Path("runs") / chosen.name,
-                data_folder=data_folder,
-                download=not no_download,
-                accelerator=accelerator,
-                redo=redo,
-                say=terminal.say,
-            )
-        except stages.RunLockedError as error:
-            raise ValueError(str(error)) from error
+    chosen = recipes.load(recipe, [*setting, *([] if devices is None else [f"devices={devices}"])])
+    with _logged(), _stoppable():
+        finished = stages.run(
+            chosen,
+            out or Path("runs") / chosen.name,
+            data_folder=data,
+            download=not no_download,
+            accelerator=accelerator,
+            redo=redo,
+            say=terminal.say,
+        )
     show([seed.receipt for seed in finished], [seed.report for seed in finished])
     for seed in finished:
-        terminal.say(_handed_out(seed.folder / RESULT))
-
-
-def _handed_out(path: Path) -> str:
-    return f"Model: {path} has {path.stat().st_size:,} bytes; to have it in Python: prunus.load({str(path)!r})"
+        path = seed.folder / RESULT
+        terminal.say(
+            f"Model: {path} has {path.stat().st_size:,} bytes; to have it in Python: prunus.load({str(path)!r})"
+        )
 
 
 @contextmanager
@@ -97,24 +76,25 @@ def _stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["prunus", *sys.argv[1:]])
-        terminal.say(f"Stopped; what is done is kept. To go on, give the same command again: {command}")
-        raise typer.Exit(STOPPED) from None
+        raise KeyboardInterrupt(
+            f"Stopped; what is done is kept. To go on, give the same command again: {command}"
+        ) from None
 
 
-class _Teller(logging.Handler):
+class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         terminal.say(f"{'Note: ' if record.levelno >= logging.WARNING else ''}{record.getMessage()}")
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _logged() -> Iterator[None]:
     """Print what the library logs while it works: where data comes from, and what stands in for it."""
-    log, teller = logging.getLogger("prunus"), _Teller()
+    log, handler = logging.getLogger("prunus"), _Handler()
     level = log.level
-    log.addHandler(teller)
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        log.removeHandler(teller)
+        log.removeHandler(handler)
         log.setLevel(level)

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING
 
-import typer
-
-from prunus.cli import options, subjects, terminal
-from prunus.cli.explain import with_inputs
-from prunus.cli.pack import Force, check_free
+import prunus
+from prunus.cli import outputs, subjects, terminal
+from prunus.cli.options import File, Force
+from prunus.cli.subjects import OneModel, Packed
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-Weights: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="The pruned weights: a .safetensors file.")]
-Masks: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="The masks that 'prunus prune --masks' wrote; otherwise the file's own zeros."),
-]
-Out: TypeAlias = Annotated[
-    Path,
-    typer.Option(metavar="FILE", help="Where it goes: .prunus, which loads without the model's code, or .safetensors."),
-]
+    from torch import nn
 
 _SUFFIXES = (".prunus", ".safetensors")
 
 
 def shrink(
-    weights: Weights,
-    model: Annotated[str, options.MODEL],
-    out: Out,
-    masks: Masks = None,
-    arg: options.Arguments = None,
-    shape: options.Shape = None,
+    file: Packed = None,
+    /,
+    *,
+    source: OneModel = OneModel(),
+    masks: File | None = None,
+    out: File,
     force: Force = False,
 ) -> None:
     """Remove the channels, neurons and heads that are zero.
@@ -42,71 +31,59 @@ def shrink(
     The smaller model has the same outputs, which is checked on random inputs before anything is written. Zeros
     between weights that matter stay: only whole channels can go.
 
-    \b
-    Examples:
+    For example:
       prunus prune --model lenet --weights dense.safetensors --sparsity 0.5 \\
           --pattern channel --out pruned.safetensors
       prunus shrink --model lenet --weights pruned.safetensors --out small.prunus
+
+    Args:
+        masks: The masks that 'prunus prune --masks' wrote; otherwise the model's own zeros.
+        out: Where it goes: .prunus, which loads without the model's code, or .safetensors.
     """
-    from prunus import shrinking
-    from prunus.pruning import masks as masking
+    from prunus import files
 
-    _check_suffix(out)
-    check_free(out, force)
-    subject = subjects.named(None, model, weights, ())
-    found = None if masks is None else masking.Masks.load(masks)
-    network, inputs = with_inputs(subject, arg or [], shape)
-    smaller = shrinking.shrink(network, inputs, found)
-    _write(out, smaller, inputs)
-    if found is not None:
-        found.apply(network)
-    terminal.show_table(("layer", "before", "after", "parameters", "left"), _rows(network, smaller), names=3)
-    console = terminal.lines()
-    for sentence in ("", *_sentences(network, smaller, weights, out)):
-        console.print(terminal.printable(sentence))
-
-
-def _check_suffix(out: Path) -> None:
     if out.suffix not in _SUFFIXES:
         raise ValueError(f"--out must end in .prunus or .safetensors, which tells the format; got {str(out)!r}")
-
-
-def _write(out: Path, smaller: nn.Module, inputs: Tensor) -> None:
-    from prunus import files
-    from prunus import packing as packing
-
+    outputs.check_free(force, out)
+    mask = None if masks is None else prunus.Masks.load(masks)
+    subject, network = source.load_trained(file)
+    inputs = source.inputs(subject, network)
+    smaller = prunus.shrink(network, inputs, mask)
     if subjects.is_packed(out):
-        packing.save(smaller, out, example_inputs=inputs)
+        prunus.save(smaller, out, example_inputs=inputs)
     else:
         files.save_tensors(out, smaller.state_dict())
+    if mask is not None:
+        mask.apply(network)
+    rows = [
+        (row.name, *row.shapes, *(f"{count:,}" for count in row.counts))
+        for row in outputs.with_totals(_rows(network, smaller))
+    ]
+    terminal.show_table(("layer", "before", "after", "parameters", "left"), rows, names=3)
+    terminal.show("", *_sentences(network, smaller, subject.weights, out))
 
 
-def _rows(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each weight of two dimensions or more, one for all the rest, and one for all."""
-    left = dict(after.named_parameters())
-    rest = {"before": 0, "after": sum(p.numel() for name, p in left.items() if p.ndim < 2)}
-    for name, parameter in before.named_parameters():
-        if parameter.ndim < 2:
-            rest["before"] += parameter.numel()
-            continue
-        new = left.get(name)
-        numel = 0 if new is None else new.numel()
-        yield name, _shape(parameter), "" if new is None else _shape(new), f"{parameter.numel():,}", f"{numel:,}"
-    if rest["before"] or rest["after"]:
-        yield "biases and norms", "", "", f"{rest['before']:,}", f"{rest['after']:,}"
-    yield "all of them", "", "", f"{_count(before):,}", f"{_count(after):,}"
+def _rows(before: nn.Module, after: nn.Module) -> Iterator[outputs.Row]:
+    """Yield a row for each parameter; one that went whole, or came instead of others, has one shape only."""
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    for name in {**old, **new}:
+        both = old.get(name), new.get(name)
+        shapes = tuple("" if tensor is None else terminal.by_x(tensor.shape) for tensor in both)
+        counts = tuple(0 if tensor is None else tensor.numel() for tensor in both)
+        yield outputs.Row(name, shapes, counts, minor=all(tensor is None or tensor.ndim < 2 for tensor in both))
 
 
-def _sentences(before: nn.Module, after: nn.Module, weights: Path, out: Path) -> Iterator[str]:
+def _sentences(before: nn.Module, after: nn.Module, path: Path | None, out: Path) -> Iterator[str]:
     from prunus.graph.exported import ExportedModule
 
-    old, new = _count(before), _count(after)
+    old, new = (sum(parameter.numel() for parameter in model.parameters()) for model in (before, after))
     if new < old:
         yield f"The model has {new:,} parameters in the place of {old:,} ({new / old:.1%}), and the same outputs."
     else:
         yield _why_nothing(before)
     yield from _checks(after)
-    yield f"{str(out)!r} has {out.stat().st_size:,} bytes, {str(weights)!r} has {weights.stat().st_size:,}."
+    was = "" if path is None else f", {str(path)!r} has {path.stat().st_size:,}"
+    yield f"{str(out)!r} has {out.stat().st_size:,} bytes{was}."
     if isinstance(after, ExportedModule) and after.why:
         yield f"It is kept as its graph, not in its own class: {after.why}."
     if subjects.is_packed(out):
@@ -118,11 +95,11 @@ def _sentences(before: nn.Module, after: nn.Module, weights: Path, out: Path) ->
         )
 
 
-def _checks(after: nn.Module) -> Iterator[str]:
-    checked = getattr(after, "checked", None)
+def _checks(model: nn.Module) -> Iterator[str]:
+    checked = getattr(model, "checked", None)
     if checked is None:
         return
-    sizes = [" and ".join("x".join(map(str, shape)) or "one number" for shape in shapes) for shapes in checked.sizes]
+    sizes = [" and ".join(terminal.by_x(shape) or "one number" for shape in shapes) for shapes in checked.sizes]
     others = f"; other sizes too: {', '.join(sizes[1:])}" if sizes[1:] else ""
     yield (
         f"Checked: each operation by itself, and the outputs of {checked.samples} random samples of {sizes[0]}{others}."
@@ -143,11 +120,3 @@ def _why_nothing(model: nn.Module) -> str:
         "or all that take it on, are zero. 'prunus explain' tells of each layer what can go; "
         "'prunus prune --pattern channel' prunes whole channels, and 'prunus pack' stores scattered zeros in few bytes."
     )
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

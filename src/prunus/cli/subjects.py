@@ -1,15 +1,26 @@
-"""The models that commands work on: made by a factory, with weights from a file, on a device."""
+"""The models that commands work on: what makes them, where their weights come from, and what they are run on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from cyclopts import Parameter
+
+import prunus
+from prunus.cli import inputs
+from prunus.cli.options import File, Numbers
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
+
+    from prunus.graph import ExampleInputs
+
+
+Packed: TypeAlias = Annotated[Path | None, Parameter(help="A .prunus file; otherwise give --model.")]
 
 
 @dataclass(frozen=True)
@@ -18,13 +29,117 @@ class Subject:
 
     Attributes:
         name: what tables call it.
-        source: what makes the model: a name of `prunus.models` or ``package.module:factory``; None: the file tells.
-        weights: the file its weights come from; None leaves them as the factory made them.
+        source: what makes the model: a name of `prunus.models` or ``package.module:function``; None: the file tells.
+        weights: the file its weights come from; None leaves them as the function made them.
     """
 
     name: str
     source: str | None
     weights: Path | None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What makes a model, and what it is run on.
+
+    Attributes:
+        model: What makes the model: a name that 'prunus ls models' lists, or package.module:function of your own,
+            looked for in the current folder first.
+        arg: An argument for what makes the model, such as num_classes=100. Repeatable.
+        shape: The shape of one input, without the batch, such as 3,224,224. Models of prunus and .prunus files know
+            their own.
+        input: For models that take several inputs, or integers: one of them as [NAME=][TYPE:]SHAPE, without the batch,
+            such as int64:128 or mask=bool:128. Repeatable, in the order the model takes them.
+    """
+
+    model: Annotated[str | None, Parameter(metavar="MODEL")] = None
+    arg: Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")] = ()
+    shape: Numbers | None = None
+    input: Annotated[tuple[str, ...], Parameter(metavar="INPUT")] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the model is made with."""
+        from prunus.lab import factory
+
+        return factory.parse_arguments(self.arg)
+
+    def make(self, source: str) -> nn.Module:
+        """Make a model; what its factory draws at random is the same each time."""
+        import torch
+
+        from prunus.lab import factory
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return factory.create(source, self.arguments())
+
+    def inputs(self, subject: Subject, network: nn.Module) -> ExampleInputs:
+        """Return random inputs for the model.
+
+        Raises:
+            ValueError: nothing tells what it takes; or as `example_inputs`.
+        """
+        example = example_inputs({subject: network}, self)
+        if example is None:
+            raise ValueError(
+                "the model's graph is read off a run on an input; give the --shape of one for "
+                f"{subject.source or str(subject.weights)!r}"
+            )
+        return example
+
+    def words(self) -> list[str]:
+        """Return these options as they are written in a command."""
+        words = [] if self.model is None else ["--model", self.model]
+        words += [word for setting in self.arg for word in ("--arg", setting)]
+        words += [] if self.shape is None else ["--shape", ",".join(map(str, self.shape))]
+        return words + [word for text in self.input for word in ("--input", text)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class OneModel(Source):
+    """The one model that a command works on, where it is not a .prunus file.
+
+    Attributes:
+        weights: The weights of --model, a .safetensors file; otherwise as the function made them.
+    """
+
+    weights: File | None = None
+
+    def subject(self, file: Path | None) -> Subject:
+        """Return the model's source: the .prunus file, or --model, perhaps with --weights.
+
+        Raises:
+            ValueError: both are given, or neither.
+        """
+        if file is None:
+            if self.model is None:
+                raise ValueError("there is no model; give a .prunus file, or --model with --weights")
+            return Subject(self.weights.stem if self.weights else self.model, self.model, self.weights)
+        if not is_packed(file):
+            raise ValueError(
+                f"{str(file)!r} is not named as a .prunus file is; weights go with their model: --model MODEL "
+                f"--weights {file}"
+            )
+        if self.model is not None or self.weights is not None or self.arg:
+            raise ValueError(f"{str(file)!r} tells its model itself; leave out --model, --weights and --arg")
+        return Subject(file.stem, None, file)
+
+    def load(self, file: Path | None) -> tuple[Subject, nn.Module]:
+        """Make the model and load its weights.
+
+        Raises:
+            ValueError: as `subject` and `load`.
+        """
+        subject = self.subject(file)
+        return subject, load(subject, self)
+
+    def load_trained(self, file: Path | None) -> tuple[Subject, nn.Module]:
+        """Do what `load` does, but refuse a model of prunus without weights: its own are random numbers."""
+        if file is None and self.weights is None and self.model in prunus.models.MODELS:
+            raise ValueError(f"{self.model!r} is made with random weights; give the trained ones with --weights FILE")
+        return self.load(file)
 
 
 def parse(item: str, source: str | None) -> Subject:
@@ -63,127 +178,63 @@ def distinct(subjects: Sequence[Subject]) -> list[Subject]:
         ValueError: two are the same.
     """
     names = [subject.name for subject in subjects]
-    told = [s if names.count(s.name) == 1 else replace(s, name=str(s.weights or s.source)) for s in subjects]
-    if len({subject.name for subject in told}) < len(told):
-        raise ValueError(f"the same is given twice: {', '.join(subject.name for subject in told)}")
-    return told
+    renamed = [s if names.count(s.name) == 1 else replace(s, name=str(s.weights or s.source)) for s in subjects]
+    if len({subject.name for subject in renamed}) < len(renamed):
+        raise ValueError(f"the same is given twice: {', '.join(subject.name for subject in renamed)}")
+    return renamed
 
 
-def make(source: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Make a model; what its factory draws at random is the same each time."""
-    import torch
-
-    from prunus.lab import factory
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return factory.create(source, arguments)
-
-
-def load(subject: Subject, arguments: Mapping[str, Any], device: str = "cpu") -> nn.Module:
+def load(subject: Subject, source: Source, device: str = "cpu") -> nn.Module:
     """Make a subject's model, load its weights, and put it on a device.
 
     Raises:
         ValueError: it can't be made, its weights don't fit, its file is damaged, or there is no such device.
     """
-    from prunus import packing as pack
     from prunus.packing import checkpoints
 
     place = _device(device)
     if subject.source is None:
         assert subject.weights is not None
-        return pack.load(subject.weights).to(place)
-    model = make(subject.source, arguments)
+        return prunus.packing.load(subject.weights).to(place)
+    model = source.make(subject.source)
     if subject.weights is not None and is_packed(subject.weights):
-        pack.load(subject.weights, model)
+        prunus.packing.load(subject.weights, model)
     elif subject.weights is not None:
         checkpoints.load_into(model, checkpoints.read(subject.weights))
     return model.to(place)
 
 
-def named(packed: Path | None, source: str | None, weights: Path | None, settings: Sequence[str]) -> Subject:
-    """Return the one model that a command works on: a .prunus FILE, or --model, perhaps with --weights.
-
-    Raises:
-        ValueError: both are given, or neither.
-    """
-    if packed is None:
-        if source is None:
-            raise ValueError("there is no model; give a .prunus file, or --model with --weights")
-        return Subject(weights.stem if weights else source, source, weights)
-    if not is_packed(packed):
-        raise ValueError(
-            f"{str(packed)!r} is not named as a .prunus file is; weights go with their model: --model MODEL "
-            f"--weights {packed}"
-        )
-    if source is not None or weights is not None or settings:
-        raise ValueError(f"{str(packed)!r} tells its model itself; leave out --model, --weights and --arg")
-    return Subject(packed.stem, None, packed)
-
-
-def example_inputs(
-    shape: str | None,
-    sources: Iterable[str | None],
-    arguments: Mapping[str, Any],
-    model: nn.Module,
-    packed: Path | None = None,
-) -> Tensor | None:
-    """Return one random input, on the model's device and in its dtype; None where no shape is known.
+def example_inputs(models: Mapping[Subject, nn.Module], source: Source) -> ExampleInputs | None:
+    """Return random inputs, on the models' device: those that the user describes, else those of the first that knows.
 
     Args:
-        shape: as the user wrote it; None takes that of the first source which is a name of `prunus.models`.
-        sources: what makes the models that are to run on it.
-        arguments: what they are made with.
-        model: one of them.
-        packed: the .prunus file it is from, which may tell the shape.
+        models: what is to run on them.
+        source: what the user says.
+
+    Returns:
+        A batch of one or two; None where nobody knows what the models take.
+
+    Raises:
+        ValueError: the user describes them in two ways, wrongly, or with the batch.
     """
-    import torch
-
-    from prunus.lab import models
-
-    known = next((source for source in sources if source in models.MODELS), None)
-    if shape is not None:
-        size: tuple[int, ...] | None = whole_numbers(shape, "--shape")
-    elif known is not None:
-        size = models.input_shape(known, **arguments)
-    else:
-        size = _told_shape(model)
-    if size is None:
-        return None
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    inputs = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
-    return inputs.to(like.device, like.dtype)
+    first = next(iter(models.values()))
+    if source.shape is not None and source.input:
+        raise ValueError("--shape and --input both describe the inputs; give one of them")
+    if source.shape is not None:
+        return inputs.checked(first, inputs.of_shape(source.shape, first), source.shape)
+    if source.input:
+        return inputs.described(source.input, first)
+    known = (_own_inputs(subject, model, source) for subject, model in models.items())
+    return next((example for example in known if example is not None), None)
 
 
-def _told_shape(model: nn.Module) -> tuple[int, ...] | None:
-    """Return the shape of one input that a .prunus file tells of; None where it tells none, or several, or integers."""
-    from prunus.graph.exported import ExportedModule
+def _own_inputs(subject: Subject, model: nn.Module, source: Source) -> ExampleInputs | None:
+    """Return inputs for a model of prunus or one from a .prunus file; None for others."""
+    from prunus import exporting
 
-    if not isinstance(model, ExportedModule):
-        return None
-    inputs = model.signature.inputs
-    sizes = (inputs[0].example or inputs[0].shape)[1:] if len(inputs) == 1 and inputs[0].dtype in _floats() else ()
-    return tuple(map(int, sizes)) if sizes and all(isinstance(size, int) for size in sizes) else None
-
-
-def _floats() -> tuple[torch.dtype, ...]:
-    import torch
-
-    return torch.float16, torch.bfloat16, torch.float32, torch.float64
-
-
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Read numbers with commas between them.
-
-    >>> whole_numbers("1,28,28", "--shape")
-    (1, 28, 28)
-    """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(
-            f"{option} takes whole numbers above 0 with commas between them, such as 1,28,28; got {text!r}"
-        )
-    return tuple(int(part) for part in parts)
+    if subject.source in prunus.models.MODELS:
+        return inputs.of_shape(prunus.models.input_shape(subject.source, **source.arguments()), model)
+    return exporting.inputs_of(model)
 
 
 def _device(name: str) -> torch.device:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,21 +18,23 @@ READING_WIDTH = 100
 UNBROKEN = 10_000
 
 
-def lines() -> Console:
-    """Return a console for tables on standard output: a row is broken only to fit a terminal, never in a pipe."""
-    return _console(piped_width=UNBROKEN)
+def _console(piped_width: int) -> Console:
+    width = None if sys.stdout.isatty() else piped_width
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def prose() -> Console:
-    """Return a console for sentences and receipts on standard output, of a width that reads well."""
-    console = _console(piped_width=READING_WIDTH)
+    """Return a console for receipts and help on standard output, of a width that reads well."""
+    console = _console(READING_WIDTH)
     console.width = min(console.width, READING_WIDTH)
     return console
 
 
-def _console(piped_width: int) -> Console:
-    width = None if sys.stdout.isatty() else piped_width
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+def show(*sentences: str) -> None:
+    """Print sentences on standard output, each on a line of its own; a line is broken only to fit a terminal."""
+    console = _console(UNBROKEN)
+    for sentence in sentences:
+        console.print(printable(sentence))
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1, words: int = 0) -> None:
@@ -57,8 +58,8 @@ def show_lists(lists: Mapping[str, Mapping[str, str]]) -> None:
     for place, (heading, entries) in enumerate(lists.items()):
         if len(lists) > 1:
             table.add_row(Text(f"\n{heading}" if place else heading, style="bold"))
-        for name, told in entries.items():
-            table.add_row(Text(indent + printable(name)), Text(printable(told)))
+        for name, description in entries.items():
+            table.add_row(Text(indent + printable(name)), Text(printable(description)))
     _print(table)
 
 
@@ -67,16 +68,16 @@ def _table() -> Table:
 
 
 def _print(table: Table) -> None:
-    console = lines()
+    console = _console(UNBROKEN)
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
-        typer.echo(line.rstrip())
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def say(message: str) -> None:
-    """Print to standard error as it is: no markup, and no line breaks but the message's own."""
-    Console(stderr=True, highlight=False).print(Text(printable(message)), soft_wrap=True)
+    """Print to standard error, without any line breaks but the message's own."""
+    sys.stderr.write(printable(message) + "\n")
 
 
 def printable(text: str) -> str:
@@ -97,6 +98,15 @@ def plural(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def by_x(shape: Iterable[object]) -> str:
+    """Return a shape as the tables have it.
+
+    >>> by_x((20, 1, 5, 5))
+    '20x1x5x5'
+    """
+    return "x".join(map(str, shape))
+
+
 def write_json(value: Any, target: Path) -> None:
     """Write a value as JSON to a file, whole or not at all; ``-`` stands for the standard output."""
     write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", target)
@@ -105,7 +115,7 @@ def write_json(value: Any, target: Path) -> None:
 def write_text(text: str, target: Path) -> None:
     """Write text to a file, whole or not at all; ``-`` stands for the standard output."""
     if str(target) == "-":
-        typer.echo(text, nl=False)
+        sys.stdout.write(text)
         return
     from prunus import files
 

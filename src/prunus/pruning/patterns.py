@@ -317,12 +317,12 @@ def resolve(chosen: str | Pattern) -> Pattern:
 
 
 @pattern("unstructured", r"unstructured", examples=("unstructured",))
-def _unstructured(match: re.Match[str]) -> Pattern:
+def _unstructured(match: re.Match[str]) -> Unstructured:
     return Unstructured()
 
 
 @pattern("n:m", r"(\d{1,4}):(\d{1,4})", examples=("2:4", "1:4"))
-def _n_of_m(match: re.Match[str]) -> Pattern:
+def _n_of_m(match: re.Match[str]) -> NofM:
     n, m = int(match[1]), int(match[2])
     if not 0 < n < m:
         raise ValueError(f"pattern n:m keeps n of every m weights and needs 0 < n < m, got {match[0]}")
@@ -330,7 +330,7 @@ def _n_of_m(match: re.Match[str]) -> Pattern:
 
 
 @pattern("block", r"block(?:-(\d{1,4})x(\d{1,4}))?", examples=("block-4x4", "block-1x8"))
-def _block(match: re.Match[str]) -> Pattern:
+def _block(match: re.Match[str]) -> Block:
     height, width = (int(match[1]), int(match[2])) if match[1] else (4, 4)
     if height < 1 or width < 1:
         raise ValueError(f"a block needs at least one row and one column, got {match[0]}")
@@ -338,5 +338,5 @@ def _block(match: re.Match[str]) -> Pattern:
 
 
 @pattern("channel", r"channel", examples=("channel",), options=Channels)
-def _channel(match: re.Match[str]) -> Pattern:
+def _channel(match: re.Match[str]) -> Channels:
     return Channels()
