@@ -144,6 +144,7 @@ def test_a_packed_file_fills_the_model_it_is_given_to(command: Command, linear_f
 BAD = [
     (["measure"], "there is no model; give a .prunus file, or --model with --weights"),
     (["measure", "linear.safetensors"], "--model MODEL --weights linear.safetensors"),
+    (["measure", "lenet"], r"'lenet' is not named as a .prunus file is; did you mean --model lenet\?"),
     (["measure", "none.prunus"], "none.prunus"),
     (["measure", "none.prunus", "--model", "lenet"], "tells its model itself; leave out --model"),
     (["measure", "damaged.prunus"], "damaged.prunus"),

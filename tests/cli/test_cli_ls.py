@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from command_line import Command, refused
-from prunus.cli import listing
+from prunus.cli import ls
 from prunus.lab import data, doctor, models, recipe
 from prunus.pruning import criteria, patterns, schedules, scopes
 
@@ -72,7 +72,7 @@ def test_what_is_read_off_the_sources_is_what_the_registries_hold() -> None:
         "schedules": {name: summary(schedule) for name, schedule in schedules.SCHEDULES.items()},
     }
     registered["criteria"]["random"] = summary(criteria.Random)
-    assert {kind: listing.entries(kind) for kind in listing.KINDS} == registered
+    assert {kind: ls.entries(kind) for kind in ls.KINDS} == registered
 
 
 def test_a_method_that_is_added_to_a_source_is_listed() -> None:
@@ -97,25 +97,14 @@ CRITERIA.register("drawn")(Drawn(seed=0))
 def strip(match: re.Match[str]) -> Drawn:
     return Drawn()
 '''
-    criteria_here = dict(listing.registered(source, ("criterion", "CRITERIA.register")))
+    criteria_here = dict(ls.registered(source, ("criterion", "CRITERIA.register")))
     assert criteria_here == {"mine": "Keep everything alike.", "drawn": "Draw lots."}
-    assert dict(listing.registered(source, ("pattern",))) == {"strip": "Draw lots. Such as strip-3, strip-8."}
+    assert dict(ls.registered(source, ("pattern",))) == {"strip": "Draw lots. Such as strip-3, strip-8."}
 
 
 def test_an_unknown_kind_is_refused(command: Command) -> None:
     assert refused(command("ls", "criterion")).startswith("unknown kind 'criterion'; did you mean 'criteria'?")
     assert "unknown kind ''" in refused(command("ls", ""))
-
-
-def test_a_missing_package_hides_one_kind_only(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path) -> dict[str, str]:
-        raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
-
-    monkeypatch.setattr(listing, "of_recipe", fail)
-    result = command("ls")
-    assert result.exit_code == 0
-    assert "pip install 'prunus[train]'" in result.stdout
-    assert "magnitude" in result.stdout
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_report_of_a_run_sums_its_seeds_up(finished: tuple[Path, Result], comm
 
 
 def test_seeds_are_read_in_the_order_of_their_numbers(command: Command, folder: Path) -> None:
-    from prunus.cli.report import _seeds
+    from prunus.cli.run import _seeds
 
     for seed in (10, 9, 100):
         (folder / "out" / f"seed-{seed}").mkdir(parents=True)
@@ -214,7 +214,6 @@ def test_ctrl_c_says_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stages, "run", run)
-    monkeypatch.setattr("sys.argv", ["/some/bin/prunus", "run", "lenet", "--out", "my runs"])
     result = command("run", "lenet", "--out", "my runs")
     assert (result.exit_code, result.stdout) == (130, "")
     assert result.stderr.splitlines()[-1].endswith("prunus run lenet --out 'my runs'")

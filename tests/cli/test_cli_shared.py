@@ -10,7 +10,7 @@ import pytest
 
 import prunus
 from command_line import Command, refused
-from prunus.cli import COMMANDS, app, listing, terminal
+from prunus.cli import COMMANDS, app, ls, terminal
 from prunus.cli.mistakes import in_words
 from prunus.extras import MissingExtraError
 from prunus.lab.run_folder import RunLockedError
@@ -134,7 +134,7 @@ def test_an_error_of_the_library_is_one_line(
     def fail(kind: str) -> dict[str, str]:
         raise error
 
-    monkeypatch.setattr(listing, "entries", fail)
+    monkeypatch.setattr(ls, "entries", fail)
     assert line in refused(command("ls", "models"))
     for shown in (command("--debug", "ls", "models"), command("ls", "models", "--debug")):
         assert shown.exception is error
@@ -153,7 +153,7 @@ def test_a_fault_of_prunus_itself_is_not_hidden(
     def fail(kind: str) -> dict[str, str]:
         raise error
 
-    monkeypatch.setattr(listing, "entries", fail)
+    monkeypatch.setattr(ls, "entries", fail)
     assert command("ls", "models").exception is error
 
 
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_any_command_with_130(command: Command, monkeypatch: pytest.
     def stop(kind: str) -> dict[str, str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(listing, "entries", stop)
+    monkeypatch.setattr(ls, "entries", stop)
     result = command("ls", "models")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "Stopped.\n")
 

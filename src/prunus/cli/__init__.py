@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ COMMANDS = {
     "export": ("export", "FILE"),
     "measure": ("compare", "FILE"),
     "compare": ("compare", ""),
-    "report": ("report", ""),
+    "report": ("run", ""),
     "ls": ("ls", "KIND"),
     "doctor": ("doctor", ""),
 }
@@ -87,8 +88,9 @@ def run_command(words: Sequence[str]) -> int:
     except BrokenPipeError:  # Python would complain when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt as stop:
-        terminal.say(str(stop) or "Stopped.")
+    except KeyboardInterrupt:
+        again = f"; what is done is kept. To go on, give the same command again: {shlex.join(['prunus', *words])}"
+        terminal.say(f"Stopped{again if tokens[:1] == ['run'] else '.'}")
         return STOPPED
     except CycloptsError as error:
         terminal.say(f"Error: {mistakes.of_usage(error)}")

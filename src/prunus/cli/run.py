@@ -1,20 +1,18 @@
-"""`prunus run`: a whole recipe."""
+"""`prunus run` and `prunus report`: a whole recipe, and its figures again."""
 
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+import prunus
 from prunus.cli import terminal
 from prunus.cli.options import Folder
-from prunus.cli.report import show
 
 
 def run(
@@ -52,7 +50,7 @@ def run(
     from prunus.lab.reducing import RESULT
 
     chosen = recipes.load(recipe, [*setting, *([] if devices is None else [f"devices={devices}"])])
-    with _logged(), _stoppable():
+    with _logged():
         finished = stages.run(
             chosen,
             out or Path("runs") / chosen.name,
@@ -62,7 +60,7 @@ def run(
             redo=redo,
             say=terminal.say,
         )
-    show([seed.receipt for seed in finished], [seed.report for seed in finished])
+    _show([seed.receipt for seed in finished], [seed.report for seed in finished])
     for seed in finished:
         path = seed.folder / RESULT
         terminal.say(
@@ -70,15 +68,53 @@ def run(
         )
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        command = shlex.join(["prunus", *sys.argv[1:]])
-        raise KeyboardInterrupt(
-            f"Stopped; what is done is kept. To go on, give the same command again: {command}"
-        ) from None
+def report(folder: Folder, /) -> None:
+    """Print a finished run's figures, and write its page anew.
+
+    For example:
+      prunus report runs/lenet
+      prunus report runs/lenet/seed-0
+
+    Args:
+        folder: A run's, such as runs/lenet, with all its seeds, or that of one seed, such as runs/lenet/seed-0.
+    """
+    from prunus.lab.report import write_page
+    from prunus.lab.run_folder import locked
+
+    seeds = _seeds(folder)
+    with ExitStack() as locks:  # all of them before the first page is written
+        for seed in seeds:
+            locks.enter_context(locked(seed))
+        receipts = [prunus.Receipt.load(seed / "receipt.json") for seed in seeds]
+        pages = [write_page(seed) for seed in seeds]
+    _show(receipts, pages)
+
+
+def _show(receipts: Sequence[prunus.Receipt], pages: Sequence[Path]) -> None:
+    """Print one receipt in full or several in summary, then where their pages lie."""
+    from prunus.lab import report
+
+    console = terminal.prose()
+    if len(receipts) == 1:
+        report.terminal(receipts[0], console)
+    else:
+        report.summary(receipts, console)
+    terminal.show(*(f"Report: {page}" for page in pages))
+
+
+def _seeds(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {str(folder)!r}; expected one that prunus run wrote, such as runs/lenet"
+        )
+    if (folder / "receipt.json").is_file():
+        return [folder]
+    seeds = [path.parent for path in folder.glob("seed-*/receipt.json")]
+    if not seeds:
+        raise FileNotFoundError(
+            f"no finished run in {str(folder)!r}: neither it nor a seed-N folder in it has a receipt.json"
+        )
+    return sorted(seeds, key=lambda seed: (len(seed.name), seed.name))
 
 
 class _Handler(logging.Handler):

@@ -118,10 +118,8 @@ class OneModel(Source):
                 raise ValueError("there is no model; give a .prunus file, or --model with --weights")
             return Subject(self.weights.stem if self.weights else self.model, self.model, self.weights)
         if not is_packed(file):
-            raise ValueError(
-                f"{str(file)!r} is not named as a .prunus file is; weights go with their model: --model MODEL "
-                f"--weights {file}"
-            )
+            advice = f"--model MODEL --weights {file}" if file.is_file() else f"--model {file}"
+            raise ValueError(f"{str(file)!r} is not named as a .prunus file is; did you mean {advice}?")
         if self.model is not None or self.weights is not None or self.arg:
             raise ValueError(f"{str(file)!r} tells its model itself; leave out --model, --weights and --arg")
         return Subject(file.stem, None, file)
