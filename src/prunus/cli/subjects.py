@@ -84,7 +84,7 @@ class Source:
         if example is None:
             raise ValueError(
                 "the model's graph is read off a run on an input; give the --shape of one for "
-                f"{subject.source or str(subject.weights)!r}"
+                f"{subject.source or str(subject.weights)!r}, or --input where it takes integers or several"
             )
         return example
 
