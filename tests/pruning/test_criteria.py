@@ -50,6 +50,10 @@ def any_criterion(request: pytest.FixtureRequest) -> Criterion:
     return CRITERIA[request.param]
 
 
+def test_every_criterion_says_what_it_scores_by(any_criterion: Criterion) -> None:
+    assert (any_criterion.score.__doc__ or "").startswith("Score a weight by ")
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_scores_are_finite_numbers_of_the_weights_shape(any_criterion: Criterion, shape: tuple[int, ...]) -> None:
     weight = weights(shape)

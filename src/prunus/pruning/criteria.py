@@ -156,10 +156,11 @@ class Random(Criterion):
     def __init__(self, seed: int = 0) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be a whole number, got {seed!r}")
-        super().__init__("random", functools.partial(_drawn, seed=seed))
+        super().__init__("random", functools.update_wrapper(functools.partial(_drawn, seed=seed), _drawn))
 
 
 def _drawn(weight: Tensor, stats: Stats, seed: int) -> Tensor:
+    """Score a weight by a random number in [0, 1): the control that every method has to beat."""
     digest = hashlib.sha256(f"{seed}/{stats.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
     return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
