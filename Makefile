@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test check format clean
+.PHONY: run test check docs format clean
 
 run: $(VENV)/.run  ## train, prune, fine-tune and prove it: open runs/lenet/seed-0/report.html
 	$(BIN)/prunus run lenet $(ARGS)
@@ -17,6 +17,9 @@ check: $(VENV)/.dev  ## lint, format, types and which layer imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs  ## the site, every cell executed: open docs/_build/html/index.html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --jobs auto $(ARGS) docs docs/_build/html
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -36,5 +39,9 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	touch $@ $(VENV)/.run
 
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]" --constraint constraints.txt
+	touch $@ $(VENV)/.run
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -86,12 +86,12 @@ class Program:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The only batch size it takes, where the model's code holds the number of samples; None: it takes any."""
+        """The only batch size it takes, where the model's code holds the number of samples; None if it takes any."""
         return self._parts.fixed_batch
 
     @property
     def nonfinite(self) -> str:
-        """What it does where weights that it leaves out would meet an infinity or NaN: ``ignore`` or ``raise``."""
+        """What it does where weights that it leaves out would meet an infinity or NaN, ``ignore`` or ``raise``."""
         return self._parts.nonfinite
 
     @property
@@ -101,7 +101,7 @@ class Program:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What making it took, in seconds: ``trace``, ``build`` (kernels, once), ``tune``, ``assemble``, ``check``."""
+        """What making it took, in seconds, by ``trace``, ``build`` (kernels, once), ``tune``, ``assemble``, ``check``."""
         return dict(self._parts.seconds)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -102,7 +102,7 @@ class Pruner:
     """Prunes a model step by step along a schedule, while the user's own loop trains it.
 
     Call `step` once after each `optimizer.step()`. Over so many steps the sparsity rises along the schedule; after that
-    the masks are kept. Weights once pruned stay pruned.
+    the masks are kept. Weights once pruned stay pruned. With pattern ``"channel"`` the model's graph is read once, here.
 
     Args:
         model: as `prune`; it stays the plain module it was.
@@ -112,8 +112,7 @@ class Pruner:
             with options ``Cubic(begin=1000, every=50)``, ``Linear(...)``, ``Geometric(...)``: how many steps pass
             before the first weight goes, and after how many the masks are found anew.
         masks: masks to start from.
-        criterion, pattern, scope, include, exclude, data, example_inputs: as `prune`. With pattern ``"channel"`` the
-            graph is read once, when it is made.
+        criterion, pattern, scope, include, exclude, data, example_inputs: as `prune`.
 
     Raises:
         TypeError, ValueError: as `prune`, when it is made: before any training was spent.

@@ -97,7 +97,7 @@ def resolve(chosen: str | Score | Criterion) -> Criterion:
 
 @criterion("magnitude", elementwise=True)
 def magnitude(weight: Tensor, stats: Stats) -> Tensor:
-    """Score a weight by its absolute value: score = |w|.
+    """Score a weight by its absolute value: ``score = |w|``.
 
     Source: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015.
 
@@ -111,7 +111,7 @@ def magnitude(weight: Tensor, stats: Stats) -> Tensor:
 def lamp(weight: Tensor, stats: Stats) -> Tensor:
     """Score a weight by its share of what would be left if all smaller weights went first.
 
-    score(u) = w_u^2 / sum of w_v^2 over the weights v of this layer with |w_v| >= |w_u|
+    ``score(u) = w_u^2 / sum of w_v^2`` over the weights v of this layer with ``|w_v| >= |w_u|``
 
     Scores of different layers are comparable, so a global scope over them finds its own spread over the layers.
 
@@ -168,7 +168,7 @@ def _drawn(weight: Tensor, stats: Stats, seed: int) -> Tensor:
 
 @criterion("gradient", needs="gradient", elementwise=True, additive=True)
 def gradient(weight: Tensor, stats: Stats) -> Tensor:
-    """Score a weight by the first-order change of the loss when it goes: score = |g w|.
+    """Score a weight by the first-order change of the loss when it goes: ``score = |g w|``.
 
     Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient inference", ICLR 2017,
     eq. 5, for single weights.
@@ -182,7 +182,7 @@ def gradient(weight: Tensor, stats: Stats) -> Tensor:
 
 @criterion("activation", needs="input_norm")
 def activation(weight: Tensor, stats: Stats) -> Tensor:
-    """Score a weight by its size times the l2 norm of the input feature it meets: score = |w| * ||x||_2.
+    """Score a weight by its size times the l2 norm of the input feature it meets: ``score = |w| * ||x||_2``.
 
     Source: Sun et al., "A simple and effective pruning approach for large language models" (Wanda), ICLR 2024, eq. 1.
 
