@@ -30,16 +30,16 @@ import prunus
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from zero_cases import CASES
 
-HEADER = """# What can't matter, to the last parameter
+HEADER = """# What shrink removes
 
-Made by `python bench/exact.py --before SRC --write docs/exact.md`: networks with a zero of each kind, how many
-parameters they have, how many `prunus.shrink` leaves, and how many have to be left: a formula of the layers' sizes
-that never looks at what prunus found. *before* is the version before products with zero were followed. *apart* is
-the largest difference of an output from the whole network's, relative to the largest output, on 64 random samples in
-float64; for the last four on 4 samples in float32.
+Made by `python bench/exact.py --before SRC --write docs/exact.md`: for networks with each kind of zero, the number of
+parameters, the number that `prunus.shrink` leaves (*now*), and the exact number that can't be removed: a formula of
+the layers' sizes, independent of prunus. *before* is the version that did not follow products with zero. *apart* is
+the largest difference of an output from the whole network's, relative to the largest output: on 64 random samples in
+float64, and for the last four on 4 samples in float32.
 
-`0 * x` is taken for zero: where a channel that goes would have been NaN or infinite, the smaller network does not
-show it.
+`0 * x` counts as zero: where a removed channel would have been NaN or infinite, the smaller network's outputs are
+finite.
 
 """
 

@@ -230,7 +230,7 @@ def main() -> None:
 
 
 INTRODUCTION = [
-    "# Which architectures prunus is right on",
+    "# Tested networks",
     "",
     "Made by `python bench/topologies.py --write docs/topologies.md`; the networks are in `tests/support/zoo*.py`:",
     "small, with random weights, biases and running statistics.",

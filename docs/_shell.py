@@ -14,8 +14,8 @@ from IPython.core.magic import register_cell_magic
 @register_cell_magic
 def sh(line: str, cell: str) -> None:
     """Run a cell as a shell script that stops at the first error."""
-    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"} | {"COLUMNS": "88"}
     done = subprocess.run(["sh", "-e"], input=cell, capture_output=True, text=True, check=False, env=environment)
-    print(done.stdout, end="")  # noqa: T201
+    print(done.stdout, end="")
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -29,7 +29,10 @@ extensions = [
 exclude_patterns = ["_build"]
 nitpicky = True
 # Types of other packages have no pages here, and most words in single backticks are arguments.
-nitpick_ignore_regex = [("py:class", r"(torch|nn|numpy|collections|pathlib)\..*|Path|ExampleInputs|.*\.T"), ("py:obj", r".*")]
+nitpick_ignore_regex = [
+    ("py:class", r"(torch|nn|numpy|collections|pathlib)\..*|Path|ExampleInputs|.*\.T"),
+    ("py:obj", r".*"),
+]
 
 default_role = "py:obj"
 autodoc_member_order = "bysource"

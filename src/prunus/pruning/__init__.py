@@ -102,7 +102,8 @@ class Pruner:
     """Prunes a model step by step along a schedule, while the user's own loop trains it.
 
     Call `step` once after each `optimizer.step()`. Over so many steps the sparsity rises along the schedule; after that
-    the masks are kept. Weights once pruned stay pruned. With pattern ``"channel"`` the model's graph is read once, here.
+    the masks are kept. Weights once pruned stay pruned. With pattern ``"channel"`` the model's graph is read once, when
+    the Pruner is made.
 
     Args:
         model: as `prune`; it stays the plain module it was.
