@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -95,6 +96,12 @@ class MagicCells(SphinxTransform):
                 block.replace_self(nodes.literal_block(text, text, language=language))
 
 
+def suffixes_stay_whole(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Keep the dot of `.prunus` in a docstring, which the default role would drop."""
+    lines[:] = [re.sub(r"(?<!`)`(\.\w+)`(?!`)", r"``\1``", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
     """Enter what this file adds to Sphinx."""
+    app.connect("autodoc-process-docstring", suffixes_stay_whole)
     app.add_transform(MagicCells)
