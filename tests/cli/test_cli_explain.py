@@ -53,7 +53,7 @@ def test_masks_are_taken_in_the_place_of_zeros(command: Command, folder: Path) -
         (["--pattern", "channel:round_to=2"], "free, rounded to a multiple of 2"),
         (["--pattern", "channel:round_to=8"], "stays whole: fewer than the multiple of 8 that has to stay"),
         (["--scope", "global:min_kept=2"], "down to the 2 that each layer keeps"),
-        (["--arg", "width=1"], "protected: it is the only channel there"),
+        (["--arg", "width=1"], "protected: it is the only channel of its layer"),
     ],
 )
 def test_why_channels_stay_is_told(command: Command, holey_file: Path, options: list[object], why: str) -> None:

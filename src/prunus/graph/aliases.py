@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
 
 import torch
 from torch import fx
 
-from prunus.graph.coupling import movement
-from prunus.graph.coupling.reader import RULES
+from prunus.graph.calls import written_arguments
+from prunus.graph.operations import Family, Trait, find
 
-# Operations that may hand their input on as it is, though their schema doesn't say so.
-_HANDING_ON = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
-_VIEWS = (movement.same, movement.move, movement.parts, movement.indexed)
+_VIEWS = (Family.SAME, Family.MOVE, Family.PARTS, Family.INDEX)
 
 
 def tangled(graph: fx.Graph) -> set[fx.Node]:
@@ -58,11 +56,10 @@ def written_to(node: fx.Node) -> list[fx.Node]:
     """Return the tensors an operation writes to."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
-    arguments = node.target._schema.arguments
-    by_name = dict(zip([argument.name for argument in arguments], node.args, strict=False)) | node.kwargs
+    by_name = written_arguments(node)
     values = [
         by_name.get(argument.name)
-        for argument in arguments
+        for argument in node.target._schema.arguments
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
     return [value for value in values if isinstance(value, fx.Node)]
@@ -71,19 +68,16 @@ def written_to(node: fx.Node) -> list[fx.Node]:
 def is_view(node: fx.Node) -> bool:
     """Tell whether a result may share memory with the first argument."""
     if not isinstance(node.target, torch._ops.OpOverload):
-        return getattr(node.target, "__name__", "") == "getitem"
-    if str(node.target.overloadpacket) in _HANDING_ON:
+        return node.target is operator.getitem
+    if find(node.target).has(Trait.DROPS):  # its schema does not say that it may hand its input on
         return True
     return any(returned.alias_info is not None for returned in node.target._schema.returns)
 
 
 def _viewed(node: fx.Node) -> fx.Node | None:
     """Return the tensor whose memory an operation's result may share."""
-    target: Any = node.target
     first = node.args[0] if node.args else None
     if node.op != "call_function" or not isinstance(first, fx.Node):
         return None
-    if not isinstance(target, torch._ops.OpOverload) or is_view(node):
-        return first
-    name = str(target.overloadpacket)
-    return first if RULES.get(name, RULES.get(name.removesuffix("_"))) in _VIEWS else None
+    is_atens = isinstance(node.target, torch._ops.OpOverload)
+    return first if not is_atens or is_view(node) or find(node.target).family in _VIEWS else None

@@ -32,11 +32,6 @@ HEADERS = ("layer", "unit", "rows", "all", "gone", "stay", "why")
 # Of coupled layers so many are named in a table; a residual stream may have hundreds.
 _NAMED = 3
 
-# Reasons that speak of the inner workings -> what they mean to the user.
-_PLAIN = {
-    "it meets what is no channel": "it meets what no layer makes, such as the model's input",
-    "it lies beside what is no channel": "it lies beside what no layer makes, such as the model's input",
-}
 _NO_LAYER = "it comes from no layer, such as the model's input"
 _NOT_INCLUDED = "it is not included"
 _EXCLUDED = "it is excluded"
@@ -241,7 +236,7 @@ def _plain(found: _Found, family: Family, maker: str | None) -> str:
         return "it is coupled with what is excluded"
     if family.reason == _NOT_INCLUDED and not found.chosen:
         return "it is pruned only when it is included"
-    return _PLAIN.get(family.reason, family.reason)
+    return family.reason
 
 
 def _freedom(found: _Found, count: int, stay: int) -> str:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from prunus.compiling.net import Box, Net, Operation, View, box_of, whole
 from prunus.errors import CompileError
 from prunus.graph import Graph, module_path, where
-from prunus.graph.coupling.calls import has_tensor, hint
+from prunus.graph.calls import has_tensor, hint
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from prunus.graph import Graph
 from prunus.graph.coupling import arithmetic, contraction, convolution, movement, recurrent  # noqa: F401  # enter their rules
-from prunus.graph.coupling.reader import Axis, Grouping, Groups, Product, Reader, Use
+from prunus.graph.coupling.reader import Reader
+from prunus.graph.coupling.uses import Axis, Grouping, Groups, Product, Use
 from prunus.graph.coupling.values import INERT, Value, compact, varying
 
 __all__ = ["Axis", "Coupling", "Grouping", "Groups", "Product", "Use", "Value", "couple"]
@@ -164,7 +165,7 @@ def _settle(reader: Reader, labels: Tensor, differ: list[int]) -> None:
 
 def _settle_mixed(reader: Reader, labels: Tensor, differ: list[int]) -> None:
     """Have channels stay that lie beside what is no channel, unless they do so along one dimension only."""
-    reader.keep(labels, "it lies beside what is no channel")
+    reader.keep(labels, "it lies beside what no layer makes, such as the model's input")
     atoms = labels[labels >= 0]
     reader.partition.union(atoms, atoms[:1].expand_as(atoms))
     labels.masked_fill_(labels == INERT, int(atoms[0]))
@@ -178,13 +179,13 @@ def _joined_over(reader: Reader, labels: Tensor, dim: int) -> Tensor:
 
 def _reasons(reader: Reader, class_of: Tensor, num_classes: int) -> tuple[Tensor, tuple[str, ...]]:
     """Return why classes have to stay: the first reason that was met."""
-    found = list(reader.fixed)
+    reasons = list(reader.fixed)
     for need in reader.needs:
         if set(varying(reader.classes(need.labels))) & set(need.dims):
             small = compact(need.labels)
-            found.append((torch.unique(small[small >= 0]), need.reason))
-    texts = list(dict.fromkeys(text for _, text in found))
+            reasons.append((torch.unique(small[small >= 0]), need.reason))
+    texts = list(dict.fromkeys(text for _, text in reasons))
     reason = torch.full((num_classes,), -1)
-    for atoms, text in reversed(found):
+    for atoms, text in reversed(reasons):
         reason[class_of[atoms]] = texts.index(text)
     return reason, tuple(texts)

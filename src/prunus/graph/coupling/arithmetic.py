@@ -10,25 +10,10 @@ from torch import Tensor
 from prunus.graph.coupling.calls import Call
 from prunus.graph.coupling.reader import Reader, rule
 from prunus.graph.coupling.values import Value, along, compact, inert
-
-# fmt: off
-_ELEMENTWISE = [
-    "add", "sub", "mul", "div", "true_divide", "floor_divide", "rsub", "pow", "remainder", "fmod", "maximum",
-    "minimum", "where", "atan2", "hypot", "lerp", "addcmul", "addcdiv", "relu", "relu6", "gelu", "silu", "mish",
-    "elu", "celu", "selu", "leaky_relu", "rrelu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid",
-    "softplus", "softsign", "logsigmoid", "log_sigmoid", "hardshrink", "softshrink", "threshold", "exp", "expm1",
-    "exp2", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "square", "abs", "absolute", "neg", "negative",
-    "reciprocal", "sin", "cos", "tan", "sinh", "cosh", "asin", "acos", "atan", "erf", "erfc", "sign", "floor",
-    "ceil", "round", "trunc", "clamp", "clamp_min", "clamp_max", "clip", "nan_to_num", "masked_fill", "logical_not",
-    "logical_and", "logical_or", "logical_xor", "bitwise_not", "bitwise_and", "bitwise_or", "__and__", "__or__",
-    "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "copysign", "xlogy", "logit", "frac",
-    "heaviside", "fill", "copy", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like",
-    "multiply", "subtract", "divide", "greater", "less", "special_expm1", "deg2rad", "sinc", "digamma", "lgamma",
-]
-# fmt: on
+from prunus.graph.operations import Family
 
 
-@rule(*(f"aten.{name}" for name in _ELEMENTWISE))
+@rule(Family.ELEMENTWISE)
 def elementwise(reader: Reader, call: Call) -> Value:
     """Combine tensors element by element: what meets goes together."""
     return combined(reader, call, call.values, call.shape)
@@ -81,7 +66,7 @@ def _merged(first: Tensor, second: Tensor) -> Tensor:
     return first if bool((compact(first) >= 0).all()) else torch.where(first >= 0, first, second)
 
 
-@rule("aten.prelu")
+@rule(Family.PRELU)
 def prelu(reader: Reader, call: Call) -> Value:
     """One slope a channel, or one for all."""
     value, weight = call["self"], call["weight"]
@@ -92,7 +77,7 @@ def prelu(reader: Reader, call: Call) -> Value:
     return combined(reader, call, [value, weight], call.shape)
 
 
-@rule("aten.glu")
+@rule(Family.GLU)
 def glu(reader: Reader, call: Call) -> Value:
     """Gate one half with the other: the halves go together."""
     labels = reader.promote(call["self"])
@@ -101,54 +86,41 @@ def glu(reader: Reader, call: Call) -> Value:
     return Value(first)
 
 
-# fmt: off
-_MIXING = [
-    "softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort",
-    "topk", "renorm",
-]
-# fmt: on
-
-
-@rule(*(f"aten.{name}" for name in _MIXING))
+@rule(Family.MIX)
 def mixing(reader: Reader, call: Call) -> Value | list[Value]:
     """Mix along one dimension: channels along it have to stay."""
     labels = reader.promote(call.values[0])
-    reader.need(labels, [call["dim"]], f"{call.name.removeprefix('aten.')} runs over it", call.node)
+    reader.need(labels, [call["dim"]], f"{call.name} runs over it", call.node)
     if len(call.shapes) == 1:
         return Value(labels)
     return [Value(labels.narrow(call["dim"], 0, 1).expand(shape)) for shape in call.shapes]
 
 
-# fmt: off
-_REDUCING = [
-    "mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "norm",
-    "linalg_vector_norm", "any", "all", "argmax", "argmin", "median", "nansum", "nanmean", "aminmax",
-    "count_nonzero",
-]
-# fmt: on
-
-
-@rule(*(f"aten.{name}" for name in _REDUCING))
+@rule(Family.REDUCE)
 def reducing(reader: Reader, call: Call) -> Value | list[Value]:
     """Reduce over dimensions: channels along them have to stay, the others go through."""
     if call.get("other") is not None and isinstance(call["other"], Value):  # max and min of two tensors
         return elementwise(reader, call)
     labels = reader.promote(call.values[0])
-    given = call.get("dim")
-    dims = list(range(labels.ndim)) if given is None or given == [] else ([given] if isinstance(given, int) else given)
-    reader.need(labels, dims, f"{call.name.removeprefix('aten.')} runs over it", call.node)
-    reduced = sorted(dim % labels.ndim for dim in dims)
+    reduced = reduced_dims(call.get("dim"), labels.ndim)
+    reader.need(labels, reduced, f"{call.name} runs over it", call.node)
     differ = reader.varying(labels)
     if differ and set(differ) <= set(reduced):  # all channels end in one number; else they end in one for each head
-        reader.keep(labels, f"{call.name.removeprefix('aten.')} runs over it")
+        reader.keep(labels, f"{call.name} runs over it")
         labels = inert(labels.shape)
     for dim in reversed(reduced):
         labels = labels.narrow(dim, 0, 1) if call.get("keepdim") else labels.select(dim, 0)
     outputs = [Value(labels.expand(shape)) for shape in call.shapes]
-    return outputs if isinstance(call.node.meta["val"], (list, tuple)) else outputs[0]
+    return outputs if call.has_several else outputs[0]
 
 
-@rule("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten.instance_norm", "aten.cudnn_batch_norm")
+def reduced_dims(dims: int | Sequence[int] | None, rank: int) -> list[int]:
+    """Return the dimensions that the argument ``dim`` of a reduction names, in order: all for None or an empty list."""
+    named = [dims] if isinstance(dims, int) else list(dims or range(rank))
+    return sorted({dim % rank for dim in named}) if rank else []
+
+
+@rule(Family.CHANNEL_NORM)
 def channel_norm(reader: Reader, call: Call) -> Value:
     """Scale and shift each channel by itself."""
     labels = reader.promote(call["input"])
@@ -158,19 +130,19 @@ def channel_norm(reader: Reader, call: Call) -> Value:
     return Value(labels)
 
 
-@rule("aten.layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
+@rule(Family.LAYER_NORM)
 def layer_norm(reader: Reader, call: Call) -> Value:
     """Normalise over the last dimensions: what goes there changes all the others."""
     labels = reader.promote(call["input"])
     dims = range(labels.ndim - len(call["normalized_shape"]), labels.ndim)
-    reader.need(labels, dims, f"{call.name.removeprefix('aten.')} normalises over it", call.node)
+    reader.need(labels, dims, f"{call.name} normalises over it", call.node)
     for name in ("weight", "bias"):
         if call.get(name) is not None and call[name].sources:
             reader.bind(call[name], labels)
     return Value(labels)
 
 
-@rule("aten.group_norm")
+@rule(Family.GROUP_NORM)
 def group_norm(reader: Reader, call: Call) -> Value:
     """Normalise over groups of channels: a group goes whole."""
     labels = reader.promote(call["input"])

@@ -1,4 +1,4 @@
-"""One operation of a graph with its arguments, and how it is computed on other tensors than its own."""
+"""One operation of a graph as coupling reads it: labels and sources in the place of tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor, fx
 
 from prunus.errors import GraphError
 from prunus.graph import where
+from prunus.graph.calls import arguments_by_name, hint, results_of, run, shape_of
 from prunus.graph.coupling.values import Value
+from prunus.graph.operations import AtenOperation, Family, find
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,19 @@ class Call:
     """One operation with its arguments: tensors as Values, symbolic sizes as the example's numbers."""
 
     node: fx.Node
-    name: str
     arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: fx.Node, values: Mapping[fx.Node, Any]) -> Call:
+        """Return a node's call; `values` holds what is known of the nodes before."""
+
+        def known(argument: Any) -> Any:
+            if not isinstance(argument, fx.Node):
+                return argument
+            value = values.get(argument)
+            return value if isinstance(value, (Value, list)) else hint(argument.meta.get("val"))
+
+        return cls(node, dict(fx.node.map_aggregate(arguments_by_name(node), known)))
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -30,13 +43,33 @@ class Call:
         return self.arguments.get(name, default)
 
     @property
+    def operation(self) -> AtenOperation:
+        """The operation's row in the table."""
+        return find(self.node.target)
+
+    @property
+    def name(self) -> str:
+        """The operation's name, such as ``"relu"``, in place or not."""
+        return self.operation.name
+
+    @property
+    def family(self) -> Family:
+        """The operation's family, whose rules hold for it."""
+        return self.operation.family
+
+    @property
     def values(self) -> list[Value]:
         """All tensor arguments, those in lists included, in order."""
-        found: list[Value] = []
+        values: list[Value] = []
         for argument in self.arguments.values():
             listed = argument if isinstance(argument, (list, tuple)) else [argument]
-            found += [value for value in listed if isinstance(value, Value)]
-        return found
+            values += [value for value in listed if isinstance(value, Value)]
+        return values
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether any tensor holds channels, comes from parameters, or is made to measure."""
+        return any(value.sources or value.made or value.labelled for value in self.values)
 
     @property
     def shape(self) -> torch.Size:
@@ -46,13 +79,13 @@ class Call:
     @property
     def shapes(self) -> list[torch.Size]:
         """The shapes of all outputs."""
-        found = self.node.meta["val"]
-        return [shape_of(value) for value in (found if isinstance(found, (list, tuple)) else [found])]
+        return [shape_of(result) for result in results_of(self.node)]
 
+    @property
+    def has_several(self) -> bool:
+        """Whether it gives several results, even if it is a list of one."""
+        return isinstance(self.node.meta["val"], (list, tuple))
 
-FACTORIES = frozenset(
-    f"aten.{name}" for name in ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
-)
 
 # Constants up to this many elements are computed, so that indexing with them is understood.
 _KNOWN = 1 << 20
@@ -63,25 +96,25 @@ MOST_MADE = 1 << 20
 
 def computed(call: Call) -> Tensor | None:
     """Return the content of a constant that is made of whole numbers known already."""
-    found = call.node.meta["val"]
-    if not isinstance(found, Tensor) or found.is_floating_point() or found.is_complex() or found.numel() > _KNOWN:
+    result = call.node.meta["val"]
+    if not isinstance(result, Tensor) or result.is_floating_point() or result.is_complex() or result.numel() > _KNOWN:
         return None
-    if any(value.known is None for value in call.values) or call.name in FACTORIES:
+    if any(value.known is None for value in call.values) or call.family is Family.FILL:
         return None
     try:
-        computed = call_with(call, {id(value): value.known for value in call.values})
-        return computed if isinstance(computed, Tensor) else None
+        content = call_with(call, {id(value): value.known for value in call.values})
+        return content if isinstance(content, Tensor) else None
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         return None
 
 
 def call_with(call: Call, tensors: Mapping[int, Tensor | None]) -> Any:
-    """Compute an operation on other tensors than its own: `tensors` maps the id of each Value to what stands for it."""
+    """Run an operation on other tensors than its own: `tensors` maps the id of each Value to what stands for it."""
     return run_on(call.node.target, call.arguments, tensors)
 
 
 def run_on(target: Any, arguments: Mapping[str, Any], tensors: Mapping[int, Tensor | None]) -> Any:
-    """Compute an operation on stand-ins for its tensors.
+    """Run an operation on stand-ins for its tensors.
 
     Args:
         target: the operation.
@@ -89,56 +122,10 @@ def run_on(target: Any, arguments: Mapping[str, Any], tensors: Mapping[int, Tens
         tensors: id of each Value -> the tensor that stands for it.
     """
 
-    def swap(argument: Any) -> Any:
-        if isinstance(argument, (list, tuple)):
-            return [swap(each) for each in argument]
-        if isinstance(argument, torch.device):
-            return torch.device("cpu")
+    def stand_in(argument: Any) -> Any:
         return tensors[id(argument)] if isinstance(argument, Value) else argument
 
-    if str(target) in ("aten.view.default", "aten._unsafe_view.default"):  # stand-ins lie otherwise in memory
-        return torch.ops.aten.reshape(swap(arguments["self"]), swap(arguments["size"]))
-    positional, named = [], {}
-    for parameter in target._schema.arguments:
-        value = swap(arguments[parameter.name])
-        if parameter.kwarg_only:
-            named[parameter.name] = value
-        else:
-            positional.append(value)
-    return target(*positional, **named)
-
-
-def bound(target: torch._ops.OpOverload, node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[str, Any]:
-    """Return all arguments by name, defaults filled in."""
-    arguments = {}
-    for index, parameter in enumerate(target._schema.arguments):
-        if index < len(node.args):
-            given: Any = node.args[index]
-        else:
-            given = node.kwargs.get(parameter.name, parameter.default_value if parameter.has_default_value() else None)
-        arguments[parameter.name] = fx.node.map_aggregate(given, lambda found: _concrete(found, values))
-    return arguments
-
-
-def _concrete(given: Any, values: Mapping[fx.Node, Any]) -> Any:
-    if not isinstance(given, fx.Node):
-        return given
-    known = values.get(given)
-    if isinstance(known, (Value, list)):
-        return known
-    return hint(given.meta.get("val"))
-
-
-def hint(value: Any) -> Any:
-    """Return the number that a symbolic size has for the example inputs; anything else as it is."""
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return value.node.hint if value.node.has_hint() else None
-    return value
-
-
-def shape_of(tensor: Any) -> torch.Size:
-    """Return the shape a traced tensor has for the example inputs; that of a number is empty."""
-    return torch.Size([int(hint(size)) for size in tensor.shape]) if isinstance(tensor, Tensor) else torch.Size([])
+    return run(target, {name: fx.node.map_aggregate(argument, stand_in) for name, argument in arguments.items()})
 
 
 def check_sizes(nodes: Iterable[fx.Node]) -> None:
@@ -148,18 +135,13 @@ def check_sizes(nodes: Iterable[fx.Node]) -> None:
         GraphError: there is one; the message names the operation, its module and its line.
     """
     for node in nodes:
-        value = node.meta.get("val")
-        for tensor in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(tensor, Tensor) and (tensor.layout != torch.strided or tensor.is_nested):
+        for result in results_of(node):
+            if not isinstance(result, Tensor):
+                continue
+            if result.layout != torch.strided or result.is_nested:
                 raise GraphError(f"operation {node.target} gives a tensor that is not dense: in {where(node)}")
-            if isinstance(tensor, Tensor) and any(hint(size) is None for size in tensor.shape):
+            if any(hint(size) is None for size in result.shape):
                 raise GraphError(
                     f"operation {node.target} gives as many elements as the values of its inputs say, so prunus can't "
                     f"tell which channels it couples: in {where(node)}; give what it selects as an input of its own"
                 )
-
-
-def has_tensor(value: Any) -> bool:
-    """Tell whether an operation's output is a tensor, or has one among several."""
-    listed = value if isinstance(value, (list, tuple)) else [value]
-    return any(isinstance(each, Tensor) for each in listed)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from prunus.graph.coupling.arithmetic import combined
 from prunus.graph.coupling.calls import Call
-from prunus.graph.coupling.reader import Product, Reader, Use, rule
+from prunus.graph.coupling.reader import Reader, rule
+from prunus.graph.coupling.uses import Product, Use
 from prunus.graph.coupling.values import Value, along, first_along, inert
+from prunus.graph.operations import Family
 
 # The letter of what is summed over.
 _SUMMED = "+"
@@ -36,7 +38,7 @@ class Operand:
         return self.value.shape[self.letters.index(letter)] if letter in self.letters else 1
 
 
-@rule("aten.linear")
+@rule(Family.LINEAR)
 def linear(reader: Reader, call: Call) -> Value:
     """Y = x W^T + b."""
     value = call["input"]
@@ -45,7 +47,7 @@ def linear(reader: Reader, call: Call) -> Value:
     return plus_bias(reader, call, made, call["bias"])
 
 
-@rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
+@rule(Family.MATMUL)
 def matmul(reader: Reader, call: Call) -> Value:
     """Multiply matrices, with batches before them that broadcast."""
     first, second = call.values
@@ -53,7 +55,7 @@ def matmul(reader: Reader, call: Call) -> Value:
     return contract(reader, call, [(first, left), (second, right)], out)
 
 
-@rule("aten.addmm", "aten.baddbmm", "aten.addbmm")
+@rule(Family.ADDMM)
 def addmm(reader: Reader, call: Call) -> Value:
     """A matrix product plus something."""
     bias, first, second = call.values
@@ -64,7 +66,7 @@ def addmm(reader: Reader, call: Call) -> Value:
     return combined(reader, call, [bias, made], call.shape)
 
 
-@rule("aten.einsum")
+@rule(Family.EINSUM)
 def einsum(reader: Reader, call: Call) -> Value:
     """Any product of one or two tensors, by its equation."""
     terms = einsum_terms(call["equation"], [value.labels.ndim for value in call.values])
@@ -97,16 +99,16 @@ def einsum_terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] |
     return expanded, out.replace("...", "".join(spare[:most]))
 
 
-@rule("aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention_for_cpu")
+@rule(Family.ATTENTION)
 def attention(reader: Reader, call: Call) -> Value:
     """softmax(q k^T) v: heads go whole."""
     query, key, value = call["query"], call["key"], call["value"]
     if call.get("enable_gqa"):
-        key, value = (_repeated(each, query.shape[-3]) for each in (key, value))
+        key, value = (_repeated(shared, query.shape[-3]) for shared in (key, value))
     lead = row_letters(query.labels.ndim - 2)
     if call.get("scale") is None:
-        for each in (query, key):
-            reader.need(each.labels, [-1], "attention scales by its size", call.node)
+        for scaled in (query, key):
+            reader.need(scaled.labels, [-1], "attention scales by its size", call.node)
     scores = contract(reader, call, [(query, f"{lead}td"), (key, f"{lead}sd")], f"{lead}ts")
     mask = call.get("attn_mask")
     if mask is not None:
@@ -195,16 +197,12 @@ def _vectors(reader: Reader, operand: Operand) -> dict[str, Tensor]:
     """Return the atoms along each letter; an activation has them along one letter at most."""
     if operand.is_weight:
         (source, *others) = operand.value.sources
-        found = {}
-        for dim, letter in enumerate(operand.letters):
-            atoms = reader.axis(source, dim)
-            if atoms is not None and not others:
-                found[letter] = atoms
-        return found
+        axes = {letter: reader.axis(source, dim) for dim, letter in enumerate(operand.letters)}
+        return {letter: atoms for letter, atoms in axes.items() if atoms is not None and not others}
     labels = operand.value.labels
     differ = reader.varying(labels)
     if not differ:  # one class for all of it: nothing of it can go
-        reader.keep(labels, "it is the only channel there")
+        reader.keep_only(labels)
         return {}
     if len(differ) > 1:
         return {}
@@ -212,21 +210,23 @@ def _vectors(reader: Reader, operand: Operand) -> dict[str, Tensor]:
 
 
 def _join_summed(reader: Reader, operands: Sequence[Operand], vectors: Sequence[dict[str, Tensor]]) -> None:
-    first, second = (found.get(_SUMMED) for found in vectors)
+    first, second = (atoms.get(_SUMMED) for atoms in vectors)
     weights = [operand.is_weight for operand in operands]
     if first is not None and second is not None:
         reader.join(first, second)
         if not any(weights):
             reader.leak(first)
         return
-    reader.keep(first if first is not None else second, "it is multiplied with what is no channel")
+    reader.keep(
+        first if first is not None else second, "it is multiplied with what no layer makes, such as the model's input"
+    )
 
 
 def _join_shared(
     reader: Reader, operands: Sequence[Operand], vectors: Sequence[dict[str, Tensor]], shared: Sequence[str]
 ) -> None:
     for letter in shared:
-        first, second = (found.get(letter) for found in vectors)
+        first, second = (atoms.get(letter) for atoms in vectors)
         if first is not None and second is not None:
             reader.join(first, second)
         elif first is not None and operands[1].size(letter) > 1:
@@ -278,11 +278,10 @@ def _note_use(
     own = [letter for letter in weight.letters if letter != _SUMMED]
     (source,) = weight.value.sources[:1]
     if len(own) != 1 or len(weight.letters) != 2 or len(weight.value.sources) > 1:
-        for operand, found in zip(operands, vectors, strict=True):
+        for operand, atoms in zip(operands, vectors, strict=True):
             if not operand.is_weight:
-                reader.keep(found.get(_SUMMED), "it meets a weight of more than two dimensions")
-                if _SUMMED in found:
-                    reader.leak(found[_SUMMED])
+                reader.keep(atoms.get(_SUMMED), "it meets a weight of more than two dimensions")
+                reader.leak(atoms.get(_SUMMED))
         return
     index = operands.index(weight)
     positions = math.prod(sizes[letter] for letter in out if letter != own[0]) // reader.graph.num_samples

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from prunus.graph.coupling.calls import Call
 from prunus.graph.coupling.contraction import plus_bias
-from prunus.graph.coupling.reader import Grouping, Reader, Use, rule
+from prunus.graph.coupling.reader import Reader, rule
+from prunus.graph.coupling.uses import Grouping, Use
 from prunus.graph.coupling.values import Source, Value, along, inert
+from prunus.graph.operations import Family
 
-_KINDS = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"]
 
-
-@rule(*(f"aten.{name}" for name in _KINDS))
+@rule(Family.CONVOLUTION)
 def convolution(reader: Reader, call: Call) -> Value:
     """Couple input channels with the weight's inputs, and make channels of its outputs."""
     weight = call["weight"]
@@ -29,7 +29,7 @@ def convolution(reader: Reader, call: Call) -> Value:
     order = (1, 0) if transposed else (0, 1)
     channels = reader.vector(labels, dim)
     if channels is not None and not reader.varying(channels):
-        reader.keep(channels, "it is the only channel there")
+        reader.keep_only(channels)
         channels = None
     if groups == 1:
         inputs, outputs = _dense(reader, source, order, channels)
@@ -39,7 +39,7 @@ def convolution(reader: Reader, call: Call) -> Value:
     result = Value(made)
     bias = call["bias"]
     if bias is not None:
-        moved = tuple(each.moved(along(each.indices(), dim, call.shape)) for each in bias.sources)
+        moved = tuple(own.moved(along(own.indices(), dim, call.shape)) for own in bias.sources)
         across = Value(along(bias.labels, dim, call.shape), moved, made=bias.made)
         result = plus_bias(reader, call, result, across)
     spatial = call["input"].shape[dim + 1 :] if transposed else call.shape[dim + 1 :]
@@ -56,7 +56,7 @@ def _dense(
     outputs = reader.axis(source, order[0])
     inputs = reader.axis(source, order[1])
     if channels is None or inputs is None:
-        reader.keep(inputs, "its input is no channel")
+        reader.keep(inputs, "its input comes from no layer, such as the model's input")
         reader.keep(channels, "it meets a weight that is computed")
         return None, outputs
     reader.join(channels, inputs)
@@ -82,7 +82,7 @@ def _alike(
     whole, partial = reader.axis(source, 0), reader.axis(source, 1)
     if channels is None or whole is None or partial is None:
         for atoms in (whole, partial, channels):
-            reader.keep(atoms, "its input is no channel")
+            reader.keep(atoms, "its input comes from no layer, such as the model's input")
         return None, None
     if transposed:
         reader.join(channels, whole)

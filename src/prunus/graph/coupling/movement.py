@@ -8,43 +8,19 @@ from torch import Tensor
 from prunus.graph.coupling.calls import Call, call_with
 from prunus.graph.coupling.reader import Reader, rule
 from prunus.graph.coupling.values import Value, along, inert
-
-# fmt: off
-_MOVES = [
-    "view", "reshape", "permute", "transpose", "t", "flatten", "unflatten", "unsqueeze", "squeeze", "expand",
-    "select", "slice", "narrow", "repeat", "roll", "flip", "movedim", "moveaxis", "swapaxes", "swapdims",
-    "repeat_interleave", "expand_as", "view_as", "reshape_as", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "native_channel_shuffle", "broadcast_to", "unfold", "numpy_T", "mT", "diagonal", "rot90",
-    "tile", "squeeze_copy", "view_copy", "adjoint", "index_select", "fliplr", "flipud",
-]
-# fmt: on
-# fmt: off
-_PARTS = [
-    "chunk", "split", "split_with_sizes", "unbind", "tensor_split", "hsplit", "vsplit", "dsplit", "unsafe_split",
-    "unsafe_chunk",
-]
-# fmt: on
-# fmt: off
-_SAME = [
-    "clone", "contiguous", "detach", "alias", "to", "_to_copy", "dropout", "feature_dropout", "alpha_dropout",
-    "feature_alpha_dropout", "lift_fresh_copy", "type_as", "float", "half", "double", "bfloat16", "positive",
-    "requires_grad", "lift_fresh", "native_dropout", "detach_copy", "_autocast_to_reduced_precision",
-    "_autocast_to_full_precision",
-]
-# fmt: on
+from prunus.graph.operations import Family
 
 
-@rule(*(f"aten.{name}" for name in _SAME))
+@rule(Family.SAME)
 def same(reader: Reader, call: Call) -> Value:
     """What changes no element's place: the first input as it is."""
     return call.values[0]
 
 
-@rule(*(f"aten.{name}" for name in _MOVES))
+@rule(Family.MOVE)
 def move(reader: Reader, call: Call) -> Value:
     """Run the operation on labels, and on the ids of a parameter on its way to its use."""
-    value, *others = call.values
-    known = {id(other): other.known if other.known is not None else other.labels for other in others}
+    value, known = call.values[0], _helpers(call)
     if value.sources:
         moved = [
             source.moved(call_with(call, known | {id(value): source.indices().expand(value.shape)}))
@@ -55,21 +31,26 @@ def move(reader: Reader, call: Call) -> Value:
     return Value(call_with(call, known | {id(value): value.labels}), made=value.made)
 
 
-@rule("aten.tril", "aten.triu")
+def _helpers(call: Call) -> dict[int, Tensor]:
+    """Return what stands for all tensors but the first: their content, or else labels of their shape."""
+    return {id(other): other.labels if other.known is None else other.known for other in call.values[1:]}
+
+
+@rule(Family.TRIANGLE)
 def triangle(reader: Reader, call: Call) -> Value:
     """Set a triangle of each matrix to zero: which elements are zero depends on both places in it."""
     labels = reader.promote(call["self"])
-    reader.need(labels, [-2, -1], f"{call.name.removeprefix('aten.')} runs over it", call.node)
+    reader.need(labels, [-2, -1], f"{call.name} runs over it", call.node)
     return Value(labels)
 
 
-@rule(*(f"aten.{name}" for name in _PARTS))
+@rule(Family.PARTS)
 def parts(reader: Reader, call: Call) -> list[Value]:
     """Cut labels, or the ids of a parameter, into pieces."""
-    (value,) = call.values
+    value, known = call.values[0], _helpers(call)
     if not value.sources:
-        return [Value(piece) for piece in call_with(call, {id(value): value.labels})]
-    cut = [call_with(call, {id(value): source.indices().expand(value.shape)}) for source in value.sources]
+        return [Value(piece) for piece in call_with(call, known | {id(value): value.labels})]
+    cut = [call_with(call, known | {id(value): source.indices().expand(value.shape)}) for source in value.sources]
     return [
         Value(
             inert(pieces[0].shape),
@@ -79,21 +60,21 @@ def parts(reader: Reader, call: Call) -> list[Value]:
     ]
 
 
-@rule("aten.cat", "aten.concat", "aten.concatenate", "aten.stack", "aten.hstack", "aten.vstack", "aten.dstack")
+@rule(Family.JOIN)
 def joined(reader: Reader, call: Call) -> Value:
     """Put labels beside each other; parameters among them get labels of their own."""
     labels = {id(value): reader.promote(value).contiguous() for value in call.values}
     return Value(call_with(call, dict(labels)))
 
 
-@rule("aten.constant_pad_nd", "aten.pad")
+@rule(Family.PAD)
 def padded(reader: Reader, call: Call) -> Value:
     """Pad: positions carry the label of their neighbours, new channels get labels of their own."""
     labels = reader.promote(call.values[0])
     pads = list(call["pad"])
     for dim, (before, after) in enumerate(zip(pads[-2::-2], pads[-1::-2], strict=True), labels.ndim - len(pads) // 2):
         if dim not in reader.varying(labels):
-            sizes = [size + before + after if dim == each else size for each, size in enumerate(labels.shape)]
+            sizes = [size + before + after if place == dim else size for place, size in enumerate(labels.shape)]
             labels = labels.narrow(dim, 0, 1).expand(sizes)
         elif call.get("mode", "constant") == "constant":
             first, size = max(-before, 0), labels.shape[dim] + min(before, 0) + min(after, 0)  # negative pads cut off
@@ -107,12 +88,12 @@ def padded(reader: Reader, call: Call) -> Value:
 
 def _new(reader: Reader, labels: Tensor, dim: int, count: int) -> Tensor:
     """Return labels with so many new atoms along a dimension."""
-    shape = [max(count, 0) if each == dim else size for each, size in enumerate(labels.shape)]
+    shape = [max(count, 0) if place == dim else size for place, size in enumerate(labels.shape)]
     first = reader.partition.add(max(count, 0))
     return along(torch.arange(first, len(reader.partition)), dim, shape)
 
 
-@rule("aten.index", "aten.take_along_dim", "aten.gather")
+@rule(Family.INDEX)
 def indexed(reader: Reader, call: Call) -> Value | list[Value]:
     """Pick by index: as any move where the index is a constant; else what is indexed must not be channels."""
     value, *indices = call.values
@@ -131,13 +112,12 @@ def indexed(reader: Reader, call: Call) -> Value | list[Value]:
 
 
 def _indexed_dims(call: Call) -> list[int]:
-    if call.name in ("aten.gather", "aten.take_along_dim"):  # the index has a place for each element
-        value = call["self"]
-        return list(range(value.labels.ndim))
-    return [dim for dim, index in enumerate(call["indices"]) if index is not None]
+    if "indices" in call.arguments and isinstance(call["indices"], (list, tuple)):
+        return [dim for dim, index in enumerate(call["indices"]) if index is not None]
+    return list(range(call["self"].labels.ndim))  # the index has a place for each element, as gather's
 
 
-@rule("aten.embedding")
+@rule(Family.EMBEDDING)
 def embedding(reader: Reader, call: Call) -> Value:
     """Look rows up: the columns of the table are the channels it makes."""
     table = call["weight"]
@@ -151,7 +131,7 @@ def embedding(reader: Reader, call: Call) -> Value:
     return Value(atoms.expand(call.shape))
 
 
-@rule("aten.im2col", "aten.col2im")
+@rule(Family.PATCHES)
 def unfolded(reader: Reader, call: Call) -> Value:
     """Refuse to follow channels into patches: they stay."""
     for value in call.values:
@@ -166,25 +146,11 @@ def _spread(labels: Tensor, shape: torch.Size, dims: range) -> Tensor:
     return labels.expand(shape)
 
 
-# fmt: off
-_SPATIAL = [
-    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
-    "upsample_linear1d", "upsample_trilinear3d", "upsample_bicubic2d", "reflection_pad1d", "reflection_pad2d",
-    "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "_upsample_nearest_exact1d",
-    "_upsample_nearest_exact2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices",
-    "lp_pool1d", "lp_pool2d", "grid_sampler",
-]
-# fmt: on
-
-
-@rule(*(f"aten.{name}" for name in _SPATIAL))
+@rule(Family.WINDOW)
 def resized(reader: Reader, call: Call) -> Value | list[Value]:
     """Pool, pad or interpolate: only positions are mixed."""
     labels = reader.promote(call.values[0])
-    dims = next((int(letter) for letter in call.name if letter.isdigit()), 2)
-    changed = range(labels.ndim - dims, labels.ndim)
+    changed = range(labels.ndim - call.operation.spatial_dims(labels.ndim), labels.ndim)
     reader.need(labels, changed, "it is pooled or resized over", call.node)
     outputs = [Value(_spread(labels, shape, changed)) for shape in call.shapes]
     return outputs if len(outputs) > 1 else outputs[0]

@@ -2,107 +2,54 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
 
 from prunus.errors import GraphError
 from prunus.graph import Graph, where
-from prunus.graph.coupling.calls import FACTORIES, MOST_MADE, Call, bound, check_sizes, computed, has_tensor, shape_of
+from prunus.graph.calls import has_tensor, shape_of
+from prunus.graph.coupling.calls import MOST_MADE, Call, check_sizes, computed
 from prunus.graph.coupling.partition import Partition
-from prunus.graph.coupling.values import Source, Value, along, compact, inert, tidy, varying
-
-# The parameter, and the dimensions of it, that a run of atoms stands for: one dimension mostly, several where their
-# indices only mean something together.
-Axis: TypeAlias = tuple[str, tuple[int, ...]]
-
-Groups: TypeAlias = Literal["alike", "counted"]
+from prunus.graph.coupling.uses import Axis, Grouping, Groups, Need, Product, Use
+from prunus.graph.coupling.values import (
+    Source,
+    Value,
+    along,
+    compact,
+    compact_both,
+    distinct,
+    first_of,
+    inert,
+    tidy,
+    varying,
+)
+from prunus.graph.operations import Family
 
 Rule: TypeAlias = Callable[["Reader", "Call"], "Value | list[Value]"]
-RULES: dict[str, Rule] = {}
+RULES: dict[Family, Rule] = {}
 
 # Buffers up to this many elements, such as a bias that is not trained, are cut element by element like parameters.
 _MOST_PROMOTED = 1 << 16
 
+_CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter the decorated rule for operations of these names, such as ``"aten.conv2d"``."""
+
+def rule(*families: Family) -> Callable[[Rule], Rule]:
+    """Enter the decorated rule for the operations of some families."""
 
     def enter(function: Rule) -> Rule:
-        for name in names:
-            assert name not in RULES, name
-            RULES[name] = function
+        for family in families:
+            assert family not in RULES, family
+            RULES[family] = function
         return function
 
     return enter
-
-
-@dataclass(frozen=True, eq=False)
-class Use:
-    """A parameter that multiplies an activation: its columns consume channels, its rows make them.
-
-    Attributes:
-        node: the operation.
-        weight: the parameter as it is used: matrices of (outputs, inputs, everything else), see `matrix`.
-        order: how the dimensions of the used weight have to be permuted to be that.
-        inputs: the atom of each input, None where the inputs are no channels.
-        outputs: the atom of each output, None where they are no channels.
-        groups: of a convolution: outputs meet the inputs of their own group only.
-        positions: how many times for one sample the weight is multiplied.
-        bias: the bias beside it.
-        recurrent: whether its outputs depend on what they were before.
-    """
-
-    node: fx.Node
-    weight: Source
-    order: tuple[int, int]
-    inputs: Tensor | None
-    outputs: Tensor | None
-    groups: int = 1
-    positions: int = 1
-    bias: Source | None = None
-    recurrent: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Grouping:
-    """A grouped convolution whose groups may lose different channels, as long as all that stay keep equally many.
-
-    Attributes:
-        weight: the parameter; its rows are cut by whole groups and places, its columns row by row.
-        groups: how many there are.
-        inputs: the atom of each input, those of a group beside each other.
-        outputs: the atom of each output, likewise.
-        transposed: whether the weight's rows are the inputs and its columns the outputs of a group.
-    """
-
-    weight: str
-    groups: int
-    inputs: Tensor
-    outputs: Tensor
-    transposed: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """A product of two activations: as many multiply-adds for one sample as the labels have elements, times `depth`."""
-
-    node: fx.Node
-    labels: Tensor
-    depth: int
-
-
-@dataclass(frozen=True, eq=False)
-class Need:
-    """Labels that have to stay where they differ along some dimensions of a tensor."""
-
-    labels: Tensor
-    dims: tuple[int, ...]
-    reason: str
-    node: fx.Node
 
 
 @dataclass
@@ -151,49 +98,44 @@ class Reader:
                         self.keep(value.labels, "it is an output of the model")
 
     def _placeholder(self, node: fx.Node) -> Value | None:
-        found = node.meta.get("val")
-        if not isinstance(found, Tensor):
+        traced = node.meta.get("val")
+        if not isinstance(traced, Tensor):
             return None
         name = self.graph.tensors.get(node.name)
         if name is None:
-            return Value(inert(shape_of(found)))
+            return Value(inert(shape_of(traced)))
         tensor = self.graph.tensor(name)
         small = not tensor.is_floating_point() and not tensor.is_meta and name not in self.graph.model._parameters
         known = tensor.detach().cpu() if small else None
         return Value(inert(tensor.shape), (Source(name, tensor.shape),), known)
 
     def _operation(self, node: fx.Node) -> Any:
-        if node.target is not None and getattr(node.target, "__name__", "") == "getitem":
+        if node.target is operator.getitem:
             pieces = self.values.get(node.args[0])  # type: ignore[arg-type]
             place: Any = node.args[1]
             return pieces[place] if isinstance(pieces, list) else None
         if not isinstance(node.target, torch._ops.OpOverload) or not has_tensor(node.meta.get("val")):
             return None
-        name = str(node.target.overloadpacket)
-        arguments = bound(node.target, node, self.values)
-        call = Call(node, name, arguments)
-        values = call.values
-        if name in FACTORIES or not any(value.sources or value.made or value.labelled for value in values):
+        call = Call.of(node, self.values)
+        if call.family is Family.FILL or not call.is_touched:
             return self._untouched(call)
-        function = RULES.get(name) or RULES.get(name.removesuffix("_"))
-        if function is None and not any(value.labelled for value in values):
-            return self._of_weights(call)
+        function = RULES.get(call.family)
         if function is None:
-            raise GraphError(
-                f"operation {name} is not known, so prunus can't tell which channels it couples: in {where(node)}; "
-                "write it with other operations, or have prunus learn it with one rule in prunus/coupling"
-            )
-        found = function(self, call)
-        if isinstance(found, list):
-            return [self._noted(value) for value in found]
-        return self._noted(found)
+            if any(value.labelled for value in call.values):
+                raise _refusal(call)
+            return self._of_weights(call)
+        result = function(self, call)
+        if isinstance(result, list):
+            return [self._noted(value) for value in result]
+        noted = self._noted(result)
+        return [noted, *(Value(inert(shape)) for shape in call.shapes[1:])] if call.has_several else noted
 
     def _of_weights(self, call: Call) -> Value | list[Value]:
         """Keep parameters that an unknown operation turns into a weight, such as weight norm."""
         for value in call.values:
             self.bind(value, inert(value.shape))
         outputs = [Value(inert(shape)) for shape in call.shapes]
-        return outputs if isinstance(call.node.meta["val"], (list, tuple)) else outputs[0]
+        return outputs if call.has_several else outputs[0]
 
     def _noted(self, value: Value) -> Value:
         labels = tidy(value.labels)
@@ -202,13 +144,13 @@ class Reader:
 
     def _untouched(self, call: Call) -> Value | list[Value]:
         """Label what depends on no parameter: it stays, or it is made to measure."""
-        found = call.node.meta["val"]
-        if call.name in FACTORIES and found.is_floating_point() and 0 < call.shape.numel() <= MOST_MADE:
+        made = call.family is Family.FILL and call.node.meta["val"].is_floating_point()
+        if made and 0 < call.shape.numel() <= MOST_MADE:
             first = self.partition.add(call.shape.numel())
             return Value(torch.arange(first, len(self.partition)).reshape(call.shape), made=True)
         known = computed(call)
         outputs = [Value(inert(shape), known=known) for shape in call.shapes]
-        return outputs if isinstance(found, (list, tuple)) else outputs[0]
+        return outputs if call.has_several else outputs[0]
 
     # What rules say.
 
@@ -216,13 +158,11 @@ class Reader:
         """Return the atoms of a used weight's indices along one of its dimensions; None where they are not its own."""
         if source.ids is None:
             return self.atoms((source.name, (dim,)), source.shape[dim])
-        inner = _inner_dim(source, dim)
-        if inner is None:
+        inner_dims = _inner_dims(source, dim)
+        if inner_dims is None:
             return None
-        dims, positions = inner
-        size = 1
-        for each in dims:
-            size *= source.shape[each]
+        dims, positions = inner_dims
+        size = math.prod(source.shape[inner] for inner in dims)
         return self.atoms((source.name, dims), size)[positions]
 
     def atoms(self, axis: Axis, size: int) -> Tensor:
@@ -238,14 +178,14 @@ class Reader:
 
     def join(self, first: Tensor, second: Tensor) -> None:
         """Let labels go together, element by element; where one has no atom, the other has to stay as it is."""
-        first, second = _compact_both(first, second)
+        first, second = compact_both(first, second)
         both = (first >= 0) & (second >= 0)
         if both.any():
-            self.partition.union(*_distinct(first[both], second[both]))
+            self.partition.union(*distinct(first[both], second[both]))
         for one, other in ((first, second), (second, first)):
             lonely = (one >= 0) & (other < 0)
             if lonely.any():
-                self.keep(one[lonely], "it meets what is no channel")
+                self.keep(one[lonely], "it meets what no layer makes, such as the model's input")
 
     def keep(self, labels: Tensor | None, reason: str) -> None:
         """Have labels stay."""
@@ -255,6 +195,11 @@ class Reader:
         atoms = atoms[atoms >= 0]
         if len(atoms):
             self.fixed.append((atoms, reason))
+
+    def keep_only(self, labels: Tensor) -> None:
+        """Have labels stay that are all of one class: of their tensor nothing else would be left."""
+        single = len(torch.unique(compact(labels))) == 1
+        self.keep(labels, "it is the only channel of its layer" if single else "all channels beside it go with it")
 
     def need(self, labels: Tensor, dims: Sequence[int], reason: str, node: fx.Node) -> None:
         """Have labels stay if, once everything is read, they differ along one of these dimensions."""
@@ -271,8 +216,8 @@ class Reader:
         """Let the elements of a parameter go where all that they meet goes."""
         for source in value.sources:
             ids = source.indices().broadcast_to(labels.shape)
-            small_ids, small_labels = _compact_both(ids, labels)
-            met, neighbours = _distinct(small_ids.reshape(-1), small_labels.reshape(-1))
+            small_ids, small_labels = compact_both(ids, labels)
+            met, neighbours = distinct(small_ids.reshape(-1), small_labels.reshape(-1))
             self.bindings.setdefault(source.name, []).append((source.moved(met), neighbours))
 
     def promote(self, value: Value) -> Tensor:
@@ -325,51 +270,41 @@ def _used(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 
 def _flat(tree: Any) -> Iterator[Any]:
     if isinstance(tree, (list, tuple)):
-        for each in tree:
-            yield from _flat(each)
+        for entry in tree:
+            yield from _flat(entry)
     elif isinstance(tree, dict):
         yield from _flat(list(tree.values()))
     else:
         yield tree
 
 
-def _compact_both(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut the dimensions along which both were expanded, after bringing them to one shape."""
-    shape: torch.Size = torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-untyped-call]
-    first, second = first.expand(shape), second.expand(shape)
-    for dim, size in enumerate(first.shape):
-        if size > 1 and first.stride(dim) == 0 == second.stride(dim):
-            first, second = first.narrow(dim, 0, 1), second.narrow(dim, 0, 1)
-    return first, second
+def _refusal(call: Call) -> GraphError:
+    name, place = call.node.target.overloadpacket, where(call.node)  # type: ignore[union-attr]
+    if call.name in _CELLS:
+        return GraphError(
+            f"operation {name} is a recurrent cell, whose units prunus does not follow from step to step: in {place}; "
+            "use the layer that runs all steps, such as torch.nn.LSTM for torch.nn.LSTMCell"
+        )
+    return GraphError(
+        f"operation {name} is not known, so prunus can't tell which channels it couples: in {place}; write it with "
+        "other operations, or enter it in prunus.graph.operations in the family whose rules it keeps"
+    )
 
 
-def _distinct(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct pairs of two vectors; the first's entries are not negative, the second's at least -1."""
-    span = int(second.max()) + 2 if len(second) else 1
-    keys = torch.unique(first * span + second + 1)
-    return keys // span, keys % span - 1
-
-
-def _inner_dim(source: Source, dim: int) -> tuple[tuple[int, ...], Tensor] | None:
+def _inner_dims(source: Source, dim: int) -> tuple[tuple[int, ...], Tensor] | None:
     """Find which dimensions of a parameter a dimension of the used weight runs over, and the index at each position."""
     ids = source.indices()
     coordinates = torch.unravel_index(ids, source.shape)
-    others = [each for each in range(ids.ndim) if each != dim]
-    found: list[int] = []
+    inner_dims: list[int] = []
     position = torch.zeros(ids.shape[dim], dtype=torch.int64)
     for inner, coordinate in enumerate(coordinates):
         if source.shape[inner] == 1:
             continue
         first = first_of(coordinate, dim)
         if torch.equal(coordinate, along(first, dim, ids.shape)):
-            if bool((first != first[0]).any()) or not others:
-                found.append(inner)
+            if bool((first != first[0]).any()) or ids.ndim == 1:
+                inner_dims.append(inner)
                 position = position * source.shape[inner] + first
         elif dim in varying(coordinate):
             return None
-    return (tuple(found), position) if found else None
-
-
-def first_of(tensor: Tensor, dim: int) -> Tensor:
-    """Return a tensor's entries along a dimension, at index 0 of all others."""
-    return tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1)[:, 0]
+    return (tuple(inner_dims), position) if inner_dims else None

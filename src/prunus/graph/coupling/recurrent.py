@@ -5,16 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from prunus.graph.coupling.calls import Call
-from prunus.graph.coupling.reader import Reader, Use, rule
+from prunus.graph.coupling.reader import Reader, rule
+from prunus.graph.coupling.uses import Use
 from prunus.graph.coupling.values import Value, along, inert
+from prunus.graph.operations import Family
 
-_GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
 
-
-@rule(*_GATES)
+@rule(Family.RECURRENT)
 def recurrent(reader: Reader, call: Call) -> list[Value]:
     """Couple the hidden units of all layers and directions: torch's layers have one hidden size."""
-    gates = _GATES[call.name]
     sequence = call["input"]
     states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
     per_cell = 4 if call["has_biases"] else 2
@@ -31,7 +30,7 @@ def recurrent(reader: Reader, call: Call) -> list[Value]:
     for layer in range(call["num_layers"]):
         for direction in range(directions):
             start = (layer * directions + direction) * per_cell
-            _cell(reader, call, parameters[start : start + per_cell], gates, channels, hidden)
+            _cell(reader, call, parameters[start : start + per_cell], channels, hidden)
         channels = hidden.repeat(directions)
     for state in states:
         initial = reader.promote(state)
@@ -41,11 +40,9 @@ def recurrent(reader: Reader, call: Call) -> list[Value]:
     return outputs + [Value(along(hidden, len(shape) - 1, shape)) for shape in call.shapes[1:]]
 
 
-def _cell(
-    reader: Reader, call: Call, parameters: list[Value], gates: int, channels: Tensor | None, hidden: Tensor
-) -> None:
+def _cell(reader: Reader, call: Call, parameters: list[Value], channels: Tensor | None, hidden: Tensor) -> None:
     """Couple one layer in one direction."""
-    rows = hidden.repeat(gates)
+    rows = hidden.repeat(call.operation.gates)
     steps = call["input"].shape[1 if call["batch_first"] else 0]
     for index, parameter in enumerate(parameters):
         (source,) = parameter.sources
@@ -58,7 +55,7 @@ def _cell(
         reader.join(own, rows)
         consumed = channels if index == 0 else hidden
         if consumed is None:
-            reader.keep(columns, "its input is no channel")
+            reader.keep(columns, "its input comes from no layer, such as the model's input")
         else:
             reader.join(columns, consumed)
         used = columns if consumed is not None else None

@@ -105,3 +105,25 @@ def first_along(labels: Tensor, keep: Sequence[int]) -> Tensor:
         if dim not in keep:
             labels = labels.select(dim, 0)
     return labels
+
+
+def first_of(tensor: Tensor, dim: int) -> Tensor:
+    """Return a tensor's entries along a dimension, at index 0 of all others."""
+    return tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1)[:, 0]
+
+
+def compact_both(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut the dimensions along which both were expanded, after bringing them to one shape."""
+    shape: torch.Size = torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-untyped-call]
+    first, second = first.expand(shape), second.expand(shape)
+    for dim, size in enumerate(first.shape):
+        if size > 1 and first.stride(dim) == 0 == second.stride(dim):
+            first, second = first.narrow(dim, 0, 1), second.narrow(dim, 0, 1)
+    return first, second
+
+
+def distinct(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct pairs of two vectors; the first's entries are not negative, the second's at least -1."""
+    span = int(second.max()) + 2 if len(second) else 1
+    keys = torch.unique(first * span + second + 1)
+    return keys // span, keys % span - 1

@@ -8,66 +8,60 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
+from prunus.graph.calls import arguments_by_name
+
 _aten = torch.ops.aten
 
 
-def decompose(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], node: fx.Node) -> Any:
+def decompose(graph: fx.Graph, node: fx.Node, copies: Mapping[fx.Node, Any]) -> Any:
     """Add an operation's parts to a graph, and return its result, or a tuple of several.
 
     Args:
         graph: where they go, at its end.
-        target: one of `DECOMPOSED`.
-        args: its arguments by position, nodes of that graph among them.
-        kwargs: likewise by name.
-        node: the operation in the graph it comes from, for the types of its arguments.
+        node: the operation in the graph it comes from; it calls one of `DECOMPOSED`.
+        copies: what stands for the nodes before it.
     """
-    arguments = dict(kwargs)
-    for argument, value in zip(target._schema.arguments, args, strict=False):
-        arguments[argument.name] = value
-    for argument in target._schema.arguments:
-        if argument.has_default_value():
-            arguments.setdefault(argument.name, argument.default_value)
-    return DECOMPOSED[target](graph, arguments, node)
+    return DECOMPOSED[node.target](graph, dict(fx.map_arg(arguments_by_name(node), copies.__getitem__)), node)
 
 
-def _weight_norm(graph: fx.Graph, given: dict[str, Any], node: fx.Node) -> fx.Node:
+def _weight_norm(graph: fx.Graph, values: dict[str, Any], node: fx.Node) -> fx.Node:
     """Return ``v * (g / norm of v over all dimensions but one)``."""
     ndim = node.args[0].meta["val"].ndim  # type: ignore[union-attr]
-    kept = given["dim"] % ndim if given["dim"] != -1 else None  # -1 is the norm of all of it
+    kept = values["dim"] % ndim if values["dim"] != -1 else None  # -1 is the norm of all of it
     dims = [dim for dim in range(ndim) if dim != kept]
-    norm = graph.call_function(_aten.linalg_vector_norm.default, (given["v"], 2, dims, True)) if dims else None
-    norm = norm or graph.call_function(_aten.abs.default, (given["v"],))
+    norm = graph.call_function(_aten.linalg_vector_norm.default, (values["v"], 2, dims, True)) if dims else None
+    norm = norm or graph.call_function(_aten.abs.default, (values["v"],))
     return graph.call_function(
-        _aten.mul.Tensor, (given["v"], graph.call_function(_aten.div.Tensor, (given["g"], norm)))
+        _aten.mul.Tensor, (values["v"], graph.call_function(_aten.div.Tensor, (values["g"], norm)))
     )
 
 
-def _embedding_bag(graph: fx.Graph, given: dict[str, Any], node: fx.Node) -> tuple[fx.Node]:
+def _embedding_bag(graph: fx.Graph, values: dict[str, Any], node: fx.Node) -> tuple[fx.Node]:
     """Return the sum, the mean or the largest of the table's rows that each bag names; zero for an empty bag."""
     call = functools.partial(_call, graph)
-    indices, offsets, padding = given["indices"], given["offsets"], given.get("padding_idx")
+    indices, offsets, padding = values["indices"], values["offsets"], values.get("padding_idx")
     num_bags = call("sym_size.int", offsets, 0)
-    if given.get("include_last_offset"):
+    if values.get("include_last_offset"):
         num_bags = graph.call_function(operator.sub, (num_bags, 1))
         offsets = call("slice.Tensor", offsets, 0, 0, -1)
     num_rows = node.args[0].meta["val"].shape[0]  # type: ignore[union-attr]
     left_out = None
     if padding is not None and -num_rows <= padding < num_rows:
         left_out = call("unsqueeze", call("eq.Scalar", indices, padding % num_rows), 1)
-    taken = call("embedding", given["weight"], indices)
-    if given.get("per_sample_weights") is not None:
-        taken = call("mul.Tensor", taken, call("unsqueeze", given["per_sample_weights"], 1))
+    taken = call("embedding", values["weight"], indices)
+    if values.get("per_sample_weights") is not None:
+        taken = call("mul.Tensor", taken, call("unsqueeze", values["per_sample_weights"], 1))
     count = call("sub.Scalar", call("cumsum", call("ones_like", indices), 0), 1)  # 0, 1, 2, ... on its device
     bags = call("sub.Tensor", call("searchsorted.Tensor", offsets, count, right=True), 1)
-    reduce = _largest_of_bags if given["mode"] == _MAX else _sums_of_bags
+    reduce = _largest_of_bags if values["mode"] == _MAX else _sums_of_bags
     result = reduce(graph, taken, bags, num_bags, left_out)
-    if given["mode"] == _MEAN:
+    if values["mode"] == _MEAN:
         ones = call("ones_like", call("narrow", taken, 1, 0, 1))
         sizes = _sums_of_bags(graph, ones, bags, num_bags, left_out)
         result = call("div.Tensor", result, call("clamp_min", sizes, 1))

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.graph.calls import bound_arguments
 from prunus.graph.exported.limits import LARGEST_WINDOW
+from prunus.graph.operations import OPERATIONS, Family
 
 Check = Callable[[Mapping[str, Any]], None]
 
@@ -57,14 +59,10 @@ def _product(first: Any, second: Any) -> Any:
 
 @functools.cache
 def _behind(operation: torch._ops.OpOverload, check: Check) -> Callable[..., Any]:
-    schema = operation._schema.arguments
-    names = [argument.name for argument in schema]
-    defaults = {argument.name: argument.default_value for argument in schema}
-
     def checked(*args: Any, **kwargs: Any) -> Any:
         if _computes([*args, *kwargs.values()]):
             try:
-                check(defaults | dict(zip(names, args, strict=False)) | kwargs)
+                check(bound_arguments(operation, args, kwargs))
             except ValueError as error:
                 raise ValueError(f"{operation} can't be computed: {error}") from None
         return operation(*args, **kwargs)
@@ -173,10 +171,10 @@ _QUOTIENTS = (
     *("divide.Tensor_mode", "floor_divide.default", "floor_divide.Scalar", "fmod.Scalar", "fmod.Tensor"),
     *("remainder.Scalar", "remainder.Scalar_Tensor", "remainder.Tensor"),
 )
-_GATES = {"gru": 3, "lstm": 4, "rnn_relu": 1, "rnn_tanh": 1}
+_RECURRENT = [operation for operation in OPERATIONS.values() if operation.family is Family.RECURRENT]
 _CHECKS: dict[str, Check] = {
     **dict.fromkeys(_QUOTIENTS, _quotient),
-    **{f"{name}.{kind}": _recurrent(gates) for name, gates in _GATES.items() for kind in ("input", "data")},
+    **{overload: _recurrent(operation.gates) for operation in _RECURRENT for overload in operation.files},
     "binary_cross_entropy.default": _same_shape,
     "_pad_circular.default": _circular,
     "scaled_dot_product_attention.default": _grouped_heads,

@@ -13,15 +13,15 @@ from torch import SymInt, Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from prunus.graph.calls import written_arguments
 from prunus.graph.exported import regions
 from prunus.graph.exported.decompositions import DECOMPOSED, decompose
 from prunus.graph.exported.parts import Parts
 from prunus.graph.exported.source import FLAG
 from prunus.graph.exported.structure import Input, Signature, Structure, all_names
+from prunus.graph.operations import Family, find
 
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-# Checks of what was true while tracing: they compute nothing.
-_CHECKS = ("aten._assert", "aten.sym_constrain_range")
 # The names that PyTorch's layers give to the argument that tells training from evaluation.
 _FLAG_ARGUMENTS = ("training", "train", "use_input_stats")
 
@@ -62,7 +62,7 @@ class _Builder:
                 made = self.graph.create_node("get_attr", str(spec.target), name=node.name)
                 known[node] = self._copy_meta(made, node)
         for node in graph.nodes:
-            if node.op == "call_function" and not str(node.target).startswith(_CHECKS):
+            if node.op == "call_function" and find(node.target).family is not Family.CHECK:
                 known[node] = self._call(node, known)
         self.graph.output(fx.map_arg(next(iter(reversed(graph.nodes))).args[0], known.__getitem__))
         self.graph.eliminate_dead_code()
@@ -70,8 +70,7 @@ class _Builder:
     def _call(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         """Copy an operation; several results of what was decomposed are a tuple, and picked from it."""
         if node.target in DECOMPOSED:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
-            return decompose(self.graph, node.target, args, kwargs, node)
+            return decompose(self.graph, node, known)
         if node.target is operator.getitem:
             source, place = node.args
             results = known[source]  # type: ignore[index]
@@ -85,19 +84,17 @@ class _Builder:
         """Put the training flag of the module it is in where an operation was told that it evaluates."""
         if not isinstance(node.target, torch._ops.OpOverload):
             return
-        for place, argument in enumerate(node.target._schema.arguments):
-            if argument.name not in _FLAG_ARGUMENTS:
+        for place, (name, value) in enumerate(written_arguments(node).items()):
+            if name not in _FLAG_ARGUMENTS or value is not False:
                 continue
-            given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
-            if given is False:
-                path = self._module_of(node)
-                self.modules.add(path)
-                with self.graph.inserting_before(node):
-                    flag = self.graph.create_node("get_attr", f"{path}.{FLAG}" if path else FLAG)
-                if place < len(node.args):
-                    node.update_arg(place, flag)
-                else:
-                    node.update_kwarg(argument.name, flag)
+            path = self._module_of(node)
+            self.modules.add(path)
+            with self.graph.inserting_before(node):
+                flag = self.graph.create_node("get_attr", f"{path}.{FLAG}" if path else FLAG)
+            if name in node.kwargs:
+                node.update_kwarg(name, flag)
+            else:
+                node.update_arg(place, flag)
 
     def _module_of(self, node: fx.Node) -> str:
         """Return the module whose flag decides: that which holds the layer's tensors, or that which calls it."""

@@ -21,6 +21,8 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from prunus.graph.calls import has_tensor, written_arguments
+
 GRADIENTS, AUTOCAST = "wrap_with_set_grad_enabled", "wrap_with_autocast"
 _UNSAID = "prunus_unsaid"  # the key of a node's meta that says what a flat graph can't
 _UNDER_AUTOCAST = "it computes under torch.autocast, which a graph can't hold; switch it on around the model instead"
@@ -139,13 +141,13 @@ class _Flattener:
         args, kwargs = self._used((node.args, node.kwargs), copies, gradients)
         copy = self.graph.create_node(node.op, node.target, args, kwargs, node.name, node.type)
         copy.meta = dict(node.meta)
-        if autocast and _gives_tensor(node):
+        if autocast and has_tensor(node.meta.get("val")):
             copy.meta[_UNSAID] = _UNDER_AUTOCAST
         of_a_result = node.target is operator.getitem and copy.args[0] in self.without
         if not self._of_parameters.isdisjoint(copy.all_input_nodes):
             self._of_parameters.add(copy)
         written = self._follow_memory(copy)
-        if (not gradients or of_a_result) and _gives_tensor(node):
+        if (not gradients or of_a_result) and has_tensor(node.meta.get("val")):
             self._without_gradients(copy, written)
         return copy
 
@@ -199,17 +201,13 @@ def _only_regions_use(node: fx.Node) -> bool:
     return bool(node.users) and all(_is_region(user) for user in node.users)
 
 
-def _gives_tensor(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return any(isinstance(entry, Tensor) for entry in (value if isinstance(value, (tuple, list)) else [value]))
-
-
 def _aliases(node: fx.Node) -> Iterator[tuple[Any, fx.Node]]:
     """Yield the arguments whose memory an operation writes to or its result uses, with what its schema says of it."""
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         yield _OF_A_LIST, node.args[0]
     if isinstance(node.target, torch._ops.OpOverload):
-        for place, argument in enumerate(node.target._schema.arguments):
-            value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+        arguments = written_arguments(node)
+        for argument in node.target._schema.arguments:
+            value = arguments.get(argument.name)
             if argument.alias_info is not None and isinstance(value, fx.Node):
                 yield argument.alias_info, value

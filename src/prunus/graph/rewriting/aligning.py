@@ -1,6 +1,6 @@
 """Operations that compute: what stays of their tensors must fit together, and what they mix must stay whole.
 
-Each check is entered for the rule of `coupling` that labels the operation. It raises where the operation on what is
+Each check is entered for a family of operations. It raises where the operation on what is
 left would not be the original's result restricted to what is left, and returns the literals that must change.
 """
 
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from prunus.graph import where
-from prunus.graph.coupling import Value, arithmetic, movement
+from prunus.graph.coupling import Value
+from prunus.graph.coupling.arithmetic import reduced_dims
 from prunus.graph.coupling.calls import Call
-from prunus.graph.coupling.reader import RULES, Rule
+from prunus.graph.operations import Family
 from prunus.graph.rewriting.extents import Extents, Masks, RewriteError, alike
 
 Literals: TypeAlias = dict[str, Any]
 Check: TypeAlias = "Callable[[Fit], Literals | None]"
-_CHECKS: dict[Rule, Check] = {}
+_CHECKS: dict[Family, Check] = {}
 
 
 class Fit:
@@ -70,7 +71,9 @@ class Fit:
 
     def error(self, reason: str) -> RewriteError:
         """Return an error that names the operation."""
-        return RewriteError(f"{self.call.name} can't be computed on what is kept: {reason}; in {where(self.call.node)}")
+        return RewriteError(
+            f"aten.{self.call.name} can't be computed on what is kept: {reason}; in {where(self.call.node)}"
+        )
 
 
 ANY = "."  # the letter of a dimension that nothing is said of
@@ -87,31 +90,29 @@ def literals(call: Call, outputs: Sequence[Value], extents: Extents) -> Literals
         RewriteError: the operation on what is left would give something else.
     """
     fit = Fit(call, outputs, extents)
-    has_rule = any(value.sources or value.made or value.labelled for value in call.values)
-    rule = RULES.get(call.name) or RULES.get(call.name.removesuffix("_")) if has_rule else None
-    check = _CHECKS.get(rule, all_whole) if rule is not None else all_whole
+    check = _CHECKS.get(call.family, all_whole) if call.is_touched else all_whole
     return check(fit) or {}
 
 
-def checks(*rules: Rule) -> Callable[[Check], Check]:
-    """Enter the decorated check for the operations of some rules."""
+def checks(*families: Family) -> Callable[[Check], Check]:
+    """Enter the decorated check for the operations of some families."""
 
     def enter(check: Check) -> Check:
-        for rule in rules:
-            _CHECKS[rule] = check
+        for family in families:
+            _CHECKS[family] = check
         return check
 
     return enter
 
 
-@checks(movement.unfolded)
+@checks(Family.PATCHES)
 def all_whole(fit: Fit) -> None:
     """Raise unless no tensor loses anything."""
     for value in (*fit.call.values, *fit.outputs):
         fit.whole(value)
 
 
-@checks(movement.same)
+@checks(Family.SAME)
 def _same(fit: Fit) -> None:
     for value in (fit.call.values[0], *fit.outputs):
         fit.letters(value, _alphabet(value))
@@ -122,20 +123,20 @@ def _alphabet(value: Value) -> str:
     return "".join(chr(ord("a") + place) for place in reversed(range(len(value.shape))))
 
 
-@checks(arithmetic.elementwise)
+@checks(Family.ELEMENTWISE)
 def _elementwise(fit: Fit) -> None:
     for value in (*fit.call.values, *fit.outputs):
         fit.letters(value, _alphabet(value))
 
 
-@checks(movement.triangle)
+@checks(Family.TRIANGLE)
 def _triangle(fit: Fit) -> None:
     for value in (*fit.call.values, *fit.outputs):
         fit.whole(value, [-2, -1])
         fit.letters(value, _alphabet(value))
 
 
-@checks(arithmetic.prelu)
+@checks(Family.PRELU)
 def _prelu(fit: Fit) -> None:
     value, weight = fit.call["self"], fit.call["weight"]
     _channels(fit, value, [weight])
@@ -151,7 +152,7 @@ def _channels(fit: Fit, value: Value, vectors: Sequence[Value | None]) -> None:
             fit.letters(vector, letters[1])
 
 
-@checks(arithmetic.glu)
+@checks(Family.GLU)
 def _glu(fit: Fit) -> None:
     value, (out,) = fit.call["self"], fit.outputs
     dim = fit.call["dim"] % len(value.shape)
@@ -168,7 +169,7 @@ def _none_if_whole(mask: Tensor | None) -> Tensor | None:
     return None if mask is None or bool(mask.all()) else mask
 
 
-@checks(arithmetic.mixing)
+@checks(Family.MIX)
 def _mixing(fit: Fit) -> None:
     value = fit.call.values[0]
     dim = fit.call["dim"] % max(len(value.shape), 1)
@@ -178,15 +179,13 @@ def _mixing(fit: Fit) -> None:
         fit.letters(tensor, letters[:dim] + ANY + letters[dim + 1 :])
 
 
-@checks(arithmetic.reducing)
+@checks(Family.REDUCE)
 def _reducing(fit: Fit) -> Literals | None:
     if isinstance(fit.call.get("other"), Value):
         return _elementwise(fit)
-    value, given = fit.call.values[0], fit.call.get("dim")
-    rank = len(value.shape)
-    dims = list(range(rank)) if given is None or given == [] else ([given] if isinstance(given, int) else given)
-    reduced = {dim % rank for dim in dims} if rank else set()
-    fit.whole(value, sorted(reduced))
+    value = fit.call.values[0]
+    reduced = reduced_dims(fit.call.get("dim"), len(value.shape))
+    fit.whole(value, reduced)
     letters = "".join(ANY if dim in reduced else letter for dim, letter in enumerate(_alphabet(value)))
     fit.letters(value, letters)
     for out in fit.outputs:
@@ -194,13 +193,13 @@ def _reducing(fit: Fit) -> Literals | None:
     return None
 
 
-@checks(arithmetic.channel_norm)
+@checks(Family.CHANNEL_NORM)
 def _channel_norm(fit: Fit) -> None:
     names = ("weight", "bias", "running_mean", "running_var")
     _channels(fit, fit.call["input"], [fit.call.get(name) for name in names])
 
 
-@checks(arithmetic.layer_norm)
+@checks(Family.LAYER_NORM)
 def _layer_norm(fit: Fit) -> None:
     value = fit.call["input"]
     normalised = range(-len(fit.call["normalized_shape"]), 0)
@@ -212,7 +211,7 @@ def _layer_norm(fit: Fit) -> None:
         fit.whole(fit.call.get(name))
 
 
-@checks(arithmetic.group_norm)
+@checks(Family.GROUP_NORM)
 def _group_norm(fit: Fit) -> Literals:
     value, groups = fit.call["input"], fit.call["num_groups"]
     _channels(fit, value, [fit.call.get(name) for name in ("weight", "bias")])
@@ -225,7 +224,7 @@ def _group_norm(fit: Fit) -> Literals:
     return {"num_groups": int(by_group.all(1).sum())}
 
 
-@checks(movement.embedding)
+@checks(Family.EMBEDDING)
 def _embedding(fit: Fit) -> None:
     table, index, (out,) = fit.call["weight"], fit.call["indices"], fit.outputs
     fit.whole(index)
@@ -235,11 +234,11 @@ def _embedding(fit: Fit) -> None:
     fit.letters(out, ANY * (len(out.shape) - 1) + "c")
 
 
-@checks(movement.resized)
+@checks(Family.WINDOW)
 def _resized(fit: Fit) -> None:
     value, *others = fit.call.values
     rank = len(value.shape)
-    dims = next((int(letter) for letter in fit.call.name if letter.isdigit()), 2)
+    dims = fit.call.operation.spatial_dims(rank)
     letters = _alphabet(value)[: rank - dims] + ANY * dims
     for tensor in (value, *fit.outputs):
         fit.whole(tensor, range(rank - dims, rank))
@@ -248,7 +247,7 @@ def _resized(fit: Fit) -> None:
         fit.whole(tensor)
 
 
-@checks(movement.padded)
+@checks(Family.PAD)
 def _padded(fit: Fit) -> Literals:
     value, (out,) = fit.call.values[0], fit.outputs
     pads = list(fit.call["pad"])

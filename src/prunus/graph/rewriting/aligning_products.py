@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from prunus.graph.coupling import Value, contraction, convolution, recurrent
+from prunus.graph.coupling import Value, contraction
+from prunus.graph.operations import Family
 from prunus.graph.rewriting.aligning import ANY, Fit, Literals, all_whole, checks
 from prunus.graph.rewriting.extents import alike, indices
 
 
-@checks(contraction.linear)
+@checks(Family.LINEAR)
 def _linear(fit: Fit) -> None:
     value = fit.call["input"]
     lead = contraction.row_letters(len(value.shape) - 1)
@@ -19,12 +20,12 @@ def _linear(fit: Fit) -> None:
     fit.letters(fit.call["bias"], "o")
 
 
-@checks(contraction.matmul, contraction.addmm)
+@checks(Family.MATMUL, Family.ADDMM)
 def _matmul(fit: Fit) -> None:
     *bias, first, second = fit.call.values
     left, right, out = contraction.matmul_letters(len(first.shape), len(second.shape))
     summed = out
-    if fit.call.name.startswith("aten.addbmm"):
+    if fit.call.name == "addbmm":
         summed = out[-2:]
     fit.letters(first, left)
     fit.letters(second, right)
@@ -33,7 +34,7 @@ def _matmul(fit: Fit) -> None:
         fit.letters(value, summed[len(summed) - len(value.shape) :])
 
 
-@checks(contraction.einsum)
+@checks(Family.EINSUM)
 def _einsum(fit: Fit) -> Literals | None:
     values = fit.call.values
     followed = contraction.einsum_terms(fit.call["equation"], [value.labels.ndim for value in values])
@@ -47,7 +48,7 @@ def _einsum(fit: Fit) -> Literals | None:
     return None
 
 
-@checks(contraction.attention)
+@checks(Family.ATTENTION)
 def _attention(fit: Fit) -> None:
     query, key, value = fit.call["query"], fit.call["key"], fit.call["value"]
     lead = contraction.row_letters(len(query.shape) - 2)
@@ -75,7 +76,7 @@ def _check_shared_heads(fit: Fit, query: Value, key: Value) -> None:
         raise fit.error("the heads that are left would read the keys of other heads")
 
 
-@checks(convolution.convolution)
+@checks(Family.CONVOLUTION)
 def _convolution(fit: Fit) -> Literals:
     """Check each output's inputs: those of its group, before and after."""
     call, (out,) = fit.call, fit.outputs
@@ -105,17 +106,16 @@ def _convolution(fit: Fit) -> Literals:
     return {"groups": left} if left != groups else {}
 
 
-@checks(recurrent.recurrent)
+@checks(Family.RECURRENT)
 def _recurrent(fit: Fit) -> Literals | None:
     call = fit.call
     sequence, parameters = call["input"], call["params"]
     states = call["hx"] if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
-    gates = recurrent._GATES[call.name]
     per_cell, directions = 4 if call["has_biases"] else 2, 2 if call["bidirectional"] else 1
     if len(parameters) != per_cell * directions * call["num_layers"]:
         return all_whole(fit)
     hidden = fit.masks(parameters[1])[1]
-    rows = None if hidden is None else hidden.repeat(gates)
+    rows = None if hidden is None else hidden.repeat(call.operation.gates)
     wide = None if hidden is None else hidden.repeat(directions)
     for place, parameter in enumerate(parameters):
         masks = fit.masks(parameter)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from prunus.graph.calls import written_arguments
 from prunus.graph.coupling import Value
-from prunus.graph.coupling.calls import FACTORIES, Call, bound
-from prunus.graph.coupling.reader import RULES
+from prunus.graph.coupling.calls import Call
 from prunus.graph.kept import Kept
+from prunus.graph.operations import Family
 from prunus.graph.rewriting import aligning, aligning_products, shapes, writing  # noqa: F401  # enter their checks
 from prunus.graph.rewriting.extents import Extents
-from prunus.graph.rewriting.fitting import Candidate, Scaled, candidates, fitted_sizes, written
+from prunus.graph.rewriting.fitting import Candidate, Scaled, candidates, fitted_sizes
 from prunus.graph.rewriting.moving import MOVES, Gather, Move
 from prunus.graph.rewriting.references import chain, factor, holders_and_users
 
@@ -78,15 +79,13 @@ class Assembly:
         return self._new[node]
 
     def _fit(self, node: fx.Node, new: fx.Node) -> None:
-        call = Call(node, str(node.target.overloadpacket), bound(node.target, node, self.values))  # type: ignore[union-attr, arg-type]
-        found: Any = self.values[node]
-        outputs = found if isinstance(found, list) else [found]
-        touched = any(value.sources or value.made or value.labelled for value in call.values)
-        rule = RULES.get(call.name) or RULES.get(call.name.removesuffix("_"))
-        if call.name in FACTORIES and isinstance(found, Value):
-            sizes = list(written(node)["size"])
-            self._write(new, {"size": fitted_sizes(sizes, list(found.shape), self.extents.shape(found))}, node)
-        elif touched and rule in MOVES:
+        call = Call.of(node, self.values)
+        value: Any = self.values[node]
+        outputs = value if isinstance(value, list) else [value]
+        if call.family is Family.FILL and isinstance(value, Value):
+            sizes = list(written_arguments(node)["size"])
+            self._write(new, {"size": fitted_sizes(sizes, list(value.shape), self.extents.shape(value))}, node)
+        elif call.is_touched and call.family in MOVES:
             self._move(node, new)
         else:
             self._write(new, aligning.literals(call, outputs, self.extents), node)
@@ -115,7 +114,7 @@ class Assembly:
         """Write arguments by name; sizes that hang on the batch and indices wait until all users are known."""
         target: Any = new.target
         names = [parameter.name for parameter in target._schema.arguments]
-        before = written(node)
+        before = written_arguments(node)
         for name, value in changes.items():
             argument: Any = before.get(name)
             if name == "indices":

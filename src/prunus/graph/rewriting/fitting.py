@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from prunus.graph.coupling.calls import hint
+from prunus.graph.calls import hint, written_arguments
+from prunus.graph.operations import Family
 from prunus.graph.rewriting.extents import cut_shape, indices
 from prunus.graph.rewriting.moving import Move
 
@@ -57,11 +58,10 @@ _FITS: dict[str, Fit] = {}
 def candidates(move: Move) -> Iterator[Candidate]:
     """Yield the operations that may do, the original's own arguments first."""
     yield Candidate(move.node.target, {})
-    name = move.name.removeprefix("aten.")
-    if name in _PARTS:
+    if move.operation.family is Family.PARTS:
         yield from _split(move)
-    elif name in _FITS:
-        for changes in _FITS[name](move):
+    elif move.operation.name in _FITS:
+        for changes in _FITS[move.operation.name](move):
             yield Candidate(move.node.target, changes)
 
 
@@ -72,13 +72,6 @@ def _fits(*names: str) -> Callable[[Fit], Fit]:
         return fit
 
     return enter
-
-
-def written(node: fx.Node) -> dict[str, Any]:
-    """Return the arguments of a call by name as they are in the graph."""
-    target: Any = node.target
-    names = [parameter.name for parameter in target._schema.arguments]
-    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
 
 def left_of(move: Move) -> list[int]:
@@ -105,7 +98,7 @@ def fitted_sizes(sizes: list[Any], old: list[int], new: list[int]) -> list[Any]:
 
 @_fits("view", "reshape", "expand", "_unsafe_view", "view_copy", "broadcast_to", "unflatten")
 def _sizes(move: Move) -> Iterator[dict[str, Any]]:
-    arguments = written(move.node)
+    arguments = written_arguments(move.node)
     name = next(name for name in ("size", "shape", "sizes") if name in arguments)
     sizes = list(arguments[name])
     old, new = list(move.outputs[0].shape), left_of(move)
@@ -191,11 +184,11 @@ def _repeats(move: Move) -> Iterator[dict[str, Any]]:
 def _index(move: Move) -> Iterator[dict[str, Any]]:
     """Pick by the places that the picked have after the cut."""
     named = {"index": move.arguments["index"]} if "index" in move.arguments else None
-    given = list(named.values()) if named else list(move.arguments["indices"])
-    places = [place for place, entry in enumerate(given) if entry is not None]
-    if len(places) != 1 or given[places[0]].known is None or given[places[0]].known.ndim != 1:
+    picks = list(named.values()) if named else list(move.arguments["indices"])
+    places = [place for place, entry in enumerate(picks) if entry is not None]
+    if len(places) != 1 or picks[places[0]].known is None or picks[places[0]].known.ndim != 1:
         return
-    index = given[places[0]].known
+    index = picks[places[0]].known
     (source,) = move.carriers
     dim = int(move.arguments["dim"]) % len(source.shape) if named else places[0]
     if index.dtype not in (torch.int64, torch.int32):
@@ -210,21 +203,17 @@ def _index(move: Move) -> Iterator[dict[str, Any]]:
     if named:
         yield {"index": fresh}
     else:
-        given[places[0]] = fresh
-        yield {"indices": given}
-
-
-_PARTS_DIMS = {"hsplit": 1, "vsplit": 0, "dsplit": 2}  # where no argument names the dimension
-_PARTS = ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_split", "unsafe_chunk", *_PARTS_DIMS)
+        picks[places[0]] = fresh
+        yield {"indices": picks}
 
 
 def _split(move: Move) -> Iterator[Candidate]:
     """Cut into pieces of the sizes that are left of them."""
-    rank = len(move.outputs[0].shape)
-    name = move.name.removeprefix("aten.")
-    dim = _PARTS_DIMS.get(name, int(move.arguments.get("dim", 0))) % rank
-    if name == "hsplit" and rank == 1:
-        dim = 0
+    rank = len(move.carriers[0].shape)
+    if len(move.outputs[0].shape) < rank:  # pieces without the dimension that was cut, as unbind's
+        return
+    along = move.operation.along
+    dim = int(move.arguments[along] if isinstance(along, str) else along or 0) % rank
     sizes = []
     for piece, masks in zip(move.outputs, move.kept, strict=True):
         mask = masks[dim]

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, fx
 
 from prunus.graph import where
-from prunus.graph.coupling import Value, movement
-from prunus.graph.coupling.calls import Call, bound, run_on
-from prunus.graph.coupling.reader import RULES, first_of
-from prunus.graph.coupling.values import along, compact, tidy
+from prunus.graph.coupling import Value
+from prunus.graph.coupling.calls import Call, run_on
+from prunus.graph.coupling.values import along, compact, first_of, tidy
+from prunus.graph.operations import Family, Trait
 from prunus.graph.rewriting.extents import Extents, Masks, RewriteError, alike, cut_shape, taken
-from prunus.graph.rewriting.reshaping import RESHAPES, active_dims, keeps_order
+from prunus.graph.rewriting.reshaping import active_dims, keeps_order
 
-MOVES = (movement.move, movement.parts, movement.joined, movement.indexed)
+MOVES = (Family.MOVE, Family.PARTS, Family.JOIN, Family.INDEX)
 # What a call raises where its arguments don't fit its tensors.
 _FAILURES = (RuntimeError, IndexError, ValueError, TypeError)
 
@@ -65,22 +65,14 @@ class Move:
         self._held: list[Value] = []
         self.nodes = {id(value): argument for argument, value in own.items()}
         self.masks = {id(own[argument]): extents.of(values[argument]) for argument in own}
-        self.arguments = bound(node.target, node, {**values, **own})  # type: ignore[arg-type]
-        call = Call(node, str(node.target.overloadpacket), self.arguments)  # type: ignore[union-attr]
-        rule = RULES.get(call.name)
-        everything = call.values
-        self.carriers = everything if rule is movement.joined else everything[:1]
-        self.helpers = [] if rule is movement.joined else everything[1:]
-        self.by_index = rule is movement.indexed or call.name == "aten.index_select"
-        found = values[node]
-        self.outputs: list[Value] = found if isinstance(found, list) else [found]
+        call = Call.of(node, {**values, **own})
+        self.arguments, self.operation = call.arguments, call.operation
+        num_carriers = len(call.values) if call.family is Family.JOIN else 1
+        self.carriers, self.helpers = call.values[:num_carriers], call.values[num_carriers:]
+        value = values[node]
+        self.outputs: list[Value] = value if isinstance(value, list) else [value]
         self.kept = [extents.of(value) for value in self.outputs]
         self._pass_through()
-
-    @property
-    def name(self) -> str:
-        """The operation's name, such as ``"aten.roll"``."""
-        return str(self.node.target.overloadpacket)  # type: ignore[union-attr]
 
     def is_whole(self) -> bool:
         """Tell whether no tensor loses anything."""
@@ -90,7 +82,7 @@ class Move:
         """Look at one index only of each dimension that goes through as it is, cut alike on both sides."""
         everything = [*self.carriers, *self.outputs]
         ranks = {len(value.shape) for value in everything}
-        active = active_dims(self.name, self.arguments, *ranks) if len(ranks) == 1 else None
+        active = active_dims(self.operation, self.arguments, *ranks) if len(ranks) == 1 else None
         if active is None or len(self.outputs) != 1:
             return
         own = [self.masks[id(value)] for value in self.carriers]
@@ -121,7 +113,7 @@ class Move:
             target: the operation.
             changes: its arguments by name that are not the original's; an index as the tensor that it is.
         """
-        if self.name in RESHAPES and target == self.node.target:
+        if self.operation.has(Trait.KEEPS_ORDER) and target == self.node.target:
             return self._reshapes(dict(changes))
         fixed = self._cut_helpers()
 
@@ -200,7 +192,9 @@ class Move:
 
     def error(self, reason: str) -> RewriteError:
         """Return an error that names the operation."""
-        return RewriteError(f"{self.name} can't be done on what is kept: {reason}; in {where(self.node)}")
+        return RewriteError(
+            f"aten.{self.operation.name} can't be done on what is kept: {reason}; in {where(self.node)}"
+        )
 
     def _ranks(self, place: Tensor, mask: Tensor | None) -> Tensor:
         """Return coordinates, counted from 1, as they are after the cut, counted from 0."""

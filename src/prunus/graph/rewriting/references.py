@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import operator
 
-import torch
 from torch import fx
 
-# Operations that hand an index on as it is.
-_HANDS_ON = ("aten.lift_fresh_copy", "aten.lift_fresh", "aten.detach_", "aten.detach", "aten.alias", "aten.clone")
+from prunus.graph.operations import Family, Trait, find
 
 
 def factor(size: fx.Node) -> tuple[int, int] | None:
@@ -22,7 +20,9 @@ def factor(size: fx.Node) -> tuple[int, int] | None:
 
 
 def _hands_on(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and str(node.target.overloadpacket) in _HANDS_ON
+    """Tell whether an operation hands an index on as it is."""
+    operation = find(node.target)
+    return operation.family is Family.SAME and not operation.traits & (Trait.CASTS | Trait.DROPS)
 
 
 def chain(argument: fx.Node) -> list[fx.Node]:

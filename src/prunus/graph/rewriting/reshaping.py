@@ -8,35 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.graph.operations import AtenOperation
 from prunus.graph.rewriting.extents import Masks, alike, outer
-
-# Operations that keep the order of elements and change the shape only.
-RESHAPES = frozenset(
-    f"aten.{name}"
-    for name in (
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "view_copy",
-        "flatten",
-        "unflatten",
-        "unsqueeze",
-        "squeeze",
-        "squeeze_copy",
-        "view_as",
-        "reshape_as",
-    )
-)
-# Operations that treat all indices alike but those of the dimensions that an argument names.
-_NAMED_DIMS = {
-    "aten.roll": "dims",
-    "aten.flip": "dims",
-    "aten.index_select": "dim",
-    "aten.repeat_interleave": "dim",
-    "aten.cat": "dim",
-    "aten.concat": "dim",
-    "aten.concatenate": "dim",
-}
 
 
 def keeps_order(before: Sequence[int], masks: Masks, after: Sequence[int], results: Masks) -> bool:
@@ -89,17 +62,15 @@ def _staying(shape: Sequence[int], masks: Masks) -> Tensor:
     return outer(along).flatten()
 
 
-def active_dims(name: str, arguments: dict[str, Any], rank: int) -> set[int] | None:
+def active_dims(operation: AtenOperation, arguments: dict[str, Any], rank: int) -> set[int] | None:
     """Return the dimensions along which an operation moves elements; None where that isn't known.
 
     All others go through it one to one: each has the place in the result that it has in the input.
     """
-    if name in ("aten.channel_shuffle", "aten.native_channel_shuffle"):
-        return {1}
-    if name == "aten.index":
+    if operation.name == "index":
         places = [place for place, entry in enumerate(arguments["indices"]) if entry is not None]
         return set(places) if len(places) == 1 and len(arguments["indices"][places[0]].shape) == 1 else None
-    named = arguments.get(_NAMED_DIMS.get(name, ""))
+    named = arguments.get(operation.along) if isinstance(operation.along, str) else operation.along
     if named is None or named == []:
         return None
     return {dim % rank for dim in ([named] if isinstance(named, int) else named)}

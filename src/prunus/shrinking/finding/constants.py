@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from prunus.graph.coupling import Coupling, Use
+from prunus.graph.operations import Family
 from prunus.shrinking.finding.contents import Reading
 from prunus.shrinking.finding.operation import Operation
 from prunus.shrinking.finding.product_rules import pads
@@ -19,7 +20,7 @@ from prunus.shrinking.verification import widened
 Matters: TypeAlias = Callable[[fx.Node, int], Tensor | None]
 
 # What may take a bias that it had not: these operations have an argument for it.
-_TAKES_BIAS = ("linear", "conv1d", "conv2d", "conv3d")
+_TAKES_BIAS = (Family.LINEAR, Family.CONVOLUTION)
 
 
 @dataclass
@@ -76,8 +77,8 @@ def _takes_constants(coupling: Coupling, use: Use) -> bool:
     operation = Operation(use.node)
     shared = sum(other.weight.name == use.weight.name or _same_bias(other, use) for other in coupling.uses) > 1
     shared = shared or (use.bias is not None and len(coupling.bindings.get(use.bias.name, ())) > 1)
-    padded = "conv" in operation.name and pads(operation)
-    is_free = operation.name in _TAKES_BIAS and operation["bias"] is None
+    padded = operation.family is Family.CONVOLUTION and pads(operation)
+    is_free = operation.family in _TAKES_BIAS and operation["bias"] is None
     return (is_free or _adds_its_bias(coupling, use, operation)) and not (shared or use.recurrent or padded)
 
 

@@ -10,19 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.graph.coupling import Value, arithmetic, movement
+from prunus.graph.calls import results_of
+from prunus.graph.coupling import Value
+from prunus.graph.coupling.arithmetic import reduced_dims
 from prunus.graph.coupling.values import varying
+from prunus.graph.operations import Family, Trait
 from prunus.shrinking.finding.content import Content, any_over, common_shape, content, together
-from prunus.shrinking.finding.contents import Contents, Reading, content_rule
+from prunus.shrinking.finding.contents import Contents, Reading, content_rule, filled
 from prunus.shrinking.finding.operation import Operation, node_shape, rank_of
 
-_LIKE = {"zeros_like": 0, "ones_like": 1}
-_AS_ANOTHER = ("expand_as", "view_as", "reshape_as")
-_OWN_VALUE = ("mean", "amax", "amin", "max", "min", "median", "nanmean")
-_SUMS = ("sum", "nansum", "prod")
 
-
-@content_rule(movement.same)
+@content_rule(Family.SAME)
 def same(reading: Reading, operation: Operation) -> Contents:
     """Give what it was given, maybe in another dtype; a dropout that is always on leaves zeros only."""
     source = operation.node.args[0]
@@ -43,43 +41,39 @@ def same(reading: Reading, operation: Operation) -> Contents:
     return content(varies, held.numbers.to(value.dtype))
 
 
-@content_rule(arithmetic.mixing)
+@content_rule(Family.MIX)
 def mixed(reading: Reading, operation: Operation) -> Contents:
     """Note what sums to one."""
-    if operation.name in ("softmax", "_softmax") and operation["dim"] in (-1, operation.num_dims - 1):
+    if operation.row.has(Trait.SUMS_TO_ONE) and operation["dim"] in (-1, operation.num_dims - 1):
         reading.distributions.add(operation.node)
     return None
 
 
-@content_rule(arithmetic.elementwise)
+@content_rule(Family.ELEMENTWISE)
 def elementwise(reading: Reading, operation: Operation) -> Contents:
     """Constants make constants, and so does a factor of zero or a mask that is a constant."""
-    num_dims = operation.num_dims
-    dtype = operation.node.meta["val"].dtype
-    number = operation.get("value", operation.get("fill_value")) if operation.name in ("fill", "full_like") else None
-    number = _LIKE.get(operation.name, number)
-    if isinstance(number, (int, float)):
-        return content(torch.zeros([1] * num_dims, dtype=torch.bool), torch.full([1] * num_dims, number, dtype=dtype))
+    if operation.fills is not None:
+        return filled(operation)
     if operation.hangs_on_sizes:
         return None
-    if operation.name not in _DECIDED and all(reading.single(node) is None for node in operation.tensors):
+    decided = _product if operation.row.has(Trait.FACTOR) else _DECIDED.get(operation.name)
+    if decided is None and all(reading.single(node) is None for node in operation.tensors):
         return None
     held = {node: reading.known(node) for node in operation.tensors}
     numbers = operation.compute({node: item.numbers for node, item in held.items()})
-    decided = _DECIDED.get(operation.name)
     if decided is not None:
-        varies = decided([_operand(held, argument, num_dims) for argument in operation.arguments.values()][:3])
+        varies = decided([_operand(held, argument, operation) for argument in operation.arguments.values()][:3])
     else:
         first, *others = (item.varies for item in held.values())
         varies = reduce(or_, others, first)
     return content(*together(varies, numbers))
 
 
-def _operand(held: dict[fx.Node, Content], argument: Any, num_dims: int) -> Content:
+def _operand(held: dict[fx.Node, Content], argument: Any, operation: Operation) -> Content:
     if isinstance(argument, fx.Node):
         return held[argument]
     number = torch.tensor(argument) if isinstance(argument, (bool, int, float)) else torch.tensor(torch.nan)
-    shape = [1] * num_dims
+    shape = [1] * operation.num_dims
     return Content(torch.zeros(shape, dtype=torch.bool), number.reshape(shape))
 
 
@@ -92,27 +86,19 @@ def _sum_with_product(operands: Sequence[Content]) -> Tensor:
     return operands[0].varies | _product(operands[1:3])
 
 
-def _conjunction(operands: Sequence[Content]) -> Tensor:
-    first, second = operands[:2]
-    return (first.varies | second.varies) & ~first.is_zero & ~second.is_zero
-
-
 def _choice(condition: Content, one: Content, other: Content) -> Tensor:
     chosen = torch.where(condition.numbers.bool(), one.varies, other.varies)
     return condition.varies | chosen
 
 
 _DECIDED: dict[str, Callable[[Sequence[Content]], Tensor]] = {
-    "mul": _product,
-    "multiply": _product,
     "addcmul": _sum_with_product,
-    "logical_and": _conjunction,
     "where": lambda operands: _choice(*operands),
     "masked_fill": lambda operands: _choice(operands[1], operands[2], operands[0]),
 }
 
 
-@content_rule(arithmetic.prelu)
+@content_rule(Family.PRELU)
 def prelu(reading: Reading, operation: Operation) -> Contents:
     """Constants make constants, with one slope a channel or one for all."""
     held, slope = reading.single(operation["self"]), reading.single(operation["weight"])
@@ -126,7 +112,7 @@ def prelu(reading: Reading, operation: Operation) -> Contents:
     return content(*together(held.varies, numbers))
 
 
-@content_rule(arithmetic.glu)
+@content_rule(Family.GLU)
 def glu(reading: Reading, operation: Operation) -> Contents:
     """Multiply one half by the sigmoid of the other."""
     held = reading.single(operation["self"])
@@ -153,15 +139,14 @@ def stretched(tensor: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     return tensor.expand(sizes)
 
 
-@content_rule(movement.move, movement.indexed)
+@content_rule(Family.MOVE, Family.INDEX)
 def moved(reading: Reading, operation: Operation) -> Contents:
     """Run the operation on what is known of the elements."""
     data, *others = operation.tensors
     held = reading.single(data)
     if held is None:
         return None
-    shaping = operation.name in _AS_ANOTHER
-    if not shaping and not all(reading.is_constant(other) for other in others):
+    if not operation.row.has(Trait.LIKE_ANOTHER) and not all(reading.is_constant(other) for other in others):
         return None
     tensors = {other: reading.known(other).numbers.expand(node_shape(other)) for other in others}
     shape = node_shape(data)
@@ -169,7 +154,7 @@ def moved(reading: Reading, operation: Operation) -> Contents:
     return content(varies, numbers)
 
 
-@content_rule(movement.parts)
+@content_rule(Family.PARTS)
 def parted(reading: Reading, operation: Operation) -> Contents:
     """Cut what is known into the same pieces."""
     (data,) = operation.tensors
@@ -181,22 +166,22 @@ def parted(reading: Reading, operation: Operation) -> Contents:
     return [content(varies, numbers) for varies, numbers in zip(*pieces, strict=True)]
 
 
-@content_rule(movement.joined)
+@content_rule(Family.JOIN)
 def joined(reading: Reading, operation: Operation) -> Contents:
     """Put what is known beside each other; along positions only what all pieces have in common counts."""
     if all(reading.single(node) is None for node in operation.tensors):
         return None
-    found = {node: reading.known(node) for node in operation.tensors}
-    shapes = {node: node_shape(node) for node in found}
-    if operation.name in ("cat", "concat", "concatenate"):
+    held = {node: reading.known(node) for node in operation.tensors}
+    shapes = {node: node_shape(node) for node in held}
+    if operation.row.along == "dim":
         dim = operation["dim"] % operation.num_dims
-        rest = [common_shape(item.varies, item.numbers) for item in found.values()]
-        sizes = [max(each) for each in zip(*rest, strict=True)]
+        rest = [common_shape(item.varies, item.numbers) for item in held.values()]
+        sizes = [max(own) for own in zip(*rest, strict=True)]
         shapes = {
             node: torch.Size([*sizes[:dim], node_shape(node)[dim], *sizes[dim + 1 :]]) for node in operation.tensors
         }
-    varies = operation.compute({node: item.varies.expand(shapes[node]) for node, item in found.items()})
-    numbers = operation.compute({node: item.numbers.expand(shapes[node]) for node, item in found.items()})
+    varies = operation.compute({node: item.varies.expand(shapes[node]) for node, item in held.items()})
+    numbers = operation.compute({node: item.numbers.expand(shapes[node]) for node, item in held.items()})
     channels = channel_dims(reading, operation.node)
     dims = [dim for dim in range(varies.ndim) if dim not in channels]
     return content(any_over(varies, dims).expand(varies.shape), numbers)
@@ -208,7 +193,7 @@ def channel_dims(reading: Reading, node: fx.Node) -> list[int]:
     return varying(reading.coupling.classes(value.labels)) if isinstance(value, Value) else []
 
 
-@content_rule(movement.padded)
+@content_rule(Family.PAD)
 def padded(reading: Reading, operation: Operation) -> Contents:
     """Add channels that are constants; at new positions only what is held already counts as the same."""
     (data,) = operation.tensors
@@ -249,7 +234,7 @@ def _even(held: Content, dims: Sequence[int]) -> Content:
     return Content(varies, numbers)
 
 
-@content_rule(movement.resized)
+@content_rule(Family.WINDOW)
 def resized(reading: Reading, operation: Operation) -> Contents:
     """Pool or interpolate: what is the same at all positions stays, but for zeros that are mixed in."""
     source = operation.node.args[0]
@@ -257,18 +242,16 @@ def resized(reading: Reading, operation: Operation) -> Contents:
     held = reading.single(source)
     if held is None:
         return None
-    num_dims = next((int(letter) for letter in operation.name if letter.isdigit()), 2)
-    even = _even(held, range(held.varies.ndim - num_dims, held.varies.ndim))
+    rank = held.varies.ndim
+    even = _even(held, range(rank - operation.row.spatial_dims(rank), rank))
     if _mixes_zeros(operation):
         even = Content(even.varies | (even.numbers != 0), even.numbers)
     return with_others(operation, content(*together(even.varies, even.numbers)))
 
 
 def _mixes_zeros(operation: Operation) -> bool:
-    if operation.name in ("lp_pool1d", "lp_pool2d", "grid_sampler"):
-        return True
-    if not operation.name.startswith("avg_pool"):
-        return False
+    if not operation.row.has(Trait.PADS_ZEROS) or "padding" not in operation.arguments:
+        return operation.row.has(Trait.PADS_ZEROS)
     padding = operation.get("padding") or 0
     return bool(operation.get("divisor_override")) or any(padding if isinstance(padding, (list, tuple)) else [padding])
 
@@ -279,35 +262,30 @@ def with_others(operation: Operation, first: Content | None) -> Contents:
     return [first, *[None] * (len(value) - 1)] if isinstance(value, (list, tuple)) else first
 
 
-@content_rule(arithmetic.reducing)
+@content_rule(Family.REDUCE)
 def reduced(reading: Reading, operation: Operation) -> Contents:
     """The mean or maximum of equal numbers is that number, their sum only where they are zero."""
     if isinstance(operation.get("other"), fx.Node):
         return elementwise(reading, operation)
     held = reading.single(operation.tensors[0])
-    if held is None or operation.name not in (*_OWN_VALUE, *_SUMS):
+    if held is None or not operation.row.traits & (Trait.EQUAL | Trait.ZERO):
         return None
-    dims = reduced_dims(operation)
+    dims = dims_of(operation)
     even = _even(held, dims)
-    if operation.name in _SUMS:
+    if not operation.row.has(Trait.EQUAL):
         even = Content(even.varies | (even.numbers != 0), even.numbers)
     varies, numbers = together(even.varies, even.numbers)
     if not operation.get("keepdim"):
         varies, numbers = varies.squeeze(dims), numbers.squeeze(dims)
-    value = operation.node.meta["val"]
-    dtype = (value[0] if isinstance(value, (list, tuple)) else value).dtype
-    return with_others(operation, content(varies, numbers.to(dtype)))
+    return with_others(operation, content(varies, numbers.to(results_of(operation.node)[0].dtype)))
 
 
-def reduced_dims(operation: Operation) -> tuple[int, ...]:
+def dims_of(operation: Operation) -> tuple[int, ...]:
     """Return the dimensions that an operation reduces."""
-    num_dims = rank_of(operation.tensors[0])
-    dims = operation.get("dim")
-    dims = list(range(num_dims)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    return tuple(sorted(dim % num_dims for dim in dims))
+    return tuple(reduced_dims(operation.get("dim"), rank_of(operation.tensors[0])))
 
 
-@content_rule(movement.embedding)
+@content_rule(Family.EMBEDDING)
 def embedded(reading: Reading, operation: Operation) -> Contents:
     """A column of a table that holds the same number in every row is a constant."""
     table = reading.single(operation["weight"])

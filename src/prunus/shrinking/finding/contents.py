@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx
 
 from prunus.graph import Graph
 from prunus.graph.aliases import tangled
-from prunus.graph.coupling import Coupling, Use, contraction, movement, recurrent
-from prunus.graph.coupling.calls import FACTORIES, shape_of
+from prunus.graph.calls import results_of, shape_of
+from prunus.graph.coupling import Coupling, Use
+from prunus.graph.operations import Family
 from prunus.shrinking.finding.content import Content, content, fixed, unknown
 from prunus.shrinking.finding.operation import Operation, node_shape, operation_of, rank_of
 from prunus.shrinking.finding.weights import nonzero
@@ -20,22 +21,21 @@ from prunus.shrinking.finding.weights import nonzero
 Contents: TypeAlias = "Content | list[Content | None] | None"
 ContentRule: TypeAlias = "Callable[[Reading, Operation], Contents]"
 
-# By the function that couples the same operations.
-CONTENT_RULES: dict[Any, ContentRule] = {}
+CONTENT_RULES: dict[Family, ContentRule] = {}
 
 # These draw random numbers only where they drop out, which their rules look at.
-_DROPPING_OUT = (movement.same, contraction.attention, recurrent.recurrent)
+_DROPPING_OUT = (Family.SAME, Family.ATTENTION, Family.RECURRENT)
 
 # Constants are computed from constants up to this many elements.
 _MOST_COMPUTED = 1 << 24
 
 
-def content_rule(*coupled_by: Any) -> Callable[[ContentRule], ContentRule]:
-    """Enter the decorated rule for all operations that these functions couple."""
+def content_rule(*families: Family) -> Callable[[ContentRule], ContentRule]:
+    """Enter the decorated rule for the operations of some families."""
 
     def enter(function: ContentRule) -> ContentRule:
-        for rule in coupled_by:
-            CONTENT_RULES[rule] = function
+        for family in families:
+            CONTENT_RULES[family] = function
         return function
 
     return enter
@@ -75,18 +75,18 @@ class Reading:
 
     def single(self, node: fx.Node) -> Content | None:
         """Return the content of a node with one output."""
-        found = self.of.get(node)
-        return found if isinstance(found, Content) else None
+        held = self.of.get(node)
+        return held if isinstance(held, Content) else None
 
     def known(self, node: fx.Node) -> Content:
         """Return the content of a node; one that varies throughout where nothing is known."""
-        found = self.single(node)
-        return unknown(rank_of(node), node.meta["val"].dtype) if found is None else found
+        held = self.single(node)
+        return unknown(rank_of(node), node.meta["val"].dtype) if held is None else held
 
     def is_constant(self, node: fx.Node) -> bool:
         """Tell whether no element of a node depends on the inputs."""
-        found = self.single(node)
-        return found is not None and found.is_fixed
+        held = self.single(node)
+        return held is not None and held.is_fixed
 
     def carries(self, use: Use) -> Tensor:
         """Return which entries of a used weight are not zero, as `nonzero`."""
@@ -106,14 +106,14 @@ class Reading:
         operation = self.operations[node]
         if operation is None:
             return self._piece(node)
-        may_be_random = operation.is_random and operation.rule not in _DROPPING_OUT
+        may_be_random = operation.is_random and operation.family not in _DROPPING_OUT
         if may_be_random or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
             return None
-        if f"aten.{operation.name}" in FACTORIES:
-            return _filled(operation)
+        if operation.family is Family.FILL:
+            return filled(operation)
         if node not in self._from_inputs and not operation.is_random:
             return self._computed(operation)
-        rule = CONTENT_RULES.get(operation.rule)
+        rule = CONTENT_RULES.get(operation.family)
         try:
             return None if rule is None else rule(self, operation)
         except (RuntimeError, TypeError, NotImplementedError):  # it does not run on what stands for its tensors
@@ -138,8 +138,7 @@ class Reading:
 
     def _computed(self, operation: Operation) -> Contents:
         """Compute what depends on parameters and buffers only, by values and by sizes."""
-        value = operation.node.meta["val"]
-        sizes = [shape_of(item).numel() for item in (value if isinstance(value, (list, tuple)) else [value])]
+        sizes = [shape_of(result).numel() for result in results_of(operation.node)]
         if sum(sizes) > _MOST_COMPUTED or not all(self.is_constant(argument) for argument in operation.tensors):
             return None
         tensors = {
@@ -164,15 +163,10 @@ def _from_inputs(graph: Graph) -> set[fx.Node]:
     return result
 
 
-def _filled(operation: Operation) -> Content | None:
-    """Return the content of zeros, ones and the like."""
-    if operation.name in ("zeros", "new_zeros"):
-        number: Any = 0
-    elif operation.name in ("ones", "new_ones"):
-        number = 1
-    else:
-        number = operation.get("fill_value")
-    if not isinstance(number, (int, float)):
+def filled(operation: Operation) -> Content | None:
+    """Return the content of a tensor of one number; None where that is not known."""
+    number = operation.fills
+    if number is None:
         return None
     shape = [1] * operation.num_dims
     numbers = torch.full(shape, number, dtype=operation.node.meta["val"].dtype)

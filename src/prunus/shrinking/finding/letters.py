@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from prunus.graph.coupling import contraction
 from prunus.graph.coupling.contraction import einsum_terms, matmul_letters, row_letters
+from prunus.graph.operations import Family
 from prunus.shrinking.finding.operation import Operation, rank_of
 
 
@@ -38,20 +38,20 @@ class Contraction:
 
 def contraction_of(operation: Operation) -> Contraction | None:
     """Return an operation as a product of two tensors; None where it is none."""
-    if operation.rule is contraction.linear:
+    if operation.family is Family.LINEAR:
         rows = row_letters(rank_of(operation["input"]) - 1)
         factors = ((operation["input"], f"{rows}i"), (operation["weight"], "oi"))
         return Contraction(factors, f"{rows}o", operation["bias"])
-    if operation.rule is contraction.matmul:
+    if operation.family is Family.MATMUL:
         first, second = operation.node.args[:2]
         return _matmul(first, second)
-    if operation.rule is contraction.addmm and operation.name != "addbmm":
+    if operation.family is Family.ADDMM and operation.name != "addbmm":
         bias, first, second = operation.node.args[:3]
         product = _matmul(first, second)
         scales = float(operation.get("alpha", 1)), float(operation.get("beta", 1))
         added = bias if isinstance(bias, fx.Node) else None
         return None if product is None else Contraction(product.factors, product.out, added, *scales)
-    if operation.rule is contraction.einsum:
+    if operation.family is Family.EINSUM:
         tensors = list(operation["tensors"])
         terms = einsum_terms(operation["equation"], [rank_of(tensor) for tensor in tensors])
         if terms is not None:
@@ -84,4 +84,4 @@ def reduced(mask: Tensor, letters: str, out: str) -> Tensor:
 
 
 def _place(out: str, letter: str, own: list[str]) -> int:
-    return [each for each in out if each in own].index(letter)
+    return [other for other in out if other in own].index(letter)

@@ -8,8 +8,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
+from prunus.graph.calls import results_of
 from prunus.graph.coupling import Use, Value
 from prunus.graph.coupling.values import compact
+from prunus.graph.operations import Family
 from prunus.shrinking.finding.constants import foldable
 from prunus.shrinking.finding.content import fit
 from prunus.shrinking.finding.contents import Reading
@@ -18,19 +20,16 @@ from prunus.shrinking.finding.weights import consumed, num_outputs
 
 NeedRule: TypeAlias = "Callable[[Sweep, Operation, Tensor], None]"
 
-# By the function that couples the same operations: which elements of its arguments an operation needs.
-NEED_RULES: dict[Any, NeedRule] = {}
-
-# Operations that ask for a size only.
-_SIZES = ("sym_size", "sym_stride", "sym_numel", "sym_storage_offset")
+# Which elements of its arguments an operation needs.
+NEED_RULES: dict[Family, NeedRule] = {}
 
 
-def need_rule(*coupled_by: Any) -> Callable[[NeedRule], NeedRule]:
-    """Enter the decorated rule for all operations that these functions couple."""
+def need_rule(*families: Family) -> Callable[[NeedRule], NeedRule]:
+    """Enter the decorated rule for the operations of some families."""
 
     def enter(function: NeedRule) -> NeedRule:
-        for rule in coupled_by:
-            NEED_RULES[rule] = function
+        for family in families:
+            NEED_RULES[family] = function
         return function
 
     return enter
@@ -82,13 +81,13 @@ class Sweep:
             return
         holds_tensors = isinstance(value, (torch.Tensor, list, tuple))
         if operation is None or not holds_tensors or node in self.reading.tangled:
-            if operation is None or operation.name not in _SIZES:
+            if operation is None or operation.family is not Family.SIZE:
                 self.push_all(node)
             return
-        rule = NEED_RULES.get(operation.rule)
+        rule = NEED_RULES.get(operation.family)
         pieces = len(value) if isinstance(value, (list, tuple)) else 1
         matters = [self.matters(node, piece) for piece in range(pieces)]
-        if all(each is None for each in matters):
+        if all(mask is None for mask in matters):
             return
         if rule is None:
             self.push_all(node)
@@ -111,11 +110,9 @@ class Sweep:
     def classes(self, node: fx.Node) -> list[Tensor | None]:
         """Return the class of each element of each output of a node, in small; None where there are no channels."""
         if node not in self._classes:
-            found = self.reading.coupling.values.get(node)
-            listed = found if isinstance(found, list) else [found]
-            count = len(node.meta["val"]) if isinstance(node.meta.get("val"), (list, tuple)) else 1
-            own = [self._small(value) for value in listed]
-            self._classes[node] = own + [None] * (count - len(own))
+            values = self.reading.coupling.values.get(node)
+            own = [self._small(value) for value in (values if isinstance(values, list) else [values])]
+            self._classes[node] = own + [None] * (len(results_of(node)) - len(own))
         return self._classes[node]
 
     def _small(self, value: Any) -> Tensor | None:
@@ -131,9 +128,7 @@ class Sweep:
     def push_all(self, node: fx.Node) -> None:
         """Note that all of a node's arguments matter, through weights that are not zero or no weight at all."""
         for argument in node.all_input_nodes:
-            value = argument.meta.get("val")
-            listed = value if isinstance(value, (list, tuple)) else [value]
-            for piece, tensor in enumerate(listed):
+            for piece, tensor in enumerate(results_of(argument)):
                 if isinstance(tensor, Tensor):
                     self.push(argument, torch.ones([1] * tensor.ndim, dtype=torch.bool), piece)
             for classes in self.classes(argument):

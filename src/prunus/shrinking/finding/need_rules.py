@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.graph.coupling import Value, arithmetic, contraction, convolution, movement, recurrent
+from prunus.graph.coupling import Value
 from prunus.graph.coupling.values import compact
+from prunus.graph.operations import Family, Trait
 from prunus.shrinking.finding.content import Content, along_channels, any_over, together
-from prunus.shrinking.finding.content_rules import reduced_dims
+from prunus.shrinking.finding.content_rules import dims_of
 from prunus.shrinking.finding.letters import Contraction, contraction_of, meets, reduced
 from prunus.shrinking.finding.liveness import Sweep, need_rule
 from prunus.shrinking.finding.operation import Operation, node_shape, rank_of
@@ -18,7 +19,7 @@ from prunus.shrinking.finding.product_rules import merged_channels, weight_place
 from prunus.shrinking.finding.weights import num_outputs
 
 
-@need_rule(movement.same)
+@need_rule(Family.SAME)
 def same(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """The same elements."""
     first = matters[0] if isinstance(matters, list) else matters
@@ -26,22 +27,22 @@ def same(sweep: Sweep, operation: Operation, matters: Any) -> None:
         sweep.push(operation.tensors[0], first)
 
 
-@need_rule(arithmetic.elementwise, arithmetic.prelu)
+@need_rule(Family.ELEMENTWISE, Family.PRELU)
 def elementwise(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     """The same elements of all arguments, but not what is multiplied by zero or masked out."""
-    if operation.name in ("zeros_like", "ones_like", "full_like", "fill"):
+    if operation.row.fills is not None:  # of a number, or of what a tensor holds
+        value = operation.get("value")
+        if isinstance(value, fx.Node):
+            sweep.fitted(value, matters)
         return
     unneeded = _unneeded(sweep, operation)
     for node in operation.tensors:
-        own = matters
-        if node in unneeded:
-            own = matters & ~unneeded[node]
-        sweep.fitted(node, own)
+        sweep.fitted(node, matters & ~unneeded[node] if node in unneeded else matters)
 
 
 def _unneeded(sweep: Sweep, operation: Operation) -> dict[fx.Node, Tensor]:
     """Return argument -> which elements of the result do not depend on it, as another argument is a constant."""
-    if operation.name in ("mul", "multiply", "logical_and"):
+    if operation.row.has(Trait.FACTOR):
         first, second = operation.node.args[:2]
     elif operation.name == "addcmul":
         first, second = operation.node.args[1:3]
@@ -55,7 +56,7 @@ def _unneeded(sweep: Sweep, operation: Operation) -> dict[fx.Node, Tensor]:
         return {}
     if first is second:
         return {}
-    zeros = [_zero(sweep, each) for each in (first, second)]
+    zeros = [_zero(sweep, factor) for factor in (first, second)]
     unneeded = {}
     if zeros[1] is not None and isinstance(first, fx.Node):
         unneeded[first] = zeros[1]
@@ -82,7 +83,7 @@ def _not_chosen(sweep: Sweep, condition: Any, one: Any, other: Any) -> dict[fx.N
     return {node: mask for node, mask in masks if isinstance(node, fx.Node)}
 
 
-@need_rule(arithmetic.glu)
+@need_rule(Family.GLU)
 def glu(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     """The same elements of both halves."""
     source, dim = operation["self"], operation["dim"]
@@ -90,7 +91,7 @@ def glu(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     sweep.push(source, half)
 
 
-@need_rule(movement.move, movement.parts, movement.joined, movement.indexed)
+@need_rule(Family.MOVE, Family.PARTS, Family.JOIN, Family.INDEX)
 def moved(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """The elements whose labels a result that matters has."""
     coupling = sweep.reading.coupling
@@ -113,11 +114,11 @@ def moved(sweep: Sweep, operation: Operation, matters: Any) -> None:
         labels = compact(held.labels)
         kept = labels >= 0
         inside = labels.clamp(min=0)
-        follows = operation.rule is not movement.indexed or bool(present[inside[kept]].all())
+        follows = operation.family is not Family.INDEX or bool(present[inside[kept]].all())
         sweep.push(source, ~kept | atoms[inside] if follows else torch.ones_like(kept))
 
 
-@need_rule(movement.padded)
+@need_rule(Family.PAD)
 def padded(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     """What was there before; all along a dimension that is padded by copies."""
     source, pads = operation.tensors[0], list(operation["pad"])
@@ -133,24 +134,24 @@ def padded(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     sweep.push(source, matters)
 
 
-@need_rule(movement.resized)
+@need_rule(Family.WINDOW)
 def resized(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """The same channels, at all positions."""
-    num_dims = next((int(letter) for letter in operation.name if letter.isdigit()), 2)
+    first = operation.num_dims - operation.row.spatial_dims(operation.num_dims)
     for own in matters if isinstance(matters, list) else [matters]:
         if own is not None:
-            sweep.push(operation.tensors[0], any_over(own, range(own.ndim - num_dims, own.ndim)))
+            sweep.push(operation.tensors[0], any_over(own, range(first, own.ndim)))
     for other in operation.tensors[1:]:
         sweep.push(other, torch.ones([1] * rank_of(other), dtype=torch.bool))
 
 
-@need_rule(arithmetic.reducing)
+@need_rule(Family.REDUCE)
 def reduced_over(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """All along the dimensions that are reduced."""
     if isinstance(operation.get("other"), fx.Node):
         elementwise(sweep, operation, matters)
         return
-    dims = reduced_dims(operation)
+    dims = dims_of(operation)
     for own in matters if isinstance(matters, list) else [matters]:
         if own is None:
             continue
@@ -160,7 +161,7 @@ def reduced_over(sweep: Sweep, operation: Operation, matters: Any) -> None:
         sweep.push(operation.tensors[0], any_over(own, dims))
 
 
-@need_rule(arithmetic.mixing)
+@need_rule(Family.MIX)
 def mixed(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """All along the dimension that is mixed."""
     for own in matters if isinstance(matters, list) else [matters]:
@@ -168,7 +169,7 @@ def mixed(sweep: Sweep, operation: Operation, matters: Any) -> None:
             sweep.push(operation.tensors[0], any_over(own, [operation["dim"] % own.ndim]))
 
 
-@need_rule(arithmetic.channel_norm)
+@need_rule(Family.CHANNEL_NORM)
 def channel_norm(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """The same channels, but for those whose scale is zero."""
     own = _scaled(sweep, operation, matters, 1)
@@ -179,7 +180,7 @@ def channel_norm(sweep: Sweep, operation: Operation, matters: Any) -> None:
         sweep.push(operation["input"], any_over(own, dims))
 
 
-@need_rule(arithmetic.layer_norm)
+@need_rule(Family.LAYER_NORM)
 def layer_norm(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """All that is normalised together."""
     lead = operation.num_dims - len(operation["normalized_shape"])
@@ -188,7 +189,7 @@ def layer_norm(sweep: Sweep, operation: Operation, matters: Any) -> None:
         sweep.push(operation["input"], any_over(own, range(lead, own.ndim)))
 
 
-@need_rule(arithmetic.group_norm)
+@need_rule(Family.GROUP_NORM)
 def group_norm(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """Whole groups of channels, at all positions."""
     own = _scaled(sweep, operation, matters, 1)
@@ -210,7 +211,7 @@ def _scaled(sweep: Sweep, operation: Operation, matters: Any, dim: int) -> Tenso
     return own if bool(own.any()) else None
 
 
-@need_rule(contraction.linear, contraction.matmul, contraction.addmm, contraction.einsum)
+@need_rule(Family.LINEAR, Family.MATMUL, Family.ADDMM, Family.EINSUM)
 def contracted(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     """What is multiplied by something that is not zero for a result that matters."""
     product = contraction_of(operation)
@@ -257,7 +258,7 @@ def _both_factors(sweep: Sweep, product: Contraction, matters: Tensor) -> None:
                     sweep.leak(along.expand(size, *along.shape[1:])[counts])
 
 
-@need_rule(contraction.attention)
+@need_rule(Family.ATTENTION)
 def attended(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """Of the heads that matter all queries and keys, of the values the same elements, of all tokens."""
     own = matters[0] if isinstance(matters, list) else matters
@@ -278,7 +279,7 @@ def attended(sweep: Sweep, operation: Operation, matters: Any) -> None:
         sweep.push(mask, torch.ones([1] * rank_of(mask), dtype=torch.bool))
 
 
-@need_rule(convolution.convolution)
+@need_rule(Family.CONVOLUTION)
 def convolved(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     """The inputs that a kernel takes to an output that matters."""
     uses = sweep.reading.uses.get(operation.node, [])
@@ -294,7 +295,7 @@ def convolved(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
     sweep.push(operation["input"], reached.reshape(shape))
 
 
-@need_rule(recurrent.recurrent)
+@need_rule(Family.RECURRENT)
 def recurring(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """Units that matter need the inputs and the units that their weights take."""
     uses = sweep.reading.uses.get(operation.node, [])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from prunus.graph.coupling import arithmetic
+from prunus.graph.operations import Family
 from prunus.shrinking.finding.content import Content, content, together
 from prunus.shrinking.finding.content_rules import stretched, with_others
 from prunus.shrinking.finding.contents import Contents, Reading, content_rule
 from prunus.shrinking.finding.operation import Operation, node_shape
 
 
-@content_rule(arithmetic.channel_norm)
+@content_rule(Family.CHANNEL_NORM)
 def channel_norm(reading: Reading, operation: Operation) -> Contents:
     """With running statistics constants make constants; a channel with a scale of zero is its shift."""
     by_statistics = operation.get("training") or operation.get("use_input_stats")
@@ -47,13 +47,13 @@ def _scaled_by_zero(reading: Reading, operation: Operation, dim: int) -> Content
     return content((scale != 0).reshape(shape), shift.reshape(shape))
 
 
-@content_rule(arithmetic.layer_norm)
+@content_rule(Family.LAYER_NORM)
 def layer_norm(reading: Reading, operation: Operation) -> Contents:
     """An element with a scale of zero is its shift."""
     return _scaled_by_zero(reading, operation, operation.num_dims - len(operation["normalized_shape"]))
 
 
-@content_rule(arithmetic.group_norm)
+@content_rule(Family.GROUP_NORM)
 def group_norm(reading: Reading, operation: Operation) -> Contents:
     """A channel with a scale of zero is its shift."""
     return _scaled_by_zero(reading, operation, 1)

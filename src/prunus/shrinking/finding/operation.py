@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunus.graph.coupling.calls import hint, shape_of
-from prunus.graph.coupling.reader import RULES
+from prunus.graph.calls import arguments_by_name, hint, results_of, run, shape_of
+from prunus.graph.operations import AtenOperation, Family, find
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,26 +25,30 @@ class Operation:
     node: fx.Node
 
     @cached_property
-    def name(self) -> str:
-        """The operation's name without its namespace, overload and the mark of in-place variants."""
-        packet: Any = self.node.target
-        name = str(packet.overloadpacket).removeprefix("aten.")
-        return name if name.startswith("__") else name.removesuffix("_")
+    def row(self) -> AtenOperation:
+        """What the table of operations says of it."""
+        return find(self.node.target)
 
     @property
-    def rule(self) -> Any:
-        """The rule by which coupling reads it; None where there is none."""
-        return RULES.get(f"aten.{self.name}")
+    def name(self) -> str:
+        """The operation's name without its namespace, overload and the underscore of in-place forms."""
+        return self.row.name
+
+    @property
+    def family(self) -> Family:
+        """The family, whose rules hold for it."""
+        return self.row.family
+
+    @property
+    def fills(self) -> int | float | None:
+        """The number that each element of the result is; None where there is none, or it is not known."""
+        number = self.get(self.row.fills) if isinstance(self.row.fills, str) else self.row.fills
+        return number if isinstance(number, (int, float)) else None
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """All arguments by name, defaults filled in."""
-        target: Any = self.node.target
-        by_place = {
-            parameter.name: self.node.args[place] if place < len(self.node.args) else parameter.default_value
-            for place, parameter in enumerate(target._schema.arguments)
-        }
-        return by_place | dict(self.node.kwargs)
+        return arguments_by_name(self.node)
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -75,33 +79,23 @@ class Operation:
     @cached_property
     def num_dims(self) -> int:
         """How many dimensions the output has, or the first of several."""
-        value = self.node.meta["val"]
-        return int((value[0] if isinstance(value, (list, tuple)) else value).ndim)
+        return int(results_of(self.node)[0].ndim)
 
     @cached_property
     def shape(self) -> torch.Size:
         """The shape of the output, or of the first of several, for the example inputs."""
-        value = self.node.meta["val"]
-        return shape_of(value[0] if isinstance(value, (list, tuple)) else value)
+        return shape_of(results_of(self.node)[0])
 
     def compute(self, tensors: Mapping[fx.Node, Tensor]) -> Any:
         """Return what it gives for these tensors in the place of its own, which it leaves as they are."""
 
         def swap(argument: Any) -> Any:
-            if isinstance(argument, fx.Node):
-                return tensors[argument] if argument in tensors else hint(argument.meta["val"])
-            if isinstance(argument, (list, tuple)):
-                return [swap(item) for item in argument]
-            return torch.device("cpu") if isinstance(argument, torch.device) else argument
+            if not isinstance(argument, fx.Node):
+                return argument
+            return tensors[argument] if argument in tensors else hint(argument.meta["val"])
 
-        args = [swap(argument) for argument in self.node.args]
-        kwargs = {name: swap(argument) for name, argument in self.node.kwargs.items()}
-        target: Any = self.node.target
-        if self.name == "view" and len(args) == 2 and isinstance(args[1], list):
-            target = torch.ops.aten.reshape.default  # contents lie otherwise in memory than what they stand for
-        elif target._schema.is_mutable:
-            target = getattr(torch.ops.aten, self.name)
-        return target(*args, **kwargs)
+        values = {name: fx.node.map_aggregate(argument, swap) for name, argument in self.arguments.items()}
+        return run(self.node.target, values)
 
 
 def operation_of(node: fx.Node) -> Operation | None:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.graph.coupling import Value, contraction, convolution, recurrent
+from prunus.graph.coupling import Value
+from prunus.graph.coupling.contraction import row_letters
+from prunus.graph.operations import Family
 from prunus.shrinking.finding.content import Content, channel_numbers, content, together
 from prunus.shrinking.finding.contents import Contents, Reading, content_rule
 from prunus.shrinking.finding.letters import Contraction, contraction_of, meets, reduced
@@ -17,7 +19,7 @@ from prunus.shrinking.finding.weights import applied, matrix, num_inputs, produc
 from prunus.shrinking.verification import widened
 
 
-@content_rule(contraction.linear, contraction.matmul, contraction.addmm, contraction.einsum)
+@content_rule(Family.LINEAR, Family.MATMUL, Family.ADDMM, Family.EINSUM)
 def contracted(reading: Reading, operation: Operation) -> Contents:
     """A sum into which no varying term goes is a constant."""
     product = contraction_of(operation)
@@ -82,7 +84,7 @@ def _placed(numbers: Tensor, letters: str, out: str) -> Tensor:
     return numbers.reshape([next(sizes) if letter in own else 1 for letter in out])
 
 
-@content_rule(contraction.attention)
+@content_rule(Family.ATTENTION)
 def attended(reading: Reading, operation: Operation) -> Contents:
     """The values of a head that are the same for all tokens are what attention gives; with a mask, zeros only."""
     held = reading.single(operation["value"])
@@ -91,7 +93,7 @@ def attended(reading: Reading, operation: Operation) -> Contents:
     if operation.get("enable_gqa"):
         times = operation.shape[-3] // node_shape(operation["value"])[-3]
         held = Content(*(_repeated(tensor, times) for tensor in (held.varies, held.numbers)))
-    letters = contraction.row_letters(held.varies.ndim - 2) + "sd"
+    letters = row_letters(held.varies.ndim - 2) + "sd"
     result = _weighted_mean(held, letters, "s", letters.replace("s", "t"))
     if result is not None and operation.get("attn_mask") is not None:
         result = content(*together(result.varies | (result.numbers != 0), result.numbers))
@@ -102,7 +104,7 @@ def _repeated(tensor: Tensor, times: int) -> Tensor:
     return tensor.repeat_interleave(times, -3) if tensor.shape[-3] > 1 else tensor
 
 
-@content_rule(convolution.convolution)
+@content_rule(Family.CONVOLUTION)
 def convolved(reading: Reading, operation: Operation) -> Contents:
     """An output is a constant if no varying input reaches it; across padding no constant but zero reaches it evenly."""
     uses = reading.uses.get(operation.node, [])
@@ -136,7 +138,7 @@ def pads(operation: Operation) -> bool:
     return padding == "same" if isinstance(padding, str) else any(map(bool, padding))
 
 
-@content_rule(recurrent.recurrent)
+@content_rule(Family.RECURRENT)
 def recurring(reading: Reading, operation: Operation) -> Contents:
     """A hidden unit whose candidate state is zero stays at its first state, zero."""
     units = zero_units(reading, operation)

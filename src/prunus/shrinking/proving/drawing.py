@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,17 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from prunus.graph import Graph
+from prunus.graph.operations import Family, find
 from prunus.shrinking.verification import normal
 
 # Operations that hand integers on as they are, on their way to the table that they are looked up in.
-# fmt: off
-_HAND_ON = frozenset(
-    f"aten.{name}" for name in [
-        "to", "_to_copy", "clone", "contiguous", "alias", "detach", "view", "reshape", "unsqueeze", "squeeze", "expand",
-        "transpose", "permute", "t", "slice", "select", "narrow", "flatten", "unflatten", "split", "chunk", "unbind",
-    ]
-)
-# fmt: on
+_HAND_ON = (Family.SAME, Family.MOVE, Family.PARTS)
 
 
 @dataclass(frozen=True)
@@ -117,12 +112,12 @@ def _rows(start: fx.Node, graph: Graph) -> list[int]:
         for user in node.users:
             if user in seen or user.op != "call_function":
                 continue
-            name = str(getattr(user.target, "overloadpacket", user.target))
+            operation = find(user.target)
             table = user.args[0] if user.args else None
-            if name in ("aten.embedding", "aten.embedding_bag") and user.args[1] is node:
+            if operation.name in ("embedding", "embedding_bag") and user.args[1] is node:
                 weight = graph.tensors.get(getattr(table, "name", ""))
                 rows += [graph.tensor(weight).shape[0]] if weight is not None else []
-            elif name in _HAND_ON or getattr(user.target, "__name__", "") == "getitem":
+            elif operation.family in _HAND_ON or user.target is operator.getitem:
                 seen.add(user)
                 pending.append(user)
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from prunus.graph import Graph, where
-from prunus.graph.coupling.calls import has_tensor, hint, shape_of
+from prunus.graph.calls import arguments_by_name, has_tensor, hint, results_of, shape_of
 from prunus.graph.rewriting import Demanded
 
 
@@ -149,13 +148,7 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
     """Return all arguments by name, with defaults filled in."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return {str(place): argument for place, argument in enumerate(node.args)} | dict(node.kwargs)
-    arguments = {}
-    for place, parameter in enumerate(node.target._schema.arguments):
-        default = parameter.default_value if parameter.has_default_value() else None
-        arguments[parameter.name] = (
-            node.args[place] if place < len(node.args) else node.kwargs.get(parameter.name, default)
-        )
-    return arguments
+    return arguments_by_name(node)
 
 
 def _number(value: Any) -> Any:
@@ -181,6 +174,4 @@ def _shown(value: Any) -> str:
 
 
 def _shapes(node: fx.Node) -> list[tuple[int, ...]]:
-    if node.target is operator.getitem or not isinstance(node.meta["val"], (list, tuple)):
-        return [tuple(shape_of(node.meta["val"]))]
-    return [tuple(shape_of(value)) for value in node.meta["val"]]
+    return [tuple(shape_of(result)) for result in results_of(node)]

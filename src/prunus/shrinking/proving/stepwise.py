@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from prunus.forward import devices_of
 from prunus.graph import where
+from prunus.graph.calls import has_tensor
 from prunus.graph.coupling import Value
-from prunus.graph.coupling.calls import has_tensor
 from prunus.graph.rewriting import Demanded
 from prunus.graph.rewriting.extents import taken
 from prunus.graph.tracing import fused_attention_off
