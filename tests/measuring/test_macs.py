@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
+from prunus.graph.exported import operations
+from prunus.graph.macs import formula_of
+from prunus.graph.operations import OPERATIONS
 from prunus.lab import models
-from prunus.measuring.mac_rules import FREE
 from prunus.measuring.macs import count_macs, num_nonzero
 
 
@@ -360,9 +362,12 @@ def test_nonzero_in_any_dtype(dtype: torch.dtype):
     assert num_nonzero(torch.tensor([0.0, 1.0, -2.0, -0.0]).to(dtype)) == 2
 
 
-def test_no_counted_operation_is_in_the_list_of_free_ones():
-    counted = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "convolution", "_convolution"}
-    assert not counted & FREE
+def test_what_is_counted_has_a_formula_unless_it_is_made_of_what_has_one():
+    for row in (row for row in OPERATIONS.values() if row.macs == "counted"):
+        overloads = [operations.overload(name) for name in row.files]
+        composite = all(overload is not None and overload._can_decompose() for overload in overloads)
+        assert formula_of(row) or (overloads and composite), row.name
+    assert not any(formula_of(row) for row in OPERATIONS.values() if row.macs != "counted")
 
 
 def test_lazy_meta_and_sparse_parameters_are_refused():

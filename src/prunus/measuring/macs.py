@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.forward import run, undisturbed, unique_parameters
-from prunus.measuring.mac_rules import Product, products
+from prunus.graph.macs import CountedProduct, products
 from prunus.supported import unwrap
 
 
@@ -37,7 +37,7 @@ class Macs:
 def count_macs(model: nn.Module, inputs: tuple[Tensor, ...], *, name: str = "model") -> Macs:
     """Count the multiply-adds of one forward in eval mode, by watching PyTorch's operations as they run.
 
-    What counts is said in `mac_rules`. A product belongs to the parameter that is one of its operands: the
+    What counts is said in `prunus.graph.macs`. A product belongs to the parameter that is one of its operands: the
     parameter itself, a view (transposed, a chunk), or a tensor made from it and other constants alone (masked,
     normalised, cast). Products of two activations, such as attention scores, are in the totals only. A convolution
     counts its padding as any other position. `nonzero` leaves out the products with a weight that is zero.
@@ -101,16 +101,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return parts
         output = func(*args, **kwargs)
         arguments = list(_tensors((args, kwargs)))
-        found = products(func, args, kwargs, output)
-        if found is None:
+        counted = products(func, args, kwargs, output)
+        if counted is None:
             self.uncounted.add(func._schema.name)
             self._unknown.update(name for tensor in arguments if (name := self._origins.parameter(tensor)))
-        for product in found or ():
+        for product in counted or ():
             self._add(product)
-        self._origins.follow(arguments, list(_tensors(output)), is_product=bool(found))
+        self._origins.follow(arguments, list(_tensors(output)), is_product=bool(counted))
         return output
 
-    def _add(self, product: Product) -> None:
+    def _add(self, product: CountedProduct) -> None:
         weight, name = next(
             ((weight, name) for weight in product.weights if (name := self._origins.parameter(weight))), (None, None)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from prunus.graph.coupling.calls import Call
 from prunus.graph.coupling.reader import Reader, rule
 from prunus.graph.coupling.uses import Product, Use
 from prunus.graph.coupling.values import Value, along, first_along, inert
+from prunus.graph.letters import einsum_terms, letter_sizes, matmul_letters, row_letters
 from prunus.graph.operations import Family
 
 # The letter of what is summed over.
@@ -78,27 +78,6 @@ def einsum(reader: Reader, call: Call) -> Value:
     return Value(inert(call.shape))
 
 
-def einsum_terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
-    """Return a letter for each dimension of the two factors of an einsum, and those of its result.
-
-    None where there are not two factors, or where one has a letter twice.
-    """
-    inputs, arrow, out = equation.replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    if len(terms) != 2 or any(len(set(term.replace("...", ""))) != len(term.replace("...", "")) for term in terms):
-        return None
-    if not arrow:
-        written = inputs.replace("...", "").replace(",", "")
-        out = ("..." if "..." in inputs else "") + "".join(sorted(x for x in written if written.count(x) == 1))
-    spare = [letter for letter in string.ascii_letters if letter not in equation]
-    own = [rank - len(term.replace("...", "")) for rank, term in zip(ranks, terms, strict=True)]
-    most = max(own)
-    expanded = [
-        term.replace("...", "".join(spare[most - count : most])) for term, count in zip(terms, own, strict=True)
-    ]
-    return expanded, out.replace("...", "".join(spare[:most]))
-
-
 @rule(Family.ATTENTION)
 def attention(reader: Reader, call: Call) -> Value:
     """softmax(q k^T) v: heads go whole."""
@@ -135,9 +114,8 @@ def contract(
     operands = [Operand(value, letters) for value, letters in factors]
     if all(operand.is_weight for operand in operands):  # a weight that is computed from weights
         operands = [Operand(Value(reader.promote(operand.value)), operand.letters) for operand in operands]
-    sizes = {
-        letter: max(operand.size(letter) for operand in operands) for letter in "".join(o.letters for o in operands)
-    }
+    sizes = letter_sizes((operand.value.shape, operand.letters) for operand in operands)
+    macs = math.prod(sizes.values()) / reader.graph.num_samples
     summed = [letter for letter in sizes if letter not in out]
     merged = [_merge(operand, summed) for operand in operands]
     shared = [letter for letter in out if all(letter in operand.letters for operand in merged)]
@@ -148,13 +126,12 @@ def contract(
         _join_summed(reader, merged, vectors)
     _join_shared(reader, merged, vectors, shared)
     shape = torch.Size([sizes[letter] for letter in out])
-    labels, letter = _outputs(reader, merged, vectors, out, shared, shape)
+    labels = _outputs(reader, merged, vectors, out, shared, shape)
     weight = next((operand for operand in merged if operand.is_weight), None)
     if weight is None:
-        depth = math.prod(sizes[letter] for letter in summed)
-        reader.products.append(Product(call.node, labels, depth))
+        reader.products.append(Product(call.node, labels, macs))
     else:
-        _note_use(reader, call, weight, merged, vectors, labels if letter else None, out, sizes, bias)
+        _note_use(reader, call, weight, merged, vectors, macs, bias)
     return Value(labels)
 
 
@@ -242,8 +219,8 @@ def _outputs(
     out: str,
     shared: Sequence[str],
     shape: torch.Size,
-) -> tuple[Tensor, str]:
-    """Return the result's labels and the letter they run along: a shared one, an activation's own, or a weight's."""
+) -> Tensor:
+    """Return the result's labels, which run along one letter: a shared one, an activation's own, or a weight's."""
     activations = [index for index, operand in enumerate(operands) if not operand.is_weight]
     weights = [index for index, operand in enumerate(operands) if operand.is_weight]
     ordered = [
@@ -260,8 +237,8 @@ def _outputs(
         elif letter != chosen[1]:
             reader.keep(atoms, "it is made beside other channels")
     if chosen is None:
-        return inert(shape), ""
-    return along(chosen[0], out.index(chosen[1]), shape), chosen[1]
+        return inert(shape)
+    return along(chosen[0], out.index(chosen[1]), shape)
 
 
 def _note_use(
@@ -270,9 +247,7 @@ def _note_use(
     weight: Operand,
     operands: Sequence[Operand],
     vectors: Sequence[dict[str, Tensor]],
-    labels: Tensor | None,
-    out: str,
-    sizes: dict[str, int],
+    macs: float,
     bias: Value | None,
 ) -> None:
     own = [letter for letter in weight.letters if letter != _SUMMED]
@@ -284,7 +259,6 @@ def _note_use(
                 reader.leak(atoms.get(_SUMMED))
         return
     index = operands.index(weight)
-    positions = math.prod(sizes[letter] for letter in out if letter != own[0]) // reader.graph.num_samples
     reader.uses.append(
         Use(
             call.node,
@@ -292,7 +266,7 @@ def _note_use(
             (weight.letters.index(own[0]), weight.letters.index(_SUMMED)),
             inputs=vectors[index].get(_SUMMED),
             outputs=vectors[index].get(own[0]),
-            positions=max(1, positions),
+            macs=macs,
             bias=bias.sources[0] if bias is not None and bias.sources else None,
         )
     )
@@ -306,19 +280,3 @@ def plus_bias(reader: Reader, call: Call, made: Value, bias: Value | None) -> Va
         return combined(reader, call, [made, bias], call.shape)
     reader.bind(bias, made.labels)
     return made
-
-
-def row_letters(count: int) -> str:
-    """Return so many letters, of dimensions that lead."""
-    return string.ascii_uppercase[:count]
-
-
-def matmul_letters(left: int, right: int) -> tuple[str, str, str]:
-    """Return the letters of two matrices or stacks of them, as matmul takes them."""
-    rank = max(left, right, 2) - 2
-    batch = row_letters(rank)
-    rows = "t" if left > 1 else ""
-    columns = "u" if right > 1 else ""
-    first = batch[rank - max(left - 2, 0) :] + rows + "s"
-    second = batch[rank - max(right - 2, 0) :] + "s" + columns
-    return first, second, batch + rows + columns

@@ -10,6 +10,7 @@ from prunus.graph.coupling.contraction import plus_bias
 from prunus.graph.coupling.reader import Reader, rule
 from prunus.graph.coupling.uses import Grouping, Use
 from prunus.graph.coupling.values import Source, Value, along, inert
+from prunus.graph.macs import convolution_macs
 from prunus.graph.operations import Family
 
 
@@ -42,11 +43,9 @@ def convolution(reader: Reader, call: Call) -> Value:
         moved = tuple(own.moved(along(own.indices(), dim, call.shape)) for own in bias.sources)
         across = Value(along(bias.labels, dim, call.shape), moved, made=bias.made)
         result = plus_bias(reader, call, result, across)
-    spatial = call["input"].shape[dim + 1 :] if transposed else call.shape[dim + 1 :]
     first_bias = bias.sources[0] if bias is not None and bias.sources else None
-    reader.uses.append(
-        Use(call.node, source, order, inputs, outputs, groups, positions=spatial.numel(), bias=first_bias)
-    )
+    macs = convolution_macs(call["input"].shape, weight.shape, call.shape, transposed) / reader.graph.num_samples
+    reader.uses.append(Use(call.node, source, order, inputs, outputs, groups, macs, first_bias))
     return result
 
 

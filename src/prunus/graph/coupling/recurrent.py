@@ -43,7 +43,7 @@ def recurrent(reader: Reader, call: Call) -> list[Value]:
 def _cell(reader: Reader, call: Call, parameters: list[Value], channels: Tensor | None, hidden: Tensor) -> None:
     """Couple one layer in one direction."""
     rows = hidden.repeat(call.operation.gates)
-    steps = call["input"].shape[1 if call["batch_first"] else 0]
+    steps = call["input"].shape[:-1].numel() / reader.graph.num_samples
     for index, parameter in enumerate(parameters):
         (source,) = parameter.sources
         if index > 1:
@@ -59,4 +59,5 @@ def _cell(reader: Reader, call: Call, parameters: list[Value], channels: Tensor 
         else:
             reader.join(columns, consumed)
         used = columns if consumed is not None else None
-        reader.uses.append(Use(call.node, source, (0, 1), used, own, positions=steps, recurrent=True))
+        macs = steps * parameter.shape.numel()
+        reader.uses.append(Use(call.node, source, (0, 1), used, own, macs=macs, recurrent=True))

@@ -27,7 +27,7 @@ class Use:
         inputs: the atom of each input, None where the inputs are no channels.
         outputs: the atom of each output, None where they are no channels.
         groups: of a convolution: outputs meet the inputs of their own group only.
-        positions: how many times for one sample the weight is multiplied.
+        macs: its multiply-adds for one sample.
         bias: the bias beside it.
         recurrent: whether its outputs depend on what they were before.
     """
@@ -38,7 +38,7 @@ class Use:
     inputs: Tensor | None
     outputs: Tensor | None
     groups: int = 1
-    positions: int = 1
+    macs: float = 0.0
     bias: Source | None = None
     recurrent: bool = False
 
@@ -64,11 +64,17 @@ class Grouping:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A product of two activations: as many multiply-adds for one sample as the labels have elements, times `depth`."""
+    """A product of two activations.
+
+    Attributes:
+        node: the operation.
+        labels: of its result.
+        macs: its multiply-adds for one sample.
+    """
 
     node: fx.Node
     labels: Tensor
-    depth: int
+    macs: float
 
 
 @dataclass(frozen=True, eq=False)

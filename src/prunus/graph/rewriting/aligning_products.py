@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from prunus.graph.coupling import Value, contraction
+from prunus.graph.coupling import Value
+from prunus.graph.letters import einsum_terms, matmul_letters, row_letters
 from prunus.graph.operations import Family
 from prunus.graph.rewriting.aligning import ANY, Fit, Literals, all_whole, checks
 from prunus.graph.rewriting.extents import alike, indices
@@ -13,7 +14,7 @@ from prunus.graph.rewriting.extents import alike, indices
 @checks(Family.LINEAR)
 def _linear(fit: Fit) -> None:
     value = fit.call["input"]
-    lead = contraction.row_letters(len(value.shape) - 1)
+    lead = row_letters(len(value.shape) - 1)
     fit.letters(value, f"{lead}i")
     fit.letters(fit.call["weight"], "oi" if len(fit.call["weight"].shape) == 2 else "i")
     fit.letters(fit.outputs[0], f"{lead}o" if len(fit.call["weight"].shape) == 2 else lead)
@@ -23,7 +24,7 @@ def _linear(fit: Fit) -> None:
 @checks(Family.MATMUL, Family.ADDMM)
 def _matmul(fit: Fit) -> None:
     *bias, first, second = fit.call.values
-    left, right, out = contraction.matmul_letters(len(first.shape), len(second.shape))
+    left, right, out = matmul_letters(len(first.shape), len(second.shape))
     summed = out
     if fit.call.name == "addbmm":
         summed = out[-2:]
@@ -37,7 +38,7 @@ def _matmul(fit: Fit) -> None:
 @checks(Family.EINSUM)
 def _einsum(fit: Fit) -> Literals | None:
     values = fit.call.values
-    followed = contraction.einsum_terms(fit.call["equation"], [value.labels.ndim for value in values])
+    followed = einsum_terms(fit.call["equation"], [value.labels.ndim for value in values])
     if followed is None:
         return all_whole(fit)
     terms, out = followed
@@ -51,7 +52,7 @@ def _einsum(fit: Fit) -> Literals | None:
 @checks(Family.ATTENTION)
 def _attention(fit: Fit) -> None:
     query, key, value = fit.call["query"], fit.call["key"], fit.call["value"]
-    lead = contraction.row_letters(len(query.shape) - 2)
+    lead = row_letters(len(query.shape) - 2)
     grouped = bool(fit.call.get("enable_gqa")) and key.shape[-3] != query.shape[-3]
     shared = lead[:-1] + "h" if grouped else lead  # heads of keys and values
     if fit.call.get("scale") is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -130,15 +130,14 @@ class Cost:
         self._axes: dict[str, list[tuple[int, Tensor]]] = {}
         for axis, (_, size) in coupling.axes.items():
             self._axes.setdefault(axis[0], []).append((size, coupling.axis_classes(axis)))
-        numel = {name: coupling.graph.tensor(name).numel() for name in {*names, *self._axes}}
-        self._weights: dict[str, float] = {name: float(numel[name]) for name in names}
+        self._weights = {name: float(coupling.graph.tensor(name).numel()) for name in names}
         self._products: list[tuple[float, Tensor]] = []
         if budget == "macs":
-            self._weights = _macs_of(coupling.uses, numel)
+            self._weights = dict.fromkeys((use.weight.name for use in coupling.uses), 0.0)
+            for use in coupling.uses:
+                self._weights[use.weight.name] += use.macs
             for product in coupling.products:
-                classes = coupling.classes(product.labels)
-                samples = max(1, next(iter((*coupling.graph.args, *coupling.graph.kwargs.values()))).shape[0])
-                self._products.append((product.depth * classes.numel() / samples, torch.unique(classes)))
+                self._products.append((product.macs, torch.unique(coupling.classes(product.labels))))
         self.total = self.left(torch.zeros(coupling.num_classes, dtype=torch.bool))
 
     def left(self, gone: Tensor) -> float:
@@ -157,12 +156,3 @@ class Cost:
     def removed(self, gone: Tensor) -> float:
         """Return the fraction of the cost that is gone."""
         return 1 - self.left(gone) / self.total if self.total else 0.0
-
-
-def _macs_of(uses: Sequence[Use], numel: Mapping[str, int]) -> dict[str, float]:
-    """Return parameter -> multiply-adds of one sample in all its uses."""
-    macs: dict[str, float] = {}
-    for use in uses:
-        used = numel[use.weight.name] if use.weight.ids is None else use.weight.ids.numel()
-        macs[use.weight.name] = macs.get(use.weight.name, 0.0) + float(used * use.positions)
-    return macs

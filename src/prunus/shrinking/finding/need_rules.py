@@ -12,7 +12,7 @@ from prunus.graph.coupling.values import compact
 from prunus.graph.operations import Family, Trait
 from prunus.shrinking.finding.content import Content, along_channels, any_over, together
 from prunus.shrinking.finding.content_rules import dims_of
-from prunus.shrinking.finding.letters import Contraction, contraction_of, meets, reduced
+from prunus.shrinking.finding.contractions import Contraction, contraction_of, meets, reduced
 from prunus.shrinking.finding.liveness import Sweep, need_rule
 from prunus.shrinking.finding.operation import Operation, node_shape, rank_of
 from prunus.shrinking.finding.product_rules import merged_channels, weight_place

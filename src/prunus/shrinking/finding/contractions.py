@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from prunus.graph.coupling.contraction import einsum_terms, matmul_letters, row_letters
+from prunus.graph.letters import einsum_terms, matmul_letters, row_letters
 from prunus.graph.operations import Family
 from prunus.shrinking.finding.operation import Operation, rank_of
 
