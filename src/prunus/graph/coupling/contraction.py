@@ -255,7 +255,7 @@ def _note_use(
     if len(own) != 1 or len(weight.letters) != 2 or len(weight.value.sources) > 1:
         for operand, atoms in zip(operands, vectors, strict=True):
             if not operand.is_weight:
-                reader.keep(atoms.get(_SUMMED), "it meets a weight of more than two dimensions")
+                reader.keep(atoms.get(_SUMMED), "it is multiplied with a parameter that is no matrix")
                 reader.leak(atoms.get(_SUMMED))
         return
     index = operands.index(weight)

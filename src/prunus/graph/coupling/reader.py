@@ -37,8 +37,6 @@ RULES: dict[Family, Rule] = {}
 # Buffers up to this many elements, such as a bias that is not trained, are cut element by element like parameters.
 _MOST_PROMOTED = 1 << 16
 
-_CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-
 
 def rule(*families: Family) -> Callable[[Rule], Rule]:
     """Enter the decorated rule for the operations of some families."""
@@ -131,9 +129,12 @@ class Reader:
         return [noted, *(Value(inert(shape)) for shape in call.shapes[1:])] if call.has_several else noted
 
     def _of_weights(self, call: Call) -> Value | list[Value]:
-        """Keep parameters that an unknown operation turns into a weight, such as weight norm."""
+        """Keep parameters that an unknown operation turns into a weight, such as weight norm, or multiplies with."""
         for value in call.values:
             self.bind(value, inert(value.shape))
+            if call.operation.macs == "counted":
+                is_cell = call.family is Family.CELL
+                self.keep_rows(value, _cell(call) if is_cell else f"prunus does not follow aten.{call.name}")
         outputs = [Value(inert(shape)) for shape in call.shapes]
         return outputs if call.has_several else outputs[0]
 
@@ -200,6 +201,12 @@ class Reader:
         """Have labels stay that are all of one class: of their tensor nothing else would be left."""
         single = len(torch.unique(compact(labels))) == 1
         self.keep(labels, "it is the only channel of its layer" if single else "all channels beside it go with it")
+
+    def keep_rows(self, value: Value, reason: str) -> None:
+        """Have all rows of a parameter stay, so that it can be told why."""
+        for source in value.sources:
+            if source.ids is None and len(source.shape) > 1:
+                self.keep(self.axis(source, 0), reason)
 
     def need(self, labels: Tensor, dims: Sequence[int], reason: str, node: fx.Node) -> None:
         """Have labels stay if, once everything is read, they differ along one of these dimensions."""
@@ -280,15 +287,16 @@ def _flat(tree: Any) -> Iterator[Any]:
 
 def _refusal(call: Call) -> GraphError:
     name, place = call.node.target.overloadpacket, where(call.node)  # type: ignore[union-attr]
-    if call.name in _CELLS:
-        return GraphError(
-            f"operation {name} is a recurrent cell, whose units prunus does not follow from step to step: in {place}; "
-            "use the layer that runs all steps, such as torch.nn.LSTM for torch.nn.LSTMCell"
-        )
+    if call.family is Family.CELL:
+        return GraphError(f"{_cell(call)}, so it can't tell which channels it couples: in {place}; use such a layer")
     return GraphError(
         f"operation {name} is not known, so prunus can't tell which channels it couples: in {place}; write it with "
-        "other operations, or enter it in prunus.graph.operations in the family whose rules it keeps"
+        "other operations, or enter it in prunus.graph.operations, in the family whose rules it keeps"
     )
+
+
+def _cell(call: Call) -> str:
+    return f"aten.{call.name} is a single step of a recurrent layer, and prunus follows nn.LSTM, nn.GRU and nn.RNN only"
 
 
 def _inner_dims(source: Source, dim: int) -> tuple[tuple[int, ...], Tensor] | None:

@@ -10,6 +10,8 @@ from prunus.graph.coupling.uses import Use
 from prunus.graph.coupling.values import Value, along, inert
 from prunus.graph.operations import Family
 
+_PROJECTED = "prunus does not follow recurrent layers with projections (proj_size)"
+
 
 @rule(Family.RECURRENT)
 def recurrent(reader: Reader, call: Call) -> list[Value]:
@@ -23,7 +25,8 @@ def recurrent(reader: Reader, call: Call) -> list[Value]:
     size = states[0].shape[-1]
     if len(parameters) != per_cell * directions * call["num_layers"] or any(len(p.sources) != 1 for p in parameters):
         for value in (sequence, *states, *parameters):
-            reader.keep(reader.promote(value), "it belongs to a recurrent layer with projections")
+            reader.keep(reader.promote(value), _PROJECTED)
+            reader.keep_rows(value, _PROJECTED)
         return [Value(inert(shape)) for shape in call.shapes]
     channels = reader.vector(labels, labels.ndim - 1)
     hidden = reader.atoms((parameters[1].sources[0].name, (1,)), size)

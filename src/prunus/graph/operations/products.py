@@ -22,11 +22,13 @@ ROWS = (
     *ops(Family.RECURRENT, "lstm.data,input", gates=4),
     *ops(Family.RECURRENT, "gru.data,input", gates=3),
     *ops(Family.RECURRENT, "rnn_tanh.data,input rnn_relu.data,input", gates=1),
+    *ops(Family.CELL, "lstm_cell gru_cell"),
+    *ops(Family.CELL, "rnn_tanh_cell rnn_relu_cell", NOT_IN_FILES),
     # products that coupling does not follow
     *ops(
         Family.OTHER,
         """
-        vdot inner tensordot chain_matmul linalg_multi_dot linalg_vecdot lstm_cell gru_cell
+        vdot inner tensordot chain_matmul linalg_multi_dot linalg_vecdot
         """,
         macs="counted",
     ),

@@ -35,6 +35,7 @@ class Family(Enum):
     ATTENTION = "softmax(Q K^T) V"
     CONVOLUTION = "convolves, transposed or not, with groups"
     RECURRENT = "runs recurrent layers over a sequence"
+    CELL = "runs one step of a recurrent layer; coupling does not follow it"
     FILL = "makes a tensor of one number"
     SIZE = "gives a size, stride or offset as a number"
     CHECK = "asserts what was true while tracing"
@@ -50,6 +51,7 @@ PRODUCTS = frozenset(
         Family.ATTENTION,
         Family.CONVOLUTION,
         Family.RECURRENT,
+        Family.CELL,
     }
 )
 
