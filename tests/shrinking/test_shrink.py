@@ -250,6 +250,23 @@ def test_outputs_that_would_differ_are_refused(network: nn.Module, monkeypatch: 
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in network.parameters()]
 
 
+def test_a_forward_that_asks_whether_gradients_are_on_is_named() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).relu()
+            return self.last((x * 2 if torch.is_grad_enabled() else x)[:, [0, 2, 4, 6]])
+
+    model = Asks()
+    with torch.no_grad():
+        model.last.weight[:, 2:] = 0
+    with pytest.raises(ShrinkError, match=r"must not branch on torch\.is_grad_enabled\(\)"):
+        prunus.shrink(model, torch.rand(2, 4))
+
+
 # What models do besides.
 
 

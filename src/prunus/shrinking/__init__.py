@@ -12,6 +12,7 @@ from prunus.copying import copy_model
 from prunus.errors import ShrinkError
 from prunus.graph import ExampleInputs, rewriting, trace
 from prunus.graph.coupling import Use, couple
+from prunus.graph.exported import ExportedModule
 from prunus.graph.kept import Kept
 from prunus.graph.rewriting import Demanded, RewriteError
 from prunus.pruning.masks import Masks
@@ -193,6 +194,11 @@ def _as_graph(demanded: Demanded, trials: Trials, why: str) -> nn.Module:
         differs = disagreement(trials.example, smaller)
     except Exception as error:
         raise ShrinkError(f"{kind} can't be shrunk: {why}, and its graph fails too: {error}") from error
+    if differs and disagreement(trials.example, ExportedModule.from_program(demanded.kept.coupling.graph.program)):
+        raise ShrinkError(
+            f"{kind} can't be shrunk: {why}, and its graph, which torch.export reads with gradients on, computes "
+            "something else than the model without them; its forward must not branch on torch.is_grad_enabled()"
+        )
     if differs:
         raise ShrinkError(f"{kind} can't be shrunk: {differs}, more than rounding may make; please report this model")
     return smaller

@@ -90,6 +90,11 @@ def test_widths_are_multiples(round_to: int, sparsity: float, network: nn.Module
     assert len(alive(masks, "conv.weight")) % round_to == len(alive(masks, "hidden.weight")) % round_to == 0
 
 
+def test_a_multiple_wider_than_the_layers_is_named(network: nn.Module) -> None:
+    with pytest.raises(ChannelError, match=r"multiples of round_to=64, at most 0\.000 of .*give a smaller round_to"):
+        prunus.prune(network, 0.5, pattern=Channels(64), example_inputs=INPUTS)
+
+
 def test_each_layer_keeps_the_least_it_should(network: nn.Module) -> None:
     masks = prunus.prune(network, 0.5, pattern="channel", scope=Global(min_kept=5), example_inputs=INPUTS)
     assert len(alive(masks, "conv.weight")) >= 5

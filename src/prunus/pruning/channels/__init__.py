@@ -272,9 +272,11 @@ class ChannelFamilies:
 
     def _check_within(self, sparsity: float, most: float) -> None:
         if sparsity > most + TOLERANCE:
+            widths = f" and widths in multiples of round_to={self.round_to}" if self.round_to > 1 else ""
+            hint = "give a smaller round_to, as narrower layers stay whole; " if self.round_to > 1 else ""
             raise ChannelError(
-                f"sparsity {sparsity:g} can't be reached by whole channels: with {self.min_kept} of each layer kept, "
-                f"at most {most:.3f} of the {self.budget} can go; {self._why()}"
+                f"sparsity {sparsity:g} can't be reached by whole channels: with {self.min_kept} of each layer kept"
+                f"{widths}, at most {most:.3f} of the {self.budget} can go; {hint}{self._why()}"
             )
 
     def _why(self) -> str:
