@@ -198,17 +198,17 @@ def call_arguments(example_inputs: ExampleInputs, least: int = 2) -> tuple[tuple
     in_order = example_inputs if isinstance(example_inputs, tuple) else ()
     if isinstance(example_inputs, Tensor):
         in_order = (example_inputs,)
-    given = [*in_order, *by_name.values()]
-    for value in given:
+    tensors = [*in_order, *by_name.values()]
+    for value in tensors:
         if isinstance(value, Tensor) and (reason := supported.problem(value)):
             raise TypeError(f"example_inputs must be dense tensors, but one {reason}")
-    if not given or not all(isinstance(value, Tensor) for value in given):
-        kinds = ", ".join(type(value).__name__ for value in given) or type(example_inputs).__name__
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors):
+        kinds = ", ".join(type(value).__name__ for value in tensors) or type(example_inputs).__name__
         raise TypeError(
             f"example_inputs must be a tensor, a tuple of tensors or a mapping of names to tensors, got ({kinds})"
         )
-    if any(value.ndim == 0 or value.shape[0] == 0 for value in given):
-        shapes = ", ".join(str(tuple(value.shape)) for value in given)
+    if any(value.ndim == 0 or value.shape[0] == 0 for value in tensors):
+        shapes = ", ".join(str(tuple(value.shape)) for value in tensors)
         raise ValueError(
             f"example_inputs need a batch as their first dimension, with at least one sample; got {shapes}"
         )
@@ -275,9 +275,9 @@ def _why(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], 
 
 
 def _frames(error: BaseException) -> list[str]:
-    found, trace_ = [], error.__traceback__
+    frames, trace_ = [], error.__traceback__
     while trace_ is not None:
         code = trace_.tb_frame.f_code
-        found.append(f"{code.co_filename}:{trace_.tb_lineno} in {code.co_name}")
+        frames.append(f"{code.co_filename}:{trace_.tb_lineno} in {code.co_name}")
         trace_ = trace_.tb_next
-    return [frame for frame in found if "/prunus/" not in frame]
+    return [frame for frame in frames if "/prunus/" not in frame]

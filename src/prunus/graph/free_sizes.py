@@ -158,10 +158,10 @@ class Trial:
 
     def _shapes(self, sizes: Mapping[str, int]) -> Sizes:
         """Return the sizes of each input where the free ones have these values, the others those of the trace."""
-        given = (*self.args, *self.kwargs.values())
+        inputs = (*self.args, *self.kwargs.values())
         return tuple(
             tuple(sizes.get(str(size), now) for size, now in zip(shape, value.shape, strict=True))
-            for shape, value in zip(self.traced, given, strict=True)
+            for shape, value in zip(self.traced, inputs, strict=True)
         )
 
 

@@ -94,13 +94,13 @@ def keep(coupling: Coupling, gone: Tensor) -> Kept:
         shape = coupling.graph.tensor(name).shape
         covered = indices.get(name, {}).keys() | {dim for each, dims in coupling.axes if each == name for dim in dims}
         _note_bound(indices, name, shape, bound, coupling, gone, covered)
-    found = {
+    cut_indices = {
         name: {dim: index for dim, index in by_dim.items() if len(index) < coupling.graph.tensor(name).shape[dim]}
         for name, by_dim in indices.items()
     }
     columns = {grouping.weight: _columns(coupling, grouping, gone) for grouping in coupling.groupings}
     cut = {name: own for name, own in columns.items() if own.shape[1] < coupling.graph.tensor(name).shape[1]}
-    return Kept(coupling, gone, {name: by_dim for name, by_dim in found.items() if by_dim}, cut)
+    return Kept(coupling, gone, {name: by_dim for name, by_dim in cut_indices.items() if by_dim}, cut)
 
 
 def _even_groups(coupling: Coupling, grouping: Grouping, gone: Tensor) -> None:
@@ -131,8 +131,8 @@ def _columns(coupling: Coupling, grouping: Grouping, gone: Tensor) -> Tensor:
 def _keep_activations(coupling: Coupling, gone: Tensor) -> None:
     """Have a class come back for each tensor that would lose all its channels, a piece of a split among them."""
     seen = set()
-    for found in coupling.values.values():
-        for value in found if isinstance(found, list) else [found]:
+    for values in coupling.values.values():
+        for value in values if isinstance(values, list) else [values]:
             if value is None or not value.labelled:
                 continue
             small = compact(value.labels)

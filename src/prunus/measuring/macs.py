@@ -150,7 +150,7 @@ class _Origins:
 
     def follow(self, arguments: list[Tensor], outputs: list[Tensor], *, is_product: bool) -> None:
         """Note where the outputs of an operation come from."""
-        origins = [found for tensor in arguments if (found := self._of(tensor)) is not None]
+        origins = [source for tensor in arguments if (source := self._of(tensor)) is not None]
         origin: str | None
         if _INPUT in origins:
             origin = _INPUT

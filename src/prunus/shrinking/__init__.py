@@ -256,10 +256,10 @@ def _biases(kept: Kept, fixed: Constants) -> tuple[dict[str, Tensor], dict[str, 
 
 def _layers(model: nn.Module, fresh: Mapping[str, tuple[Use, Tensor]]) -> dict[str, Tensor]:
     """Return the layers of torch's own classes among those that need a bias, by name."""
-    found = {}
+    shifts = {}
     for use, shift in fresh.values():
         path, _, attribute = use.weight.name.rpartition(".")
         layer = model.get_submodule(path)
         if attribute == "weight" and isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and layer.bias is None:
-            found[path] = shift
-    return found
+            shifts[path] = shift
+    return shifts

@@ -147,14 +147,14 @@ def explain(
     if masks is not None:
         masked = copy_model(masked)
         Masks(masks).apply(masked)
-    found = _Found.of(masked, example_inputs, include, exclude, channels, min_kept)
-    kept, _ = removable(found.coupling)
-    total, gone = _parameters(masked, _kept_by_shrink(found.coupling, kept))
-    return Explanation(tuple(_layers(found, kept)), total, gone)
+    view = _View.of(masked, example_inputs, include, exclude, channels, min_kept)
+    kept, _ = removable(view.coupling)
+    total, gone = _parameters(masked, _kept_by_shrink(view.coupling, kept))
+    return Explanation(tuple(_layers(view, kept)), total, gone)
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _View:
     """What `prune` would see of a model when it is called with some arguments."""
 
     coupling: Coupling
@@ -173,7 +173,7 @@ class _Found:
         exclude: Sequence[Selector],
         pattern: Channels,
         min_kept: int,
-    ) -> _Found:
+    ) -> _View:
         chosen = bool(include)
         try:
             read = ChannelFamilies(
@@ -184,40 +184,40 @@ class _Found:
             if include or exclude or not nothing_to_prune:
                 raise
             coupling = couple(trace(model, example_inputs))
-            protected = [replace(each, reason=each.reason or _NOT_INCLUDED) for each in families(coupling)]
+            protected = [replace(family, reason=family.reason or _NOT_INCLUDED) for family in families(coupling)]
             return cls(coupling, protected, frozenset(), chosen, pattern.round_to, max(1, min_kept))
         return cls(read.coupling, read.families, frozenset(read.targets), chosen, read.round_to, read.min_kept)
 
 
-def _layers(found: _Found, kept: Kept) -> Iterator[LayerExplanation]:
+def _layers(view: _View, kept: Kept) -> Iterator[LayerExplanation]:
     """Yield what there is to say of each layer, in the model's order."""
-    place = {axis[0]: index for index, axis in reversed(list(enumerate(found.coupling.axes)))}
-    made = [(family, maker) for family in found.families for maker in family.makers]
-    taken = [(family, None) for family in found.families if not family.makers]
+    place = {axis[0]: index for index, axis in reversed(list(enumerate(view.coupling.axes)))}
+    made = [(family, maker) for family in view.families for maker in family.makers]
+    taken = [(family, None) for family in view.families if not family.makers]
     groups: dict[tuple[object, ...], list[tuple[Family, str | None]]] = {}
     order = sorted([*taken, *made], key=lambda pair: (place[pair[1] or pair[0].name], pair[1] is not None))
     for family, maker in order:
-        rows = _rows(found.coupling, family, maker)
+        rows = _rows(view.coupling, family, maker)
         key = (maker or family.name, maker is None, rows, family.reason)
         groups.setdefault(key, []).append((family, maker))
     for group in groups.values():
-        yield _layer(found, kept, [family for family, _ in group], group[0][1])
+        yield _layer(view, kept, [family for family, _ in group], group[0][1])
 
 
-def _layer(found: _Found, kept: Kept, members: list[Family], maker: str | None) -> LayerExplanation:
+def _layer(view: _View, kept: Kept, members: list[Family], maker: str | None) -> LayerExplanation:
     """Explain families that one layer makes and that stay for the same reason; None stands for no layer."""
     classes = torch.cat([family.classes for family in members])
     count, gone = len(classes), int(kept.gone[classes].sum())
     others = dict.fromkeys(_layer_name(name) for family in members for name in family.makers if name != maker)
     coupled = tuple(others)
     first = members[0]
-    reason = _plain(found, first, maker)
-    state = f"protected: {reason}" if reason else _freedom(found, count, count - gone)
+    reason = _plain(view, first, maker)
+    state = f"protected: {reason}" if reason else _freedom(view, count, count - gone)
     name = _layer_name(maker) if maker else f"input of {_layer_name(first.name)}"
     return LayerExplanation(
         name,
-        _unit(found.coupling, first, maker),
-        _rows(found.coupling, first, maker),
+        _unit(view.coupling, first, maker),
+        _rows(view.coupling, first, maker),
         count,
         gone,
         reason,
@@ -226,32 +226,32 @@ def _layer(found: _Found, kept: Kept, members: list[Family], maker: str | None) 
     )
 
 
-def _plain(found: _Found, family: Family, maker: str | None) -> str:
+def _plain(view: _View, family: Family, maker: str | None) -> str:
     """Return why channels have to stay, in words that need no knowledge of how a graph is read."""
     if not family.reason:
         return ""
     if maker is None:
         return _NO_LAYER
-    if family.reason == _EXCLUDED and maker in found.targets:
+    if family.reason == _EXCLUDED and maker in view.targets:
         return "it is coupled with what is excluded"
-    if family.reason == _NOT_INCLUDED and not found.chosen:
+    if family.reason == _NOT_INCLUDED and not view.chosen:
         return "it is pruned only when it is included"
     return family.reason
 
 
-def _freedom(found: _Found, count: int, stay: int) -> str:
+def _freedom(view: _View, count: int, stay: int) -> str:
     """Say how far channels that may go can go."""
     if count == 1:
         return "the only one of its layer"
     if stay == 1:
         return "the last of its layer"
-    if count <= found.min_kept:
-        return f"stays whole: each layer keeps at least {found.min_kept}"
-    if stay == found.min_kept:
-        return f"down to the {found.min_kept} that each layer keeps"
-    if count < found.round_to:
-        return f"stays whole: fewer than the multiple of {found.round_to} that has to stay"
-    return f"free, rounded to a multiple of {found.round_to}" if found.round_to > 1 else "free"
+    if count <= view.min_kept:
+        return f"stays whole: each layer keeps at least {view.min_kept}"
+    if stay == view.min_kept:
+        return f"down to the {view.min_kept} that each layer keeps"
+    if count < view.round_to:
+        return f"stays whole: fewer than the multiple of {view.round_to} that has to stay"
+    return f"free, rounded to a multiple of {view.round_to}" if view.round_to > 1 else "free"
 
 
 def _unit(coupling: Coupling, family: Family, maker: str | None) -> str:

@@ -54,12 +54,12 @@ def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Ten
     return tensors(result)
 
 
-def difference(expected: list[Tensor], found: list[Tensor]) -> float:
+def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
     """Return the largest difference relative to the largest expected value; infinity where shapes differ."""
-    if [value.shape for value in expected] != [value.shape for value in found]:
+    if [value.shape for value in expected] != [value.shape for value in actual]:
         return float("inf")
     worst = 0.0
-    for one, other in zip(expected, found, strict=True):
+    for one, other in zip(expected, actual, strict=True):
         worst = max(worst, _apart(widened(one).cpu(), widened(other).cpu()))
     return worst
 

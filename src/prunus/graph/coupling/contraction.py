@@ -43,8 +43,8 @@ def linear(reader: Reader, call: Call) -> Value:
     """Y = x W^T + b."""
     value = call["input"]
     lead = row_letters(value.labels.ndim - 1)
-    made = contract(reader, call, [(value, f"{lead}i"), (call["weight"], "oi")], f"{lead}o", call["bias"])
-    return plus_bias(reader, call, made, call["bias"])
+    product = contract(reader, call, [(value, f"{lead}i"), (call["weight"], "oi")], f"{lead}o", call["bias"])
+    return plus_bias(reader, call, product, call["bias"])
 
 
 @rule(Family.MATMUL)
@@ -60,10 +60,10 @@ def addmm(reader: Reader, call: Call) -> Value:
     """A matrix product plus something."""
     bias, first, second = call.values
     left, right, out = matmul_letters(first.labels.ndim, second.labels.ndim)
-    made = contract(reader, call, [(first, left), (second, right)], out, bias)
+    product = contract(reader, call, [(first, left), (second, right)], out, bias)
     if bias.sources:
-        return plus_bias(reader, call, made, bias)
-    return combined(reader, call, [bias, made], call.shape)
+        return plus_bias(reader, call, product, bias)
+    return combined(reader, call, [bias, product], call.shape)
 
 
 @rule(Family.EINSUM)
@@ -272,11 +272,11 @@ def _note_use(
     )
 
 
-def plus_bias(reader: Reader, call: Call, made: Value, bias: Value | None) -> Value:
+def plus_bias(reader: Reader, call: Call, product: Value, bias: Value | None) -> Value:
     """Add a bias to a product: a parameter goes with what it is added to, one that is computed is a sum like any."""
     if bias is None:
-        return made
+        return product
     if not bias.sources:
-        return combined(reader, call, [made, bias], call.shape)
-    reader.bind(bias, made.labels)
-    return made
+        return combined(reader, call, [product, bias], call.shape)
+    reader.bind(bias, product.labels)
+    return product

@@ -36,8 +36,7 @@ def convolution(reader: Reader, call: Call) -> Value:
         inputs, outputs = _dense(reader, source, order, channels)
     else:
         inputs, outputs = _grouped(reader, source, order, channels, groups, transposed)
-    made = inert(call.shape) if outputs is None else along(outputs, dim, call.shape)
-    result = Value(made)
+    result = Value(inert(call.shape) if outputs is None else along(outputs, dim, call.shape))
     bias = call["bias"]
     if bias is not None:
         moved = tuple(own.moved(along(own.indices(), dim, call.shape)) for own in bias.sources)

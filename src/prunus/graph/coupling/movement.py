@@ -20,15 +20,15 @@ def same(reader: Reader, call: Call) -> Value:
 @rule(Family.MOVE)
 def move(reader: Reader, call: Call) -> Value:
     """Run the operation on labels, and on the ids of a parameter on its way to its use."""
-    value, known = call.values[0], _helpers(call)
+    value, helpers = call.values[0], _helpers(call)
     if value.sources:
         moved = [
-            source.moved(call_with(call, known | {id(value): source.indices().expand(value.shape)}))
+            source.moved(call_with(call, helpers | {id(value): source.indices().expand(value.shape)}))
             for source in value.sources
         ]
-        content = None if value.known is None else call_with(call, known | {id(value): value.known})
+        content = None if value.known is None else call_with(call, helpers | {id(value): value.known})
         return Value(inert(call.shape), tuple(moved), content)
-    return Value(call_with(call, known | {id(value): value.labels}), made=value.made)
+    return Value(call_with(call, helpers | {id(value): value.labels}), made=value.made)
 
 
 def _helpers(call: Call) -> dict[int, Tensor]:
@@ -47,10 +47,10 @@ def triangle(reader: Reader, call: Call) -> Value:
 @rule(Family.PARTS)
 def parts(reader: Reader, call: Call) -> list[Value]:
     """Cut labels, or the ids of a parameter, into pieces."""
-    value, known = call.values[0], _helpers(call)
+    value, helpers = call.values[0], _helpers(call)
     if not value.sources:
-        return [Value(piece) for piece in call_with(call, known | {id(value): value.labels})]
-    cut = [call_with(call, known | {id(value): source.indices().expand(value.shape)}) for source in value.sources]
+        return [Value(piece) for piece in call_with(call, helpers | {id(value): value.labels})]
+    cut = [call_with(call, helpers | {id(value): source.indices().expand(value.shape)}) for source in value.sources]
     return [
         Value(
             inert(pieces[0].shape),

@@ -145,8 +145,8 @@ class Reader:
 
     def _untouched(self, call: Call) -> Value | list[Value]:
         """Label what depends on no parameter: it stays, or it is made to measure."""
-        made = call.family is Family.FILL and call.node.meta["val"].is_floating_point()
-        if made and 0 < call.shape.numel() <= MOST_MADE:
+        to_measure = call.family is Family.FILL and call.node.meta["val"].is_floating_point()
+        if to_measure and 0 < call.shape.numel() <= MOST_MADE:
             first = self.partition.add(call.shape.numel())
             return Value(torch.arange(first, len(self.partition)).reshape(call.shape), made=True)
         known = computed(call)

@@ -142,22 +142,22 @@ def check_call(
     positional = [argument for argument in schema if not argument.kwarg_only]
     if len(args) > len(positional):
         raise DocumentError(f"{operation} takes {len(positional)} arguments by position, got {len(args)}")
-    given = {argument.name: value for argument, value in zip(positional, args, strict=False)}
+    values = {argument.name: value for argument, value in zip(positional, args, strict=False)}
     named = {argument.name for argument in schema}
     for name, value in kwargs.items():
-        if name not in named or name in given:
+        if name not in named or name in values:
             raise DocumentError(f"{operation} has no argument {name!r:.50}, or it is given twice")
-        given[name] = value
+        values[name] = value
     for argument in schema:
-        if argument.name not in given:
+        if argument.name not in values:
             if not argument.has_default_value():
                 raise DocumentError(f"{operation} lacks its argument {argument.name!r}")
-        elif not _admits(argument.real_type, given[argument.name], kinds):
+        elif not _admits(argument.real_type, values[argument.name], kinds):
             raise DocumentError(
                 f"argument {argument.name!r} of {operation} must be of the type {argument.real_type}, "
-                f"got {given[argument.name]!r:.50}"
+                f"got {values[argument.name]!r:.50}"
             )
-    return given
+    return values
 
 
 _PLAIN: dict[str, tuple[type, ...]] = {

@@ -51,32 +51,32 @@ class _Builder:
         _refuse(program)
         graph = regions.flatten(program)
         _refuse_calls(graph)
-        known: dict[fx.Node, Any] = {}
+        copies: dict[fx.Node, Any] = {}
         placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         specs = program.graph_signature.input_specs
-        given = [spec.kind == InputKind.USER_INPUT for spec in specs]
-        for node in itertools.compress(placeholders, given):
-            known[node] = self._copy_meta(self.graph.create_node("placeholder", node.name, name=node.name), node)
+        is_input = [spec.kind == InputKind.USER_INPUT for spec in specs]
+        for node in itertools.compress(placeholders, is_input):
+            copies[node] = self._copy_meta(self.graph.create_node("placeholder", node.name, name=node.name), node)
         for node, spec in zip(placeholders, specs, strict=True):
             if spec.kind in _HELD:
-                made = self.graph.create_node("get_attr", str(spec.target), name=node.name)
-                known[node] = self._copy_meta(made, node)
+                reference = self.graph.create_node("get_attr", str(spec.target), name=node.name)
+                copies[node] = self._copy_meta(reference, node)
         for node in graph.nodes:
             if node.op == "call_function" and find(node.target).family is not Family.CHECK:
-                known[node] = self._call(node, known)
-        self.graph.output(fx.map_arg(next(iter(reversed(graph.nodes))).args[0], known.__getitem__))
+                copies[node] = self._call(node, copies)
+        self.graph.output(fx.map_arg(next(iter(reversed(graph.nodes))).args[0], copies.__getitem__))
         self.graph.eliminate_dead_code()
 
-    def _call(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+    def _call(self, node: fx.Node, copies: dict[fx.Node, Any]) -> Any:
         """Copy an operation; several results of what was decomposed are a tuple, and picked from it."""
         if node.target in DECOMPOSED:
-            return decompose(self.graph, node, known)
+            return decompose(self.graph, node, copies)
         if node.target is operator.getitem:
             source, place = node.args
-            results = known[source]  # type: ignore[index]
+            results = copies[source]  # type: ignore[index]
             if isinstance(results, tuple):
                 return results[place] if place < len(results) else None  # type: ignore[operator, index]
-        copied = self.graph.node_copy(node, known.__getitem__)
+        copied = self.graph.node_copy(node, copies.__getitem__)
         self._follow_training(copied)
         return copied
 
@@ -107,9 +107,9 @@ class _Builder:
         return path if all(names) and not prefixes & self._held else ""
 
     @staticmethod
-    def _copy_meta(made: fx.Node, node: fx.Node) -> fx.Node:
-        made.meta = dict(node.meta)
-        return made
+    def _copy_meta(copy: fx.Node, node: fx.Node) -> fx.Node:
+        copy.meta = dict(node.meta)
+        return copy
 
 
 def _refuse(program: ExportedProgram) -> None:
@@ -154,8 +154,8 @@ def _signature(program: ExportedProgram) -> Signature:
 
 
 def _argument_names(program: ExportedProgram, num_positional: int, named: list[str]) -> list[str]:
-    told = program.module_call_graph[0].signature
-    names = list((told and told.forward_arg_names) or [])[:num_positional]
+    signature = program.module_call_graph[0].signature
+    names = list((signature and signature.forward_arg_names) or [])[:num_positional]
     if len(names) != num_positional or len({*names, *named}) < num_positional + len(named):
         names = [f"input_{place}" for place in range(num_positional)]
     for name in (*names, *named):

@@ -127,16 +127,16 @@ class _Reader:
 
     def _signature(self) -> Signature:
         document = self._document
-        found = {name: _structure(structure) for name, structure in document.arguments}
-        if len(found) != len(document.arguments) or not all(map(is_argument_name, found)):
+        structures = {name: _structure(structure) for name, structure in document.arguments}
+        if len(structures) != len(document.arguments) or not all(map(is_argument_name, structures)):
             raise DocumentError("arguments must have different names, and such as Python's arguments have")
-        if not 0 <= document.positional <= len(found):
-            raise DocumentError(f"positional must be in [0, {len(found)}], got {document.positional}")
-        names = list(all_names(found))
+        if not 0 <= document.positional <= len(structures):
+            raise DocumentError(f"positional must be in [0, {len(structures)}], got {document.positional}")
+        names = list(all_names(structures))
         if len(names) != len(document.inputs):
             raise DocumentError(f"the arguments have {len(names)} leaves, got {len(document.inputs)} inputs")
         inputs = tuple(self._input(name, entry) for name, entry in zip(names, document.inputs, strict=True))
-        return Signature(found, document.positional, inputs, _structure(document.output))
+        return Signature(structures, document.positional, inputs, _structure(document.output))
 
     def _input(self, name: str, entry: dict[str, Any]) -> Input:
         if entry.keys() == {"value"}:
@@ -150,14 +150,14 @@ class _Reader:
         return Input(name, _dtype(entry["dtype"]), shape, None, _example(name, shape, entry.get("example", [])))
 
     def _add_call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> None:
-        given = self._decode(args)
+        positional = self._decode(args)
         named = {key: self._decode(value) for key, value in kwargs.items()}
         if name == "getitem":
-            if len(given) != 2 or named or not self._is(given[0], TENSORS) or type(given[1]) is not int:
+            if len(positional) != 2 or named or not self._is(positional[0], TENSORS) or type(positional[1]) is not int:
                 raise DocumentError("it takes several tensors and a whole number")
-            self._call(operator.getitem, given, {}, TENSOR)
+            self._call(operator.getitem, positional, {}, TENSOR)
         elif name.startswith("number."):
-            self._add_number(name.removeprefix("number."), given, named)
+            self._add_number(name.removeprefix("number."), positional, named)
         elif name not in operations.ATEN:
             raise DocumentError(
                 "it is no operation that a document may hold; if a later prunus wrote it, upgrade prunus"
@@ -166,16 +166,16 @@ class _Reader:
             operation = operations.overload(name)
             if operation is None:
                 raise DocumentError(f"PyTorch {torch.__version__} has no such operation; it may need a newer one")
-            limits.check_constants(name, arguments.check_call(operation, given, named, self._kinds))
-            self._call(operation, given, named, arguments.result_kind(operation))
+            limits.check_constants(name, arguments.check_call(operation, positional, named, self._kinds))
+            self._call(operation, positional, named, arguments.result_kind(operation))
 
-    def _add_number(self, name: str, given: list[Any], named: dict[str, Any]) -> None:
+    def _add_number(self, name: str, numbers: list[Any], named: dict[str, Any]) -> None:
         if name not in operations.NUMBERS:
             raise DocumentError("it is no operation that a document may hold")
-        numbers = all(type(value) in (int, float, bool) or self._is(value, NUMBER) for value in given)
-        if named or not numbers or len(given) != operations.num_operands(name):
+        fits = all(type(value) in (int, float, bool) or self._is(value, NUMBER) for value in numbers)
+        if named or not fits or len(numbers) != operations.num_operands(name):
             raise DocumentError(f"it takes {operations.num_operands(name)} numbers")
-        self._call(operations.NUMBERS[name], given, {}, NUMBER)
+        self._call(operations.NUMBERS[name], numbers, {}, NUMBER)
 
     def _call(self, target: Any, args: list[Any], kwargs: dict[str, Any], kind: str) -> None:
         self._add(self._graph.create_node("call_function", target, tuple(args), kwargs), kind)
@@ -305,6 +305,6 @@ def _example(name: str, shape: tuple[int | str, ...], sizes: Any) -> tuple[int, 
 def _dtype(name: Any) -> torch.dtype:
     if not isinstance(name, str) or name not in DTYPES:
         raise DocumentError(f"there is no dtype {name!r:.30}")
-    found = DTYPES[name]
-    assert isinstance(found, torch.dtype)
-    return found
+    dtype = DTYPES[name]
+    assert isinstance(dtype, torch.dtype)
+    return dtype

@@ -134,8 +134,8 @@ class _Flattener:
         else:
             autocast = bool(node.args[2])
         inner = [argument for argument in body.graph.nodes if argument.op == "placeholder"]
-        given = fx.map_arg(node.args[place + 1 :], copies.__getitem__)
-        return self._add(body, dict(zip(inner, given, strict=True)), gradients, autocast)
+        inputs = fx.map_arg(node.args[place + 1 :], copies.__getitem__)
+        return self._add(body, dict(zip(inner, inputs, strict=True)), gradients, autocast)
 
     def _call(self, node: fx.Node, copies: dict[fx.Node, Any], gradients: bool, autocast: bool) -> fx.Node:
         args, kwargs = self._used((node.args, node.kwargs), copies, gradients)

@@ -145,7 +145,7 @@ def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
         last[node] = node
         for used in node.all_input_nodes:
             last[used] = node
-    found: dict[fx.Node, list[fx.Node]] = {}
+    dying: dict[fx.Node, list[fx.Node]] = {}
     for used, user in last.items():
-        found.setdefault(user, []).append(used)
-    return found
+        dying.setdefault(user, []).append(used)
+    return dying

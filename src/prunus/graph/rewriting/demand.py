@@ -60,13 +60,13 @@ class Demanded:
         held = {**program.state_dict, **program.constants}
         own = {id(held[name]): name for name in self._names_used() if name in held}
         cut: dict[int, Tensor] = {}
-        found = {}
+        tensors = {}
         for name, tensor in held.items():
             if isinstance(tensor, Tensor):
                 if id(tensor) not in cut:
                     cut[id(tensor)] = self._cut(own.get(id(tensor), name), tensor)
-                found[name] = cut[id(tensor)]
-        return found | dict(self.added)
+                tensors[name] = cut[id(tensor)]
+        return tensors | dict(self.added)
 
     def _names_used(self) -> list[str]:
         """Return the names of tensors: of a tied one the name that the graph uses comes last."""

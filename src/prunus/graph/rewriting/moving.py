@@ -253,12 +253,12 @@ def _swapped(argument: Any, value: Value, other: Value) -> Any:
 
 
 def _tensors(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[fx.Node, Value]:
-    found = {argument: values.get(argument) for argument in node.all_input_nodes}
-    return {argument: value for argument, value in found.items() if isinstance(value, Value)}
+    known_values = {argument: values.get(argument) for argument in node.all_input_nodes}
+    return {argument: value for argument, value in known_values.items() if isinstance(value, Value)}
 
 
-def _listed(found: Any) -> list[Tensor]:
-    return list(found) if isinstance(found, (list, tuple)) else [found]
+def _listed(results: Any) -> list[Tensor]:
+    return list(results) if isinstance(results, (list, tuple)) else [results]
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
@@ -275,15 +275,15 @@ def _separated(ranks: list[Tensor], sizes: list[int], shape: list[int]) -> dict[
     """Return for each dimension the index to pick, where the result has the input's dimensions and none are mixed."""
     if len(ranks) != len(shape):
         return None
-    found = {}
+    picked = {}
     for dim, rank in enumerate(ranks):
         varies = [place for place, size in enumerate(compact(tidy(rank)).shape) if size > 1]
         if set(varies) - {dim}:
             return None
         index = first_of(rank, dim)
         if not torch.equal(index, torch.arange(sizes[dim])):
-            found[dim] = index
-    return found
+            picked[dim] = index
+    return picked
 
 
 def _goes_through(ranks: list[Tensor], sizes: list[int], shape: list[int], free: set[int]) -> bool:

@@ -34,8 +34,8 @@ def check(assembly: Assembly) -> None:
 def _meta(assembly: Assembly, new: fx.Node, origin: fx.Node | None, inputs: Any) -> Any:
     value = assembly.values.get(origin) if origin is not None else None
     if new.name not in assembly.names:
-        given = next(inputs)
-        return given.to("meta") if isinstance(given, Tensor) else given
+        example = next(inputs)
+        return example.to("meta") if isinstance(example, Tensor) else example
     name = assembly.names[new.name]
     content = assembly.contents.get(name, assembly.added.get(name))
     if content is not None or not isinstance(value, Value):
@@ -43,9 +43,9 @@ def _meta(assembly: Assembly, new: fx.Node, origin: fx.Node | None, inputs: Any)
         dtype = new.meta["val"].dtype
     else:
         shape, dtype = torch.Size(assembly.extents.shape(value)), new.meta["val"].dtype
-    found = torch.empty(shape, dtype=dtype, device="meta")
-    new.meta["val"] = found
-    return found
+    tensor = torch.empty(shape, dtype=dtype, device="meta")
+    new.meta["val"] = tensor
+    return tensor
 
 
 def _wanted(assembly: Assembly, origin: fx.Node | None) -> list[list[int]] | None:
@@ -72,10 +72,10 @@ def _check_shape(
 def _computed(new: fx.Node, results: Mapping[fx.Node, Any], wanted: list[list[int]] | None) -> Any:
     """Compute a node on the meta device; what has no kernel there gets the shape that is wanted."""
 
-    def argument(given: Any) -> Any:
-        if isinstance(given, fx.Node):
-            return results[given]
-        return torch.device("meta") if isinstance(given, torch.device) else given
+    def argument(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return results[value]
+        return torch.device("meta") if isinstance(value, torch.device) else value
 
     args = fx.node.map_aggregate(new.args, argument)
     kwargs = fx.node.map_aggregate(new.kwargs, argument)

@@ -97,7 +97,7 @@ def _bases(nodes: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
 
 def _derived(node: fx.Node) -> list[fx.Node]:
     """Return a node and all views of it."""
-    found = [node]
-    for view in found:
-        found += [user for user in view.users if is_view(user) and user.args[0] is view and user not in found]
-    return found
+    views = [node]
+    for view in views:
+        views += [user for user in view.users if is_view(user) and user.args[0] is view and user not in views]
+    return views

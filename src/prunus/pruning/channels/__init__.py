@@ -100,7 +100,7 @@ class ChannelFamilies:
         self.round_to, self.budget = pattern.round_to, pattern.budget
         self.min_kept = max(1, min_kept)
         excluded = set(_targets(model, self.coupling, include, ())) - set(self.targets)
-        self.families = [_protected(each, set(self.targets), excluded) for each in families(self.coupling)]
+        self.families = [_protected(family, set(self.targets), excluded) for family in families(self.coupling)]
         self.cost = Cost(self.coupling, pattern.budget, list(self.targets))
 
     def check(self, sparsity: float, masks: Mapping[str, Tensor] | None = None) -> None:
@@ -173,7 +173,7 @@ class ChannelFamilies:
 
     def _units(self, scores: list[Tensor] | None, masks: Mapping[str, Tensor] | None) -> list[Units]:
         earlier = gone_of_masks(self.coupling, masks or {})
-        found = []
+        units = []
         for index, family in enumerate(self.families):
             if family.reason or len(family.classes) < 2:
                 continue
@@ -182,31 +182,31 @@ class ChannelFamilies:
             shape = self.coupling.graph.tensor(family.name).shape
             fewest = int(gone.sum())
             most = max(len(family.classes) - self.min_kept, fewest)
-            found.append(Units(family, own.masked_fill(gone, -torch.inf), shape, fewest, most))
-        if not found:
+            units.append(Units(family, own.masked_fill(gone, -torch.inf), shape, fewest, most))
+        if not units:
             raise ChannelError(f"no channel of this model may go: {self._why()}")
-        return found
+        return units
 
     def _search(self, units: list[Units], method: Method, sparsity: float, *, strict: bool) -> Tensor:
         """Return the classes to go: the number of channels is searched for that meets the budget best."""
-        low, high = sum(each.fewest for each in units), sum(each.most for each in units)
+        low, high = sum(unit.fewest for unit in units), sum(unit.most for unit in units)
         while low < high:
             middle = (low + high) // 2
             if self.cost.removed(self._gone(units, self._counts(units, method, middle))) < sparsity:
                 low = middle + 1
             else:
                 high = middle
-        starts = sum(each.fewest for each in units)
+        starts = sum(unit.fewest for unit in units)
         options = [self._counts(units, method, count) for count in (low, low - 1) if count >= starts]
         tried = [(self._miss(units, counts, sparsity), counts) for counts in options]
         if strict:  # on the way to another sparsity the scope's own counts are kept: what goes now can't come back
             tried = [self._nearer(units, counts, sparsity) for counts in options]
-        best = min(tried, key=lambda found: found[0])
+        best = min(tried, key=lambda option: option[0])
         if strict and best[0] > TOLERANCE:
-            found = sorted({round(self.cost.removed(self._gone(units, counts)), 3) for counts in options})
+            reachable = sorted({round(self.cost.removed(self._gone(units, counts)), 3) for counts in options})
             raise ChannelError(
                 f"sparsity {sparsity:g} can't be met within {TOLERANCE:g}: whole channels remove "
-                f"{' or '.join(f'{value:.3f}' for value in found)} of the {self.budget}, as they come in "
+                f"{' or '.join(f'{value:.3f}' for value in reachable)} of the {self.budget}, as they come in "
                 f"steps{self._steps()}; give one of these{', or a smaller round_to' if self.round_to > 1 else ''}"
             )
         return self._gone(units, best[1])
@@ -214,14 +214,14 @@ class ChannelFamilies:
     def _counts(self, units: list[Units], method: Method, count: int) -> list[int]:
         """Return how many channels each family loses when so many go in all."""
         spread = method.scope.spread(units, count)
-        return [self._rounded(each.count, remove) for each, remove in zip(units, spread.remove, strict=True)]
+        return [self._rounded(unit.count, remove) for unit, remove in zip(units, spread.remove, strict=True)]
 
     def _gone(self, units: list[Units], counts: Sequence[int]) -> Tensor:
         """Return the classes that go when each family loses so many: those of the lowest scores."""
         gone = torch.zeros(self.coupling.num_classes, dtype=torch.bool)
-        for each, remove in zip(units, counts, strict=True):
-            order = each.scores.argsort(stable=True)
-            gone[each.family.classes[order[:remove]]] = True
+        for unit, remove in zip(units, counts, strict=True):
+            order = unit.scores.argsort(stable=True)
+            gone[unit.family.classes[order[:remove]]] = True
         return gone
 
     def _rounded(self, count: int, remove: int) -> int:
@@ -237,25 +237,25 @@ class ChannelFamilies:
         Returns:
             How far from the budget it ends, and the counts.
         """
-        found = self._miss(units, counts, sparsity), counts
+        nearest = self._miss(units, counts, sparsity), counts
         if len(units) > _MOST_TOUCHED:
-            return found
+            return nearest
         step = self.round_to
         singles = [{index: change} for index in range(len(units)) for change in (step, -step)]
         pairs = [{one: step, other: -step} for one in range(len(units)) for other in range(len(units)) if one != other]
         for _ in range(_TOUCHES):
-            if found[0] <= TOLERANCE / 4:
+            if nearest[0] <= TOLERANCE / 4:
                 break
-            before = found
+            before = nearest
             for moves in (singles, pairs):
-                tried = [self._moved(units, found[1], move) for move in moves]
+                tried = [self._moved(units, nearest[1], move) for move in moves]
                 misses = [(self._miss(units, each, sparsity), each) for each in tried if each]
-                found = min([found, *misses], key=lambda option: option[0])
-                if found[0] < before[0]:
+                nearest = min([nearest, *misses], key=lambda option: option[0])
+                if nearest[0] < before[0]:
                     break
-            if found[0] == before[0]:
+            if nearest[0] == before[0]:
                 break
-        return found
+        return nearest
 
     def _moved(self, units: list[Units], counts: list[int], move: Mapping[int, int]) -> list[int] | None:
         """Return the counts after a move, None where it leaves a family's bounds."""
@@ -284,7 +284,7 @@ class ChannelFamilies:
         for family in self.families:
             if family.reason:
                 reasons.setdefault(family.name, []).append(family.reason)
-        stay = [f"{name!r} ({' and '.join(found)})" for name, found in reasons.items()]
+        stay = [f"{name!r} ({' and '.join(texts)})" for name, texts in reasons.items()]
         others = " and others" if len(stay) > 4 else ""
         return (f"these have to stay: {', '.join(stay[:4])}{others}" if stay else "") + self._computed()
 

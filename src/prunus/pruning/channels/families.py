@@ -48,25 +48,25 @@ def families(coupling: Coupling) -> list[Family]:
     for group, classes in zip(groups.tolist(), torch.split(order, counts.tolist()), strict=True):
         members[group].append(classes)
     axes_of = _axes_of_signature(coupling, signature)
-    found: list[Family] = []
+    ordered: list[Family] = []
     for group in groups.tolist():
         (classes,) = members[group]
         axes = axes_of[int(names[group])]
-        made = [axis for axis in axes if axis in makers]
-        first = (made or axes)[0]
+        making = [axis for axis in axes if axis in makers]
+        first = (making or axes)[0]
         own = torch.zeros(coupling.num_classes, dtype=torch.bool)
         own[classes] = True
         width = int(own[coupling.axis_classes(first)].sum()) // len(classes)
         whole = Family(
             first[0],
             classes,
-            tuple(dict.fromkeys(axis[0] for axis in made)),
+            tuple(dict.fromkeys(axis[0] for axis in making)),
             tuple(dict.fromkeys(axis[0] for axis in axes if axis in takers)),
             max(width, 1),
         )
-        found.extend(_by_reason(coupling, whole))
+        ordered.extend(_by_reason(coupling, whole))
     place = {axis[0]: index for index, axis in enumerate(coupling.axes)}
-    return sorted(found, key=lambda family: place[family.name])
+    return sorted(ordered, key=lambda family: place[family.name])
 
 
 def _by_reason(coupling: Coupling, family: Family) -> list[Family]:
@@ -109,11 +109,11 @@ def _signatures(coupling: Coupling) -> Tensor:
 
 
 def _axes_of_signature(coupling: Coupling, signature: Tensor) -> dict[int, list[Axis]]:
-    found: dict[int, list[Axis]] = {}
+    axes: dict[int, list[Axis]] = {}
     for axis in coupling.axes:
         for mark in torch.unique(signature[coupling.axis_classes(axis)]).tolist():
-            found.setdefault(mark, []).append(axis)
-    return found
+            axes.setdefault(mark, []).append(axis)
+    return axes
 
 
 class Cost:
@@ -149,8 +149,8 @@ class Cost:
                 weight *= int(stays[classes].sum()) / size
             cost += weight
         for weight, classes in self._products:
-            known = classes[classes >= 0]
-            cost += weight * (float(stays[known].float().mean()) if len(known) else 1.0)
+            channels = classes[classes >= 0]
+            cost += weight * (float(stays[channels].float().mean()) if len(channels) else 1.0)
         return cost
 
     def removed(self, gone: Tensor) -> float:

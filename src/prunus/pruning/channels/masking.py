@@ -21,12 +21,12 @@ def masks_of(coupling: Coupling, gone: Tensor, earlier: Mapping[str, Tensor] | N
         earlier: masks whose pruned weights stay pruned.
     """
     parameters = dict(coupling.graph.model.named_parameters())
-    found: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
 
     def mask(name: str) -> Tensor:
-        if name not in found:
-            found[name] = torch.ones(parameters[name].shape, dtype=torch.bool)
-        return found[name]
+        if name not in masks:
+            masks[name] = torch.ones(parameters[name].shape, dtype=torch.bool)
+        return masks[name]
 
     for name, dims in coupling.axes:
         stays = ~gone[coupling.axis_classes((name, dims))]
@@ -37,13 +37,13 @@ def masks_of(coupling: Coupling, gone: Tensor, earlier: Mapping[str, Tensor] | N
         if name in parameters:
             mask(name).logical_and_(_bound(coupling, bound, gone, parameters[name]))
     for name, tensor in (earlier or {}).items():
-        if name in found:
-            found[name] &= tensor.cpu()
+        if name in masks:
+            masks[name] &= tensor.cpu()
         else:
-            found[name] = tensor
-    devices = {name: parameters[name].device for name in found if name in parameters}
-    order = [name for name in parameters if name in found] + [name for name in found if name not in parameters]
-    return Masks({name: found[name].to(devices.get(name, "cpu")) for name in order})
+            masks[name] = tensor
+    devices = {name: parameters[name].device for name in masks if name in parameters}
+    order = [name for name in parameters if name in masks] + [name for name in masks if name not in parameters]
+    return Masks({name: masks[name].to(devices.get(name, "cpu")) for name in order})
 
 
 def _bound(coupling: Coupling, bound: list[tuple[Tensor, Tensor]], gone: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -40,32 +40,32 @@ def unit_scores(
         ValueError: weights or scores are NaN, or what the criterion needs is missing.
     """
     weights = _weights(model, coupling, criterion)
-    known = gather(model, weights, criterion, data)
+    stats = gather(model, weights, criterion, data)
     totals = torch.zeros(coupling.num_classes, dtype=torch.float64)
     for name, target in weights.items():
-        scores = _scores(target, criterion, known[name])
+        scores = _scores(target, criterion, stats[name])
         for axis in coupling.axes:
             if axis[0] == name:
                 dims = axis[1]
                 lead = scores.movedim(dims, tuple(range(len(dims)))).reshape(coupling.axes[axis][1], -1)
                 totals.index_add_(0, coupling.axis_classes(axis), lead.sum(1).cpu())
-    found = [totals[family.classes] for family in groups]
+    sums = [totals[family.classes] for family in groups]
     if criterion.additive:
-        return found
-    return [scores / scores.mean() if float(scores.mean()) > 0 else scores for scores in found]
+        return sums
+    return [scores / scores.mean() if float(scores.mean()) > 0 else scores for scores in sums]
 
 
 def _weights(model: nn.Module, coupling: Coupling, criterion: Criterion) -> dict[str, Target]:
     """Return the parameters to score: all that have axes; for criteria on inputs, Linear and convolution weights."""
     parameters = dict(model.named_parameters())
     names = dict.fromkeys(name for name, _ in coupling.axes if name in parameters)
-    found = named(model, names)
+    targets = named(model, names)
     if criterion.needs != "input_norm":
-        return found
+        return targets
     fitting = {
         name: target
-        for name, target in found.items()
-        if target.attribute == "weight" and all(isinstance(each, (nn.Linear, _ConvNd)) for each in target.modules)
+        for name, target in targets.items()
+        if target.attribute == "weight" and all(isinstance(module, (nn.Linear, _ConvNd)) for module in target.modules)
     }
     if not fitting:
         raise ValueError(
@@ -75,14 +75,14 @@ def _weights(model: nn.Module, coupling: Coupling, criterion: Criterion) -> dict
     return fitting
 
 
-def _scores(target: Target, criterion: Criterion, known: Stats) -> Tensor:
+def _scores(target: Target, criterion: Criterion, stats: Stats) -> Tensor:
     weight = target.parameter.detach()
-    scores = criterion(weight, known)
+    scores = criterion(weight, stats)
     if not isinstance(scores, Tensor) or scores.shape != weight.shape:
-        given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+        returned = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
         raise ValueError(
             f"criterion {criterion.name!r} must return one score for each weight of {target.name!r}, shape "
-            f"{tuple(weight.shape)}, but returned {given}"
+            f"{tuple(weight.shape)}, but returned {returned}"
         )
     if bool(torch.isnan(weight).any()) or bool(torch.isnan(scores).any()):
         raise ValueError(

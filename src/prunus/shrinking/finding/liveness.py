@@ -122,8 +122,8 @@ class Sweep:
 
     def push(self, node: fx.Node, matters: Tensor, piece: int = 0) -> None:
         """Note that elements of a node matter, bool that broadcasts to its shape."""
-        known = self._matters.get((node, piece))
-        self._matters[node, piece] = matters if known is None else known | matters
+        before = self._matters.get((node, piece))
+        self._matters[node, piece] = matters if before is None else before | matters
 
     def push_all(self, node: fx.Node) -> None:
         """Note that all of a node's arguments matter, through weights that are not zero or no weight at all."""

@@ -56,8 +56,9 @@ def _times_weight(reading: Reading, product: Contraction, place: int) -> Content
     shape = node_shape(source)
     sizes = [shape[dim] if letter in product.summed else -1 for dim, letter in enumerate(letters)]
     equation = f"{letters},{own}->{product.out}"
-    made = torch.einsum(equation, held.numbers.to(numbers.dtype).expand(sizes), numbers.expand(node_shape(weight)))
-    return _plus(reading, product, varies, made * product.scale)
+    values = held.numbers.to(numbers.dtype).expand(sizes)
+    sums = torch.einsum(equation, values, numbers.expand(node_shape(weight)))
+    return _plus(reading, product, varies, sums * product.scale)
 
 
 def _plus(reading: Reading, product: Contraction, varies: Tensor, numbers: Tensor) -> Content | None:
@@ -121,13 +122,13 @@ def convolved(reading: Reading, operation: Operation) -> Contents:
         return None
     weight = widened(matrix(reading.coupling, use))
     numbers = numbers.nan_to_num().to(weight.dtype)
-    made = applied(use, weight.flatten(2).sum(2), numbers)
+    sums = applied(use, weight.flatten(2).sum(2), numbers)
     if operation["bias"] is not None:
-        made = made + widened(reading.known(operation["bias"]).numbers)
+        sums = sums + widened(reading.known(operation["bias"]).numbers)
     shape = [1] * operation.num_dims
     shape[dim] = -1
     dtype = operation.node.meta["val"].dtype
-    return content(varies.reshape(shape), made.to(dtype).reshape(shape))
+    return content(varies.reshape(shape), sums.to(dtype).reshape(shape))
 
 
 def pads(operation: Operation) -> bool:

@@ -164,10 +164,10 @@ def _noting(model: nn.Module, note: Callable[[nn.Module, str, object], None]) ->
 def _size_changes(kept: Kept, *, ancestors: bool) -> Changes:
     """Return which sizes of activations change in the forward of each module."""
     changes: Changes = {}
-    for node, found in kept.coupling.values.items():
+    for node, values in kept.coupling.values.items():
         stack = node.meta.get("nn_module_stack") or {}
         paths = [path for path, _ in stack.values()] if ancestors else [module_path(node)]
-        for value in found if isinstance(found, list) else [found]:
+        for value in values if isinstance(values, list) else [values]:
             if not isinstance(value, Value) or not value.labelled or node.op != "call_function":
                 continue
             for old, new in zip(value.shape, kept.shape(value), strict=True):
@@ -191,8 +191,8 @@ def _tell_layer(
                 _tell_without_tensors(module, changes)
             return
     for name in sorted(changed):
-        if found := uses.get(f"{path}.{name}".lstrip(".")):
-            _tell_by_name(module, before[name], after[name], found[0].order)
+        if used := uses.get(f"{path}.{name}".lstrip(".")):
+            _tell_by_name(module, before[name], after[name], used[0].order)
 
 
 def _tell_by_name(module: nn.Module, before: tuple[int, ...], after: tuple[int, ...], order: tuple[int, int]) -> None:
@@ -219,13 +219,13 @@ def _tell_without_tensors(module: Any, changes: Mapping[int, int]) -> None:
         module.num_features = changes.get(module.num_features, module.num_features)
 
 
-def _conv(module: Any, original: Any, found: UseKept | None) -> None:
+def _conv(module: Any, original: Any, used: UseKept | None) -> None:
     transposed = isinstance(module, _ConvTransposeNd)
     first, second = module.weight.shape[:2]
-    if found is None or original.groups == 1:
+    if used is None or original.groups == 1:
         module.in_channels, module.out_channels = (first, second) if transposed else (second, first)
         return
-    use, kept = found
+    use, kept = used
     ends = use.outputs if transposed else use.inputs
     whole = original.out_channels if transposed else original.in_channels
     left = whole if ends is None else int((~kept.gone[kept.coupling.class_of[ends]]).sum())
@@ -233,31 +233,31 @@ def _conv(module: Any, original: Any, found: UseKept | None) -> None:
     module.in_channels, module.out_channels = (first, left) if transposed else (left, first)
 
 
-def _linear(module: Any, original: Any, found: UseKept | None) -> None:
+def _linear(module: Any, original: Any, used: UseKept | None) -> None:
     module.out_features, module.in_features = module.weight.shape
 
 
-def _embedding(module: Any, original: Any, found: UseKept | None) -> None:
+def _embedding(module: Any, original: Any, used: UseKept | None) -> None:
     module.num_embeddings, module.embedding_dim = module.weight.shape
 
 
-def _channel_norm(module: Any, original: Any, found: UseKept | None) -> None:
+def _channel_norm(module: Any, original: Any, used: UseKept | None) -> None:
     like = module.weight if module.weight is not None else module.running_mean
     module.num_features = like.shape[0]
 
 
-def _group_norm(module: Any, original: Any, found: UseKept | None) -> None:
+def _group_norm(module: Any, original: Any, used: UseKept | None) -> None:
     per_group = original.num_channels // original.num_groups
     module.num_channels = module.weight.shape[0]
     module.num_groups = module.num_channels // per_group
 
 
-def _recurrent(module: Any, original: Any, found: UseKept | None) -> None:
+def _recurrent(module: Any, original: Any, used: UseKept | None) -> None:
     module.hidden_size = module.weight_hh_l0.shape[1]
     module.input_size = module.weight_ih_l0.shape[1]
 
 
-def _prelu(module: Any, original: Any, found: UseKept | None) -> None:
+def _prelu(module: Any, original: Any, used: UseKept | None) -> None:
     module.num_parameters = module.weight.shape[0]
 
 

@@ -47,7 +47,7 @@ def rebuild_proved(
     smaller, why = attempts.with_attributes(())
     if smaller is not None:
         return smaller
-    needed = candidates(model, kept, lambda each: outputs(each, trial.inputs.args, trial.inputs.kwargs))
+    needed = candidates(model, kept, lambda changed: outputs(changed, trial.inputs.args, trial.inputs.kwargs))
     for chosen in _subsets(needed):
         smaller, reason = attempts.with_attributes(chosen)
         if smaller is not None:
@@ -132,13 +132,13 @@ def rebuild(model: nn.Module, kept: Kept, biases: Mapping[str, Tensor]) -> nn.Mo
 
 def canonical_names(model: nn.Module, coupling: Coupling) -> dict[int, str]:
     """Return tensor id -> the name that the graph has for it: of several names of a tied weight it knows one."""
-    known = set(coupling.graph.tensors.values())
+    used = set(coupling.graph.tensors.values())
     named = [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ]
-    found = {id(tensor): name for name, tensor in reversed(named)}
-    return found | {id(tensor): name for name, tensor in named if name in known}
+    names = {id(tensor): name for name, tensor in reversed(named)}
+    return names | {id(tensor): name for name, tensor in named if name in used}
 
 
 def _like(tensor: Tensor, content: Tensor) -> Tensor:
@@ -149,13 +149,13 @@ def _like(tensor: Tensor, content: Tensor) -> Tensor:
 
 def _add_biases(smaller: nn.Module, model: nn.Module, kept: Kept, biases: Mapping[str, Tensor]) -> None:
     """Give a bias to layers that had none."""
-    known = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, bias in biases.items():
-        if name in known:
+        if name in parameters:
             continue
         path, _, attribute = name.rpartition(".")
         layer = smaller.get_submodule(path)
-        weight = known[f"{path}.weight" if path else "weight"]
+        weight = parameters[f"{path}.weight" if path else "weight"]
         outputs = bias_outputs(kept, f"{path}.weight" if path else "weight")
         content = bias if outputs is None else bias[outputs]
         setattr(layer, attribute, nn.Parameter(content.to(weight.dtype).to(weight.device)))

@@ -80,10 +80,10 @@ class _Checking(fx.Interpreter):
             result = super().run_node(node)
         assert callable(smaller.target)
         try:
-            made = smaller.target(*args, **kwargs)
+            output = smaller.target(*args, **kwargs)
         except Exception as error:  # whatever an operation raises for sizes that do not fit
             raise MismatchError(f"{node.target} fails on what is kept: {error}; in {where(node)}") from error
-        self._compare(node, result, made)
+        self._compare(node, result, output)
         return result
 
     def _is_changed(self, smaller: fx.Node, node: fx.Node) -> bool:
@@ -121,29 +121,29 @@ class _Checking(fx.Interpreter):
             return self._demanded.restricted(node, content).clone()
         return content
 
-    def _compare(self, node: fx.Node, result: Any, made: Any) -> None:
+    def _compare(self, node: fx.Node, result: Any, output: Any) -> None:
         value = self._demanded.kept.coupling.values.get(node)
         if isinstance(value, list):
-            for piece, (one, whole, other) in enumerate(zip(value, result, made, strict=True)):
+            for piece, (one, whole, other) in enumerate(zip(value, result, output, strict=True)):
                 self._compare_tensor(node, piece, one, whole, other)
         elif isinstance(value, Value):
-            self._compare_tensor(node, 0, value, result, made)
+            self._compare_tensor(node, 0, value, result, output)
 
-    def _compare_tensor(self, node: fx.Node, piece: int, value: Value, whole: Tensor, made: Tensor) -> None:
+    def _compare_tensor(self, node: fx.Node, piece: int, value: Value, whole: Tensor, output: Tensor) -> None:
         masks = self._demanded.extents.of(value)
         expected = taken(whole, masks)
-        if expected.shape != made.shape:
+        if expected.shape != output.shape:
             raise MismatchError(
-                f"{node.target} would give the shape {tuple(made.shape)} and must give {tuple(expected.shape)}; in "
+                f"{node.target} would give the shape {tuple(output.shape)} and must give {tuple(expected.shape)}; in "
                 f"{where(node)}"
             )
         matters = self._matters(node, piece)
         if matters is None:
             return
         if not bool(matters.all()):
-            inside = taken(matters.expand(whole.shape), masks).to(made.device)
-            expected, made = expected[inside], made[inside]
+            inside = taken(matters.expand(whole.shape), masks).to(output.device)
+            expected, output = expected[inside], output[inside]
         finite = expected.isfinite()  # zero times infinity is NaN, which a smaller model does not show
-        apart = difference([expected[finite]], [made[finite]])
+        apart = difference([expected[finite]], [output[finite]])
         if apart > _TOLERANCES.get(expected.dtype, 0.0):
             raise MismatchError(f"{node.target} would differ by {apart:.1e} of its largest output; in {where(node)}")

@@ -156,7 +156,7 @@ def _asks_its_mode(model: nn.Module, trial: Trial) -> bool:
     inputs = trial.inputs
     args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
     with undisturbed(model), torch.no_grad(), fused_attention_off():
-        return asks_its_mode(model, lambda each: each(*args, **kwargs))
+        return asks_its_mode(model, lambda watched: watched(*args, **kwargs))
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,8 @@ class Trials:
         dtypes = tuple(value.dtype for value in self.example[0].inputs.all)
         samples = sum(trial.inputs.batch for trial in self.example)
         graph = self.graph
-        given = inspect.signature(graph.model.forward).bind(*graph.args, **graph.kwargs).arguments
-        return Checked(samples, sizes, dtypes, batch=graph.batch, arguments=tuple(given))
+        bound = inspect.signature(graph.model.forward).bind(*graph.args, **graph.kwargs).arguments
+        return Checked(samples, sizes, dtypes, batch=graph.batch, arguments=tuple(bound))
 
 
 def run_trials(model: nn.Module, graph: Graph) -> Trials:
@@ -164,18 +164,18 @@ def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
         Exception: whatever the smaller model's forward raises.
     """
     for trial in trials:
-        expected, found = where_finite(trial.expected, outputs(smaller, trial.inputs.args, trial.inputs.kwargs))
-        apart = difference(expected, found)
-        if apart > tolerance(expected) and not _only_flips(expected, found):
+        expected, actual = where_finite(trial.expected, outputs(smaller, trial.inputs.args, trial.inputs.kwargs))
+        apart = difference(expected, actual)
+        if apart > tolerance(expected) and not _only_flips(expected, actual):
             shapes = ", ".join(str(tuple(value.shape)) for value in trial.inputs.all)
             return f"its outputs would differ by {apart:.1e} of the largest on inputs of {shapes}"
     return ""
 
 
-def _only_flips(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
-    if [value.shape for value in expected] != [value.shape for value in found]:
+def _only_flips(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
+    if [value.shape for value in expected] != [value.shape for value in actual]:
         return False
-    for one, other in zip(expected, found, strict=True):
+    for one, other in zip(expected, actual, strict=True):
         if one.is_floating_point() or one.is_complex():
             if difference([one], [other]) > tolerance([one]):
                 return False
