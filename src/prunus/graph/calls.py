@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from prunus.graph.operations import base_name
+from prunus.graph.operations import AtenOperation, Family, base_name, find
 
 
 @functools.cache
@@ -37,6 +38,51 @@ def written_arguments(node: fx.Node) -> dict[str, Any]:
     """Return the arguments that are written in a graph, by name."""
     assert isinstance(node.target, torch._ops.OpOverload)
     return dict(zip(_defaults(node.target), node.args, strict=False)) | dict(node.kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class CalledOperation:
+    """A node that calls an operation.
+
+    Attributes:
+        node: where it stands in the graph.
+        arguments: all arguments by name, in the schema's order; what stands for tensors there differs from use to use.
+    """
+
+    node: fx.Node
+    arguments: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an argument, or a default where the operation has none of that name."""
+        return self.arguments.get(name, default)
+
+    @property
+    def row(self) -> AtenOperation:
+        """What the table of operations says of it."""
+        return find(self.node.target)
+
+    @property
+    def name(self) -> str:
+        """The operation's name, such as ``"relu"``, in place or not."""
+        return self.row.name
+
+    @property
+    def family(self) -> Family:
+        """The operation's family, whose rules hold for it."""
+        return self.row.family
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """The shapes of all results, for the example inputs."""
+        return [shape_of(result) for result in results_of(self.node)]
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the result, or of the first of several, for the example inputs."""
+        return shape_of(results_of(self.node)[0])
 
 
 def run(target: Any, arguments: Mapping[str, Any]) -> Any:

@@ -92,7 +92,7 @@ def keep(coupling: Coupling, gone: Tensor) -> Kept:
         _note(indices, name, dims, stays.reshape(sizes))
     for name, bound in coupling.bindings.items():
         shape = coupling.graph.tensor(name).shape
-        covered = indices.get(name, {}).keys() | {dim for each, dims in coupling.axes if each == name for dim in dims}
+        covered = indices.get(name, {}).keys() | {dim for other, dims in coupling.axes if other == name for dim in dims}
         _note_bound(indices, name, shape, bound, coupling, gone, covered)
     cut_indices = {
         name: {dim: index for dim, index in by_dim.items() if len(index) < coupling.graph.tensor(name).shape[dim]}
@@ -150,6 +150,24 @@ def _note(indices: dict[str, dict[int, Tensor]], name: str, dims: tuple[int, ...
         indices.setdefault(name, {})[dim] = own.nonzero().flatten()
 
 
+def bound_elements(
+    bound: list[tuple[Tensor, Tensor]], coupling: Coupling, gone: Tensor, numel: int
+) -> tuple[Tensor, Tensor]:
+    """Return which elements of a parameter meet anything that stays, and which meet anything at all, bool by flat id.
+
+    Args:
+        bound: elements and the labels beside them, as in `Coupling.bindings`.
+        coupling: what goes together.
+        gone: the classes that go, bool per class.
+        numel: how many elements the parameter has.
+    """
+    stays, met = torch.zeros(numel, dtype=torch.bool), torch.zeros(numel, dtype=torch.bool)
+    for ids, labels in bound:
+        met[ids] = True
+        stays[ids[(labels == INERT) | ~gone[coupling.class_of[labels.clamp(min=0)]]]] = True
+    return stays, met
+
+
 def _note_bound(
     indices: dict[str, dict[int, Tensor]],
     name: str,
@@ -160,11 +178,7 @@ def _note_bound(
     covered: set[int],
 ) -> None:
     """Note what stays of a parameter that goes where its neighbours go: an index whose elements all may go, goes."""
-    stays = torch.zeros(shape.numel(), dtype=torch.bool)
-    met = torch.zeros(shape.numel(), dtype=torch.bool)
-    for ids, labels in bound:
-        met[ids] = True
-        stays[ids[(labels == INERT) | ~gone[coupling.class_of[labels.clamp(min=0)]]]] = True
+    stays, met = bound_elements(bound, coupling, gone, shape.numel())
     if bool(stays[met].all()):
         return
     for dim in range(len(shape)):

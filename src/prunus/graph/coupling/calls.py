@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,17 +10,13 @@ from torch import Tensor, fx
 
 from prunus.errors import GraphError
 from prunus.graph import where
-from prunus.graph.calls import arguments_by_name, hint, results_of, run, shape_of
+from prunus.graph.calls import CalledOperation, arguments_by_name, hint, results_of, run
 from prunus.graph.coupling.values import Value
-from prunus.graph.operations import AtenOperation, Family, find
+from prunus.graph.operations import Family
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(CalledOperation):
     """One operation with its arguments: tensors as Values, symbolic sizes as the example's numbers."""
-
-    node: fx.Node
-    arguments: dict[str, Any]
 
     @classmethod
     def of(cls, node: fx.Node, values: Mapping[fx.Node, Any]) -> Call:
@@ -33,29 +28,7 @@ class Call:
             value = values.get(argument)
             return value if isinstance(value, (Value, list)) else hint(argument.meta.get("val"))
 
-        return cls(node, dict(fx.node.map_aggregate(arguments_by_name(node), known)))
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an argument, or a default where the operation has none of that name."""
-        return self.arguments.get(name, default)
-
-    @property
-    def operation(self) -> AtenOperation:
-        """The operation's row in the table."""
-        return find(self.node.target)
-
-    @property
-    def name(self) -> str:
-        """The operation's name, such as ``"relu"``, in place or not."""
-        return self.operation.name
-
-    @property
-    def family(self) -> Family:
-        """The operation's family, whose rules hold for it."""
-        return self.operation.family
+        return cls(node, fx.node.map_aggregate(arguments_by_name(node), known))
 
     @property
     def values(self) -> list[Value]:
@@ -70,16 +43,6 @@ class Call:
     def is_touched(self) -> bool:
         """Whether any tensor holds channels, comes from parameters, or is made to measure."""
         return any(value.sources or value.made or value.labelled for value in self.values)
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape of the output, or of the first of several."""
-        return self.shapes[0]
-
-    @property
-    def shapes(self) -> list[torch.Size]:
-        """The shapes of all outputs."""
-        return [shape_of(result) for result in results_of(self.node)]
 
     @property
     def has_several(self) -> bool:

@@ -150,7 +150,7 @@ def _spread(labels: Tensor, shape: torch.Size, dims: range) -> Tensor:
 def resized(reader: Reader, call: Call) -> Value | list[Value]:
     """Pool, pad or interpolate: only positions are mixed."""
     labels = reader.promote(call.values[0])
-    changed = range(labels.ndim - call.operation.spatial_dims(labels.ndim), labels.ndim)
+    changed = range(labels.ndim - call.row.spatial_dims(labels.ndim), labels.ndim)
     reader.need(labels, changed, "it is pooled or resized over", call.node)
     outputs = [Value(_spread(labels, shape, changed)) for shape in call.shapes]
     return outputs if len(outputs) > 1 else outputs[0]

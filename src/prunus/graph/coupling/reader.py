@@ -132,7 +132,7 @@ class Reader:
         """Keep parameters that an unknown operation turns into a weight, such as weight norm, or multiplies with."""
         for value in call.values:
             self.bind(value, inert(value.shape))
-            if call.operation.macs == "counted":
+            if call.row.macs == "counted":
                 is_cell = call.family is Family.CELL
                 self.keep_rows(value, _cell(call) if is_cell else f"prunus does not follow aten.{call.name}")
         outputs = [Value(inert(shape)) for shape in call.shapes]

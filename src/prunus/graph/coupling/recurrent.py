@@ -45,7 +45,7 @@ def recurrent(reader: Reader, call: Call) -> list[Value]:
 
 def _cell(reader: Reader, call: Call, parameters: list[Value], channels: Tensor | None, hidden: Tensor) -> None:
     """Couple one layer in one direction."""
-    rows = hidden.repeat(call.operation.gates)
+    rows = hidden.repeat(call.row.gates)
     steps = call["input"].shape[:-1].numel() / reader.graph.num_samples
     for index, parameter in enumerate(parameters):
         (source,) = parameter.sources

@@ -238,7 +238,7 @@ def _embedding(fit: Fit) -> None:
 def _resized(fit: Fit) -> None:
     value, *others = fit.call.values
     rank = len(value.shape)
-    dims = fit.call.operation.spatial_dims(rank)
+    dims = fit.call.row.spatial_dims(rank)
     letters = _alphabet(value)[: rank - dims] + ANY * dims
     for tensor in (value, *fit.outputs):
         fit.whole(tensor, range(rank - dims, rank))

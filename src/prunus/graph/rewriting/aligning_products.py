@@ -116,7 +116,7 @@ def _recurrent(fit: Fit) -> Literals | None:
     if len(parameters) != per_cell * directions * call["num_layers"]:
         return all_whole(fit)
     hidden = fit.masks(parameters[1])[1]
-    rows = None if hidden is None else hidden.repeat(call.operation.gates)
+    rows = None if hidden is None else hidden.repeat(call.row.gates)
     wide = None if hidden is None else hidden.repeat(directions)
     for place, parameter in enumerate(parameters):
         masks = fit.masks(parameter)

@@ -58,10 +58,10 @@ _FITS: dict[str, Fit] = {}
 def candidates(move: Move) -> Iterator[Candidate]:
     """Yield the operations that may do, the original's own arguments first."""
     yield Candidate(move.node.target, {})
-    if move.operation.family is Family.PARTS:
+    if move.row.family is Family.PARTS:
         yield from _split(move)
-    elif move.operation.name in _FITS:
-        for changes in _FITS[move.operation.name](move):
+    elif move.row.name in _FITS:
+        for changes in _FITS[move.row.name](move):
             yield Candidate(move.node.target, changes)
 
 
@@ -212,7 +212,7 @@ def _split(move: Move) -> Iterator[Candidate]:
     rank = len(move.carriers[0].shape)
     if len(move.outputs[0].shape) < rank:  # pieces without the dimension that was cut, as unbind's
         return
-    along = move.operation.along
+    along = move.row.along
     dim = int(move.arguments[along] if isinstance(along, str) else along or 0) % rank
     sizes = []
     for piece, masks in zip(move.outputs, move.kept, strict=True):

@@ -66,7 +66,7 @@ class Move:
         self.nodes = {id(value): argument for argument, value in own.items()}
         self.masks = {id(own[argument]): extents.of(values[argument]) for argument in own}
         call = Call.of(node, {**values, **own})
-        self.arguments, self.operation = call.arguments, call.operation
+        self.arguments, self.row = dict(call.arguments), call.row
         num_carriers = len(call.values) if call.family is Family.JOIN else 1
         self.carriers, self.helpers = call.values[:num_carriers], call.values[num_carriers:]
         value = values[node]
@@ -82,7 +82,7 @@ class Move:
         """Look at one index only of each dimension that goes through as it is, cut alike on both sides."""
         everything = [*self.carriers, *self.outputs]
         ranks = {len(value.shape) for value in everything}
-        active = active_dims(self.operation, self.arguments, *ranks) if len(ranks) == 1 else None
+        active = active_dims(self.row, self.arguments, *ranks) if len(ranks) == 1 else None
         if active is None or len(self.outputs) != 1:
             return
         own = [self.masks[id(value)] for value in self.carriers]
@@ -113,7 +113,7 @@ class Move:
             target: the operation.
             changes: its arguments by name that are not the original's; an index as the tensor that it is.
         """
-        if self.operation.has(Trait.KEEPS_ORDER) and target == self.node.target:
+        if self.row.has(Trait.KEEPS_ORDER) and target == self.node.target:
             return self._reshapes(dict(changes))
         fixed = self._cut_helpers()
 
@@ -192,9 +192,7 @@ class Move:
 
     def error(self, reason: str) -> RewriteError:
         """Return an error that names the operation."""
-        return RewriteError(
-            f"aten.{self.operation.name} can't be done on what is kept: {reason}; in {where(self.node)}"
-        )
+        return RewriteError(f"aten.{self.row.name} can't be done on what is kept: {reason}; in {where(self.node)}")
 
     def _ranks(self, place: Tensor, mask: Tensor | None) -> Tensor:
         """Return coordinates, counted from 1, as they are after the cut, counted from 0."""

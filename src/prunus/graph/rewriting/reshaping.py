@@ -62,15 +62,15 @@ def _staying(shape: Sequence[int], masks: Masks) -> Tensor:
     return outer(along).flatten()
 
 
-def active_dims(operation: AtenOperation, arguments: dict[str, Any], rank: int) -> set[int] | None:
+def active_dims(row: AtenOperation, arguments: dict[str, Any], rank: int) -> set[int] | None:
     """Return the dimensions along which an operation moves elements; None where that isn't known.
 
     All others go through it one to one: each has the place in the result that it has in the input.
     """
-    if operation.name == "index":
+    if row.name == "index":
         places = [place for place, entry in enumerate(arguments["indices"]) if entry is not None]
         return set(places) if len(places) == 1 and len(arguments["indices"][places[0]].shape) == 1 else None
-    named = arguments.get(operation.along) if isinstance(operation.along, str) else operation.along
+    named = arguments.get(row.along) if isinstance(row.along, str) else row.along
     if named is None or named == []:
         return None
     return {dim % rank for dim in ([named] if isinstance(named, int) else named)}

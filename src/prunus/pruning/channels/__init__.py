@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Size, Tensor, nn
@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 from prunus.errors import ChannelError
 from prunus.graph import ExampleInputs, trace
 from prunus.graph.coupling import Coupling, couple
-from prunus.pruning.channels.families import Cost, Family, families
+from prunus.pruning.channels.families import Cost, Family, families, protected
 from prunus.pruning.channels.masking import gone_of_masks, masks_of
 from prunus.pruning.channels.rehearsal import check_cut
 from prunus.pruning.channels.scoring import unit_scores
@@ -100,7 +100,7 @@ class ChannelFamilies:
         self.round_to, self.budget = pattern.round_to, pattern.budget
         self.min_kept = max(1, min_kept)
         excluded = set(_targets(model, self.coupling, include, ())) - set(self.targets)
-        self.families = [_protected(family, set(self.targets), excluded) for family in families(self.coupling)]
+        self.families = [protected(family, set(self.targets), excluded) for family in families(self.coupling)]
         self.cost = Cost(self.coupling, pattern.budget, list(self.targets))
 
     def check(self, sparsity: float, masks: Mapping[str, Tensor] | None = None) -> None:
@@ -322,12 +322,3 @@ def _targets(
     if not names:
         raise ChannelError("nothing to prune: no parameter of this model multiplies an activation")
     return select(model, names, exclude)
-
-
-def _protected(family: Family, targets: set[str], excluded: set[str]) -> Family:
-    """Return the family with the user's own reason to keep it, where there is one."""
-    if family.reason:
-        return family
-    makers = set(family.makers)
-    reason = "it is excluded" if makers & excluded else "" if makers & targets else "it is not included"
-    return replace(family, reason=reason)

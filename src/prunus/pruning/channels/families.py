@@ -82,6 +82,15 @@ def _by_reason(coupling: Coupling, family: Family) -> list[Family]:
     ]
 
 
+def protected(family: Family, targets: set[str], excluded: set[str]) -> Family:
+    """Return the family with the user's own reason to keep it, where there is one."""
+    if family.reason:
+        return family
+    makers = set(family.makers)
+    reason = "it is excluded" if makers & excluded else "" if makers & targets else "it is not included"
+    return replace(family, reason=reason)
+
+
 def _axes_by_role(coupling: Coupling) -> tuple[set[Axis], set[Axis]]:
     """Return the axes that make channels and those that take them."""
     roles: tuple[set[Axis], set[Axis]] = (set(), set())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.graph.coupling import Coupling
-from prunus.graph.coupling.values import INERT
+from prunus.graph.kept import bound_elements
 from prunus.pruning.masks import Masks, check_shape
 
 
@@ -35,7 +35,8 @@ def masks_of(coupling: Coupling, gone: Tensor, earlier: Mapping[str, Tensor] | N
             mask(name).logical_and_(stays.reshape(shape))
     for name, bound in coupling.bindings.items():
         if name in parameters:
-            mask(name).logical_and_(_bound(coupling, bound, gone, parameters[name]))
+            stays, met = bound_elements(bound, coupling, gone, parameters[name].numel())
+            mask(name).logical_and_((stays | ~met).reshape(parameters[name].shape))
     for name, tensor in (earlier or {}).items():
         if name in masks:
             masks[name] &= tensor.cpu()
@@ -44,16 +45,6 @@ def masks_of(coupling: Coupling, gone: Tensor, earlier: Mapping[str, Tensor] | N
     devices = {name: parameters[name].device for name in masks if name in parameters}
     order = [name for name in parameters if name in masks] + [name for name in masks if name not in parameters]
     return Masks({name: masks[name].to(devices.get(name, "cpu")) for name in order})
-
-
-def _bound(coupling: Coupling, bound: list[tuple[Tensor, Tensor]], gone: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Return which elements of a parameter stay: those that meet anything that stays, or nothing at all."""
-    stays = torch.zeros(parameter.numel(), dtype=torch.bool)
-    met = torch.zeros(parameter.numel(), dtype=torch.bool)
-    for ids, labels in bound:
-        met[ids] = True
-        stays[ids[(labels == INERT) | ~gone[coupling.class_of[labels.clamp(min=0)]]]] = True
-    return (stays | ~met).reshape(parameter.shape)
 
 
 def gone_of_masks(coupling: Coupling, masks: Mapping[str, Tensor]) -> Tensor:

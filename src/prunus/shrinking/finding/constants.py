@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, fx
 
+from prunus.graph.calls import arguments_by_name
 from prunus.graph.coupling import Coupling, Use
 from prunus.graph.operations import Family
 from prunus.shrinking.finding.contents import Reading
@@ -74,7 +75,7 @@ def foldable(reading: Reading, use: Use) -> Tensor:
 
 def _takes_constants(coupling: Coupling, use: Use) -> bool:
     """Tell whether any constant may become a part of the bias of a use."""
-    operation = Operation(use.node)
+    operation = Operation(use.node, arguments_by_name(use.node))
     shared = sum(other.weight.name == use.weight.name or _same_bias(other, use) for other in coupling.uses) > 1
     shared = shared or (use.bias is not None and len(coupling.bindings.get(use.bias.name, ())) > 1)
     padded = operation.family is Family.CONVOLUTION and pads(operation)

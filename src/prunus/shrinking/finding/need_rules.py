@@ -19,6 +19,11 @@ from prunus.shrinking.finding.product_rules import merged_channels, weight_place
 from prunus.shrinking.finding.weights import num_outputs
 
 
+def _mattering(matters: Tensor | list[Tensor | None]) -> list[Tensor]:
+    """Return what matters of each result of which anything does."""
+    return [own for own in (matters if isinstance(matters, list) else [matters]) if own is not None]
+
+
 @need_rule(Family.SAME)
 def same(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """The same elements."""
@@ -138,9 +143,8 @@ def padded(sweep: Sweep, operation: Operation, matters: Tensor) -> None:
 def resized(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """The same channels, at all positions."""
     first = operation.num_dims - operation.row.spatial_dims(operation.num_dims)
-    for own in matters if isinstance(matters, list) else [matters]:
-        if own is not None:
-            sweep.push(operation.tensors[0], any_over(own, range(first, own.ndim)))
+    for own in _mattering(matters):
+        sweep.push(operation.tensors[0], any_over(own, range(first, own.ndim)))
     for other in operation.tensors[1:]:
         sweep.push(other, torch.ones([1] * rank_of(other), dtype=torch.bool))
 
@@ -152,9 +156,7 @@ def reduced_over(sweep: Sweep, operation: Operation, matters: Any) -> None:
         elementwise(sweep, operation, matters)
         return
     dims = dims_of(operation)
-    for own in matters if isinstance(matters, list) else [matters]:
-        if own is None:
-            continue
+    for own in _mattering(matters):
         if not operation.get("keepdim"):
             for dim in dims:
                 own = own.unsqueeze(dim)
@@ -164,9 +166,8 @@ def reduced_over(sweep: Sweep, operation: Operation, matters: Any) -> None:
 @need_rule(Family.MIX)
 def mixed(sweep: Sweep, operation: Operation, matters: Any) -> None:
     """All along the dimension that is mixed."""
-    for own in matters if isinstance(matters, list) else [matters]:
-        if own is not None:
-            sweep.push(operation.tensors[0], any_over(own, [operation["dim"] % own.ndim]))
+    for own in _mattering(matters):
+        sweep.push(operation.tensors[0], any_over(own, [operation["dim"] % own.ndim]))
 
 
 @need_rule(Family.CHANNEL_NORM)

@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from prunus.graph.calls import arguments_by_name, hint, results_of, run, shape_of
-from prunus.graph.operations import AtenOperation, Family, find
+from prunus.graph.calls import CalledOperation, arguments_by_name, hint, results_of, run, shape_of
 
 
-@dataclass(frozen=True, eq=False)
-class Operation:
-    """A call of an ATen operation.
-
-    Attributes:
-        node: where it stands in the graph; its arguments are nodes, numbers and lists of them.
-    """
-
-    node: fx.Node
-
-    @cached_property
-    def row(self) -> AtenOperation:
-        """What the table of operations says of it."""
-        return find(self.node.target)
-
-    @property
-    def name(self) -> str:
-        """The operation's name without its namespace, overload and the underscore of in-place forms."""
-        return self.row.name
-
-    @property
-    def family(self) -> Family:
-        """The family, whose rules hold for it."""
-        return self.row.family
+class Operation(CalledOperation):
+    """A call of an ATen operation, whose arguments are nodes, numbers and lists of them."""
 
     @property
     def fills(self) -> int | float | None:
         """The number that each element of the result is; None where there is none, or it is not known."""
         number = self.get(self.row.fills) if isinstance(self.row.fills, str) else self.row.fills
         return number if isinstance(number, (int, float)) else None
-
-    @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """All arguments by name, defaults filled in."""
-        return arguments_by_name(self.node)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an argument, or a default where the operation has none of that name."""
-        return self.arguments.get(name, default)
 
     @cached_property
     def tensors(self) -> list[fx.Node]:
@@ -81,11 +45,6 @@ class Operation:
         """How many dimensions the output has, or the first of several."""
         return int(results_of(self.node)[0].ndim)
 
-    @cached_property
-    def shape(self) -> torch.Size:
-        """The shape of the output, or of the first of several, for the example inputs."""
-        return shape_of(results_of(self.node)[0])
-
     def compute(self, tensors: Mapping[fx.Node, Tensor]) -> Any:
         """Return what it gives for these tensors in the place of its own, which it leaves as they are."""
 
@@ -100,9 +59,8 @@ class Operation:
 
 def operation_of(node: fx.Node) -> Operation | None:
     """Return a node as an operation; None where it is none of ATen's."""
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    return Operation(node)
+    is_atens = node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    return Operation(node, arguments_by_name(node)) if is_atens else None
 
 
 def node_shape(node: fx.Node) -> torch.Size:
