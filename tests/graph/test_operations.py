@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunus.graph import macs
 from prunus.graph.calls import bound_arguments, run
 from prunus.graph.coupling.reader import RULES
+from prunus.graph.exported import guards
 from prunus.graph.exported import operations as in_files
 from prunus.graph.operations import OPERATIONS, AtenOperation, Family, Trait, base_name, find
 from prunus.graph.operations.row import NONE
+from prunus.graph.rewriting import fitting
+from prunus.shrinking.finding import content_rules
 
 ROWS = list(OPERATIONS.values())
 DTYPES = (torch.float64, torch.int64, torch.bool)
@@ -162,6 +166,12 @@ def test_what_has_no_row_is_of_no_family() -> None:
 
 def test_every_family_that_can_be_followed_has_a_rule() -> None:
     assert set(RULES) == set(Family) - {Family.CELL, Family.FILL, Family.SIZE, Family.CHECK, Family.OTHER}
+
+
+def test_rules_for_single_operations_are_for_such_that_have_a_row() -> None:
+    for rules in (fitting._FITS, macs._DISPATCHED, content_rules._DECIDED):
+        assert set(rules) <= set(OPERATIONS)
+    assert {name for name in guards._CHECKS if name not in in_files.ATEN} == set()
 
 
 def tried(row: AtenOperation, shape: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:

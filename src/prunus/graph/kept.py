@@ -104,7 +104,7 @@ def keep(coupling: Coupling, gone: Tensor) -> Kept:
 
 
 def _even_groups(coupling: Coupling, grouping: Grouping, gone: Tensor) -> None:
-    """Have classes come back until all groups of a convolution that stay have equally many inputs and outputs."""
+    """Bring classes back until all groups of a convolution that stay have equally many inputs and outputs."""
     ends = [coupling.class_of[atoms].reshape(grouping.groups, -1) for atoms in (grouping.inputs, grouping.outputs)]
     while True:
         stay = torch.stack([(~gone[classes]).any(1) for classes in ends]).any(0)
@@ -129,7 +129,7 @@ def _columns(coupling: Coupling, grouping: Grouping, gone: Tensor) -> Tensor:
 
 
 def _keep_activations(coupling: Coupling, gone: Tensor) -> None:
-    """Have a class come back for each tensor that would lose all its channels, a piece of a split among them."""
+    """Bring a class back for each tensor that would lose all its channels, pieces of a split included."""
     seen = set()
     for values in coupling.values.values():
         for value in values if isinstance(values, list) else [values]:

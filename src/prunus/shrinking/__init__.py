@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.copying import copy_model
 from prunus.errors import ShrinkError
-from prunus.graph import ExampleInputs, rewriting, trace
+from prunus.graph import ExampleInputs, Graph, rewriting, trace
 from prunus.graph.coupling import Use, couple
 from prunus.graph.exported import ExportedModule
 from prunus.graph.kept import Kept
@@ -122,15 +122,7 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     """Build the smaller model in its own class, or else as a graph, and prove it."""
     graph = kept.coupling.graph
     kind = type(model).__name__
-    try:
-        trials = run_trials(model, graph)
-    except Exception as error:  # what can be traced may still not run, as 8-bit floats
-        lines = str(error).splitlines() or [""]
-        shown = _shown(graph.args, graph.kwargs)
-        raise ShrinkError(
-            f"{kind} can't be shrunk: it does not run on inputs like the example's, {shown}: {type(error).__name__}: "
-            f"{lines[0]}; give an example of the dtypes and shapes that it takes"
-        ) from error
+    trials = _trials(model, graph)
     example = trials.example[0].inputs
     biases, fresh = _biases(kept, fixed)
     try:
@@ -163,6 +155,18 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     smaller = _as_graph(demanded, trials, why)
     _check_training(smaller, trials, kept, training_biases)
     return _with_checked(smaller, trials.checked(resized=False))
+
+
+def _trials(model: nn.Module, graph: Graph) -> Trials:
+    try:
+        return run_trials(model, graph)
+    except Exception as error:  # what can be traced may still not run, as 8-bit floats
+        lines = str(error).splitlines() or [""]
+        raise ShrinkError(
+            f"{type(model).__name__} can't be shrunk: it does not run on inputs like the example's, "
+            f"{_shown(graph.args, graph.kwargs)}: {type(error).__name__}: {lines[0]}; give an example of the dtypes "
+            "and shapes that it takes"
+        ) from error
 
 
 def _shown(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:

@@ -120,7 +120,7 @@ def _couple(graph: Graph, groups: Groups) -> Coupling:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Labels are many small tensors: threads would wait for each other longer than they work."""
+    """Use one thread: labels are many small tensors, for which several threads only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -164,7 +164,7 @@ def _settle(reader: Reader, labels: Tensor, differ: list[int]) -> None:
 
 
 def _settle_mixed(reader: Reader, labels: Tensor, differ: list[int]) -> None:
-    """Have channels stay that lie beside what is no channel, unless they do so along one dimension only."""
+    """Keep channels that lie beside elements of no channel, unless they do so along one dimension only."""
     reader.keep(labels, "it lies beside what no layer makes, such as the model's input")
     atoms = labels[labels >= 0]
     reader.partition.union(atoms, atoms[:1].expand_as(atoms))

@@ -157,6 +157,6 @@ def group_norm(reader: Reader, call: Call) -> Value:
 
 
 def _bind_channels(reader: Reader, parameter: Value, labels: Tensor, dim: int) -> None:
-    """Let a vector with one element a channel go with the channels."""
+    """Tie a vector with one element a channel to the channels."""
     moved = tuple(source.moved(along(source.indices(), dim, labels.shape)) for source in parameter.sources)
     reader.bind(Value(inert(labels.shape), moved), labels)

@@ -104,7 +104,7 @@ def _alike(
 def _counted(
     reader: Reader, source: Source, channels: Tensor, groups: int, transposed: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Let each group lose what it likes; where the weight is used again, the same."""
+    """Let groups lose different channels; where the weight is used again, the same ones."""
     whole = reader.axis(source, 0)
     assert whole is not None
     earlier = next((grouping for grouping in reader.groupings if grouping.weight == source.name), None)
@@ -123,7 +123,7 @@ def _counted(
 
 
 def settle_groupings(reader: Reader) -> None:
-    """Have the channels of a grouped convolution stay where its weight is used in yet another way."""
+    """Keep the channels of a grouped convolution whose weight is used in another way too."""
     names = [grouping.weight for grouping in reader.groupings]
     for grouping in reader.groupings:
         name = grouping.weight

@@ -144,7 +144,7 @@ class Reader:
         return value if labels is value.labels else replace(value, labels=labels)
 
     def _untouched(self, call: Call) -> Value | list[Value]:
-        """Label what depends on no parameter: it stays, or it is made to measure."""
+        """Label what depends on no parameter: it stays, unless it is filled with one number and can have any size."""
         to_measure = call.family is Family.FILL and call.node.meta["val"].is_floating_point()
         if to_measure and 0 < call.shape.numel() <= MOST_MADE:
             first = self.partition.add(call.shape.numel())
@@ -178,7 +178,7 @@ class Reader:
         return torch.arange(first, first + size)
 
     def join(self, first: Tensor, second: Tensor) -> None:
-        """Let labels go together, element by element; where one has no atom, the other has to stay as it is."""
+        """Couple labels element by element; where one is of no channel, the other has to stay."""
         first, second = compact_both(first, second)
         both = (first >= 0) & (second >= 0)
         if both.any():
@@ -189,7 +189,7 @@ class Reader:
                 self.keep(one[lonely], "it meets what no layer makes, such as the model's input")
 
     def keep(self, labels: Tensor | None, reason: str) -> None:
-        """Have labels stay."""
+        """Keep labels: none of their channels may go. None stands for no labels."""
         if labels is None:
             return
         atoms = torch.unique(compact(labels))
@@ -198,18 +198,18 @@ class Reader:
             self.fixed.append((atoms, reason))
 
     def keep_only(self, labels: Tensor) -> None:
-        """Have labels stay that are all of one class: of their tensor nothing else would be left."""
+        """Keep labels that are all of one class: of their tensor nothing would be left."""
         single = len(torch.unique(compact(labels))) == 1
         self.keep(labels, "it is the only channel of its layer" if single else "all channels beside it go with it")
 
     def keep_rows(self, value: Value, reason: str) -> None:
-        """Have all rows of a parameter stay, so that it can be told why."""
+        """Keep all rows of a parameter, so that the reason is listed for it."""
         for source in value.sources:
             if source.ids is None and len(source.shape) > 1:
                 self.keep(self.axis(source, 0), reason)
 
     def need(self, labels: Tensor, dims: Sequence[int], reason: str, node: fx.Node) -> None:
-        """Have labels stay if, once everything is read, they differ along one of these dimensions."""
+        """Keep labels if, once the whole graph is read, they differ along one of these dimensions."""
         wanted = tuple(dim % labels.ndim for dim in dims if labels.ndim)
         if wanted and bool((compact(labels) >= 0).any()):
             self.needs.append(Need(labels, wanted, reason, node))
@@ -220,7 +220,7 @@ class Reader:
             self.leaks.append(labels)
 
     def bind(self, value: Value, labels: Tensor) -> None:
-        """Let the elements of a parameter go where all that they meet goes."""
+        """Tie the elements of a parameter to the labels beside them: an element goes when all of these go."""
         for source in value.sources:
             ids = source.indices().broadcast_to(labels.shape)
             small_ids, small_labels = compact_both(ids, labels)
@@ -228,7 +228,7 @@ class Reader:
             self.bindings.setdefault(source.name, []).append((source.moved(met), neighbours))
 
     def promote(self, value: Value) -> Tensor:
-        """Return labels for a value, after giving each element of a parameter an atom of its own."""
+        """Return the labels of a value; each element of a parameter gets an atom of its own."""
         if not value.sources:
             return value.labels
         (source, *others) = value.sources

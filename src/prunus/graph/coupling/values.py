@@ -43,7 +43,7 @@ class Value:
         labels: int64, of the tensor's shape: each element's atom, or INERT; expanded rather than copied.
         sources: the parameters it was computed from, and nothing else; empty for what depends on the inputs.
         known: its content, where it is a small constant of the graph.
-        made: whether it is made to measure (zeros, ones), so that it can be cut like whatever it meets.
+        made: whether it is filled with one number (zeros, ones), so that it can be cut like whatever it meets.
     """
 
     labels: Tensor

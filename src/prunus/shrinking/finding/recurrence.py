@@ -13,9 +13,6 @@ from prunus.shrinking.finding.contents import Reading
 from prunus.shrinking.finding.operation import Operation, node_shape
 from prunus.shrinking.finding.weights import num_inputs
 
-# Of the gates in their order in torch's weights, the one whose activation is the candidate for the new state.
-_CANDIDATE = {"lstm": 2, "gru": 2, "rnn_tanh": 0, "rnn_relu": 0}
-
 
 @dataclass(frozen=True, eq=False)
 class ZeroUnits:
@@ -87,7 +84,7 @@ def _zero_of_cell(
 ) -> Tensor:
     """Return which units of one layer in one direction are always zero: the largest set that feeds on itself."""
     size = len(starts)
-    gate = _CANDIDATE[operation.name]
+    gate = 2 if operation.row.gates > 1 else 0  # in torch's order the one that makes the candidate for the new state
     rows = slice(gate * size, (gate + 1) * size)
     from_inputs, from_state = (reading.carries(use)[rows] for use in uses)
     zero = starts & ~(from_inputs & ~zero_inputs).any(1)
