@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.forward import run, undisturbed, unique_parameters
-from prunus.graph.macs import CountedProduct, products
 from prunus.supported import unwrap
+
+if TYPE_CHECKING:
+    from prunus.graph.macs import CountedProduct
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], inputs: tuple[Tensor, ...]) -> None:
+        from prunus.graph.macs import products  # here, so that timing alone does not load what reads graphs
+
         super().__init__()  # type: ignore[no-untyped-call]
+        self._products = products
         self.total = 0
         self.nonzero = 0
         self.uncounted: set[str] = set()
@@ -101,7 +106,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return parts
         output = func(*args, **kwargs)
         arguments = list(_tensors((args, kwargs)))
-        counted = products(func, args, kwargs, output)
+        counted = self._products(func, args, kwargs, output)
         if counted is None:
             self.uncounted.add(func._schema.name)
             self._unknown.update(name for tensor in arguments if (name := self._origins.parameter(tensor)))
