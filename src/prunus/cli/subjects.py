@@ -230,7 +230,7 @@ def _own_inputs(subject: Subject, model: nn.Module, source: Source) -> ExampleIn
     """Return inputs for a model of prunus or one from a .prunus file; None for others."""
     from prunus import exporting
 
-    if subject.source in prunus.models.MODELS:
+    if subject.source is not None and subject.source in prunus.models.MODELS:
         return inputs.of_shape(prunus.models.input_shape(subject.source, **source.arguments()), model)
     return exporting.inputs_of(model)
 
