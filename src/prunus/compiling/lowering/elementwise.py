@@ -9,6 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from prunus.compiling.kernels.numbers import SCALARS, constants_of
 from prunus.compiling.lowering.arguments import (
     activation_of,
     bias_of,
@@ -21,6 +22,7 @@ from prunus.compiling.lowering.arguments import (
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
 from prunus.compiling.net import Numbers, Pointwise, View, box_of
 from prunus.compiling.operations import elementwise
+from prunus.graph.operations import OPERATIONS
 
 
 @rule("batch_norm")
@@ -39,40 +41,27 @@ def batch_norm(reader: Reader, call: Call) -> Activation:
     return combined(reader, call, "add", scaled, numpy.broadcast_to(shift.reshape(shape), view.index.shape))
 
 
-_FUNCTIONS = {
-    "relu": "relu",
-    "relu6": "relu6",
-    "silu": "silu",
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-    "hardswish": "hardswish",
-    "hardsigmoid": "hardsigmoid",
-    "exp": "exp",
-    "sqrt": "sqrt",
-    "neg": "neg",
-    "abs": "abs",
-    "square": "square",
-    "softplus": "softplus",
-    "reciprocal": "reciprocal",
-}
+# Operations that are one of the kernels' functions by themselves.
+_FUNCTIONS = [name for name in SCALARS if name in OPERATIONS and not constants_of(name)]
+_LIMITS = ["hardtanh", "clamp", "clamp_min", "clamp_max", "clip"]
 
 
-@rule(*_FUNCTIONS, "leaky_relu", "gelu", "elu", "hardtanh", "clamp", "clamp_min", "clamp_max")
+@rule(*_FUNCTIONS, "leaky_relu", "elu", *_LIMITS)
 def pointwise(reader: Reader, call: Call) -> Activation:
     """Apply a function to each element."""
     return mapped(reader, call, activation_of(call, "self"), _function(call))
 
 
 def _function(call: Call) -> Pointwise:
-    name = call.name.removesuffix("_")
+    name = call.name
     if name == "softplus" and (call["beta"] != 1 or call["threshold"] != 20):
         raise call.refuse("only with the usual beta and threshold")
-    if name in _FUNCTIONS:
-        return Pointwise(_FUNCTIONS[name])
-    if name == "leaky_relu":
-        return Pointwise("leaky_relu", (float(call["negative_slope"]),))
     if name == "gelu":
         return Pointwise("gelu_tanh" if call["approximate"] == "tanh" else "gelu")
+    if name in _FUNCTIONS:
+        return Pointwise(name)
+    if name == "leaky_relu":
+        return Pointwise("leaky_relu", (float(call["negative_slope"]),))
     if name == "elu":
         if call["scale"] != 1 or call["input_scale"] != 1:
             raise call.refuse("only with scales of 1")
@@ -112,10 +101,21 @@ def glu(reader: Reader, call: Call) -> Activation:
     return combined(reader, call, "mul", one, mapped(reader, call, gate, Pointwise("sigmoid")))
 
 
-_ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "true_divide": "div", "maximum": "maximum"}
+_ARITHMETIC = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "div": "div",
+    "true_divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+    "divide": "div",
+    "maximum": "maximum",
+    "minimum": "minimum",
+}
 
 
-@rule(*_ARITHMETIC, "minimum", "rsub")
+@rule(*_ARITHMETIC, "rsub")
 def arithmetic(reader: Reader, call: Call) -> Activation:
     """Combine two activations, or one and a constant."""
     first, second, alpha = call["self"], call["other"], call.get("alpha", 1)
@@ -126,7 +126,7 @@ def arithmetic(reader: Reader, call: Call) -> Activation:
         if alpha != 1:
             raise call.refuse("only without a factor")
     else:
-        function = _ARITHMETIC.get(call.name.removesuffix("_"), call.name)
+        function = _ARITHMETIC.get(call.name, call.name)
     if alpha != 1:
         if isinstance(second, Activation):
             raise call.refuse("only without a factor")

@@ -12,36 +12,35 @@ from prunus.compiling.lowering.arguments import activation_of, listed, numbers_o
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule, swapped
 from prunus.compiling.net import Numbers, View, box_of
 from prunus.compiling.operations import Join
+from prunus.graph.calls import run
+from prunus.graph.operations import OPERATIONS, Family, Trait
 
-# fmt: off
 _MOVES = [
-    "view", "reshape", "permute", "transpose", "t", "flatten", "unflatten", "unsqueeze", "squeeze", "expand", "select",
-    "slice", "narrow", "repeat", "roll", "flip", "movedim", "moveaxis", "swapaxes", "swapdims", "repeat_interleave",
-    "expand_as", "view_as", "reshape_as", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "numpy_T", "mT",
-    "tile", "index_select", "chunk", "split", "split_with_sizes", "unbind", "tensor_split", "clone", "contiguous",
-    "detach", "alias", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "lift_fresh_copy",
-    "positive", "_unsafe_view", "upsample_nearest2d", "upsample_nearest1d",
+    *(
+        name
+        for name, row in OPERATIONS.items()
+        if (row.family in (Family.MOVE, Family.PARTS, Family.SAME) and not row.has(Trait.CASTS))
+        if name != "native_dropout"  # it gives a mask as well
+    ),
+    "upsample_nearest1d",
+    "upsample_nearest2d",
 ]
-# fmt: on
 
 
 @rule(*_MOVES)
 def move(reader: Reader, call: Call) -> Any:
     """Run what only moves elements on their indices."""
-    (source,) = [each for each in listed(call) if isinstance(each, Activation)][:1]
+    source = next(value for value in listed(call) if isinstance(value, Activation))
     index = source.index
     floating = call.name.startswith("upsample")  # it takes no whole numbers; doubles hold them exactly
-    arguments = swapped(call, source, index.double() if floating else index)
-    if call.name in ("view", "_unsafe_view"):  # indices lie otherwise in memory than what they index
-        found: Any = index.reshape(arguments["size"])
-    else:
-        found = reader.compute(call, arguments)
-    if isinstance(found, (list, tuple)):
-        return [moved(source, piece) for piece in found]
-    return moved(source, found.long())
+    with torch.no_grad():
+        moved_index = run(call.node.target, swapped(call, source, index.double() if floating else index))
+    if isinstance(moved_index, (list, tuple)):
+        return [moved(source, piece) for piece in moved_index]
+    return moved(source, moved_index.long())
 
 
-@rule("to", "_to_copy", "type_as", "float", "double", "half", "bfloat16")
+@rule(*(name for name, row in OPERATIONS.items() if row.family is Family.SAME and row.has(Trait.CASTS)))
 def cast(reader: Reader, call: Call) -> Activation:
     """Leave a cast out: a program computes in one dtype."""
     source = call["self"]
@@ -50,7 +49,7 @@ def cast(reader: Reader, call: Call) -> Activation:
     raise call.refuse("it makes other than floating point numbers of an activation, which a program can't hold")
 
 
-@rule("cat", "concat", "concatenate", "stack")
+@rule("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack")
 def joined(reader: Reader, call: Call) -> Activation:
     """Put activations and constants beside each other."""
     given = list(call["tensors"])
@@ -62,8 +61,8 @@ def joined(reader: Reader, call: Call) -> Activation:
         torch.arange(start, stop).reshape(shape_of(each))
         for each, start, stop in zip(given, starts, starts[1:], strict=False)
     ]
-    places = reader.compute(call, {**call.arguments, "tensors": index})  # where each element of each piece goes to
-    if call["dim"] % places.ndim == 0:
+    places = run(call.node.target, {**call.arguments, "tensors": index})  # where each element of each piece goes to
+    if places.ndim == 0 or len(places) != reader.samples:
         raise call.refuse("it joins along the batch; a program computes sample by sample")
     shape = tuple(places.shape[1:])
     target = torch.empty(starts[-1], dtype=torch.int64)

@@ -115,7 +115,7 @@ def matrix_product(reader: Reader, call: Call) -> Activation:
     bias = call["self"] if call.name == "addmm" else None
     if bias is not None and (not isinstance(bias, Tensor) or call["alpha"] != 1 or call["beta"] != 1):
         raise call.refuse("only with a constant bias and without factors")
-    return _linear(reader, Call(call.node, call.name, {"input": first, "weight": second.T, "bias": bias}))
+    return _linear(reader, Call(call.node, {"input": first, "weight": second.T, "bias": bias}))
 
 
 def _two(call: Call) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 from prunus.compiling.net import Box, Net, Operation, View, box_of, whole
 from prunus.errors import CompileError
 from prunus.graph import Graph, module_path, where
-from prunus.graph.calls import has_tensor, hint
+from prunus.graph.calls import CalledOperation, arguments_by_name, has_tensor, hint
+from prunus.graph.operations import OPERATIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,20 +32,8 @@ class Activation:
     index: Tensor
 
 
-@dataclass(frozen=True)
-class Call:
-    """One operation: its name, and its arguments by name, with Activations and tensors in the place of nodes."""
-
-    node: fx.Node
-    name: str
-    arguments: Mapping[str, Any]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.arguments[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an argument, or a default where the operation has none of that name."""
-        return self.arguments.get(name, default)
+class Call(CalledOperation):
+    """A call with Activations and tensors in the place of nodes."""
 
     def refuse(self, why: str) -> CompileError:
         """Return the error that this operation can't be compiled."""
@@ -56,11 +45,16 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter the decorated rule for operations of these names, without ``aten.``; in place means the same."""
+    """Enter the decorated rule for operations of these names in the table of operations.
+
+    Raises:
+        AssertionError: a name has a rule already, or no row.
+    """
 
     def enter(function: Rule) -> Rule:
         for name in names:
-            assert name not in RULES, name
+            assert name in OPERATIONS, f"{name} has no row"
+            assert name not in RULES, f"{name} has two rules"
             RULES[name] = function
         return function
 
@@ -192,36 +186,25 @@ class Reader:
             return pieces[place] if isinstance(pieces, (list, tuple)) else hint(node.meta.get("val"))
         if not isinstance(node.target, torch._ops.OpOverload) or not has_tensor(node.meta.get("val")):
             return hint(node.meta.get("val"))
-        call = Call(node, str(node.target.overloadpacket).removeprefix("aten."), self._arguments(node))
+        call = Call(node, fx.node.map_aggregate(arguments_by_name(node), self._known))
         if not any(isinstance(each, Activation) for each in pytree.tree_leaves(call.arguments)):
-            return self.compute(call, call.arguments)
-        in_place = call.name.endswith("_") and not call.name.endswith("__")
-        found = RULES.get(call.name.removesuffix("_") if in_place else call.name)
-        if found is None:
+            return _computed(call)
+        reads = RULES.get(call.name)
+        if reads is None:
             raise call.refuse(
                 "prunus.compile doesn't know this operation; compile the part of the model without it, or use "
                 "prunus.export to ONNX, whose runtime knows more"
             )
         _refuse_complex(call)
         try:
-            result = found(self, call)
+            result = reads(self, call)
         except CompileError:
             raise
         except Exception as error:  # arguments that the rule didn't expect
             raise call.refuse(f"prunus.compile can't read it ({type(error).__name__}: {str(error)[:200]})") from error
-        if in_place:
+        if node.target._schema.is_mutable:
             self._overwrite(call, result)
         return result
-
-    def _arguments(self, node: fx.Node) -> dict[str, Any]:
-        """Return all arguments by name, defaults filled in."""
-        target: Any = node.target
-        arguments = {}
-        for place, parameter in enumerate(target._schema.arguments):
-            default = parameter.default_value if parameter.has_default_value() else None
-            given = node.args[place] if place < len(node.args) else node.kwargs.get(parameter.name, default)
-            arguments[parameter.name] = fx.node.map_aggregate(given, self._known)
-        return arguments
 
     def _known(self, given: Any) -> Any:
         return self.values[given] if isinstance(given, fx.Node) else given
@@ -243,18 +226,15 @@ class Reader:
             if other and any(user not in self.values and user is not call.node for user in node.users):
                 raise call.refuse("it writes over a tensor that is read under another name later")
 
-    def compute(self, call: Call, arguments: Mapping[str, Any]) -> Any:
-        """Compute an operation on tensors."""
-        target: Any = call.node.target
-        positional, named = [], {}
-        for parameter in target._schema.arguments:
-            value = fx.node.map_aggregate(arguments[parameter.name], _on_cpu)
-            if parameter.kwarg_only:
-                named[parameter.name] = value
-            else:
-                positional.append(value)
-        with torch.no_grad():
-            return target(*positional, **named)
+
+def _computed(call: Call) -> Any:
+    """Compute an operation on constants; what it writes to, later uses read."""
+    target: Any = call.node.target
+    names = [parameter.name for parameter in target._schema.arguments if not parameter.kwarg_only]
+    arguments = fx.node.map_aggregate(dict(call.arguments), _on_cpu)
+    assert isinstance(arguments, dict)
+    with torch.no_grad():
+        return target(*[arguments[name] for name in names], **{k: v for k, v in arguments.items() if k not in names})
 
 
 def swapped(call: Call, of: Activation, index: Tensor) -> dict[str, Any]:
