@@ -149,7 +149,19 @@ class Functions(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Return each result by its name."""
         f = nn.functional
-        names = ["relu", "relu6", "silu", "gelu", "sigmoid", "tanh", "elu", "hardswish", "hardsigmoid", "softplus"]
+        names = [
+            "relu",
+            "relu6",
+            "silu",
+            "gelu",
+            "sigmoid",
+            "tanh",
+            "elu",
+            "hardswish",
+            "hardsigmoid",
+            "softplus",
+            "mish",
+        ]
         found = {name: getattr(f, name)(x) for name in names}
         found |= {
             "gelu_tanh": f.gelu(x, approximate="tanh"),

@@ -23,6 +23,7 @@ Functions = Mapping[str, Callable[[Tensor], Tensor]]
 
 ACTIVATIONS: Functions = {
     "relu": f.relu, "relu6": f.relu6, "silu": f.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "elu": f.elu,
+    "mish": f.mish,
     "gelu": f.gelu, "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"), "elu_half": lambda x: f.elu(x, 0.5),
     "hardswish": f.hardswish, "hardsigmoid": f.hardsigmoid, "hardtanh": f.hardtanh, "softplus": f.softplus,
     "leaky_relu": f.leaky_relu, "leaky_relu_falling": lambda x: f.leaky_relu(x, -0.3),

@@ -26,6 +26,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,  # not zero at zero
     "tanh": nn.Tanh,
     "hardswish": nn.Hardswish,
+    "mish": nn.Mish,
     "none": nn.Identity,
 }
 NORMS: dict[str, Callable[[int], nn.Module]] = {

@@ -83,6 +83,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "pools": (lambda: randomise(Pools(), 3).eval(), (2, 9, 11)),
     "pools at 70%": (lambda: holed(randomise(Pools(), 3), 0.7).eval(), (2, 9, 11)),
     "views": (lambda: holed(randomise(Views(), 4), 0.5).eval(), (4, 6, 6)),
+    "mish": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.Mish(), nn.Flatten(), nn.Linear(36, 4)).eval(), (2, 5, 6)),
     "no weight left": (lambda: holed(randomise(Pools(), 3), 1.1).eval(), (2, 9, 11)),
 }
 

@@ -62,6 +62,7 @@ SCALARS = {
     "sigmoid": "1 / (1 + exp{f}(-x))",
     "tanh": "tanh{f}(x)",
     "silu": "x / (1 + exp{f}(-x))",
+    "mish": "x * tanh{f}(log1p{f}(exp{f}(x)))",
     "gelu": "x * {half} * (1 + erf{f}(x * {sqrt_half}))",
     "gelu_tanh": "x * {half} * (1 + tanh{f}({gelu_scale} * (x + {gelu_cubic} * x * x * x)))",
     "elu": "x > 0 ? x : a * expm1{f}(x)",
