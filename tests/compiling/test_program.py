@@ -33,8 +33,6 @@ REFUSED = {
     "grouped-query-rotary": "input 'ids' is of torch.int64",
     "vit": "scaled_dot_product_attention",
     "swin": "linear|roll|matmul",
-    "autoencoder": "conv_transpose2d",
-    "unet": "conv_transpose2d",
     "cnn-3d": "conv3d",
     "tied-embedding": "input 'ids' is of torch.int64",
     "lstm": "input 'ids' is of torch.int64",
@@ -291,6 +289,38 @@ def test_threads_share_the_steps_of_one_sample(caffe: tuple[nn.Module, Tensor]) 
     program._engine._most_single = 0
     for batch in (1, 2, 21):
         close(program(images[:batch]), model(images[:batch]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_transposed_convolution(data: st.DataObject) -> None:
+    draw = data.draw
+    dims = draw(st.sampled_from([1, 2]))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    stride, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    kernel = draw(st.integers(1, 5))
+    reach = dilation * (kernel - 1)
+    side = draw(st.integers(1, 7))
+    padding = draw(st.integers(0, min(reach + 2, ((side - 1) * stride + reach) // 2)))
+    more = draw(st.integers(0, max(stride, dilation) - 1))
+    kind = nn.ConvTranspose1d if dims == 1 else nn.ConvTranspose2d
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    layer = kind(
+        3 * groups, 2 * groups, kernel, stride, padding, more, groups, bias=draw(st.booleans()), dilation=dilation
+    )
+    model = sparse(nn.Sequential(layer, nn.ReLU()), draw(st.sampled_from([0.0, 0.7])))
+    inputs = torch.randn(3, 3 * groups, *([side] if dims == 1 else [side, draw(st.integers(1, 6))]))
+    try:
+        expected = model(inputs)
+    except RuntimeError:  # a side of the output would be negative
+        return
+    if not expected.numel():
+        with pytest.raises(CompileError, match="makes no box"):
+            prunus.compile(model, inputs, tune=False)
+        return
+    program = prunus.compile(model, inputs, tune=False)
+    close(program(inputs), expected)
+    close(program(inputs[:1]), expected[:1])
 
 
 def test_numpy_in_numpy_out(caffe: tuple[nn.Module, Tensor]) -> None:

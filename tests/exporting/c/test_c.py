@@ -84,6 +84,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "pools at 70%": (lambda: holed(randomise(Pools(), 3), 0.7).eval(), (2, 9, 11)),
     "views": (lambda: holed(randomise(Views(), 4), 0.5).eval(), (4, 6, 6)),
     "mish": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.Mish(), nn.Flatten(), nn.Linear(36, 4)).eval(), (2, 5, 6)),
+    "transposed": (
+        lambda: holed(nn.Sequential(nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), nn.ConvTranspose2d(6, 2, 2)), 0.3),
+        (4, 3, 5),
+    ),
     "no weight left": (lambda: holed(randomise(Pools(), 3), 1.1).eval(), (2, 9, 11)),
 }
 

@@ -122,7 +122,7 @@ class Reader:
         """Add an operation and return what it makes: its whole box, or that in some arrangement, as for one sample."""
         self.operations.append(operation)
         self.boxes[operation.output] = operation.box
-        return self._activation(
+        return self.activation(
             whole(operation.output, operation.box) if index is None else View(operation.output, index)
         )
 
@@ -138,7 +138,8 @@ class Reader:
         """Return what an operation is called: the module it is in, or its own name."""
         return module_path(call.node).partition("@")[0] or call.node.name
 
-    def _activation(self, view: View) -> Activation:
+    def activation(self, view: View) -> Activation:
+        """Return a view of one sample as an activation of all of them."""
         first = torch.from_numpy(view.index)
         size = int(numpy.prod(self.boxes[view.value]))
         return Activation(view.value, torch.stack([first + sample * size for sample in range(self.samples)]))
@@ -154,7 +155,7 @@ class Reader:
             raise CompileError(f"a sample of the input {name!r} has the shape {shape}, so there is nothing to compute")
         number, box = self.next_value(), box_of(shape)
         self.boxes[number] = box
-        self.values[node] = self._activation(View(number, whole(number, box).index.reshape(shape)))
+        self.values[node] = self.activation(View(number, whole(number, box).index.reshape(shape)))
         return number, shape
 
     def _output(self, found: Any) -> View:
