@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prunus.shrinking import shrink
     from prunus.shrinking.explaining import Explanation, explain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ChannelError",

@@ -32,6 +32,8 @@ POOL_SIDE = 2
 _MOST_CHAINED = 8
 # Rows of the source that are read from one pointer: an address adds once or twice the pitch by itself.
 _APART = 3
+# Tiles of up to so many vectors are those of matrices.
+_FEW = 4
 # Places of 16 bits pay where reading the lists is much of the work: for tiles of up to so many vectors.
 SMALL = 8
 
@@ -143,17 +145,24 @@ def kernel_activation(pointwise: Pointwise) -> tuple[str, tuple[float, ...]]:
 
 
 def finish(numbers: Numbers, width: int) -> str:
-    """Return the C function that does with sums what is less usual: it is given them row by row, output by output."""
+    """Return the C function that does with sums what is less usual: it is given them output by output, row by row."""
     quarter, half = numbers.constant(1 / POOL_SIDE**2), numbers.constant(1 / POOL_SIDE)
     return _FINISH.format(n=width, quarter=quarter, half=half)
 
 
 _FINISH = """
 static __attribute__((noinline, unused)) void finish{n}(
-    const contraction *a, vec{n} *sums, long rows, long height, long across, long room, real *to)
+    const contraction *a, vec{n} *sums, long rows, long height, long across, long room, real *to, const real *plus)
 {{
     const long count = rows * height * across;
     const real low = a->low, high = a->high;
+    if (plus)
+        for (long i = 0; i < count; ++i) {{
+            const real *at = plus + i / (height * across) * a->residual_channel;
+            at += i / across % height * a->residual_down + i % across * a->residual_right;
+            sums[i] += *(const loose{n} *)at;
+        }}
+    if (a->activation == 1) for (long i = 0; i < count; ++i) sums[i] = relu{n}(sums[i]);
     if (a->activation == 2) for (long i = 0; i < count; ++i) sums[i] = clamp{n}(sums[i], low, high);
     if (a->activation == 3) for (long i = 0; i < count; ++i) sums[i] = leaky_relu{n}(sums[i], low);
     const int most = a->pool == 1 || a->pool == 3;
@@ -301,10 +310,21 @@ class _Kernel:
         sums = [self._sum(row, i) for row in range(tile.rows) for i in range(len(self.places))]
         relu = f"if (activation == {RELU}) {{ {' '.join(f'{name} = relu{tile.width}({name});' for name in sums)} }}"
         with write.block("if (special)"):
-            self._special(write, sums, relu)
+            if len(sums) <= _FEW:
+                self._apart(write, sums)
+            else:
+                self._special(write, sums, relu)
         write(f"else {relu}")
         for row in range(tile.rows):
             self._store(write, row)
+
+    def _apart(self, write: Writer, sums: list[str]) -> None:
+        """Leave all that is less usual to `finish`: a matrix does little for each output, and needs its registers."""
+        tile = self.tile
+        write(f"const real *plus = add + tile->residual + group * {tile.rows} * residual_channel;")
+        write(f"{self.vec} sums[] = {{{', '.join(sums)}}};")
+        where = "tile->room, to, has_residual ? plus : 0"
+        write(f"finish{tile.width}(a, sums, {tile.rows}, {tile.height}, {tile.across}, {where});", "continue;")
 
     def _special(self, write: Writer, sums: list[str], relu: str) -> None:
         tile = self.tile

@@ -6,6 +6,16 @@ from prunus.compiling.kernels.contraction import ACTIVATIONS, HEAD, RELU, arrays
 from prunus.compiling.kernels.writing import Writer
 
 
+def special() -> str:
+    """Return what is less usual behind a sum, apart from the loops, which need their registers."""
+    write = Writer()
+    head = "static __attribute__((noinline)) real special_dot(const contraction *a, real sum, const real *add)"
+    with write.block(head):
+        write("if (a->has_residual) sum += *add;", "const long activation = a->activation;")
+        write(*_activated(1), "return sum;")
+    return write.text()
+
+
 def by_numbers(narrow: bool) -> str:
     """Return a kernel that sums up one output after the other, in four sums that don't wait for each other."""
     write = Writer()
@@ -13,21 +23,19 @@ def by_numbers(narrow: bool) -> str:
         write(*arrays(narrow))
         write(f"const long special = has_residual || activation > {RELU};")
         with (
+            write.block("for (const contraction_tile *tile = tiles; tile < tiles + tile_count; ++tile)"),
             write.block("for (long group = first; group < last; ++group)"),
-            write.block("for (long t = 0; t < tile_count; ++t)"),
         ):
-            write("const real *corner = in + tiles[t].source;")
+            write("const real *corner = in + tile->source;")
             write("real sum0 = bias[group], sum1 = 0, sum2 = 0, sum3 = 0;", "long k = starts[group];")
             write("const long stop = starts[group + 1];")
             with write.block("for (; k + 4 <= stop; k += 4)"):
                 write(*(f"sum{i} += values[k + {i}] * corner[offsets[k + {i}]];" for i in range(4)))
             write("for (; k < stop; ++k) sum0 += values[k] * corner[offsets[k]];")
             write("real sum = (sum0 + sum1) + (sum2 + sum3);")
-            with write.block("if (special)"):
-                write("if (has_residual) sum += add[tiles[t].residual + group * residual_channel];")
-                write(*_activated(1))
+            write("if (special) sum = special_dot(a, sum, add + tile->residual + group * residual_channel);")
             write(f"else if (activation == {RELU}) sum = relu1(sum);")
-            write("out[tiles[t].output + group * output_channel] = sum;")
+            write("out[tile->output + group * output_channel] = sum;")
     return write.text()
 
 
