@@ -343,7 +343,7 @@ class _Kernel:
         with write.block("if (unusual)"):
             write(f"{self.vec} sums[] = {{{', '.join(sums)}}};")
             write(
-                f"finish{tile.width}(a, sums, {tile.rows}, {tile.height}, {tile.across}, tile->room, to);", "continue;"
+                f"finish{tile.width}(a, sums, {tile.rows}, {tile.height}, {tile.across}, tile->room, to, 0);", "continue;"
             )
         with write.block("if (masked)"):
             lanes = ", ".join(map(str, range(tile.width)))
