@@ -45,5 +45,12 @@ def test_masks_are_those_that_were_written() -> None:
     assert {name: mask.int().flatten().tolist() for name, mask in masks.items()} == FILES["masks.safetensors"]
 
 
+def test_a_program_gives_what_its_model_gave() -> None:
+    golden = FILES["operations.program"]
+    program = prunus.load(GOLDEN / "operations.program", expect=prunus.Program, tune=False)
+    for values, expected in zip(outputs_of(program, golden["inputs"]), golden["outputs"], strict=True):
+        assert values == pytest.approx(expected, rel=0, abs=1e-5 * max(map(abs, expected)))
+
+
 def test_every_file_is_listed() -> None:
     assert {path.name for path in GOLDEN.iterdir()} == {"golden.json", *FILES}

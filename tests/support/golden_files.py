@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,25 @@ class Weights(nn.Module):
         self.other = self.tied
 
 
+class Operations(nn.Module):
+    """Each operation that a program has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2, bias=False)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return an activation, a distribution and a reduction."""
+        y = nn.functional.leaky_relu(self.conv(x), 0.1)
+        y = torch.clamp(self.grouped(y) + y, -0.5, 2.0) * torch.arange(4.0)[:, None, None]
+        pooled = nn.functional.max_pool2d(torch.cat([y, y.flip(1).sigmoid()], 1), 3, 2, padding=1)
+        tokens = self.norm(nn.functional.pad(pooled.flatten(2), (0, 2), value=0.25))
+        return {"activation": y, "scores": self.head(tokens[:, :4].flatten(1)).softmax(1), "means": y.mean((2, 3))}
+
+
 def inputs_of(shapes: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return inputs that need no random numbers."""
     inputs = {}
@@ -96,7 +115,7 @@ def inputs_of(shapes: Mapping[str, Any]) -> dict[str, Tensor]:
     return inputs
 
 
-def outputs_of(model: nn.Module, shapes: Mapping[str, Any]) -> list[list[float]]:
+def outputs_of(model: Callable[..., Any], shapes: Mapping[str, Any]) -> list[list[float]]:
     """Return all numbers that a model gives, each output flat."""
     with torch.no_grad():
         return [leaf.flatten().tolist() for leaf in pytree.tree_leaves(model(**inputs_of(shapes)))]
@@ -152,6 +171,13 @@ def main() -> None:
         )
         masks.save(GOLDEN / "masks.safetensors")
         golden["masks.safetensors"] = {name: mask.int().flatten().tolist() for name, mask in masks.items()}
+    if "operations.program" not in golden:
+        torch.manual_seed(0)
+        model, shapes = Operations().eval(), {"x": ([2, 2, 8, 7], "float32", 0)}
+        prunus.prune(model, 0.5)
+        program = prunus.compile(model, tuple(inputs_of(shapes).values()), tune=False)
+        program.save(GOLDEN / "operations.program")
+        golden["operations.program"] = {"inputs": shapes, "outputs": outputs_of(model, shapes)}
     listed.write_text(json.dumps(golden, allow_nan=False) + "\n")
 
 

@@ -12,7 +12,9 @@ places. Everything else, such as sizes and where arrays lie, is an argument.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prunus.compiling.kernels.numbers import Numbers
@@ -234,7 +236,7 @@ class _Kernel:
         with write.block(HEAD.format(name=self.tile.name)):
             write(*arrays(self.tile.narrow), "const long down = a->down, output_down = a->output_down;")
             write(f"const long down{_APART} = {_APART} * down;" if self.tile.height > _APART else "")
-            write("const long by_outputs = a->by_outputs, pool = a->pool, masked = a->masked;")
+            write("const long by_outputs = a->by_outputs != 0, pool = a->pool, masked = a->masked;")
             write(f"const long unusual = activation > {RELU} || pool, special = unusual || has_residual || masked;")
             write("const long outer = by_outputs ? last - first : tile_count;")
             write("const long inner = by_outputs ? tile_count : last - first;")
@@ -242,10 +244,8 @@ class _Kernel:
             with (
                 write.block(cuts),
                 write.block("for (long i = 0; i < outer; ++i)"),
-                write.block("for (long j = 0; j < inner; ++j)"),
+                self._inner_loop(write),
             ):
-                write("const long group = first + (by_outputs ? i : j);")
-                write("const contraction_tile *tile = tiles + (by_outputs ? j : i);")
                 write("const real *corner = in + tile->source;")
                 write(f"real *to = out + tile->output + group * {self.tile.rows} * output_channel;")
                 self._begin(write)
@@ -257,6 +257,14 @@ class _Kernel:
                         write("continue;")
                 self._finish(write)
         return write.text()
+
+    @contextmanager
+    def _inner_loop(self, write: Writer) -> Iterator[None]:
+        """Loop over groups for one tile, or over tiles for one group."""
+        write("long group = first + (by_outputs ? i : 0);")
+        write("const contraction_tile *tile = tiles + (by_outputs ? 0 : i);")
+        with write.block("for (long j = 0; j < inner; ++j, group += !by_outputs, tile += by_outputs)"):
+            yield
 
     def _begin(self, write: Writer) -> None:
         """Write where sums begin: with the bias, or with what an earlier part of the source came to."""
@@ -292,12 +300,14 @@ class _Kernel:
         """Write the multiply-adds of one entry, the one that is so many behind entry k."""
         rows, width, entry = self.tile.rows, self.tile.width, sum_of("k", chain)
         write(f"const real *from0 = corner + offsets[{entry}];")
-        for y in range(_APART, self.tile.height, _APART):
-            write(f"const real *from{y} = from{y - _APART} + down{_APART};")
+        every = 1 if self.tile.across > 1 else _APART
+        for y in range(every, self.tile.height, every):
+            write(f"const real *from{y} = from{y - every} + {'down' if every == 1 else f'down{_APART}'};")
+            write(f"OPAQUE(from{y});")
         for row in range(rows):
             write(f"const {self.vec} w{row} = splat{width}(values[{sum_of(times(f'({entry})', rows), row)}]);")
         for i, (y, x) in enumerate(self.places):
-            near = sum_of(f"from{y // _APART * _APART}", times("down", y % _APART), x * self.tile.step * width)
+            near = sum_of(f"from{y // every * every}", times("down", y % every), x * self.tile.step * width)
             if rows == 1:
                 write(f"{self._sum(0, i, chain)} += w0 * *(const {self.loose} *)({near});")
                 continue
@@ -343,7 +353,8 @@ class _Kernel:
         with write.block("if (unusual)"):
             write(f"{self.vec} sums[] = {{{', '.join(sums)}}};")
             write(
-                f"finish{tile.width}(a, sums, {tile.rows}, {tile.height}, {tile.across}, tile->room, to, 0);", "continue;"
+                f"finish{tile.width}(a, sums, {tile.rows}, {tile.height}, {tile.across}, tile->room, to, 0);",
+                "continue;",
             )
         with write.block("if (masked)"):
             lanes = ", ".join(map(str, range(tile.width)))
@@ -355,21 +366,31 @@ class _Kernel:
                     write(f"{name} = ({self.vec})((mask{tile.width}){name} & (lanes < {limit}));")
 
     def _store(self, write: Writer, row: int) -> None:
-        for i, place in enumerate(self.places):
-            write(f"*({self.loose} *)({self._to(row, place)}) = {self._sum(row, i)};")
+        tile = self.tile
+        values = [[self._at(row, y, x) for x in range(tile.across)] for y in range(tile.height)]
+        self._store_rows(write, row, values)
+
+    def _store_rows(self, write: Writer, row: int, values: list[list[str]]) -> None:
+        """Write an output's rows of vectors, each behind a pointer of its own."""
+        with write.block(""):
+            write(f"real *at = {sum_of('to', times('output_channel', row))};")
+            for y, line in enumerate(values):
+                write("at += output_down;" if y else "", "OPAQUE(at);")
+                write(*(f"*({self.loose} *)({sum_of('at', x * self.tile.width)}) = {v};" for x, v in enumerate(line)))
 
     def _to(self, row: int, place: tuple[int, int]) -> str:
         y, x = place
         return sum_of("to", times("output_channel", row), times("output_down", y), x * self.tile.width)
 
     def _pool_block(self, write: Writer, row: int) -> None:
-        for y in range(0, self.tile.height, POOL_SIDE):
-            for x in range(0, self.tile.across, POOL_SIDE):
-                first, *others = [self._at(row, y + i, x + j) for i in range(POOL_SIDE) for j in range(POOL_SIDE)]
-                pooled = first
-                for other in others:
-                    pooled = f"larger{self.tile.width}({pooled}, {other})"
-                write(f"*({self.loose} *)({self._to(row, (y // POOL_SIDE, x // POOL_SIDE))}) = {pooled};")
+        tile, larger = self.tile, f"larger{self.tile.width}"
+
+        def pooled(y: int, x: int) -> str:
+            first, *others = [self._at(row, y + i, x + j) for i in range(POOL_SIDE) for j in range(POOL_SIDE)]
+            return functools.reduce(lambda value, other: f"{larger}({value}, {other})", others, first)
+
+        rows, columns = range(0, tile.height, POOL_SIDE), range(0, tile.across, POOL_SIDE)
+        self._store_rows(write, row, [[pooled(y, x) for x in columns] for y in rows])
 
     def _at(self, row: int, y: int, x: int) -> str:
         return self._sum(row, self.places.index((y, x)))

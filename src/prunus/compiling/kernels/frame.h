@@ -25,3 +25,7 @@ typedef struct {
 /* Where a tile begins in the source, the output and the residual, and how many outputs there are from there to the end
  * of its row. */
 typedef struct { int32_t source, output, residual, room; } contraction_tile;
+
+/* Keep a pointer in a register of its own: else compilers precompute the sum of every step and distance for each access,
+ * and keep those in more registers than there are. */
+#define OPAQUE(pointer) __asm__("" : "+r"(pointer))
