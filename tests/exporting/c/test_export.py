@@ -103,6 +103,6 @@ def test_mistakes_are_told_before_anything_is_written(model: nn.Module, tmp_path
         model[2].weight[0, 0] = float("inf")
     with pytest.raises(prunus.ExportError, match=r"\(Sequential\) can't be exported to C: layer '2' .* without --bits"):
         prunus.export(model, tmp_path / "net.c", x, bits=8)
-    with pytest.raises(prunus.ExportError, match="can't be exported to C: conv_transpose2d at"):
-        prunus.export(nn.ConvTranspose2d(1, 1, 2), tmp_path / "net.c", torch.randn(1, 1, 4, 4))
+    with pytest.raises(prunus.ExportError, match="can't be exported to C: conv3d at"):
+        prunus.export(nn.Conv3d(1, 1, 2), tmp_path / "net.c", torch.randn(1, 1, 4, 4, 4))
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,7 @@ from prunus.compiling.lowering.arguments import (
     shape_of,
 )
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
-from prunus.compiling.net import Numbers, Pointwise, View, box_of
+from prunus.compiling.net import Indices, Numbers, Pointwise, View, box_of
 from prunus.compiling.operations import elementwise
 from prunus.graph.operations import OPERATIONS
 
@@ -160,8 +160,8 @@ def combined(reader: Reader, call: Call, function: str, first: Activation, secon
     other = reader.view(call, second) if isinstance(second, Activation) else second
     box = reader.boxes[one.value]
     flat = one.index.reshape(-1)
-    if len(flat) == math.prod(box) and len(numpy.unique(flat)) == len(flat):  # a rearrangement of the whole value
-        order = numpy.argsort(flat)
+    order = _inverse(flat, math.prod(box))
+    if order is not None:  # a rearrangement of the whole value
         one = View(one.value, flat[order].reshape(box))
         other = (
             View(other.value, other.index.reshape(-1)[order].reshape(box))
@@ -176,6 +176,15 @@ def combined(reader: Reader, call: Call, function: str, first: Activation, secon
     other = View(other.value, other.index.reshape(box)) if isinstance(other, View) else other.reshape(box)
     operation = elementwise.combined(reader.title(call), reader.next_value(), function, one, other)
     return reader.shaped(operation, shape)
+
+
+def _inverse(index: Indices, size: int) -> Indices | None:
+    """Return where each number below a size lies in an index; None where it does not hold each of them once."""
+    if len(index) != size:
+        return None
+    order: Indices = numpy.full(size, -1, dtype=numpy.int64)
+    order[index] = numpy.arange(size)
+    return order if bool((order >= 0).all()) else None
 
 
 def mapped(reader: Reader, call: Call, source: Activation, function: Pointwise) -> Activation:

@@ -73,6 +73,7 @@ class Reader:
     operations: list[Operation] = field(default_factory=list)
     boxes: dict[int, Box] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
+    done: set[fx.Node] = field(default_factory=set)
 
     @property
     def samples(self) -> int:
@@ -101,7 +102,15 @@ class Reader:
             elif node.op == "output":
                 found = pytree.tree_leaves(node.args[0])
                 outputs = [self._output(self.values[each] if isinstance(each, fx.Node) else each) for each in found]
+            self._forget(node)
         return Net(inputs, tuple(self.operations), tuple(outputs), self.boxes)
+
+    def _forget(self, node: fx.Node) -> None:
+        """Let go of what no later operation reads: the indices of large activations take much memory."""
+        self.done.add(node)
+        for source in (node, *node.all_input_nodes):
+            if self.done.issuperset(source.users):
+                self.values.pop(source, None)
 
     def view(self, call: Call, activation: Activation) -> View:
         """Return an activation as a view of one sample.
@@ -224,7 +233,7 @@ class Reader:
         self.values[target] = result
         for node, value in self.values.items():
             other = isinstance(value, Activation) and value.value == before.value and node is not target
-            if other and any(user not in self.values and user is not call.node for user in node.users):
+            if other and any(user not in self.done and user is not call.node for user in node.users):
                 raise call.refuse("it writes over a tensor that is read under another name later")
 
 
