@@ -106,7 +106,7 @@ LINEAR = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
 def test_torchscript_is_named(way: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     inputs = torch.randn(2, 4)
     for scripted in (torch.jit.script(LINEAR), torch.jit.trace(LINEAR, inputs)):
-        with pytest.raises(TypeError, match=r"TorchScript module .*give the torch\.nn\.Module that it was made of"):
+        with pytest.raises(TypeError, match=r"TorchScript module .*give the torch\.nn\.Module that it was made from"):
             take(way, scripted, inputs, tmp_path)
     if way != "safetensors":
         holding = nn.Sequential(torch.jit.script(nn.Linear(4, 3)), nn.ReLU())

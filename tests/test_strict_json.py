@@ -114,7 +114,7 @@ def test_a_missing_field_is_named_though_it_has_a_default(name: str):
         ("{", "not valid JSON"),
         ('{"a": NaN}', "NaN is not a JSON number"),
         ('{"a": -Infinity}', "-Infinity is not a JSON number"),
-        ('{"a": 1, "a": 2}', "the key 'a' is given twice"),
+        ('{"a": 1, "a": 2}', "the key 'a' appears twice"),
         ("[" * 100_000, "not valid JSON"),
         ("1" * 5000, "not valid JSON"),
     ],

@@ -1,4 +1,4 @@
-"""Copies of models, also of those that keep results of an earlier forward."""
+"""Copy models, including those that keep results of an earlier forward."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
-_DEEPEST = 8  # containers within containers in a module's attributes
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_MAX_DEPTH = 8  # levels of nested containers that are searched in a module's attributes
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
-    """Return a copy of a model that shares nothing with it.
+    """Return a copy of a model that shares no tensor and no layer with it.
 
     Some models keep a tensor that a forward computed, such as the attention biases that timm's LeViT keeps in a dict.
-    `copy.deepcopy` refuses those where gradients flow to them. Here what lies in a dict is left out, so that the copy
-    computes it anew where its weights are others by then; elsewhere the copy has the values, without gradients.
+    `copy.deepcopy` refuses such a tensor if it has a gradient history. Here computed tensors in a dict are left out,
+    so that the copy computes them again from its own weights; elsewhere their values are copied, without the history.
 
     Args:
         model: any module.
-        memo: as of `copy.deepcopy`: what stands for an object in the copy, by the object's id.
+        memo: as in `copy.deepcopy`: maps the id of an object to the object that replaces it in the copy.
 
     Raises:
-        TypeError: something in it can't be copied, such as a lock, an open file, or a function that closes over one of
-            its layers, which would go on with the old ones; the message names the attribute.
+        TypeError: an attribute can't be copied, such as a lock or an open file, or is a function that closes over a
+            layer of the model (its copy would still call the original layer); the message names the attribute.
     """
     memo = {} if memo is None else memo
     _check_functions(model)
@@ -42,20 +42,20 @@ def copy_model(model: M, memo: dict[int, Any] | None = None) -> M:
         except Exception as error:  # whatever a class's own copying raises
             raise TypeError(
                 f"the model ({type(model).__name__}) can't be copied: {_not_copied(model)}: {type(error).__name__}: "
-                f"{error}; take that off the model before, and set it again after"
+                f"{error}; remove it from the model before the call, and set it again afterwards"
             ) from error
 
 
 def _check_functions(model: nn.Module) -> None:
-    """Refuse functions that hold a part of the model by themselves: a copy of the model has the same function."""
+    """Raise TypeError for a function that holds a part of the model: its copy would hold the original part."""
     parts = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for path, module in model.named_modules():
-        for name, value in own_attributes(module).items():
-            if any(id(held) in parts for held in _held_by_functions(value)):
+        for name, attribute in own_attributes(module).items():
+            if any(id(value) in parts for value in _held_by_functions(attribute)):
                 raise TypeError(
                     f"the model ({type(model).__name__}) can't be copied: attribute {f'{path}.{name}'.lstrip('.')!r} "
-                    "is a function that closes over a layer of the model, so a copy would go on with the old layer; "
-                    "make it a method of the class"
+                    "is a function that closes over a layer of the model, so its copy would still call the original "
+                    "layer; make it a method of the class"
                 )
 
 
@@ -63,45 +63,45 @@ def _held_by_functions(value: Any, depth: int = 0) -> Iterator[Any]:
     if isinstance(value, types.FunctionType):
         yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         for cell in value.__closure__ or ():
-            with contextlib.suppress(ValueError):  # it is empty
+            with contextlib.suppress(ValueError):  # an empty cell
                 yield cell.cell_contents
-    elif depth < _DEEPEST and isinstance(value, (list, tuple, set, dict)):
+    elif depth < _MAX_DEPTH and isinstance(value, (list, tuple, set, dict)):
         for entry in value.values() if isinstance(value, dict) else value:
             yield from _held_by_functions(entry, depth + 1)
 
 
 def _not_copied(model: nn.Module) -> str:
-    """Name the attribute that can't be copied, or the module where it is none."""
+    """Name the attribute that can't be copied; a module with its own way of copying if it is none of them."""
     for path, module in model.named_modules():
         for name, value in own_attributes(module).items():
             try:
                 copy.deepcopy(value)
             except Exception:
-                return f"attribute {f'{path}.{name}'.lstrip('.')!r} ({type(value).__name__}) refuses"
-    return "one of its modules has a way of copying of its own that refuses"
+                return f"attribute {f'{path}.{name}'.lstrip('.')!r} ({type(value).__name__}) failed"
+    return "a module's own __deepcopy__ or __reduce__ failed"
 
 
 @contextlib.contextmanager
 def without_computed(model: nn.Module) -> Iterator[None]:
-    """Take out of the dicts of a model's attributes, for a while, the tensors that were computed with gradients."""
-    taken: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+    """Within this context, the dicts among a model's attributes hold no tensor with a gradient history."""
+    removed: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
     try:
         for module in model.modules():
             for value in own_attributes(module).values():
                 if isinstance(value, dict) and any(_is_computed(entry) for entry in value.values()):
-                    taken.append((value, dict(value)))
+                    removed.append((value, dict(value)))
                     for key in [key for key, entry in value.items() if _is_computed(entry)]:
                         del value[key]
         yield
     finally:
-        for held, before in taken:
-            held.clear()
-            held.update(before)
+        for attribute, before in removed:
+            attribute.clear()
+            attribute.update(before)
 
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return what a module's class keeps as plain attributes, beside what every module has."""
-    return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+    """Return the attributes a module's class adds to those of every nn.Module; parameters and buffers not counted."""
+    return {name: value for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES}
 
 
 def _is_computed(value: Any) -> bool:
@@ -111,6 +111,6 @@ def _is_computed(value: Any) -> bool:
 def _computed(value: Any, depth: int = 0) -> Iterator[Tensor]:
     if _is_computed(value):
         yield value
-    elif depth < _DEEPEST and isinstance(value, (list, tuple, set, dict)):
+    elif depth < _MAX_DEPTH and isinstance(value, (list, tuple, set, dict)):
         for entry in value.values() if isinstance(value, dict) else value:
             yield from _computed(entry, depth + 1)

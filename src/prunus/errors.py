@@ -1,22 +1,22 @@
-"""Errors beside ValueError and TypeError; each says what was given, what was expected and what to do."""
+"""The named errors of prunus, all of them ValueErrors; each says what was given, what was expected and what to do."""
 
 from __future__ import annotations
 
 
 class GraphError(ValueError):
-    """A model whose graph can't be read, or holds something unknown; the message says what and where."""
+    """A model whose graph can't be read or holds an unknown operation; the message names it and where it is."""
 
 
 class MaskError(ValueError):
-    """Masks that don't fit the model they are used with, or a file that holds none."""
+    """Masks that don't fit their model, or a file that holds no masks."""
 
 
 class ChannelError(ValueError):
-    """A sparsity that whole channels can't meet; the message says what stands in the way. Nothing was changed."""
+    """A sparsity that removing whole channels can't meet; the message says why. The model was not changed."""
 
 
 class ShrinkError(ValueError):
-    """A model that could not be shrunk to one with the same outputs; it was left as it was."""
+    """A model that could not be shrunk to one with the same outputs; it was not changed."""
 
 
 class PackError(ValueError):
@@ -24,32 +24,32 @@ class PackError(ValueError):
 
 
 class CheckpointError(ValueError):
-    """A file of weights that can't be used here; the message says why and what to do."""
+    """A file of weights that can't be read or doesn't fit the model; the message says why and what to do."""
 
 
 class CompileError(ValueError):
-    """A model that can't become a program, or a program that computes something else; the message says what and why."""
+    """A model that can't be compiled, or a program whose outputs differ from the model's; the message says why."""
 
 
 class ProgramError(ValueError):
-    """A program's file that can't be read, or inputs that a program doesn't take."""
+    """A program's file that can't be read, or inputs that the program doesn't accept."""
 
 
 class NonFiniteError(ProgramError):
-    """Weights that a program leaves out would have met an infinity or NaN; the message says in which layer."""
+    """An infinity or NaN in the inputs would have met a pruned weight; the message names the layer."""
 
 
 class ExportError(ValueError):
-    """A model that can't be exported, or whose file computes something else; no file was written."""
+    """A model that can't be exported, or whose export computes other outputs; no file was written."""
 
 
 class ReceiptError(ValueError):
-    """A receipt that contradicts itself, or a file that holds none; the message names the file and the field."""
+    """A receipt that contradicts itself, or a file that holds no receipt; the message names the file and the field."""
 
 
 class DataError(ValueError):
-    """Data that can't be used as it is; the message says which file, what is wrong and what to do."""
+    """Data that can't be used; the message names the file and says what is wrong and what to do."""
 
 
 class UnavailableError(DataError):
-    """A data set is in none of the folders and could not be downloaded; only this makes `data.load` use a fallback."""
+    """A data set that is in no folder and can't be downloaded; only this error makes `data.load` use a fallback."""

@@ -1,4 +1,4 @@
-"""Optional packages, imported where they are used; a missing one names the extra that brings it."""
+"""Optional packages, imported where they are used; the error for a missing one names the extra that installs it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ EXTRA_OF = {
 
 
 class MissingExtraError(ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 def require(module: str, purpose: str) -> ModuleType:
-    """Import an optional module, or say what it is for and how to get it.
+    """Import an optional module; if it is missing, say what needs it and how to install it.
 
     Args:
         module: the module's full name, such as ``"plotly.graph_objects"``.
@@ -50,7 +50,7 @@ def require(module: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         if error.name != package:
-            raise  # the package is there, but lacks a part or something it needs: that message is the better one
+            raise  # the package is installed but incomplete: the original message says more
         extra = EXTRA_OF.get(package, "all")
         raise MissingExtraError(
             f"{purpose} needs the package {package!r}, which is not installed; "

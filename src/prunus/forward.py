@@ -1,4 +1,4 @@
-"""Run a model to look at it, and leave it as it was: example inputs, batches of them, an undisturbed forward."""
+"""Run a model without changing it: check example inputs, make batches of them, restore all state after a forward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 def check_models(models: Mapping[str, nn.Module]) -> None:
-    """Refuse anything but a non-empty mapping from names to Modules.
+    """Check that the argument is a non-empty mapping from names to modules.
 
     Raises:
         TypeError: `models` is not a mapping, or a value is not a Module.
@@ -35,7 +35,7 @@ def check_models(models: Mapping[str, nn.Module]) -> None:
 
 
 def check_inputs(models: Mapping[str, nn.Module], example_inputs: Inputs) -> tuple[Tensor, ...]:
-    """Return the example inputs as a tuple, or say what is wrong with them.
+    """Return the example inputs as a tuple, after checking them.
 
     Raises:
         TypeError: they are neither a tensor nor a tuple of tensors.
@@ -60,10 +60,10 @@ def _check_device(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> No
     devices = devices_of(model)
     for value in inputs:
         if devices and value.device not in devices:
-            there = ", ".join(sorted(map(str, devices)))
+            expected = ", ".join(sorted(map(str, devices)))
             raise ValueError(
-                f"example_inputs are on {value.device}, model {name!r} is on {there}; "
-                f"move them there: example_inputs.to({there.split(',')[0]!r})"
+                f"example_inputs are on {value.device}, model {name!r} is on {expected}; "
+                f"move them there: example_inputs.to({expected.split(',')[0]!r})"
             )
 
 
@@ -73,7 +73,7 @@ def devices_of(model: nn.Module) -> set[torch.device]:
 
 
 def batch_of(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
-    """Return `size` samples, made by going round the given ones: contiguous copies on the same device.
+    """Return `size` samples by repeating the samples of `inputs` in order: contiguous copies on the same device.
 
     >>> batch_of((torch.tensor([[1], [2]]),), 3)[0].tolist()
     [[1], [2], [1]]
@@ -83,7 +83,7 @@ def batch_of(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
 
 
 def run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    """Call the model; a failure says which model failed on which batch.
+    """Call the model; the error of a failed call names the model and the batch.
 
     Raises:
         ValueError: the model raised; the cause is chained.
@@ -94,17 +94,16 @@ def run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         shapes = ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
         raise ValueError(
             f"model {name!r} can't run a batch of {len(inputs[0])}, made from example_inputs ({shapes}): "
-            f"{type(error).__name__}: {error}; give inputs, and batch sizes, that it takes"
+            f"{type(error).__name__}: {error}; give inputs and batch sizes that the model accepts"
         ) from error
 
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode for a while, with copies for buffers, and restore all of it after.
+    """Within this context, the model is in eval mode and its buffers are copies; on leaving, its state is restored.
 
-    Every module's training flag, every buffer (copies take their place meanwhile, so that the originals are not
-    even touched), what its class keeps as attributes, such as results of an earlier forward, and the random state of
-    the processor and of the model's devices come back as they were.
+    Restored are every module's training flag, every buffer (the originals are never written to), the attributes that
+    its classes add, such as results of an earlier forward, and the random state of the CPU and of the model's devices.
     """
     with without_computed(model), _attributes_restored(model), _in_eval_mode(model):
         yield
@@ -112,7 +111,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attributes_restored(model: nn.Module) -> Iterator[None]:
-    """Restore attributes and what lies in their lists and dicts: a trace would leave tensors of its own there."""
+    """Restore attributes and the contents of their lists, dicts and sets: a trace would leave its tensors in them."""
     before = [(module, own_attributes(module)) for module in model.modules()]
     contents = [
         (value, value.copy()) for _, own in before for value in own.values() if isinstance(value, (dict, list, set))
@@ -134,20 +133,20 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     training = [module.training for module in modules]
     buffers = [dict(module._buffers) for module in modules]
-    copies = {id(buffer): buffer.detach().clone() for held in buffers for buffer in held.values() if buffer is not None}
+    copies = {id(buffer): buffer.detach().clone() for own in buffers for buffer in own.values() if buffer is not None}
     cuda = [device for device in devices_of(model) if device.type == "cuda"]
     try:
         _eval(model)
-        for module, held in zip(modules, buffers, strict=True):
-            for name, buffer in held.items():
+        for module, own in zip(modules, buffers, strict=True):
+            for name, buffer in own.items():
                 module._buffers[name] = None if buffer is None else copies[id(buffer)]
         with torch.random.fork_rng(cuda):
             yield
     finally:
-        for module, held, flag in zip(modules, buffers, training, strict=True):
-            for name in module._buffers.keys() - held.keys():  # registered by the forward
+        for module, own, flag in zip(modules, buffers, training, strict=True):
+            for name in module._buffers.keys() - own.keys():  # registered by the forward
                 del module._buffers[name]
-            for name, buffer in held.items():
+            for name, buffer in own.items():
                 module._buffers[name] = buffer
             module.training = flag
 
@@ -155,25 +154,25 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 def _eval(model: nn.Module) -> None:
     try:
         model.eval()
-    except NotImplementedError:  # what torch.export makes is in the mode it was traced in, for good
+    except NotImplementedError:  # a module of torch.export refuses: it keeps the mode it was traced in
         for module in model.modules():
             module.training = False
 
 
 def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters by name, tied ones once: also those that are different objects over the same memory.
+    """Return the parameters by name; tied ones, and different objects over the same memory, appear once.
 
     Raises:
         ValueError: a parameter has no values yet (a lazy module, the meta device), or is sparse.
     """
-    found: dict[object, tuple[str, nn.Parameter]] = {}
+    named_by_memory: dict[object, tuple[str, nn.Parameter]] = {}
     for name, parameter in unwrap(model).named_parameters():
         check_values(name, parameter)
-        found.setdefault(_memory(parameter), (name, parameter))
-    return dict(found.values())
+        named_by_memory.setdefault(_memory(parameter), (name, parameter))
+    return dict(named_by_memory.values())
 
 
 def _memory(parameter: nn.Parameter) -> object:
     address = parameter.data_ptr()
-    # Empty tensors, and subclasses that wrap other tensors, have no memory of their own to be told by.
+    # Empty tensors, and subclasses that wrap other tensors, have no address of their own.
     return (address, parameter.dtype, parameter.shape, parameter.stride()) if address else id(parameter)

@@ -1,4 +1,4 @@
-"""What the figures are measured on."""
+"""A description of this machine, for receipts and reports."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Machine:
-    """What the figures were measured on; `threads` is what PyTorch uses unless told otherwise.
-
-    `memory_bytes` is None where the system does not tell it.
-    """
+    """The machine of a measurement; `threads` is PyTorch's default, `memory_bytes` is None if it is unknown."""
 
     processor: str
     cores: int
@@ -39,13 +36,13 @@ def machine() -> Machine:
 
 def cores() -> int:
     """Return how many logical cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: an affinity mask may leave fewer than there are
+    if hasattr(os, "sched_getaffinity"):  # Linux: an affinity mask may allow fewer cores than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _system() -> str:
-    release = platform.release().partition("-")[0]  # what follows names the build of the kernel, not what it can do
+    release = platform.release().partition("-")[0]  # the rest names the build of the kernel
     return f"{platform.system()} {release} {platform.machine()}, Python {platform.python_version()}"
 
 

@@ -1,4 +1,4 @@
-"""Names for functions: one registry an axis, with an error that suggests the nearest name."""
+"""Registries: mappings from names to entries, whose error for an unknown name suggests the nearest one."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ _MOST_LISTED = 20
 
 
 class UnknownNameError(ValueError, KeyError):
-    """A name that is not known where it was used; the message suggests the nearest and lists the known ones.
+    """An unknown name; the message suggests the nearest known one and lists them all.
 
-    It is a KeyError too, so that a registry keeps a mapping's promises, `get` with its default among them.
+    It is also a KeyError, so that the methods of Mapping, such as `get` with a default, work on a registry.
     """
 
     __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like `name`, whatever their case, or None where nothing is alike.
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Return the choice most similar to `name`, ignoring case; None if none is similar.
 
     >>> nearest("magnitud", ["lamp", "magnitude"])
     'magnitude'
     """
     spelled: dict[str, str] = {}
-    for choice in sorted(known):
+    for choice in sorted(choices):
         spelled.setdefault(choice.lower(), choice)
     matches = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
     return spelled[matches[0]] if matches else None
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
-    """Build the error for a name that is not among the known ones."""
-    choices = sorted(known)
-    guess = nearest(str(name), choices)
+def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that is not among the choices."""
+    names = sorted(choices)
+    guess = nearest(str(name), names)
     hint = f"; did you mean {guess!r}?" if guess else ""
-    listed = ", ".join(choices[:_MOST_LISTED]) or "none"
-    if len(choices) > _MOST_LISTED:
-        listed += f" and {len(choices) - _MOST_LISTED} more"
+    listed = ", ".join(names[:_MOST_LISTED]) or "none"
+    if len(names) > _MOST_LISTED:
+        listed += f" and {len(names) - _MOST_LISTED} more"
     return UnknownNameError(f"unknown {kind} {name!r}{hint} (known: {listed})")
 
 
 class Registry(Mapping[str, T]):
-    """A mapping from names to the entries of one kind, filled by a decorator.
+    """A mapping from names to entries of one kind; a decorator adds an entry.
 
     >>> greetings = Registry[Callable[[], str]]("greeting")
     >>> @greetings.register("hello")

@@ -1,4 +1,4 @@
-"""Which modules and tensors prunus can work with, and one sentence for each kind that it can't."""
+"""Which modules and tensors prunus supports, and why it can't use the others."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _WRAPPED = ("_orig_mod", "_original_module")
 
 
 def check_module(model: object) -> nn.Module:
-    """Return a model that is a module of Python code.
+    """Return the model if it is a torch.nn.Module written in Python.
 
     Raises:
-        TypeError: it is no module, or one of TorchScript.
+        TypeError: it is not a module, or it is a TorchScript module.
     """
     if not isinstance(model, nn.Module):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
         hint = ""
         if isinstance(model, torch.export.ExportedProgram):
-            hint = "; prunus.graph.exported.ExportedModule.from_program(program) makes one of it"
+            hint = "; convert it with prunus.graph.exported.ExportedModule.from_program(program)"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             hint = f"; give an instance, as {kind}(...) makes"
             kind = f"the class {kind}"
@@ -30,7 +30,7 @@ def check_module(model: object) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
             f"model is a TorchScript module ({type(model).__name__}), whose code can be neither read nor changed; give "
-            "the torch.nn.Module that it was made of"
+            "the torch.nn.Module that it was made from"
         )
     return model
 
@@ -39,7 +39,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """Return the user's own module from inside the wrappers of data-parallel training, torch.compile and Fabric.
 
     Raises:
-        TypeError: it is no module, or one of TorchScript, whose code can't be read.
+        TypeError: it is not a module, or it is a TorchScript module, whose code can't be read.
     """
     while True:
         check_module(model)
@@ -53,9 +53,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def problem(tensor: Tensor) -> str | None:
-    """Say why a tensor is no dense array of numbers, as the end of a sentence; None where it is one.
+    """Return why a tensor is not a dense array of numbers, as the end of a sentence; None if it is one.
 
-    Those on the meta device are: they have everything but values.
+    A tensor on the meta device counts as one: only its values are missing.
     """
     if is_lazy(tensor):
         return "is not initialised yet; run the model once on an example input first"
@@ -69,10 +69,10 @@ def problem(tensor: Tensor) -> str | None:
 
 
 def check_values(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor without values of its own.
+    """Check that a tensor is a dense array of numbers and holds values.
 
     Raises:
-        ValueError: it is on the meta device, or no dense array of numbers.
+        ValueError: it is on the meta device, or not a dense array of numbers.
     """
     reason = problem(tensor)
     if reason is None and tensor.is_meta:
@@ -82,16 +82,16 @@ def check_values(name: str, tensor: Tensor) -> None:
 
 
 def problems(model: nn.Module) -> Iterator[str]:
-    """Yield why a model's graph can't be read, where that shows without running it."""
+    """Yield the reasons why a model's graph can't be read, as far as they show without running it."""
     for name, module in model.named_modules():
         place = f"module {name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
         if isinstance(module, torch.jit.ScriptModule):
-            yield f"{place} is a TorchScript module, whose code can't be read; use the torch.nn.Module it was made of"
+            yield f"{place} is a TorchScript module, whose code can't be read; use the torch.nn.Module it was made from"
         packed = next((key for key, value in vars(module).items() if isinstance(value, torch.ScriptObject)), None)
         if packed is not None:
             yield (
-                f"{place} keeps its weights packed by torch.ao.quantization, where they can't be read; give the model "
-                "as it was before it was quantized"
+                f"{place} keeps weights that torch.ao.quantization packed, which can't be read; give the model "
+                "from before it was quantized"
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         reason = problem(tensor)

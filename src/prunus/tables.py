@@ -1,4 +1,4 @@
-"""Small tables of figures as plain text, and how the figures in them are spelled."""
+"""Small tables of figures as plain text, and how figures are formatted."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-# what stands in a table where nothing was measured
+# the cell of a figure that was not measured
 ABSENT = "\N{EN DASH}"
 
 # a printed table fits a terminal of 100 columns and one screen
 WIDTH = 100
 MAX_ROWS = 24
-# a column of words counts as no wider than this: a terminal wraps it
+# a column of words counts as at most this wide, since a terminal wraps words
 WORDS_WIDTH = 30
 GAP = "  "
 
@@ -26,15 +26,15 @@ COUNTS: Units = (("", 1), (" k", 10**3), (" M", 10**6), (" G", 10**9), (" T", 10
 class Table:
     """Rows of text under headings; the first column names the row, the others hold figures.
 
-    As text it has at most `MAX_ROWS` rows, and says how many it leaves out; columns that do not fit into `WIDTH` come
-    below the others, each time with the names. Only words may run further to the right.
+    Printed, a table has at most `MAX_ROWS` rows and says how many it leaves out. Columns that do not fit into `WIDTH`
+    are printed below the others, after the first column again. Only words may exceed `WIDTH`.
 
     Attributes:
         columns: the headings.
         rows: one text for each column.
         caption: what the table shows, in one line.
-        words: the columns beside the first that hold words: they are aligned to the left.
-        breaks: the rows that a line, or an empty row, is drawn above.
+        words: the columns besides the first that hold words and are aligned to the left.
+        breaks: the rows that are preceded by a rule, or by an empty line in plain text.
 
     >>> print(Table(("layer", "weights", "pruned"), (("conv", "500", "20.0%"), ("fc", "1,000", "0.0%"))))
     layer  weights  pruned
@@ -48,16 +48,16 @@ class Table:
     words: tuple[int, ...] = ()
     breaks: tuple[int, ...] = ()
 
-    def first(self, most: int) -> Table:
-        """Return the table with its first rows, and a last one that tells how many are left out."""
-        hidden = len(self.rows) - most
+    def first(self, max_rows: int) -> Table:
+        """Return the table cut to its first rows; if rows are left out, a last row says how many."""
+        hidden = len(self.rows) - max_rows
         if hidden <= 0:
             return self
         rest = (f"and {hidden:,} more", *[""] * (len(self.columns) - 1))
-        return replace(self, rows=(*self.rows[:most], rest))
+        return replace(self, rows=(*self.rows[:max_rows], rest))
 
     def headings(self) -> list[list[str]]:
-        """Return the lines of each heading, wrapped to the width of its column; all have equally many."""
+        """Return the lines of each heading, wrapped to the width of its column; all have the same number of lines."""
         cells = [max((len(row[place]) for row in self.rows), default=0) for place in range(len(self.columns))]
         longest = [max(map(len, heading.split()), default=1) for heading in self.columns]
         widths = map(max, cells, longest)
@@ -66,14 +66,14 @@ class Table:
         return [[""] * (height - len(lines)) + lines for lines in wrapped]
 
     def widths(self) -> list[int]:
-        """Return how many characters each column takes."""
+        """Return the width of each column in characters."""
         return [
             max(map(len, [*heading, *(row[place] for row in self.rows)]), default=0)
             for place, heading in enumerate(self.headings())
         ]
 
     def split(self, width: int) -> list[Table]:
-        """Return tables of as many columns as fit into so many characters, each with the first column."""
+        """Split the table into tables at most `width` characters wide, each with the first column."""
         names, *widths = (
             min(size, WORDS_WIDTH) if place in self.words else size for place, size in enumerate(self.widths())
         )
@@ -93,9 +93,9 @@ class Table:
     def __str__(self) -> str:
         return self.text(MAX_ROWS)
 
-    def text(self, most_rows: int) -> str:
-        """Return the table as plain text of at most so many rows."""
-        parts = ["\n".join(part._lines()) for part in self.first(most_rows).split(WIDTH)]
+    def text(self, max_rows: int) -> str:
+        """Return the table as plain text with at most `max_rows` rows."""
+        parts = ["\n".join(part._lines()) for part in self.first(max_rows).split(WIDTH)]
         return "\n\n".join(parts) + (f"\n{textwrap.fill(plain(self.caption), WIDTH)}" if self.caption else "")
 
     def _lines(self) -> list[str]:
@@ -112,7 +112,7 @@ class Table:
 
 
 def pairs(rows: Sequence[tuple[str, str]], caption: str = "") -> Table:
-    """Return names and their values as a table without headings; what was not measured is left out.
+    """Return names and their values as a table without headings; values that were not measured are left out.
 
     >>> print(pairs([("bytes", "1,024"), ("largest difference", ABSENT)]))
     bytes  1,024
@@ -121,7 +121,7 @@ def pairs(rows: Sequence[tuple[str, str]], caption: str = "") -> Table:
 
 
 def plain(text: str) -> str:
-    """Return text from a file with what is not printable replaced, so that a terminal only shows it.
+    """Replace unprintable characters, so that text from a file can't control the terminal.
 
     >>> plain("conv1" + chr(27) + "[2J")
     'conv1�[2J'
@@ -130,7 +130,7 @@ def plain(text: str) -> str:
 
 
 def count(number: int | None) -> str:
-    """Spell a count, or that there is none.
+    """Format a count; None, not measured, is a dash.
 
     >>> count(160206), count(None)
     ('160,206', '–')
@@ -139,7 +139,7 @@ def count(number: int | None) -> str:
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """Spell a fraction as a percentage, with more digits where fewer would claim none or all.
+    """Format a fraction as a percentage, with more digits if it would else be rounded to 0% or 100%.
 
     >>> percent(0.2), percent(0.99967), percent(1.0)
     ('20.0%', '99.97%', '100.0%')
@@ -150,7 +150,7 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 
 def shape(sizes: Sequence[int]) -> str:
-    """Spell a tensor's shape.
+    """Format a tensor's shape.
 
     >>> shape((20, 1, 5, 5))
     '20×1×5×5'
@@ -159,7 +159,7 @@ def shape(sizes: Sequence[int]) -> str:
 
 
 def microseconds(value: float) -> str:
-    """Spell a duration given in microseconds, with three digits.
+    """Format a duration in microseconds with three significant digits.
 
     >>> microseconds(153.2), microseconds(1530), microseconds(2_100_000)
     ('153 µs', '1.53 ms', '2.1 s')
@@ -168,13 +168,13 @@ def microseconds(value: float) -> str:
 
 
 def scaled(value: float, units: Units) -> str:
-    """Spell a figure with three digits, in the unit that fits it."""
+    """Format a value with three significant digits, in the unit in which it stays below 1000."""
     name, size = unit(value, units)
     return f"{three_digits(value / size):,.10g}{name}"
 
 
 def unit(value: float, units: Units) -> tuple[str, int]:
-    """Return the unit in which a figure stays below 1000, and its size.
+    """Return the name and size of the unit in which a value stays below 1000.
 
     >>> unit(1530, TIMES)
     (' ms', 1000)
@@ -184,7 +184,7 @@ def unit(value: float, units: Units) -> tuple[str, int]:
 
 
 def three_digits(value: float) -> float:
-    """Round to three digits.
+    """Round to three significant digits.
 
     >>> three_digits(1534.0)
     1530.0

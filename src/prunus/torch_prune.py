@@ -1,17 +1,17 @@
-"""torch.nn.utils.prune's own interface, with its global path replaced by one that does not join the weights.
+"""The interface of torch.nn.utils.prune, with a global pruning that does not concatenate the weights.
 
-Import it in place of theirs and old code runs: the classes are the very same, so that isinstance holds across
-both and models pruned by one are understood by the other. Only `global_unstructured` with `L1Unstructured` is
-ours. It differs from theirs in this, and in nothing else:
+Old code runs with only its import changed: the classes are the same objects, so isinstance holds across both
+modules, and each handles models that the other pruned. Only `global_unstructured` with `L1Unstructured` is
+implemented here. It differs from PyTorch's in these points only:
 
-- it is faster and needs a small part of the memory;
-- among scores equal to the threshold it prunes the earliest parameter's first, and within a parameter the first,
-  as a stable sort would; theirs leaves open which ones go, and prunes as many;
-- `parameters` may be a generator, need not be contiguous and may lie on different devices, where theirs raises;
-- a parameter that is sparse, quantized, not initialised, or without values is a ValueError, before any is pruned;
-- the hook it leaves behind keeps its copy of the mask as bools.
+- it is faster and needs a fraction of the memory;
+- among scores equal to the threshold it prunes those of earlier parameters first, and within a parameter the first,
+  as a stable sort would; PyTorch prunes as many, but does not define which;
+- `parameters` may be a generator, need not be contiguous and may be on different devices, where PyTorch raises;
+- a parameter that is sparse, quantized, not initialised, or without values raises ValueError before any is pruned;
+- the hook that it adds keeps its copy of the mask as bools.
 
-Whatever has no order of its own (NaN, scores that are not of floating dtype) goes through theirs.
+Scores that can't be ordered here (NaN, or not of a floating dtype) are passed on to PyTorch's function.
 
 >>> import torch
 >>> import prunus.torch_prune as prune
@@ -75,7 +75,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Hand out what else lives in theirs, such as the private functions that old code reaches for."""
+    """Return any other name of torch.nn.utils.prune, such as private functions that old code uses."""
     return getattr(_theirs, name)
 
 
@@ -89,22 +89,22 @@ def global_unstructured(
     importance_scores: dict[tuple[nn.Module, str], Tensor] | None = None,
     **kwargs: Any,
 ) -> None:
-    """Prune the parameters together: which ones go is decided over all of them at once.
+    """Prune the parameters together: the smallest scores over all of them are pruned.
 
     Each module gets a buffer ``<name>_mask``, its parameter moves to ``<name>_orig``, and ``<name>`` becomes their
-    product, renewed before each forward pass. What was pruned before stays pruned and does not count.
+    product, recomputed before each forward pass. Weights pruned before stay pruned and do not count.
 
     Args:
         parameters: pairs of a module and the name of one of its parameters.
         pruning_method: `L1Unstructured`, which prunes the smallest absolute values; or any other class with
-            ``PRUNING_TYPE = "unstructured"``, which runs as it would in theirs.
-        importance_scores: for a pair, scores of the parameter's shape whose absolute values are compared
-            in place of the parameter's own.
-        kwargs: for the method: ``amount``, a fraction in [0, 1] of what is not pruned yet, or an int.
+            ``PRUNING_TYPE = "unstructured"``, which PyTorch's function runs.
+        importance_scores: pair -> scores of the parameter's shape, whose absolute values are compared instead of the
+            parameter's.
+        kwargs: for the method: ``amount``, a fraction in [0, 1] of the weights not pruned yet, or their number.
 
     Raises:
         TypeError: an argument is of the wrong kind, or the method is not unstructured.
-        ValueError: the amount is out of range, or a parameter is no dense tensor with values.
+        ValueError: the amount is out of range, or a parameter is not a dense tensor with values.
     """
     masks = None
     if isinstance(parameters, Iterable):
@@ -120,7 +120,7 @@ def global_unstructured(
 
 @dataclass(frozen=True, eq=False)
 class _Importance(select.Scores):
-    """Absolute values; infinity for what an earlier mask pruned, so that it is not among the smallest."""
+    """Absolute values; infinity for weights that an earlier mask pruned, so that they are not among the smallest."""
 
     values: Tensor
     mask: Tensor | None
@@ -151,20 +151,20 @@ def _score(values: Tensor, mask: Tensor) -> Tensor:
 def _without_smallest(
     pairs: Sequence[tuple[nn.Module, str]], scores: Mapping[tuple[nn.Module, str], Tensor], amount: float
 ) -> list[Tensor] | None:
-    """Return one mask for each parameter that prunes the smallest of all; None where theirs has to decide."""
+    """Return a mask per parameter that prunes the smallest scores of all; None if PyTorch's function has to do it."""
     for module, name in pairs:
         check_module(module)
         tensor = getattr(module, name)
         if not {name, f"{name}_orig"} & module._parameters.keys() or not isinstance(tensor, Tensor):
-            raise TypeError(f"{name!r} of a {type(module).__name__} is no parameter of its own")
+            raise TypeError(f"{name!r} of a {type(module).__name__} is not one of its own parameters")
         check_values(f"{type(module).__name__}.{name}", tensor)
     tensors = [getattr(module, name).detach() for module, name in pairs]
     sources = [
         _Importance(scores.get((module, name), tensor).detach(), getattr(module, f"{name}_mask", None))
         for (module, name), tensor in zip(pairs, tensors, strict=True)
     ]
-    known = (source.values.is_floating_point() and source.values.element_size() > 1 for source in sources)
-    if not all(known) or not sources:
+    ordered = (source.values.is_floating_point() and source.values.element_size() > 1 for source in sources)
+    if not all(ordered) or not sources:
         return None
     if [source.count for source in sources] != [tensor.numel() for tensor in tensors]:
         return None
@@ -175,7 +175,7 @@ def _without_smallest(
         counts, near = select.count_smallest(sources, k)
     except select.NanScoresError:
         return None
-    if near.value == math.inf:  # infinite scores would not be told from what was pruned before
+    if near.value == math.inf:  # infinite scores could not be distinguished from weights pruned before
         return None
     masks = []
     for source, count, tensor in zip(sources, counts, tensors, strict=True):

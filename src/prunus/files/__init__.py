@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all, and read safetensors files."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from torch import Tensor
 
 _METADATA_KEY = "prunus"
 
-# As many as numpy takes; PyTorch takes more, and then fails in odd places.
+# The limit of numpy; PyTorch allows more, but then fails in other functions.
 _MOST_DIMENSIONS = 64
 
-# The names of unfinished files: those of `whole_file`, and those that safetensors writes in turn for each of them.
+# The names of unfinished files: those of `whole_file`, and the temporary files that safetensors writes beside them.
 _UNFINISHED = (".*.part", ".tmp??????")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`, else it goes.
+    """Yield a temporary path beside `path`; on success it replaces `path`, otherwise it is deleted.
 
-    The content reaches the disk before the name does, so a killed process or a lost machine leaves either
-    the old file or the new one, never a part. What a killed process leaves beside it, `remove_left_overs` finds.
+    The content is on the disk before the file is renamed, so a killed process or a crashed machine leaves either the
+    old file or the new one, never a part. `remove_left_overs` deletes the temporary files of killed processes.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a directory; give the name of a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    # not tempfile.mkstemp: its files are for the owner only, while these permissions follow the umask
+    # not tempfile.mkstemp, whose files only the owner may read: these permissions follow the umask
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None  # the name the caller knows
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # names the path of the caller
     permissions = temporary.stat().st_mode
     try:
         yield temporary
-        temporary.chmod(permissions)  # safetensors puts a file of its own in place, for the owner only
+        temporary.chmod(permissions)  # safetensors replaces the file by one that only the owner may read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -54,7 +54,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Remove the unfinished files of killed processes, in a folder where no other process is writing now."""
+    """Delete the unfinished files of killed processes in a folder to which no other process is writing."""
     for name in _UNFINISHED:
         for left_over in folder.rglob(name):
             left_over.unlink()
@@ -67,16 +67,16 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write a value as JSON, whole or not at all; NaN and infinity are refused, since JSON has none."""
+    """Write a value as JSON, whole or not at all; NaN and infinity, which JSON lacks, raise ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as one safetensors file, whole or not at all.
 
-    Tensors that share memory are written once each under their own name, as safetensors wants. The metadata
-    goes into the header as one JSON text: with several entries safetensors orders them anew each time, and
-    the same content would not give the same bytes.
+    Tensors that share memory are written once per name, since safetensors refuses shared memory. The metadata is one
+    JSON text in the header: safetensors writes several entries in a random order, so the same content would not give
+    the same bytes.
     """
     header = {_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     with whole_file(path) as temporary:
@@ -84,7 +84,7 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapp
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Return sha256 over names, dtypes, shapes and values, whatever the order, device or memory layout.
+    """Return the SHA-256 of names, dtypes, shapes and values, independent of order, device and memory layout.
 
     >>> content_hash({"a": torch.zeros(2)}) == content_hash({"a": torch.zeros(2, dtype=torch.float64)})
     False
@@ -93,28 +93,27 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        flat = tensor.as_strided(
-            (tensor.numel(),), (1,)
-        )  # one element may have any stride, which a view of bytes minds
+        # a tensor of one element may have any stride, but a view as bytes needs stride 1
+        flat = tensor.as_strided((tensor.numel(),), (1,))
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def checksum_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return sha256 over all that a file is to hold, its checksum itself left out."""
+    """Return the SHA-256 of the content of a file without the checksum itself."""
     text = json.dumps([content_hash(tensors), sorted(metadata.items())])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors on the CPU, contiguous, each in memory of its own; copied only where it has to be."""
+    """Return the tensors on the CPU, contiguous, none sharing memory; copied only if necessary."""
     independent: dict[str, Tensor] = {}
-    taken: set[int] = set()
+    used: set[int] = set()
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         memory = plain.untyped_storage().data_ptr()
-        independent[name] = plain.clone() if memory in taken else plain
-        taken.add(memory)
+        independent[name] = plain.clone() if memory in used else plain
+        used.add(memory)
     return independent
 
 
@@ -123,7 +122,7 @@ def load_tensors(path: Path | str, device: str | torch.device = "cpu") -> dict[s
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a safetensors file, or a damaged one.
+        ValueError: the file is not a safetensors file, or it is damaged.
     """
     return load_with_metadata(path, device)[0]
 
@@ -131,7 +130,7 @@ def load_tensors(path: Path | str, device: str | torch.device = "cpu") -> dict[s
 def load_with_metadata(
     path: Path | str, device: str | torch.device = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file and the text its header carries; errors as `load_tensors`."""
+    """Read a safetensors file and the metadata in its header; errors as `load_tensors`."""
     place = torch.device(device)
     with _opened(path) as file:
         tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
@@ -140,7 +139,7 @@ def load_with_metadata(
 
 
 def load_metadata(path: Path | str) -> dict[str, str]:
-    """Read the text that a safetensors file's header carries, and none of its tensors; errors as `load_tensors`."""
+    """Read the metadata in a safetensors file's header without its tensors; errors as `load_tensors`."""
     with _opened(path) as file:
         return _metadata(dict(file.metadata() or {}))
 
@@ -164,8 +163,8 @@ def _tensor(file: Any, name: str) -> Tensor:
     """Return a tensor of an open file.
 
     Raises:
-        ValueError: it has more dimensions than PyTorch can print or pass on, or is of bools that are neither true nor
-            false: what PyTorch computes with those is undefined.
+        ValueError: it has more dimensions than PyTorch can handle, or holds bools that are neither 0 nor 1, with which
+            PyTorch's results are undefined.
     """
     if len(file.get_slice(name).get_shape()) > _MOST_DIMENSIONS:
         raise ValueError(f"tensor {name!r:.60} has more than {_MOST_DIMENSIONS} dimensions")
@@ -176,7 +175,7 @@ def _tensor(file: Any, name: str) -> Tensor:
 
 
 def _metadata(header: dict[str, str]) -> dict[str, str]:
-    """Return what `save_tensors` packed into one entry; a header another program wrote is taken as it is."""
+    """Return the metadata that `save_tensors` wrote as one entry; a header of another program is returned as it is."""
     if _METADATA_KEY not in header:
         return header
     packed = json.loads(header[_METADATA_KEY])

@@ -1,4 +1,4 @@
-"""Frozen dataclasses <-> JSON, exactly: no field unknown, missing or of another type, and no NaN."""
+"""Convert frozen dataclasses to JSON and back: no unknown or missing field, no other type, no NaN."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from prunus.registry import nearest
 
 T = TypeVar("T")
 
-# metadata of a field that files written before it was thought of don't have: there its default stands for it
+# metadata of a field that older files lack; its default is used for them
 MAY_LACK = types.MappingProxyType({"may_lack": True})
 
 
 class FieldError(ValueError):
-    """A value is not what its dataclass says; the message names the field."""
+    """A value does not fit the annotation of its dataclass field; the message names the field."""
 
 
 def dumps(value: Any) -> str:
-    """Write a dataclass as JSON text that `loads` reads back to an equal one.
+    """Write a dataclass as JSON text, from which `loads` makes an equal one.
 
     Raises:
-        FieldError: a field holds what JSON can't carry (NaN, an infinity, a tuple inside free-form data) or what
-            its annotation does not allow.
+        FieldError: a field holds a value that JSON can't represent (NaN, an infinity, a tuple inside free-form data)
+            or that its annotation does not allow.
     """
     checked = build(type(value), _plain(value))
     for item in fields(value):
@@ -41,17 +41,17 @@ def loads(kind: type[T], text: str) -> T:
     """Read a dataclass from JSON text.
 
     Raises:
-        FieldError: the text is not JSON, or a field is unknown, missing, or of another type than annotated.
+        FieldError: the text is not JSON, or a field is unknown, missing, or of another type than its annotation.
     """
     value: T = build(kind, parse(text))
     return value
 
 
 def parse(text: str) -> Any:
-    """Read JSON text into plain values, refusing what JSON has not: NaN, infinities, a key given twice.
+    """Read JSON text into plain values; NaN, infinities and repeated keys are errors.
 
     Raises:
-        FieldError: the text is not such JSON.
+        FieldError: the text is not valid JSON.
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
@@ -62,7 +62,7 @@ def parse(text: str) -> Any:
 
 
 def build(kind: Any, value: Any, place: str = "") -> Any:
-    """Turn plain JSON values into what an annotation says; `place` names the value in errors.
+    """Convert plain JSON values to the annotated type; `place` names the value in errors.
 
     >>> build(tuple[float, ...], [1, 0.5], "ci95")
     (1.0, 0.5)
@@ -123,7 +123,7 @@ def _build_scalar(kind: Any, value: Any, place: str) -> Any:
         return _finite(_expect(value, (int, float), "a number", place), place)
     _expect(value, kind, {int: "an integer", str: "a text", bool: "true or false"}[kind], place)
     if kind is int:
-        _finite(value, place)  # a quotient or root of it is a float
+        _finite(value, place)  # so that it can be converted to a float
     return value
 
 
@@ -191,6 +191,6 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for key, value in pairs:
         if key in entries:
-            raise FieldError(f"not valid JSON: the key {key!r} is given twice")
+            raise FieldError(f"not valid JSON: the key {key!r} appears twice")
         entries[key] = value
     return entries
