@@ -58,7 +58,7 @@ def summary(entry: object) -> str:
 
 
 def test_what_is_read_off_the_sources_is_what_the_registries_hold() -> None:
-    def of_pattern(name: str, family: patterns.Family) -> str:
+    def of_pattern(name: str, family: patterns.PatternFamily) -> str:
         described = summary(type(patterns.resolve(family.examples[0])))
         return described if family.examples == (name,) else f"{described} Such as {', '.join(family.examples)}."
 

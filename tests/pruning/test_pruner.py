@@ -216,9 +216,9 @@ def test_a_state_of_another_pruner_is_refused_and_nothing_changes(network: nn.Mo
     before, masks = copy.deepcopy(network.state_dict()), pruner.masks
     good = pruner.state_dict()
     for state, message in [
-        (other, r"this state is not of a Pruner of these parameters: it has num_steps, masks\.weight, expected"),
+        (other, r"this state is not that of a Pruner of these parameters: it has num_steps, masks\.weight, expected"),
         ({}, "it has nothing, expected num_steps and masks for conv.weight"),
-        ({key: value for key, value in good.items() if key != "num_steps"}, "is not of a Pruner"),
+        ({key: value for key, value in good.items() if key != "num_steps"}, "is not that of a Pruner"),
         ({**good, "masks.head.weight": torch.zeros(2, 2).bool()}, r"the mask of 'head\.weight' has shape \(2, 2\)"),
     ]:
         with pytest.raises(MaskError, match=message):
@@ -302,8 +302,8 @@ def test_a_schedule_that_goes_back_un_prunes_nothing(network: nn.Module) -> None
         ({"pattern": "2:4", "include": ["conv.bias"]}, ValueError, r"'conv\.bias' has shape \(8,\): one dimension"),
         ({"criterion": "activation"}, ValueError, "criterion 'activation' needs the layers' inputs"),
         ({"criterion": "gradient", "data": []}, ValueError, "criterion 'gradient' got data without a loss"),
-        ({"criterion": "activation", "data": iter([])}, TypeError, "a list_iterator is used up after one reading"),
-        ({"criterion": "activation", "data": (x for x in ())}, TypeError, "a generator is used up after one reading"),
+        ({"criterion": "activation", "data": iter([])}, TypeError, "a list_iterator can be read only once"),
+        ({"criterion": "activation", "data": (x for x in ())}, TypeError, "a generator can be read only once"),
         ({"include": "heda"}, ValueError, "did you mean 'head'"),
         ({"masks": {"head.weight": torch.ones(2, 2).bool()}}, MaskError, r"has shape \(2, 2\)"),
         ({"masks": {"other": torch.ones(2, 2).bool()}}, MaskError, "none of the given masks"),

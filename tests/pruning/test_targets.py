@@ -296,10 +296,13 @@ REFUSED = {
     "complex": (with_weight(torch.ones(2, 2, dtype=torch.complex64)), "'weight' has dtype torch.complex64; expected"),
     "sparse": (with_weight(torch.ones(2, 2).to_sparse()), "'weight' has layout torch.sparse_coo; expected a dense"),
     "torch's prune": (masked_by_torch(), "'weight_orig' belongs to torch.nn.utils.prune, which keeps a mask inside"),
-    "weight norm": (parametrizations.weight_norm(nn.Linear(2, 2)), "is computed from at each forward; make it a plain"),
+    "weight norm": (
+        parametrizations.weight_norm(nn.Linear(2, 2)),
+        "is computed from it at each forward; make it a plain",
+    ),
     "spectral norm": (parametrizations.spectral_norm(nn.Linear(2, 2)), "utils.parametrize.remove_parametrizations(lay"),
     "orthogonal": (parametrizations.orthogonal(nn.Linear(2, 2)), "or exclude the layer"),
-    "own parametrization": (parametrized(), "'parametrizations.weight.original' is not a weight, but what a weight of"),
+    "own parametrization": (parametrized(), "'parametrizations.weight.original' is not a weight: a weight of"),
     "old weight norm": (old_weight_norm(), "a plain weight with torch.nn.utils.remove_weight_norm(layer), or exclude"),
 }
 

@@ -1,4 +1,4 @@
-"""Pruning a model: `prune` at once, `Pruner` along a schedule while it trains."""
+"""Prune a model: `prune` all at once, `Pruner` step by step during training."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def prune(
     """Set the least important weights of a model to zero, in place, and return the masks.
 
     The model stays the module it was: same class, same state_dict keys, dense tensors with zeros in them. Under
-    DistributedDataParallel every process has to call this, and all get the masks that the first one found.
+    DistributedDataParallel every process has to call this, and all use the masks of the first process.
 
     Args:
-        model: any module; wrappers of DistributedDataParallel, torch.compile and Lightning Fabric are looked through.
+        model: any module; also one wrapped by DistributedDataParallel, torch.compile or Lightning Fabric.
         sparsity: the fraction of the targeted weights to remove, in [0, 1); met exactly, as
-            round(sparsity * number of units). Pattern ``"channel"`` meets it within two points, or refuses.
+            round(sparsity * number of units). Pattern ``"channel"`` meets it within two points, or raises.
         criterion: how much a weight matters: a name (`prunus ls criteria`), `(weight, stats) -> scores`, or an entry
             with options: ``Gradient(loss)``, ``Random(seed)``.
-        pattern: what goes together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole channels,
-            neurons and heads, with all that other layers couple with them, so that `prunus.shrink` can remove them;
-            with options ``Channels(round_to=8, budget="macs")``.
-        scope: how the budget is spread: ``"global"``, ``"uniform"``, ``"erk"``, or `(layers, budget) -> counts`; with
-            options ``Global(min_kept=16)``, ``Uniform(...)``, ``Erk(...)``.
+        pattern: what is removed together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole
+            channels, neurons and heads, with everything coupled to them in other layers, so that `prunus.shrink` can
+            remove them; with options ``Channels(round_to=8, budget="macs")``.
+        scope: how the budget is spread over the layers: ``"global"``, ``"uniform"``, ``"erk"``, or
+            `(layers, budget) -> counts`; with options ``Global(min_kept=16)``, ``Uniform(...)``, ``Erk(...)``.
         include: parameters, modules, patterns or classes to prune; by default every weight of a Linear,
             convolution, attention or recurrent layer.
-        exclude: what to leave alone, likewise.
-        masks: earlier masks; what they prune stays pruned and counts towards the sparsity.
+        exclude: what not to prune, likewise.
+        masks: earlier masks; weights they prune stay pruned and count towards the sparsity.
         data: batches for criteria that need data: `(inputs, targets)` for ``Gradient(loss)``, inputs suffice for
-            ``"activation"``. Without data ``"gradient"`` takes the gradients that the last backward pass left.
-        example_inputs: what the model takes, for pattern ``"channel"``: a tensor, a tuple of tensors, or argument names
-            with tensors; the batch comes first.
+            ``"activation"``. Without data ``"gradient"`` uses the gradients of the last backward pass.
+        example_inputs: inputs of the model, needed for pattern ``"channel"``: a tensor, a tuple of tensors, or a
+            mapping from argument names to tensors; the batch dimension comes first.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -88,35 +88,35 @@ def prune(
     method = check_method(sparsity, criterion, pattern, scope)
     if isinstance(method.pattern, Channels):
         families = _families(model, example_inputs, method, include, exclude)
-        found = families.find(model, method, method.sparsity, masks=masks, data=data)
+        new_masks = families.find(model, method, method.sparsity, masks=masks, data=data)
     else:
         targets = resolve(model, include, exclude)
-        found = find_masks(model, targets, method, method.sparsity, masks=masks, data=data)
+        new_masks = find_masks(model, targets, method, method.sparsity, masks=masks, data=data)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
-        found = from_first_rank(found)
-    found.apply(model)
-    return found
+        new_masks = from_first_rank(new_masks)
+    new_masks.apply(model)
+    return new_masks
 
 
 class Pruner:
     """Prunes a model step by step along a schedule, while the user's own loop trains it.
 
-    Call `step` once after each `optimizer.step()`. Over so many steps the sparsity rises along the schedule; after that
-    the masks are kept. Weights once pruned stay pruned. With pattern ``"channel"`` the model's graph is read once, when
-    the Pruner is made.
+    Call `step` once after each `optimizer.step()`. The sparsity rises along the schedule for `steps` steps; after that
+    the masks stay the same. Pruned weights stay pruned. With pattern ``"channel"`` the model's graph is read once, when
+    the Pruner is created.
 
     Args:
-        model: as `prune`; it stays the plain module it was.
+        model: as `prune`; it stays a plain module.
         sparsity: the final sparsity, in [0, 1).
-        steps: over how many steps the sparsity rises; it is reached exactly at the last.
+        steps: the number of steps over which the sparsity rises; it is reached exactly at the last one.
         schedule: ``"cubic"``, ``"linear"``, ``"geometric"``, ``"one_shot"``, or `(progress, sparsity) -> fraction`;
-            with options ``Cubic(begin=1000, every=50)``, ``Linear(...)``, ``Geometric(...)``: how many steps pass
-            before the first weight goes, and after how many the masks are found anew.
+            with options ``Cubic(begin=1000, every=50)``, ``Linear(...)``, ``Geometric(...)``: the number of steps
+            before the first weight is pruned, and between two updates of the masks.
         masks: masks to start from.
         criterion, pattern, scope, include, exclude, data, example_inputs: as `prune`.
 
     Raises:
-        TypeError, ValueError: as `prune`, when it is made: before any training was spent.
+        TypeError, ValueError: as `prune`, when the Pruner is created, so before any training.
 
     >>> model = nn.Linear(10, 10)
     >>> pruner = Pruner(model, sparsity=0.5, steps=4)
@@ -161,7 +161,7 @@ class Pruner:
         self.method.schedule.fraction(1.0, self.method.sparsity)
         ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}
         self.masks = Masks({**other_masks(masks, targets), **ones, **earlier_masks(masks, targets)})
-        if self._channels is not None:  # all parameters that channels touch, from the start
+        if self._channels is not None:  # masks of all parameters that channels touch, from the start
             self._channels.rehearse(self.method)
             self.masks = self._channels.masks(self.masks)
         self.masks.apply(self._model)
@@ -177,12 +177,12 @@ class Pruner:
         return self.num_steps >= self.begin + self.steps
 
     def step(self) -> None:
-        """Count one training step: prune further where it is due, and keep what is pruned at zero.
+        """Count one training step: prune further if the schedule says so, and set pruned weights to zero again.
 
-        In data-parallel training every process has to call it, and all get the masks that the first one found.
+        In data-parallel training every process has to call it, and all use the masks of the first process.
 
         Raises:
-            ValueError: weights or scores are NaN, or the criterion's gradients are missing; the masks are as before.
+            ValueError: weights or scores are NaN, or the criterion's gradients are missing; the masks did not change.
         """
         passed = self.num_steps + 1 - self.begin
         if 0 < passed <= self.steps and (passed % self.every == 0 or passed in (1, self.steps)):
@@ -191,52 +191,53 @@ class Pruner:
         self.masks.apply(self._model)
 
     def _prune(self, passed: int) -> None:
-        """Prune to what the schedule wants after so many of its steps."""
+        """Prune to the schedule's sparsity after `passed` of its steps."""
         method = self.method
-        wanted = method.sparsity
+        sparsity = method.sparsity
         if passed < self.steps:
-            wanted *= method.schedule.fraction(passed / self.steps, method.sparsity)
+            sparsity *= method.schedule.fraction(passed / self.steps, method.sparsity)
         if self._channels is not None:
-            if wanted > self._channels.sparsity(self.masks) or passed == self.steps:
-                strict = passed == self.steps
-                found = self._channels.find(
-                    self._model, method, wanted, masks=self.masks, data=self._data, strict=strict
+            strict = passed == self.steps
+            if strict or sparsity > self._channels.sparsity(self.masks):
+                masks = self._channels.find(
+                    self._model, method, sparsity, masks=self.masks, data=self._data, strict=strict
                 )
-                self.masks = from_first_rank(found)
+                self.masks = from_first_rank(masks)
             return
-        masks = [self.masks[name] for name in self._names]
-        num_units = sum(method.pattern.num_units(mask.shape) for mask in masks)
-        if round(wanted * num_units) <= sum(num_gone(method.pattern, mask) for mask in masks):
-            return  # the schedule has not come to the next unit yet
+        targeted = [self.masks[name] for name in self._names]
+        num_units = sum(method.pattern.num_units(mask.shape) for mask in targeted)
+        if round(sparsity * num_units) <= sum(num_gone(method.pattern, mask) for mask in targeted):
+            return  # the schedule has not reached the next unit yet
         targets = named(self._model, self._names)
         self.masks = from_first_rank(
-            find_masks(self._model, targets, method, wanted, masks=self.masks, data=self._data)
+            find_masks(self._model, targets, method, sparsity, masks=self.masks, data=self._data)
         )
 
     def _check(self, masks: Mapping[str, Tensor] | None) -> None:
-        """Refuse masks from which the final sparsity can't be reached."""
+        """Raise ValueError if the final sparsity can't be reached from these masks."""
         if self._channels is not None:
             self._channels.check(self.method.sparsity, masks)
         else:
             check_reachable(named(self._model, self._names), self.method, masks)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what `load_state_dict` needs to go on from here: tensors only."""
+        """Return the state for `load_state_dict`: tensors only."""
         state = {f"masks.{name}": mask for name, mask in self.masks.items()}
         return {"num_steps": torch.tensor(self.num_steps), **state}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a saved state; the masks are applied to the model.
+        """Continue from a saved state; its masks are applied to the model.
 
         Raises:
-            ValueError: the state is not of a Pruner of this model; nothing was changed.
-            TypeError: a mask in it is no bool tensor.
+            ValueError: the state is not that of a Pruner of this model; nothing was changed.
+            TypeError: a mask in it is not a bool tensor.
         """
         masks = Masks({key.removeprefix("masks."): mask for key, mask in state.items() if key.startswith("masks.")})
         if "num_steps" not in state or masks.keys() != self.masks.keys():
             raise MaskError(
-                f"this state is not of a Pruner of these parameters: it has {', '.join(list(state)[:4]) or 'nothing'}, "
-                f"expected num_steps and masks for {', '.join(list(self.masks)[:4])}"
+                f"this state is not that of a Pruner of these parameters: it has "
+                f"{', '.join(list(state)[:4]) or 'nothing'}, expected num_steps and masks for "
+                f"{', '.join(list(self.masks)[:4])}"
             )
         self._check(masks)
         num_steps = int(state["num_steps"])
@@ -266,6 +267,6 @@ def _families(
 def _check_rereadable(data: Iterable[Batch] | None) -> None:
     if isinstance(data, Iterator):
         raise TypeError(
-            f"Pruner reads data again at each update, but a {type(data).__name__} is used up after one reading; "
+            f"Pruner reads the data again at each update, but a {type(data).__name__} can be read only once; "
             "give a list of batches or a DataLoader"
         )

@@ -1,4 +1,4 @@
-"""Criteria: how much a weight matters. Higher scores stay."""
+"""Criteria: how much a weight matters. Weights with higher scores stay."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Score: TypeAlias = Callable[[Tensor, Stats], Tensor]
 
 @dataclass(frozen=True)
 class Criterion:
-    """A scoring function and what the engine must know of it.
+    """A scoring function and its properties.
 
     Attributes:
-        name: what errors and receipts call it.
+        name: its name in errors and receipts.
         score: `(weight, stats) -> scores` of the weight's shape; pure.
-        needs: the field of `Stats` it reads, None where the weight alone is enough.
-        elementwise: whether a weight's score depends on nothing but that weight and its gradient, so that
-            scores can be computed piece by piece without ever holding a layer's.
-        additive: whether scores are parts of one quantity, such as the loss, so that sums over different layers'
-            weights compare.
-        loss: ``(outputs, targets) -> scalar``, whose gradients over the data a criterion on gradients takes; without it
-            they are those that the last backward pass left.
+        needs: the field of `Stats` it reads, None if it needs only the weight.
+        elementwise: whether a weight's score depends only on that weight and its gradient, so that scores can be
+            computed in pieces, without holding those of a whole layer in memory.
+        additive: whether scores are parts of one quantity, such as the loss, so that sums over weights of different
+            layers can be compared.
+        loss: ``(outputs, targets) -> scalar``, for a criterion that needs gradients: these are the mean over the data;
+            without a loss they are those of the last backward pass.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Criterion:
         """Return the same criterion with a loss.
 
         Raises:
-            TypeError: it is no function.
+            TypeError: it is not a function.
         """
         return Criterion(self.name, self.score, self.needs, self.elementwise, self.additive, loss)
 
@@ -67,7 +67,7 @@ CRITERIA = Registry[Criterion]("criterion")
 def criterion(
     name: str, *, needs: Need | None = None, elementwise: bool = False, additive: bool = False
 ) -> Callable[[Score], Score]:
-    """Enter the decorated function as the criterion `name`; arguments as in `Criterion`."""
+    """Register the decorated function as the criterion `name`; arguments as in `Criterion`."""
 
     def enter(score: Score) -> Score:
         CRITERIA.register(name)(Criterion(name, score, needs, elementwise, additive))
@@ -77,7 +77,7 @@ def criterion(
 
 
 def resolve(chosen: str | Score | Criterion) -> Criterion:
-    """Return the criterion of that name; a function of the user's own is taken as it is.
+    """Return the criterion of that name, or one made of a scoring function.
 
     Raises:
         ValueError: the name is unknown.
@@ -86,10 +86,9 @@ def resolve(chosen: str | Score | Criterion) -> Criterion:
     if isinstance(chosen, Criterion):
         return chosen
     if isinstance(chosen, str):
-        name, given = options.split(chosen)
-        return (
-            options.make("criterion", name, _WITH_OPTIONS.get(CRITERIA[name].name), given) if given else CRITERIA[name]
-        )
+        name, settings = options.split(chosen)
+        entry = CRITERIA[name]
+        return options.make("criterion", name, _WITH_OPTIONS.get(entry.name), settings) if settings else entry
     if not callable(chosen):
         raise TypeError(f"criterion must be a name or a function (weight, stats) -> scores, got {chosen!r}")
     return Criterion(getattr(chosen, "__name__", type(chosen).__name__), chosen)
@@ -109,11 +108,11 @@ def magnitude(weight: Tensor, stats: Stats) -> Tensor:
 
 @criterion("lamp")
 def lamp(weight: Tensor, stats: Stats) -> Tensor:
-    """Score a weight by its share of what would be left if all smaller weights went first.
+    """Score a weight by its share of the weights that remain when all smaller ones are removed first.
 
     ``score(u) = w_u^2 / sum of w_v^2`` over the weights v of this layer with ``|w_v| >= |w_u|``
 
-    Scores of different layers are comparable, so a global scope over them finds its own spread over the layers.
+    Scores of different layers are comparable, so a global scope over them also decides the sparsity of each layer.
 
     Args:
         weight: any shape, without NaN.
@@ -128,9 +127,9 @@ def lamp(weight: Tensor, stats: Stats) -> Tensor:
     tensor([0.2000, 1.0000])
     """
     ordered, order = weight.abs().flatten().sort()
-    squared = ordered.double().square_()  # what float32 can't hold, its running sum included
-    left = squared.flip(0).cumsum(0).flip(0)  # from each place to the largest
-    left = left[torch.searchsorted(ordered, ordered)]  # equal weights share the place of the first of them
+    squared = ordered.double().square_()  # the squares and their running sum may exceed the range of float32
+    left = squared.flip(0).cumsum(0).flip(0)  # from each position to the largest
+    left = left[torch.searchsorted(ordered, ordered)]  # equal weights share the position of the first of them
     scores = torch.empty(weight.numel(), dtype=_wide(weight), device=weight.device)
     scores[order] = torch.where(left > 0, squared / left, 0.0).to(scores.dtype)
     return scores.view(weight.shape)
@@ -139,14 +138,14 @@ def lamp(weight: Tensor, stats: Stats) -> Tensor:
 class Random(Criterion):
     """Score a weight by a random number in [0, 1), drawn from the seed and the layer's name.
 
-    The draw does not depend on the other layers, the device or what was drawn before: the control every
+    The numbers do not depend on other layers, the device or earlier draws. Random pruning is the control that every
     method has to beat.
 
     Args:
         seed: any whole number.
 
     Raises:
-        TypeError: the seed is no whole number.
+        TypeError: the seed is not a whole number.
 
     >>> same = [Random(1)(torch.zeros(2, 2), Stats("fc")) for _ in range(2)]
     >>> torch.equal(*same)
@@ -168,7 +167,7 @@ def _drawn(weight: Tensor, stats: Stats, seed: int) -> Tensor:
 
 @criterion("gradient", needs="gradient", elementwise=True, additive=True)
 def gradient(weight: Tensor, stats: Stats) -> Tensor:
-    """Score a weight by the first-order change of the loss when it goes: ``score = |g w|``.
+    """Score a weight by the first-order change of the loss when it is removed: ``score = |g w|``.
 
     Source: Molchanov et al., "Pruning convolutional neural networks for resource efficient inference", ICLR 2017,
     eq. 5, for single weights.
@@ -182,7 +181,7 @@ def gradient(weight: Tensor, stats: Stats) -> Tensor:
 
 @criterion("activation", needs="input_norm")
 def activation(weight: Tensor, stats: Stats) -> Tensor:
-    """Score a weight by its size times the l2 norm of the input feature it meets: ``score = |w| * ||x||_2``.
+    """Score a weight by its absolute value times the l2 norm of its input feature: ``score = |w| * ||x||_2``.
 
     Source: Sun et al., "A simple and effective pruning approach for large language models" (Wanda), ICLR 2024, eq. 1.
 
@@ -194,14 +193,14 @@ def activation(weight: Tensor, stats: Stats) -> Tensor:
 
 
 class Gradient(Criterion):
-    """Score a weight by the first-order change of a loss when it goes, see `gradient`.
+    """Score a weight by the first-order change of a loss when it is removed, see `gradient`.
 
     Args:
-        loss: ``(outputs, targets) -> scalar``, over the data that `prune` is given; without it, and without data, the
-            gradients are those that the last backward pass left.
+        loss: ``(outputs, targets) -> scalar``, over the data passed to `prune`; without loss and data, the gradients
+            are those of the last backward pass.
 
     Raises:
-        TypeError: the loss is no function.
+        TypeError: the loss is not a function.
     """
 
     def __init__(self, loss: Loss | None = None) -> None:
@@ -213,5 +212,5 @@ _WITH_OPTIONS: dict[str, Callable[..., Criterion]] = {"random": Random, "gradien
 
 
 def _wide(weight: Tensor) -> torch.dtype:
-    """Squares and products of half-precision numbers leave their range, so those are scored in float32."""
+    """Half-precision weights are scored in float32, since their squares and products may overflow."""
     return torch.promote_types(weight.dtype, torch.float32)

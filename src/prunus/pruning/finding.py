@@ -1,4 +1,4 @@
-"""Which weights go: score -> pool -> spread -> pick -> expand. The model is only read."""
+"""Find masks: score -> pool -> spread -> pick -> expand. The model is not changed."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def find_masks(
     """Find the masks that `prune` would apply; the model is not changed.
 
     Args:
-        model: the model, which is run where the criterion needs data.
+        model: the model, which is run if the criterion needs data.
         targets: the parameters to prune, from `targets.resolve`.
-        method: how.
-        sparsity: the fraction of the units to remove now, the method's or less.
+        method: criterion, pattern and scope.
+        sparsity: the fraction of the units to remove now: the method's or less.
         masks: as `prune`.
         data: as `prune`.
 
@@ -45,21 +45,21 @@ def find_masks(
     layers = _layers(targets, method, masks)
     budget = _budget(layers, sparsity)
     check_data(method.criterion, data)
-    known = gather(unwrap(model), targets, method.criterion, data)
+    layer_stats = gather(unwrap(model), targets, method.criterion, data)
     for layer in layers:
-        layer.stats = known[layer.name]
+        layer.stats = layer_stats[layer.name]
     try:
         spread = method.scope.spread(layers, budget)
-        found = {
+        new_masks = {
             layer.name: _mask(layer, remove, spread.near) for layer, remove in zip(layers, spread.remove, strict=True)
         }
     except select.NanScoresError as error:
         raise _nan_error(layers) from error
-    return Masks({**other_masks(masks, targets), **found})
+    return Masks({**other_masks(masks, targets), **new_masks})
 
 
 def check_reachable(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> None:
-    """Refuse what `find_masks` would refuse at the method's own sparsity, without scoring a weight.
+    """Make the checks of `find_masks` at the method's sparsity, without computing scores.
 
     Raises:
         TypeError, ValueError: as `prune`.
@@ -68,7 +68,7 @@ def check_reachable(targets: Mapping[str, Target], method: Method, masks: Mappin
 
 
 def check_data(criterion: Criterion, data: Iterable[Batch] | None) -> None:
-    """Make sure that what the criterion needs was given.
+    """Check that the data and the loss that the criterion needs are there.
 
     Raises:
         TypeError: data is one batch instead of many.
@@ -77,55 +77,55 @@ def check_data(criterion: Criterion, data: Iterable[Batch] | None) -> None:
     if isinstance(data, Tensor | Mapping) or (data is not None and not isinstance(data, Iterable)):
         raise TypeError(f"data must be an iterable of batches, got {type(data).__name__}; one batch is data=[batch]")
     if criterion.needs == "gradient" and (data is None) != (criterion.loss is None):
-        given, lacking = ("a loss", "data") if data is None else ("data", "a loss, as Gradient(loss) has")
+        present, missing = ("a loss", "data") if data is None else ("data", "a loss, as Gradient(loss) has")
         raise ValueError(
-            f"criterion {criterion.name!r} got {given} without {lacking}; give both, or neither to use the gradients "
-            "that the last backward pass left"
+            f"criterion {criterion.name!r} got {present} without {missing}; give both, or neither to use the gradients "
+            "of the last backward pass"
         )
     if criterion.needs == "input_norm" and data is None:
         raise ValueError(f"criterion {criterion.name!r} needs the layers' inputs; give data=batches of model inputs")
 
 
 def earlier_masks(masks: Mapping[str, Tensor] | None, targets: Mapping[str, Target]) -> dict[str, Tensor]:
-    """Return the given masks of the targets under their names there, on their devices.
+    """Return the masks of the targets, by the targets' names and on their devices.
 
     Raises:
-        TypeError: a mask is no bool tensor.
-        MaskError: a mask has another shape than its parameter, or none of them is of a target.
+        TypeError: a mask is not a bool tensor.
+        MaskError: a mask has another shape than its parameter, or no mask is for a target.
     """
-    given = Masks(masks or {})
+    masks = Masks(masks or {})
     fitting = {}
     for name, target in targets.items():
-        found = [given[alias].to(target.parameter.device) for alias in target.aliases if alias in given]
-        for mask in found:
+        own = [masks[alias].to(target.parameter.device) for alias in target.aliases if alias in masks]
+        for mask in own:
             check_shape(name, mask, target.parameter)
-        if found:
-            fitting[name] = functools.reduce(torch.logical_and, found)
-    if given and not fitting:
+        if own:
+            fitting[name] = functools.reduce(torch.logical_and, own)
+    if masks and not fitting:
         raise MaskError(
-            f"none of the given masks ({', '.join(list(given)[:3])}, ...) is for a parameter that is pruned here "
+            f"none of the given masks ({', '.join(list(masks)[:3])}, ...) is for a parameter that is pruned here "
             f"({', '.join(list(targets)[:3])}, ...)"
         )
     return fitting
 
 
 def other_masks(masks: Mapping[str, Tensor] | None, targets: Mapping[str, Target]) -> dict[str, Tensor]:
-    """Return the given masks of parameters that are not targets: they are kept as they are."""
+    """Return the masks of parameters that are not targets: they are kept as they are."""
     names = {alias for target in targets.values() for alias in target.aliases}
     return {name: mask for name, mask in (masks or {}).items() if name not in names}
 
 
 def from_first_rank(masks: Masks) -> Masks:
-    """Under data-parallel training let every process have the masks of the first, to the bit."""
+    """In data-parallel training, return the masks of the first process in every process."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return masks
-    agreed = {}
+    broadcast = {}
     for name, mask in masks.items():
         as_bytes = mask.to(torch.uint8)
         distributed.broadcast(as_bytes, src=0)
-        agreed[name] = as_bytes != 0
-    return Masks(agreed)
+        broadcast[name] = as_bytes != 0
+    return Masks(broadcast)
 
 
 def _layers(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> list[LayerScores]:
@@ -149,36 +149,36 @@ def _layers(targets: Mapping[str, Target], method: Method, masks: Mapping[str, T
 
 
 def _check_room(pattern: Pattern, name: str, mask: Tensor) -> None:
-    """Refuse a mask that has pruned too much somewhere, though perhaps not in all, for the pattern to hold."""
+    """Raise MaskError if a mask leaves too few weights in some group for the pattern to hold."""
     if missing := num_missing(pattern, mask):
         raise MaskError(
-            f"pattern {pattern.name} needs {missing:,} of the weights of {name!r} that the given masks have pruned: "
-            "too few are left in some groups; pruned weights stay pruned, so give masks that leave enough, or exclude "
-            f"it, as in exclude=[{name!r}]"
+            f"pattern {pattern.name} needs {missing:,} of the weights of {name!r} that the given masks have pruned, "
+            "so too few are left in some groups; pruned weights stay pruned, so give masks that leave enough, or "
+            f"exclude it, as in exclude=[{name!r}]"
         )
 
 
 def _budget(layers: Sequence[LayerScores], sparsity: float) -> int:
-    """Return how many units go, after checking that so many can."""
+    """Return how many units to remove, after checking that this is possible."""
     total = sum(layer.count for layer in layers)
     fewest, most = sum(layer.fewest for layer in layers), sum(layer.most for layer in layers)
     budget = round(sparsity * total)
     if budget == 0 and sparsity > 0:
         raise ValueError(
-            f"sparsity {sparsity:g} of {total:,} units rounds to none, so nothing would be pruned; the least that "
-            f"removes one is {1 / total:.3g}"
+            f"sparsity {sparsity:g} of {total:,} units rounds to none, so nothing would be pruned; the least sparsity "
+            f"that removes one is {1 / total:.3g}"
         )
     if budget < fewest:
         raise ValueError(
-            f"sparsity {sparsity:g} is below the {fewest / total:.6g} that the given masks have already; pruned "
+            f"sparsity {sparsity:g} is below the {fewest / total:.6g} of the given masks; pruned "
             "weights stay pruned, so give a higher sparsity or no masks"
         )
     if budget > most:
         min_kept = layers[0].min_kept
         raise ValueError(
             f"sparsity {sparsity:g} can't be reached: it removes {budget:,} of {total:,} units, but only {most:,} may "
-            f"go, since every layer keeps at least min_kept={min_kept}; give a lower sparsity, or a scope with a "
-            "smaller min_kept (0 lets a layer be emptied), such as Global(min_kept=0)"
+            f"be removed, since every layer keeps at least min_kept={min_kept}; give a lower sparsity, or a scope with "
+            "a smaller min_kept (0 lets a layer be emptied), such as Global(min_kept=0)"
         )
     return budget
 
@@ -189,7 +189,7 @@ def gather(
     criterion: Criterion,
     data: Iterable[Batch] | None,
 ) -> dict[str, Stats]:
-    """Return what the criterion needs to know of each target; arguments and errors as `find_masks`."""
+    """Return the statistics of each target that the criterion needs; arguments and errors as `find_masks`."""
     gradients: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     if criterion.needs == "gradient" and (data is None or criterion.loss is None):
@@ -209,7 +209,7 @@ def _mask(layer: LayerScores, remove: int, near: select.Threshold | None) -> Ten
 
 
 def _nan_error(layers: Sequence[LayerScores]) -> ValueError:
-    """Build the error for the layer to blame: one with NaN weights, else one whose scores alone are NaN."""
+    """Build the error that names the first layer with NaN weights, or if there is none, with NaN scores."""
     for layer in layers:
         if count := layer.num_nan_weights():
             return ValueError(

@@ -1,4 +1,4 @@
-"""Masks: which weights live. Always beside the model, never in it."""
+"""Masks: which weights stay. They are kept beside the model, never in it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from prunus.tables import Table, count, percent, shape
 
 
 class Masks(Mapping[str, Tensor]):
-    """A mapping from parameter names to bool tensors of the parameter's shape; True lives, False is pruned.
+    """A mapping from parameter names to bool tensors of the parameter's shape; False is a pruned weight.
 
     Args:
         masks: the masks; tensors are kept, not copied.
 
     Raises:
-        TypeError: it is not a mapping, or a value is not a bool tensor.
+        TypeError: `masks` is not a mapping, or a value is not a bool tensor.
 
     >>> masks = Masks({"weight": torch.tensor([[True, False], [True, True]])})
     >>> masks.sparsity
@@ -78,12 +78,12 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def num_weights(self) -> int:
-        """How many weights the masks speak of."""
+        """The number of weights of the masked parameters."""
         return sum(mask.numel() for mask in self.values())
 
     @property
     def num_pruned(self) -> int:
-        """How many of them are pruned."""
+        """The number of pruned weights."""
         return self.num_weights - sum(int(torch.count_nonzero(mask)) for mask in self.values())
 
     @property
@@ -99,7 +99,7 @@ class Masks(Mapping[str, Tensor]):
     def apply(self, model: nn.Module) -> None:
         """Set the pruned weights of the model to zero, in place.
 
-        Zeros are positive, whatever the sign or value of the weight was: NaN and infinity go too.
+        They become +0.0, whatever they were: also NaN and infinity.
 
         Raises:
             MaskError: the model has no parameter of a mask's name, or one of another shape; nothing was changed.
@@ -109,10 +109,10 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def check(self, model: nn.Module) -> None:
-        """Make sure that every pruned weight of the model is zero.
+        """Check that every pruned weight of the model is zero.
 
         Raises:
-            MaskError: some are not, with their number; or as `apply`.
+            MaskError: some are not, the message says how many; or as `apply`.
         """
         counts = {}
         for name, (parameter, mask) in zip(self, self._pairs(model), strict=True):
@@ -128,7 +128,7 @@ class Masks(Mapping[str, Tensor]):
 
         Args:
             path: of the file.
-            made_from: kept in its header: a fingerprint by which a run knows its own masks again.
+            made_from: a fingerprint in the file's header, by which a run recognizes its own masks.
         """
         header = {"kind": "masks", "names": json.dumps(list(self)), "made_from": made_from}
         save_tensors(path, self._masks, header | {"checksum": checksum_of(self._masks, header)})
@@ -139,7 +139,7 @@ class Masks(Mapping[str, Tensor]):
 
         Raises:
             FileNotFoundError: there is no such file.
-            MaskError: the file is no safetensors file, is damaged, or holds something else than masks.
+            MaskError: the file is not a safetensors file, is damaged, or does not hold masks.
         """
         try:
             tensors, metadata = load_with_metadata(path)
@@ -147,14 +147,14 @@ class Masks(Mapping[str, Tensor]):
                 _check_whole(tensors, metadata)
             names = json.loads(metadata.get("names", "null")) or sorted(tensors)  # the model's order
             if sorted(names) != sorted(tensors):
-                raise ValueError("its header lists other names than those of its tensors")
+                raise ValueError("the names in its header are not those of its tensors")
             return cls({name: tensors[name] for name in names})
         except (TypeError, ValueError, KeyError, RecursionError) as error:
             raise MaskError(f"{str(path)!r} does not hold masks: {error}") from error
 
     @classmethod
     def from_model(cls, model: nn.Module) -> Masks:
-        """Return masks of the zeros a model has now, in the weights that `prune` would take by default.
+        """Return masks of the zeros that a model has now, in the weights that `prune` would prune by default.
 
         Raises:
             ValueError: the model has no such weight.
@@ -163,12 +163,12 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def from_torch(cls, source: nn.Module | Mapping[str, Tensor]) -> Masks:
-        """Return the masks that torch.nn.utils.prune keeps inside a model, or in a state dict of one.
+        """Return the masks that torch.nn.utils.prune keeps inside a model or its state dict.
 
         Raises:
-            TypeError: the source is neither.
-            MaskError: there is no ``*_mask`` beside a ``*_orig``, so it was not pruned that way or its masks
-                were removed already.
+            TypeError: the source is neither a model nor a state dict.
+            MaskError: there is no pair of ``*_mask`` and ``*_orig``, so torch.nn.utils.prune did not prune it, or its
+                masks were removed.
         """
         if not isinstance(source, (nn.Module, Mapping)):
             raise TypeError(f"source must be a torch.nn.Module or a state dict, got {type(source).__name__}")
@@ -193,23 +193,23 @@ class Masks(Mapping[str, Tensor]):
 
 
 def _check_whole(masks: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Raise ValueError unless the content is what `Masks.save` wrote, which told no checksum in its first version."""
+    """Raise ValueError unless the checksum is right; files of the first version have none."""
     header = {name: metadata[name] for name in ("kind", "names", "made_from")}
-    told = {name: text for name, text in metadata.items() if name not in header}
-    if told and told != {"checksum": checksum_of(masks, header)}:
-        raise ValueError("what it holds is not what was written")
+    checksum = {name: text for name, text in metadata.items() if name not in header}
+    if checksum and checksum != {"checksum": checksum_of(masks, header)}:
+        raise ValueError("its checksum is wrong, so the file was damaged or changed")
 
 
-# Pieces of this many weights stay in a core's cache, and are few enough that starting each costs nothing.
+# Weights in a piece: small enough for a core's cache, large enough that starting an operation on it costs little.
 _PIECE = 1 << 20
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _clear(weight: Tensor, mask: Tensor) -> None:
-    """Set what the mask prunes to +0.0, in place.
+    """Set the pruned weights to +0.0, in place.
 
-    On a CPU a weight's bits, taken as an integer, are multiplied by one or nought: that clears NaN and infinity too,
-    and is vectorised, which filling by a mask is not.
+    On a CPU a weight's bits, read as an integer, are multiplied by one or zero: this also clears NaN and infinity, and
+    unlike `masked_fill_` it is vectorised.
     """
     whole = weight.is_contiguous() and mask.is_contiguous() and weight.element_size() in _BITS
     if weight.device.type != "cpu" or not whole:
@@ -222,7 +222,7 @@ def _clear(weight: Tensor, mask: Tensor) -> None:
 
 
 def check_shape(name: str, mask: Tensor, parameter: Tensor) -> None:
-    """Raise MaskError if a mask does not have its parameter's shape, or that is no dense tensor."""
+    """Raise MaskError if a mask does not have its parameter's shape, or the parameter is not a dense tensor."""
     reason = problem(parameter)
     if reason is not None:
         raise MaskError(f"{name!r} {reason}")
@@ -234,9 +234,9 @@ def check_shape(name: str, mask: Tensor, parameter: Tensor) -> None:
 
 
 def plain_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a checkpoint of torch.nn.utils.prune as that of a plain model: weight = weight_orig * weight_mask.
+    """Return a state dict of torch.nn.utils.prune as that of a plain model: weight = weight_orig * weight_mask.
 
-    What is plain already stays as it is, so any state dict may be given. The result loads with
+    Other tensors stay as they are, so any state dict may be given. The result loads with
     ``model.load_state_dict`` into a model that was never pruned.
 
     >>> state = {"fc.weight_orig": torch.tensor([-3.0, 2.0]), "fc.weight_mask": torch.tensor([0.0, 1.0])}
@@ -257,7 +257,7 @@ def plain_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _torch_pruned(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the names that torch.nn.utils.prune split: no longer there, but ``*_orig`` and ``*_mask`` of one shape."""
+    """Return the names that torch.nn.utils.prune split into ``*_orig`` and ``*_mask`` of one shape."""
     names = (key.removesuffix("_orig") for key in state if key.endswith("_orig"))
     return [
         name

@@ -1,4 +1,4 @@
-"""A pruning method: one entry of each axis, looked up by name and checked against each other."""
+"""A pruning method: criterion, pattern, scope and schedule, looked up by name and checked together."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from prunus.pruning.patterns import Pattern
 from prunus.pruning.schedules import Schedule, Shape
 from prunus.pruning.scopes import Scope, Spreading
 
-# How far from the one sparsity that a pattern can have a user may write it: 0.6667 will do for 2/3.
+# The tolerance for a sparsity that a pattern fixes: 0.6667 is accepted for 2/3.
 _ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is removed and how.
+    """How much is removed, and how.
 
     Attributes:
-        sparsity: the fraction of the units that goes in the end.
+        sparsity: the final fraction of the units that is removed.
         criterion, pattern, scope, schedule: one entry of each axis.
     """
 
@@ -32,7 +32,7 @@ class Method:
 
 
 def check_sparsity(value: object) -> float:
-    """Return a sparsity as a float, or say what is wrong with it.
+    """Return a sparsity as a float, after checking it.
 
     Raises:
         TypeError: it is not a number.
@@ -59,11 +59,11 @@ def check_method(
     scope: str | Spreading | Scope = "global",
     schedule: str | Shape | Schedule = "one_shot",
 ) -> Method:
-    """Look the names up and refuse combinations that can't reach the sparsity.
+    """Look up the names and check that the combination can reach the sparsity.
 
     Raises:
         ValueError: a name is unknown, or the combination makes no sense.
-        TypeError: an argument is neither a name nor what the name would stand for.
+        TypeError: an argument is neither a name nor an entry of its axis.
 
     >>> check_method(0.5, pattern="2:4").pattern
     NofM(n=2, m=4)

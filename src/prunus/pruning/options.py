@@ -1,23 +1,25 @@
-"""Options of an entry of an axis, as text has them: ``channel:round_to=8,budget=macs``."""
+"""Entries of an axis by name, with options written as text: ``channel:round_to=8,budget=macs``."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, TypeVar
 
-from prunus.registry import unknown_name
+from prunus.registry import Registry, unknown_name
 
 T = TypeVar("T")
+F = TypeVar("F")
 
 
 def split(text: str) -> tuple[str, dict[str, int | str]]:
-    """Return an entry's name, and its options; whole numbers become ints.
+    """Split text into the name of an entry and its options; whole numbers become ints.
 
     Raises:
-        ValueError: an option is no ``key=value``.
+        ValueError: an option is not ``key=value``.
 
     >>> split("channel:round_to=8,budget=macs"), split("2:4")
     (('channel', {'round_to': 8, 'budget': 'macs'}), ('2:4', {}))
@@ -35,7 +37,7 @@ def split(text: str) -> tuple[str, dict[str, int | str]]:
 
 
 def join(name: str, options: Mapping[str, object]) -> str:
-    """Return the text that `split` takes apart.
+    """Join a name and options to text: the inverse of `split`.
 
     >>> join("channel", {"round_to": 8})
     'channel:round_to=8'
@@ -44,31 +46,52 @@ def join(name: str, options: Mapping[str, object]) -> str:
 
 
 def make(kind: str, name: str, maker: Callable[..., T] | None, options: Mapping[str, Any]) -> T:
-    """Make an entry with its options.
+    """Make an entry with options.
 
     Args:
-        kind: of axis, for errors.
-        name: of the entry.
-        maker: takes the options as keywords; None where the entry has none.
-        options: by name.
+        kind: the axis, for errors.
+        name: the entry's name, for errors.
+        maker: a function that takes the options as keywords; None if the entry has no options.
+        options: name -> value.
 
     Raises:
         ValueError, TypeError: the entry has no such option, or the option is of another kind or out of range.
     """
-    known = [] if maker is None else list(inspect.signature(maker).parameters)
+    parameters = [] if maker is None else list(inspect.signature(maker).parameters)
     for key in options:
-        if key not in known:
-            raise unknown_name(f"option of {kind} {name!r}:", key, known)
+        if key not in parameters:
+            raise unknown_name(f"option of {kind} {name!r}:", key, parameters)
     assert maker is not None
     return maker(**options)
 
 
-def whole(name: str, value: object, least: int) -> int:
-    """Return a whole number of at least so many.
+def resolve(kind: type[T], functions: Registry[F], chosen: str | F | T) -> T:
+    """Return an entry of an axis whose entries are a function and options.
+
+    Args:
+        kind: the class of the entries; its first argument is the function.
+        functions: name -> function.
+        chosen: a name, with options or without, a function, or an entry, which is returned as it is.
 
     Raises:
-        TypeError: it is no whole number.
-        ValueError: it is less.
+        ValueError: the name is unknown, or an option is out of range.
+        TypeError: it is none of the three.
+    """
+    if isinstance(chosen, kind):
+        return chosen
+    entry: Callable[..., T] = kind
+    if isinstance(chosen, str):
+        name, options = split(chosen)
+        return make(functions.kind, name, functools.partial(entry, functions[name]), options)
+    return entry(chosen)
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """Return a whole number that is at least `least`.
+
+    Raises:
+        TypeError: the value is not a whole number.
+        ValueError: it is less than `least`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}")

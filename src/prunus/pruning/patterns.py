@@ -1,4 +1,4 @@
-"""Patterns: what is removed together. They pool scores into units and expand picked units to a mask."""
+"""Patterns: which weights are removed together. They pool scores into units and expand units to a mask."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Budget: TypeAlias = Literal["parameters", "macs"]
 
 
 class Pattern(Protocol):
-    """How the weights of one parameter form units that live or go together.
+    """How the weights of one parameter form units, each of which is kept or removed as a whole.
 
-    Scores are finite, but for -inf where a weight is gone already. A unit's score is -inf where all of it is
-    gone, +inf where it must stay, and finite elsewhere.
+    Scores of weights are finite, except -inf for a weight that is pruned already. The score of a unit is -inf if all
+    of its weights are pruned, +inf if it must stay, and finite otherwise.
     """
 
     @property
     def name(self) -> str:
-        """What the user calls it, such as ``"2:4"``."""
+        """The name that users write, such as ``"2:4"``."""
         ...
 
     @property
     def only_sparsity(self) -> float | None:
-        """The one sparsity this pattern can reach, None where it can reach any."""
+        """The only sparsity that this pattern can reach; None if it can reach any."""
         ...
 
     def check(self, name: str, shape: Size) -> None:
@@ -39,15 +39,15 @@ class Pattern(Protocol):
         ...
 
     def num_units(self, shape: Size) -> int:
-        """Return how many units a weight of this shape has."""
+        """Return the number of units in a weight of this shape."""
         ...
 
     def pool(self, scores: Tensor) -> Tensor:
-        """Turn scores of the weight's shape into one score a unit, flat."""
+        """Return one score per unit, flat, from scores of the weight's shape."""
         ...
 
     def expand(self, units: Tensor, shape: Size) -> Tensor:
-        """Give each weight what its unit has: flat units to the weight's shape."""
+        """Give each weight the value of its unit: from flat units to the weight's shape."""
         ...
 
 
@@ -81,8 +81,8 @@ class Unstructured:
 class NofM:
     """At most n of every m neighbours along dimension 1 stay: the inputs of a Linear or a convolution.
 
-    A unit is a weight; the n best of each group are marked as ones that must stay, so that any scope and
-    schedule may choose among the others and the pattern holds at the end, when all others are gone.
+    A unit is a weight. The n weights with the highest scores of each group must stay; any scope and schedule may
+    choose among the others, and the pattern holds at the end, when all others are removed.
 
     Source: Mishra et al., "Accelerating sparse deep neural networks", 2021 (arXiv:2104.08378), for 2:4.
     """
@@ -92,16 +92,16 @@ class NofM:
 
     @property
     def name(self) -> str:
-        """The pattern as the field writes it."""
+        """The usual notation, such as ``2:4``."""
         return f"{self.n}:{self.m}"
 
     @property
     def only_sparsity(self) -> float:
-        """Of m weights, m - n go."""
+        """The fraction (m - n) / m."""
         return 1 - self.n / self.m
 
     def check(self, name: str, shape: Size) -> None:
-        """Refuse a parameter whose inputs don't divide into groups of m."""
+        """Raise ValueError if the number of inputs is not a multiple of m."""
         if len(shape) < 2 or shape[1] % self.m:
             inputs = f"{shape[1]} inputs" if len(shape) >= 2 else "one dimension"
             raise ValueError(
@@ -114,13 +114,13 @@ class NofM:
         return shape.numel()
 
     def pool(self, scores: Tensor) -> Tensor:
-        """Mark the n best of each group with +inf; equal ones are taken in order."""
+        """Set the n highest scores of each group to +inf; of equal scores the first ones."""
         groups = scores.movedim(1, -1).reshape(-1, self.m)
         best = groups.argsort(dim=1, descending=True, stable=True)[:, : self.n]
         return groups.scatter(1, best, torch.inf).reshape(-1)
 
     def expand(self, units: Tensor, shape: Size) -> Tensor:
-        """Put each weight's unit back in its place."""
+        """Return the units in the weight's shape."""
         moved = (shape[0], *shape[2:], shape[1])
         return units.reshape(moved).movedim(-1, 1).contiguous()
 
@@ -129,8 +129,8 @@ class NofM:
 class Block:
     """Rectangles of the weight's matrix (outputs x everything else); those at the edges may be smaller.
 
-    A unit is a block, so a sparsity is met exactly in blocks; in weights it differs a little where blocks at
-    the edges are smaller. A block's score is the mean over its weights; those gone already count as 0.
+    A unit is a block, so a sparsity is met exactly in blocks; in weights it differs a little if blocks at the edges are
+    smaller. A block's score is the mean over its weights; weights that are pruned already count as 0.
 
     Source: Narang et al., "Block-sparse recurrent neural networks", 2017 (arXiv:1711.02782).
     """
@@ -141,16 +141,16 @@ class Block:
 
     @property
     def name(self) -> str:
-        """The pattern with its block's size."""
+        """The name with the block's size, such as ``block-4x4``."""
         return f"block-{self.height}x{self.width}"
 
     def check(self, name: str, shape: Size) -> None:
-        """Refuse vectors: they have no rows and columns."""
+        """Raise ValueError for a vector, which has no rows and columns."""
         if len(shape) < 2:
             raise ValueError(f"pattern {self.name} needs two dimensions or more, but {name!r} has shape {tuple(shape)}")
 
     def num_units(self, shape: Size) -> int:
-        """Return the number of blocks, those cut by the edge included."""
+        """Return the number of blocks, including smaller ones at the edges."""
         rows, columns = self._grid(shape)
         return rows * columns
 
@@ -160,7 +160,7 @@ class Block:
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         alive = matrix > -torch.inf
         whole = self.height * self.width
-        # divided before they are added, so that the sum of the largest numbers is still a number
+        # divided before they are added, so that the sum of the largest numbers does not overflow
         share = self._sum(torch.where(alive, matrix, 0.0) / whole)
         mean = share * (whole / self._sizes(matrix.shape, matrix.device))
         any_alive = self._sum(alive.to(matrix.dtype)) > 0
@@ -177,7 +177,7 @@ class Block:
         return -(-shape[0] // self.height), -(-shape[1:].numel() // self.width)
 
     def _sizes(self, shape: Size, device: torch.device) -> Tensor:
-        """Return how many weights each block has."""
+        """Return the number of weights in each block."""
         rows, columns = self._grid(shape)
         heights = (shape[0] - self.height * torch.arange(rows, device=device)).clamp(max=self.height)
         widths = (shape[1:].numel() - self.width * torch.arange(columns, device=device)).clamp(max=self.width)
@@ -192,18 +192,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Channels:
-    """Whole channels: outputs of a layer, with all that other layers couple with them; neurons, heads and groups alike.
+    """Whole channels: outputs of a layer with everything coupled to them in other layers; also neurons, heads, groups.
 
-    Which weights of which layers go together is read off the model's graph by `pruning.channels`; the units here are
-    those of one weight by itself, its rows.
+    `pruning.channels` reads from the model's graph which weights of which layers are removed together; the units here
+    are those of a single weight: its rows.
 
     Attributes:
-        round_to: what is left of a layer's channels is a multiple of this, or all of them.
+        round_to: the number of channels that a layer keeps is a multiple of this, or all of them.
         budget: what the sparsity is a fraction of: ``"parameters"``, the targeted weights, or ``"macs"``, the model's
             multiply-adds.
 
     Raises:
-        TypeError, ValueError: one of them is of another kind or out of range.
+        TypeError, ValueError: an attribute is of the wrong type or out of range.
 
     Source: Li et al., "Pruning filters for efficient convnets", ICLR 2017.
     """
@@ -219,7 +219,7 @@ class Channels:
             raise ValueError(f"budget must be 'parameters' or 'macs', got {self.budget!r}")
 
     def check(self, name: str, shape: Size) -> None:
-        """Refuse vectors: they have no rows."""
+        """Raise ValueError for a vector, which has no rows."""
         self._rows(shape).check(name, shape)
 
     def num_units(self, shape: Size) -> int:
@@ -239,13 +239,13 @@ class Channels:
 
 
 def finite(scores: Tensor) -> Tensor:
-    """Bring infinite scores to the largest finite ones: infinity is how units that are gone or must stay are marked."""
+    """Clamp infinite scores to the largest finite ones, since infinity marks pruned units and units that must stay."""
     range_ = torch.finfo(scores.dtype)
     return scores.clamp(range_.min, range_.max)
 
 
 def num_gone(pattern: Pattern, mask: Tensor) -> int:
-    """Return how many units of a mask have no weight left."""
+    """Return the number of units of a mask without any weight left."""
     if isinstance(pattern, Unstructured):
         return mask.numel() - int(torch.count_nonzero(mask))
     units = pattern.pool(torch.where(mask, 0.0, -torch.inf))
@@ -253,7 +253,7 @@ def num_gone(pattern: Pattern, mask: Tensor) -> int:
 
 
 def num_missing(pattern: Pattern, mask: Tensor) -> int:
-    """Return how many weights the pattern would keep, but the mask has pruned: above 0 the pattern can't hold."""
+    """Return how many pruned weights the pattern would have to keep: above 0, it can't hold with this mask."""
     if pattern.only_sparsity is None:
         return 0
     stay = pattern.expand(pattern.pool(torch.where(mask, 0.0, -torch.inf)) == torch.inf, mask.shape)
@@ -264,14 +264,14 @@ PatternMaker: TypeAlias = Callable[[re.Match[str]], Pattern]
 
 
 @dataclass(frozen=True)
-class Family:
-    """Patterns that differ in their numbers only.
+class PatternFamily:
+    """Patterns that differ only in their numbers.
 
     Attributes:
-        form: what users write, as a regular expression.
-        make: makes the pattern of what was written.
-        examples: some that users may write, for listings, error messages and the tests.
-        options: makes the pattern with options; None where it has none.
+        form: a regular expression for the names that users write.
+        make: makes the pattern from the match of a name.
+        examples: some names, for listings, error messages and tests.
+        options: makes the pattern from options; None if it has none.
     """
 
     form: re.Pattern[str]
@@ -280,26 +280,26 @@ class Family:
     options: Callable[..., Pattern] | None = None
 
 
-PATTERNS = Registry[Family]("pattern")
+PATTERNS = Registry[PatternFamily]("pattern")
 
 
 def pattern(
     name: str, form: str, *, examples: tuple[str, ...], options: Callable[..., Pattern] | None = None
 ) -> Callable[[PatternMaker], PatternMaker]:
-    """Enter the decorated maker as the family `name`; arguments as in `Family`."""
+    """Register the decorated function as `make` of the family `name`; arguments as in `PatternFamily`."""
 
     def enter(make: PatternMaker) -> PatternMaker:
-        PATTERNS.register(name)(Family(re.compile(form, re.ASCII), make, examples, options))
+        PATTERNS.register(name)(PatternFamily(re.compile(form, re.ASCII), make, examples, options))
         return make
 
     return enter
 
 
 def resolve(chosen: str | Pattern) -> Pattern:
-    """Return the pattern a name such as ``"unstructured"``, ``"2:4"`` or ``"block-4x4"`` stands for.
+    """Return the pattern of a name such as ``"unstructured"``, ``"2:4"`` or ``"block-4x4"``.
 
     Raises:
-        ValueError: no pattern is written like this, or its numbers make no sense.
+        ValueError: no pattern has such a name, or its numbers are out of range.
         TypeError: it is neither a name nor a Pattern.
 
     >>> resolve("2:4").only_sparsity
@@ -309,10 +309,10 @@ def resolve(chosen: str | Pattern) -> Pattern:
         if isinstance(chosen, type) or not hasattr(chosen, "pool"):
             raise TypeError(f"pattern must be a name or a Pattern, got {chosen!r}")
         return chosen
-    name, given = options.split(chosen)
+    name, settings = options.split(chosen)
     for family in PATTERNS.values():
         if match := family.form.fullmatch(name):
-            return options.make("pattern", name, family.options, given) if given else family.make(match)
+            return options.make("pattern", name, family.options, settings) if settings else family.make(match)
     raise unknown_name("pattern", chosen, [example for family in PATTERNS.values() for example in family.examples])
 
 

@@ -1,4 +1,4 @@
-"""Schedules: how fast the target sparsity is approached."""
+"""Schedules: how the sparsity rises to its target during training."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from prunus.registry import Registry
 Shape: TypeAlias = Callable[[float, float], float]
 SCHEDULES = Registry[Shape]("schedule")
 
-# How far from 0 and 1 a shape's floating-point arithmetic may end up.
+# The tolerance for rounding errors in a shape's results at 0 and 1.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How fast, and when, the sparsity is approached.
+    """How fast, and when, the sparsity rises.
 
     Attributes:
         shape: ``(progress, sparsity) -> fraction`` of the way, from 0 at progress 0 to 1 at progress 1.
-        begin: how many steps pass before the first weight goes.
-        every: masks are found anew each so many steps; None: a hundredth of the steps, at least 1.
+        begin: the number of steps before the first weight is pruned.
+        every: the number of steps between two updates of the masks; None: a hundredth of all steps, at least 1.
 
     Raises:
-        TypeError, ValueError: the shape is no function, or a number of steps is none.
+        TypeError, ValueError: the shape is not a function, or a number of steps is out of range.
     """
 
     shape: Shape
@@ -46,10 +46,10 @@ class Schedule:
             options.whole("every", self.every, least=1)
 
     def fraction(self, progress: float, sparsity: float) -> float:
-        """Return how much of the way to the sparsity has gone.
+        """Return the fraction of the target sparsity that is reached at this progress.
 
         Raises:
-            ValueError: the shape, which may be the user's own, gives no number from 0 to 1, or does not arrive at 1.
+            ValueError: the shape returned something else than a number from 0 to 1, or less than 1 at progress 1.
 
         >>> Schedule(lambda progress, sparsity: progress**2).fraction(0.5, 0.9)
         0.25
@@ -65,23 +65,13 @@ class Schedule:
 
 
 def resolve(chosen: str | Shape | Schedule) -> Schedule:
-    """Return the schedule of that name; a function `(progress, sparsity) -> fraction` is taken as it is.
-
-    Raises:
-        ValueError: the name is unknown, or an option is out of range.
-        TypeError: it is neither a name nor callable.
-    """
-    if isinstance(chosen, Schedule):
-        return chosen
-    if isinstance(chosen, str):
-        name, given = options.split(chosen)
-        return options.make("schedule", name, functools.partial(Schedule, SCHEDULES[name]), given)
-    return Schedule(chosen)
+    """Return the schedule of a name or a function `(progress, sparsity) -> fraction`; errors as `options.resolve`."""
+    return options.resolve(Schedule, SCHEDULES, chosen)
 
 
 @SCHEDULES.register("one_shot")
 def one_shot(progress: float, sparsity: float) -> float:
-    """Go the whole way at the first step."""
+    """Remove all at the first step."""
     return 1.0 if progress > 0 else 0.0
 
 
@@ -93,7 +83,7 @@ def linear(progress: float, sparsity: float) -> float:
 
 @SCHEDULES.register("cubic")
 def cubic(progress: float, sparsity: float) -> float:
-    """Remove many weights early, while there are many to spare: fraction = 1 - (1 - progress)^3.
+    """Remove many weights early and few late: fraction = 1 - (1 - progress)^3.
 
     Source: Zhu and Gupta, "To prune, or not to prune", ICLR 2018 workshop, eq. 1 with initial sparsity 0.
     """
@@ -104,7 +94,7 @@ def cubic(progress: float, sparsity: float) -> float:
 def geometric(progress: float, sparsity: float) -> float:
     """Remove the same share of the remaining weights at every step: 1 - s(t) = (1 - s)^progress.
 
-    This is the schedule of iterative magnitude pruning (20% of what is left, again and again); it is the one
+    This is the schedule of iterative magnitude pruning (20% of the remaining weights, again and again), and the only
     schedule whose shape depends on the target.
 
     Source: Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019, section 1.
@@ -114,7 +104,7 @@ def geometric(progress: float, sparsity: float) -> float:
     """
     if sparsity == 0:
         return progress
-    # expm1 and log1p keep the ends exact: 0 at 0 and 1 at 1, also for tiny sparsities
+    # expm1 and log1p are exact at both ends, 0 at 0 and 1 at 1, also for tiny sparsities
     return math.expm1(progress * math.log1p(-sparsity)) / math.expm1(math.log1p(-sparsity))
 
 

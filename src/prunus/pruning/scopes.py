@@ -1,4 +1,4 @@
-"""Scopes: how the budget is spread over the layers. All return integer counts whose total is exact."""
+"""Scopes: how the budget is spread over the layers. All return whole numbers that add up to the budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunus.registry import Registry
 
 
 class Layer(select.Scores, Protocol):
-    """A layer's unit scores, and the bounds that any spread has to respect."""
+    """A layer's unit scores, and the bounds on how many of its units are removed."""
 
     @property
     def name(self) -> str:
@@ -30,18 +30,18 @@ class Layer(select.Scores, Protocol):
 
     @property
     def fewest(self) -> int:
-        """How many units are gone already, and stay so."""
+        """The number of units that are pruned already, and stay pruned."""
         ...
 
     @property
     def most(self) -> int:
-        """How many units may go at the most."""
+        """The largest number of units that may be pruned."""
         ...
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How many units each layer loses; `near` is where a global threshold was found, a hint for the pick."""
+    """How many units each layer loses; `near` is the threshold of a global scope, a hint for `select.pick`."""
 
     remove: tuple[int, ...]
     near: select.Threshold | None = None
@@ -53,14 +53,14 @@ SCOPES = Registry[Spreading]("scope")
 
 @dataclass(frozen=True)
 class Scope:
-    """How the budget is spread over the layers, and what each of them keeps.
+    """How the budget is spread over the layers, and how much each of them keeps.
 
     Attributes:
         spreading: ``(layers, budget) ->`` how many units each layer loses.
-        min_kept: how many units each layer keeps at least; 0 allows a layer to be emptied (but of its last channel).
+        min_kept: the least number of units that each layer keeps; 0 lets a layer be emptied (except for one channel).
 
     Raises:
-        TypeError, ValueError: the first is no function, or the second no such number.
+        TypeError, ValueError: `spreading` is not a function, or `min_kept` is not a whole number of at least 0.
     """
 
     spreading: Spreading
@@ -72,67 +72,56 @@ class Scope:
         options.whole("min_kept", self.min_kept, least=0)
 
     def spread(self, layers: Sequence[Layer], budget: int) -> Spread:
-        """Spread the budget, and hold the function, which may be the user's own, to its contract.
+        """Spread the budget, and check the result of the function, which may be the user's own.
 
         Raises:
-            ValueError: the counts are not whole numbers, one a layer, within the layers' bounds, of the right sum.
+            ValueError: the counts are not one whole number per layer, within its bounds, that add up to the budget.
         """
         result = self.spreading(layers, budget)
-        given, near = (result.remove, result.near) if isinstance(result, Spread) else (result, None)
-        listed = tuple(given) if isinstance(given, Iterable) else ()
-        whole = all(isinstance(count, Integral) and not isinstance(count, bool) for count in listed)
-        right = (
-            whole
-            and len(listed) == len(layers)
-            and sum(listed) == budget
-            and all(layer.fewest <= count <= layer.most for layer, count in zip(layers, listed, strict=True))
+        remove, near = (result.remove, result.near) if isinstance(result, Spread) else (result, None)
+        counts = tuple(remove) if isinstance(remove, Iterable) else ()
+        valid = (
+            all(isinstance(count, Integral) and not isinstance(count, bool) for count in counts)
+            and len(counts) == len(layers)
+            and sum(counts) == budget
+            and all(layer.fewest <= count <= layer.most for layer, count in zip(layers, counts, strict=True))
         )
-        if not right:
+        if not valid:
             bounds = ", ".join(f"{layer.name}: {layer.fewest} to {layer.most}" for layer in layers[:6])
             name = getattr(self.spreading, "__name__", self.spreading)
             raise ValueError(
                 f"scope {name!r} must return how many units each layer loses: {len(layers)} whole numbers, {budget:,} "
-                f"in sum, each within its layer's bounds ({bounds}); it returned {given!r}"
+                f"in sum, each within its layer's bounds ({bounds}); it returned {remove!r}"
             )
-        return Spread(tuple(int(count) for count in listed), near)
+        return Spread(tuple(int(count) for count in counts), near)
 
 
 def resolve(chosen: str | Spreading | Scope) -> Scope:
-    """Return the scope of that name; a function `(layers, budget) -> units each layer loses` is taken as it is.
-
-    Raises:
-        ValueError: the name is unknown, or an option is out of range.
-        TypeError: it is neither a name nor callable.
-    """
-    if isinstance(chosen, Scope):
-        return chosen
-    if isinstance(chosen, str):
-        name, given = options.split(chosen)
-        return options.make("scope", name, functools.partial(Scope, SCOPES[name]), given)
-    return Scope(chosen)
+    """Return the scope of a name or a function `(layers, budget) -> counts`; errors as `options.resolve`."""
+    return options.resolve(Scope, SCOPES, chosen)
 
 
 @SCOPES.register("global")
 def global_(layers: Sequence[Layer], budget: int) -> Spread:
-    """Remove the `budget` lowest-scored units, wherever they are.
+    """Remove the `budget` units with the lowest scores of all layers.
 
-    A layer that this would take beyond its bounds is held at the bound, and the others pay for it.
+    A layer that would exceed a bound gets exactly that bound, and the rest is spread over the other layers.
     """
-    held: dict[int, int] = {}
+    fixed: dict[int, int] = {}
     while True:
-        free = [index for index in range(len(layers)) if index not in held]
-        left = budget - sum(held.values())
-        counts, near = select.count_smallest([layers[index] for index in free], left)
-        found = dict(zip(free, counts, strict=True))
-        beyond = {
+        free = [index for index in range(len(layers)) if index not in fixed]
+        left = budget - sum(fixed.values())
+        smallest, near = select.count_smallest([layers[index] for index in free], left)
+        counts = dict(zip(free, smallest, strict=True))
+        exceeded = {
             index: min(max(count, layers[index].fewest), layers[index].most)
-            for index, count in found.items()
+            for index, count in counts.items()
             if not layers[index].fewest <= count <= layers[index].most
         }
-        if not beyond:
-            remove = tuple(held.get(index, found.get(index, 0)) for index in range(len(layers)))
-            return Spread(remove, near)
-        held |= beyond
+        if not exceeded:
+            counts |= fixed
+            return Spread(tuple(counts[index] for index in range(len(layers))), near)
+        fixed |= exceeded
 
 
 @SCOPES.register("uniform")
@@ -147,7 +136,7 @@ def uniform(layers: Sequence[Layer], budget: int) -> Spread:
 def erk(layers: Sequence[Layer], budget: int) -> Spread:
     """Give each layer a density proportional to (sum of its dimensions) / (product of its dimensions).
 
-    A layer that would be more than dense is kept whole and the others share what is left of the budget.
+    A layer whose density would exceed 1 is kept whole, and the others share the rest of the budget.
 
     Source: Evci et al., "Rigging the lottery: making all tickets winners", ICML 2020, section 3 (Erdos-Renyi-Kernel).
     """
@@ -168,10 +157,10 @@ def erk(layers: Sequence[Layer], budget: int) -> Spread:
 
 
 def _apportion(shares: Sequence[float], budget: int, layers: Sequence[Layer]) -> tuple[int, ...]:
-    """Round shares to integers within each layer's bounds whose sum is exactly the budget.
+    """Round shares to whole numbers within the layers' bounds that add up to the budget.
 
-    Each share is rounded down; what is missing goes to the largest remainders (Hamilton's method). Where
-    bounds bite, the difference is spread over the layers that have room, in proportion to it.
+    Each share is rounded down; the missing units go to the largest remainders (Hamilton's method). If bounds stop
+    that, the difference is spread over the layers within their bounds, in proportion to the room they have left.
     """
     counts = [
         min(max(math.floor(share), layer.fewest), layer.most) for share, layer in zip(shares, layers, strict=True)

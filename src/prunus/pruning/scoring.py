@@ -1,4 +1,4 @@
-"""One layer's unit scores, read again and again in pieces: what scopes spread over and selection picks from."""
+"""The unit scores of one layer, read in pieces and more than once, by scopes and by selection."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from prunus.pruning.stats import Stats
 class LayerScores:
     """The unit scores of one weight under a criterion and a pattern.
 
-    Where a score depends on its own weight only, scores are computed piece by piece as they are read, so that
-    a layer's never lie in memory together; else they are computed once and kept until `release`.
+    If a score depends only on its own weight, scores are computed in pieces each time they are read, so that those of a
+    layer are never in memory together; otherwise they are computed once and kept until `release`.
 
     Attributes:
         name: the parameter's name.
         weight: its values.
-        criterion, pattern, stats: what makes scores of them.
-        mask: what lives; what is pruned already has score -inf, so that it goes first. None where all live.
-        min_kept: how many units have to stay.
-        count: how many units there are.
-        fewest: how many of them are gone already.
+        criterion, pattern, stats: how scores are computed.
+        mask: which weights are not pruned yet, None if all; pruned weights have score -inf, so that they rank first.
+        min_kept: the least number of units that stay.
+        count: the number of units.
+        fewest: the number of units that are pruned already.
     """
 
     name: str
@@ -54,7 +54,7 @@ class LayerScores:
 
     @property
     def most(self) -> int:
-        """How many units may go."""
+        """The largest number of units that may be pruned."""
         if self.pattern.only_sparsity is not None:
             return round(self.pattern.only_sparsity * self.count)
         return max(self.count - self.min_kept, self.fewest)
@@ -77,15 +77,15 @@ class LayerScores:
         return self._all()[::stride]
 
     def release(self) -> None:
-        """Forget scores that were kept."""
+        """Free the scores that were kept."""
         self._units = None
 
     def num_nan_weights(self) -> int:
-        """Return how many of the weights that live are NaN."""
+        """Return the number of NaN among the weights that are not pruned."""
         return int(torch.isnan(self._living()).sum())
 
     def has_nan_scores(self) -> bool:
-        """Tell whether the criterion gives NaN to any weight that lives."""
+        """Return whether the score of any weight that is not pruned is NaN."""
         try:
             return any(bool(torch.isnan(piece).any()) for piece in self.chunks())
         except NanScoresError:
@@ -106,7 +106,7 @@ class LayerScores:
         """Return the scores of all units, flat."""
         if self._units is None:
             weight = self._living()
-            if torch.isnan(weight).any():  # which need not show in the scores
+            if torch.isnan(weight).any():  # the scores need not be NaN then
                 raise NanScoresError(0)
             scores = self._checked(self.criterion(weight, self.stats), self.shape)
             if torch.isnan(scores).any():
@@ -118,15 +118,15 @@ class LayerScores:
         return self._units
 
     def _living(self) -> Tensor:
-        """Return the weight with zeros for what is gone, whether or not they were set already."""
+        """Return the weight with zeros for pruned weights, even if they were not set to zero in the model."""
         return self.weight if self.mask is None else self.weight.masked_fill(~self.mask, 0)
 
     def _checked(self, scores: object, shape: Size) -> Tensor:
-        """Return what a criterion, which may be the user's own, returned, if it keeps its contract."""
+        """Return the scores of a criterion, which may be the user's own, after checking them."""
         if isinstance(scores, Tensor) and scores.shape == shape and scores.is_floating_point():
             return scores
-        given = f"{scores.dtype} scores of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
+        result = f"{scores.dtype} scores of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)
         raise ValueError(
             f"criterion {self.criterion.name!r} must return one floating-point score for each weight of "
-            f"{self.name!r}, shape {tuple(shape)}, but returned {given}"
+            f"{self.name!r}, shape {tuple(shape)}, but returned {result}"
         )

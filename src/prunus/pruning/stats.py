@@ -1,4 +1,4 @@
-"""What criteria need to know beside the weight: gradients and input norms, gathered in one pass over data."""
+"""Statistics for criteria: gradients and input norms of each weight, computed in one pass over data."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Stats:
-    """What is known of one weight when it is scored.
+    """Statistics of one weight, for its scores.
 
     Attributes:
         name: the parameter's name in the model.
-        gradient: the loss's gradient, of the weight's shape; None unless the criterion asks for it.
-        input_norm: the l2 norm of the input feature that meets each weight, of a shape that broadcasts to
-            the weight's; None unless the criterion asks for it.
+        gradient: the loss's gradient, of the weight's shape; None unless the criterion needs it.
+        input_norm: the l2 norm of the input feature that each weight multiplies, of a shape that broadcasts to the
+            weight's; None unless the criterion needs it.
     """
 
     name: str = ""
@@ -36,11 +36,11 @@ class Stats:
 def gradients(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch], loss: Loss) -> dict[str, Tensor]:
     """Return the mean gradient of `loss(outputs, targets)` over the batches, for each target.
 
-    The model runs in eval mode, so its buffers stay as they were; so do its `.grad` fields, its training flags
-    and torch's random state. A batch that is no pair (inputs, targets) is given to the loss whole.
+    The model runs in eval mode, so its buffers do not change; nor do its `.grad` fields, its training flags and torch's
+    random state. A batch that is not a pair (inputs, targets) is passed to the loss as a whole.
 
     Raises:
-        ValueError: there is no batch, the loss is not one number, or a target does not take part in it.
+        ValueError: there is no batch, the loss is not one number, or it does not depend on a target.
     """
     parameters = {name: target.parameter for name, target in targets.items()}
     sums = {name: torch.zeros_like(p, dtype=_wide(p.dtype)) for name, p in parameters.items()}
@@ -49,8 +49,8 @@ def gradients(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Ba
         for batch in data:
             value = loss(_forward(model, batch), _target_of(batch))
             _check_loss(value)
-            found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-            for name, gradient in zip(parameters, found, strict=True):
+            of_batch = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, of_batch, strict=True):
                 if gradient is None:
                     raise ValueError(
                         f"the loss does not depend on {name!r}, so it has no gradient to be scored by; exclude it"
@@ -62,27 +62,26 @@ def gradients(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Ba
 
 
 def stored_gradients(targets: Mapping[str, Target]) -> dict[str, Tensor]:
-    """Return the `.grad` that the last backward pass left on each target.
+    """Return the `.grad` of each target from the last backward pass.
 
     Raises:
-        ValueError: a target has none.
+        ValueError: a target has no `.grad`.
     """
-    found = {name: target.parameter.grad for name, target in targets.items()}
-    missing = [name for name, gradient in found.items() if gradient is None]
+    stored = {name: target.parameter.grad for name, target in targets.items()}
+    missing = [name for name, gradient in stored.items() if gradient is None]
     if missing:
         raise ValueError(
             f"criterion 'gradient' found no .grad on {', '.join(missing[:3])}; pass data=batches and "
             "criterion=Gradient(loss), or call it after loss.backward() and before optimizer.zero_grad()"
         )
-    return {name: gradient.detach().to_dense() for name, gradient in found.items() if gradient is not None}
+    return {name: gradient.detach().to_dense() for name, gradient in stored.items() if gradient is not None}
 
 
 def input_norms(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch]) -> dict[str, Tensor]:
-    """Return, for each target, the l2 norm over all batches and positions of the feature each weight meets.
+    """Return, for each target, the l2 norm over all batches and positions of the feature that each weight multiplies.
 
-    A weight of a convolution meets one channel at one offset of the kernel, so its norm runs over all
-    positions of the output; padding counts as zeros, or as what it is padded with. The model runs as for
-    `gradients`.
+    A weight of a convolution multiplies one channel at one offset of the kernel, so its norm is over all positions of
+    the output, including the values of the padding. The model runs as for `gradients`.
 
     Raises:
         ValueError: there is no batch; a target is not the weight of a Linear or a convolution, or its module
@@ -113,8 +112,8 @@ def _check_not_empty(num_batches: int) -> None:
 
 def _check_loss(value: object) -> None:
     if not isinstance(value, Tensor) or value.numel() != 1:
-        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"the loss must be one number, a tensor of one element, got {given}; take its mean or sum")
+        result = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"the loss must be one number, a tensor of one element, got {result}; take its mean or sum")
     if not value.requires_grad:
         raise ValueError("the loss does not depend on the model's weights; compute it from the model's outputs")
 
@@ -135,8 +134,8 @@ def _watching(targets: Mapping[str, Target], squares: dict[str, Tensor]) -> Iter
         for module in target.modules:
 
             def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
-                found = _squared_features(module, *args, **kwargs)
-                squares[name] = squares[name] + found if name in squares else found
+                sums = _squared_features(module, *args, **kwargs)
+                squares[name] = squares[name] + sums if name in squares else sums
 
             hooks.append(module.register_forward_pre_hook(add, with_kwargs=True))
     try:
@@ -147,11 +146,11 @@ def _watching(targets: Mapping[str, Target], squares: dict[str, Tensor]) -> Iter
 
 
 def _squared_features(module: nn.Module, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Sum the squares of the input feature that meets each weight, in a shape that broadcasts to the weight's.
+    """Sum the squares of the input feature that each weight multiplies, in a shape that broadcasts to the weight's.
 
-    Linear and convolution layers are linear in their weight, so with squared inputs the derivative of the
-    summed output by a weight is the sum of squares of all that this weight is multiplied with: true for every
-    stride, padding, dilation and group without a case for any of them.
+    Linear and convolution layers are linear in their weight. So for squared inputs, the derivative of the sum of the
+    outputs with respect to a weight is the sum of the squares of all inputs that it multiplies: for every stride,
+    padding, dilation and group.
     """
     squared = input.detach().to(_wide(input.dtype)).square()
     if isinstance(module, nn.Linear):
@@ -159,7 +158,7 @@ def _squared_features(module: nn.Module, input: Tensor, *args: Any, **kwargs: An
     assert isinstance(module, _ConvNd)
     weight = torch.ones_like(module.weight, dtype=squared.dtype, requires_grad=True)
     bias = torch.zeros_like(module.bias, dtype=squared.dtype) if module.bias is not None else None
-    # torch's own forward: that of a subclass may do to the weight what is not linear
+    # torch's own forward, since that of a subclass need not be linear in the weight
     convolution: Any = next(kind for kind in type(module).__mro__ if kind.__module__ == _ConvNd.__module__)
     with torch.enable_grad(), torch.autocast(squared.device.type, enabled=False), _replaced(module, weight, bias):
         total = convolution.forward(module, squared, *args, **kwargs).sum()
@@ -168,7 +167,7 @@ def _squared_features(module: nn.Module, input: Tensor, *args: Any, **kwargs: An
 
 @contextmanager
 def _replaced(module: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
-    # what lies in the instance's own __dict__ is found before the parameters, which stay untouched below
+    # entries of the instance's __dict__ take precedence over its parameters, which are not changed
     module.__dict__["weight"], module.__dict__["bias"] = weight, bias
     try:
         yield
@@ -178,7 +177,7 @@ def _replaced(module: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterato
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode, and its training flags and torch's random state back afterwards."""
+    """Put the model in eval mode; restore its training flags and torch's random state afterwards."""
     flags = {module: module.training for module in model.modules()}
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     model.eval()

@@ -1,4 +1,4 @@
-"""Which parameters of a model are pruned: the sensible ones, or those the user names."""
+"""Which parameters of a model are pruned: the default ones, or those that the user names."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from prunus.supported import check_values, unwrap
 
 Selector: TypeAlias = str | type[nn.Module]
 
-# What holds weights that multiply activations. Embeddings are look-up tables, norms and biases are few and
-# matter much: those are pruned only when named.
+# Modules whose weights multiply activations. Embeddings are look-up tables, and norms and biases are few but
+# important: they are pruned only if they are named.
 PRUNABLE: tuple[type[nn.Module], ...] = (
     nn.Linear,
     nn.Bilinear,
@@ -26,21 +26,22 @@ PRUNABLE: tuple[type[nn.Module], ...] = (
     nn.RNNCellBase,
 )
 
-# Where torch.nn.utils.parametrize keeps what it computes a weight from, as in "fc.parametrizations.weight.original0".
+# The child module in which torch.nn.utils.parametrize keeps the tensors that it computes a weight from, as in
+# "fc.parametrizations.weight.original0".
 PARAMETRIZATIONS = "parametrizations"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A parameter to prune, and where in the model it is: in several places, where it is tied.
+    """A parameter to prune, and its places in the model: several if it is tied.
 
     Attributes:
         name: its first name in the model.
         parameter: the parameter itself.
-        attribute: what the layer calls it, such as ``"weight"``.
+        attribute: its name in its layer, such as ``"weight"``.
         modules: the layers it belongs to.
-        ancestors: the modules those are in, the model itself left out.
-        aliases: all its names, the first included.
+        ancestors: the modules that contain these layers, without the model itself.
+        aliases: all its names, including the first.
     """
 
     name: str
@@ -55,18 +56,18 @@ def resolve(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequenc
     """Return the parameters to prune, by name, in the model's order; a tied weight appears once.
 
     A selector is a parameter's name (``"fc.bias"``), a module's name (``"conv1"``), a pattern over either
-    (``"encoder.*"``), or a module's class (``nn.Linear``, or its name ``"Linear"``). To include a module is to
-    include its weights of two or more dimensions; a bias or a norm is only taken where its own name is matched.
-    To exclude a module is to exclude all its parameters. Parameters without elements are passed over.
+    (``"encoder.*"``), or a module's class (``nn.Linear``, or its name ``"Linear"``). Including a module includes its
+    weights of two or more dimensions; a bias or a norm is included only by its own name. Excluding a module excludes
+    all its parameters. Parameters without elements are skipped.
 
     Args:
         model: the model; it is not changed.
         include: prune only what matches one of these; empty means every weight of a Linear, convolution,
-            attention or recurrent layer. A weight that is also an embedding's is taken only where it is named.
+            attention or recurrent layer. A weight that is also an embedding's is pruned only if it is named.
         exclude: leave out what matches one of these.
 
     Raises:
-        TypeError: `model` is not a Module, or a selector is neither a string nor a Module class.
+        TypeError: `model` is not a module, or a selector is neither a string nor a module class.
         ValueError: a selector matches nothing, nothing is left to prune, or a parameter can't be pruned.
     """
     targets = select(model, include, exclude)
@@ -76,17 +77,17 @@ def resolve(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequenc
 
 
 def select(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence[Selector] = ()) -> dict[str, Target]:
-    """Return what `resolve` does, without looking whether it can be pruned: on the meta device there are no values.
+    """Select parameters as `resolve`, without checking their values: also for models on the meta device.
 
     Raises:
-        TypeError, ValueError: as `resolve`, where the names are at fault.
+        TypeError, ValueError: as `resolve`, for wrong selectors.
     """
     everything = _parameters(unwrap(model))
     chosen = {name for name, target in everything.items() if _by_default(target)}
     if include := _listed(include, "include"):
         chosen = set().union(*(_included(everything, selector) for selector in include))
     for selector in _listed(exclude, "exclude"):
-        chosen -= _touched(everything, selector, "exclude")
+        chosen -= _matches(everything, selector, "exclude")
     targets = {name: target for name, target in everything.items() if name in chosen}
     if not targets:
         raise ValueError(
@@ -98,16 +99,16 @@ def select(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence
 
 
 def named(model: nn.Module, names: Iterable[str]) -> dict[str, Target]:
-    """Return the targets of these names as the model has them now.
+    """Return the targets of these names with the model's present parameters.
 
     Raises:
-        ValueError: the model has no such parameter any more, or it can't be pruned any more.
+        ValueError: the model no longer has such a parameter, or it can no longer be pruned.
     """
     everything = _parameters(unwrap(model))
     targets = {}
     for name in names:
         if name not in everything:
-            raise unknown_name("parameter (the model was changed since it was first looked at)", name, everything)
+            raise unknown_name("parameter (the model was changed since it was first read)", name, everything)
         targets[name] = everything[name]
         _check(targets[name])
     return targets
@@ -146,7 +147,7 @@ def _target(parameter: nn.Parameter, aliases: Sequence[str], modules: Mapping[st
 
 
 def _layer_of(name: str) -> str:
-    """Return the name of the layer a parameter belongs to: its holder, or the layer that the holder parametrizes."""
+    """Return the name of the layer that a parameter belongs to, also if a parametrization of the layer holds it."""
     parts = name.split(".")
     last = parts.index(PARAMETRIZATIONS) if PARAMETRIZATIONS in parts else -1
     return ".".join(parts[:last])
@@ -158,11 +159,11 @@ def _parents(name: str) -> Iterator[str]:
 
 
 def _by_default(target: Target) -> bool:
-    return all(isinstance(module, PRUNABLE) for module in target.modules) and _stands_for(target)
+    return all(isinstance(module, PRUNABLE) for module in target.modules) and _is_weight(target)
 
 
-def _stands_for(target: Target) -> bool:
-    """Tell whether including its module means this parameter: a matrix or more, no bias and no norm."""
+def _is_weight(target: Target) -> bool:
+    """Return whether including the module includes this parameter: two or more dimensions, no bias, no norm."""
     if "bias" in target.attribute or isinstance(target.modules[0], nn.LayerNorm | nn.RMSNorm):
         return False
     parameter = target.parameter
@@ -170,30 +171,30 @@ def _stands_for(target: Target) -> bool:
 
 
 def _included(everything: Mapping[str, Target], selector: Selector) -> set[str]:
-    touched = _touched(everything, selector, "include")
-    found = {name for name in touched if _stands_for(everything[name]) or _named(everything[name], selector)}
-    if not found:
+    matches = _matches(everything, selector, "include")
+    included = {name for name in matches if _is_weight(everything[name]) or _named(everything[name], selector)}
+    if not included:
         label = selector if isinstance(selector, str) else selector.__name__
-        names = [name for name in everything if name in touched]
+        names = [name for name in everything if name in matches]
         raise ValueError(
-            f"include {label!r} matches no weight of two or more dimensions; a bias or a norm is pruned only where "
+            f"include {label!r} matches no weight of two or more dimensions; a bias or a norm is pruned only if "
             f"it is named itself, as in include={names[:2]}"
         )
-    return found
+    return included
 
 
-def _touched(everything: Mapping[str, Target], selector: Selector, kind: str) -> set[str]:
-    found = {name for name, target in everything.items() if _touches(target, selector)}
-    if not found:
+def _matches(everything: Mapping[str, Target], selector: Selector, kind: str) -> set[str]:
+    names = {name for name, target in everything.items() if _matched(target, selector)}
+    if not names:
         label = selector if isinstance(selector, str) else selector.__name__
         modules = (parent for target in everything.values() for alias in target.aliases for parent in _parents(alias))
         classes = (type(module).__name__ for target in everything.values() for module in target.modules)
         raise unknown_name(f"layer in {kind}", label, {*everything, *modules, *classes})
-    return found
+    return names
 
 
-def _touches(target: Target, selector: Selector) -> bool:
-    """Tell whether a selector names the parameter, or a module it is in, or the class of one."""
+def _matched(target: Target, selector: Selector) -> bool:
+    """Return whether a selector matches the parameter, a module that contains it, or the class of such a module."""
     modules = (*target.modules, *target.ancestors)
     if isinstance(selector, type):
         return any(isinstance(module, selector) for module in modules)
@@ -204,7 +205,7 @@ def _touches(target: Target, selector: Selector) -> bool:
 
 
 def _named(target: Target, selector: Selector) -> bool:
-    """A pattern names a bias or a norm only through its last part: ``"*.bias"`` does, ``"layer1*"`` does not."""
+    """Return whether a selector names the parameter itself: ``"*.bias"`` names a bias, ``"layer1*"`` does not."""
     if isinstance(selector, type):
         return False
     last = selector.rpartition(".")[2]
@@ -213,7 +214,7 @@ def _named(target: Target, selector: Selector) -> bool:
 
 
 def _check(target: Target) -> None:
-    """Refuse a parameter that can't be pruned by zeros in it."""
+    """Raise ValueError for a parameter that setting values to zero does not prune."""
     parameter, name = target.parameter, target.name
     check_values(name, parameter)
     if not parameter.is_floating_point() or parameter.element_size() < 2:
@@ -222,7 +223,7 @@ def _check(target: Target) -> None:
         raise ValueError(f"{name!r} has shape {tuple(parameter.shape)} and holds no weights; don't include it")
     if target.attribute.endswith("_orig") and hasattr(target.modules[0], f"{target.attribute[:-5]}_mask"):
         raise ValueError(
-            f"{name!r} belongs to torch.nn.utils.prune, which keeps a mask inside the model; take its masks with "
+            f"{name!r} belongs to torch.nn.utils.prune, which keeps a mask inside the model; get its masks with "
             "masks = prunus.Masks.from_torch(model), make the model plain with torch.nn.utils.prune.remove, "
             "and pass masks=masks"
         )
@@ -230,20 +231,20 @@ def _check(target: Target) -> None:
 
 
 def _check_is_the_weight(target: Target) -> None:
-    """Refuse what the layer's weight is computed from: zeros in it need not be zeros in the weight."""
+    """Raise ValueError for a parameter that a weight is computed from: its zeros need not be zeros of the weight."""
     layer = target.modules[0]
     if plain := made_plain_by(layer, target.name):
         raise ValueError(
-            f"{target.name!r} is not a weight, but what a weight of {type(layer).__name__} is computed from at each "
+            f"{target.name!r} is not a weight: a weight of {type(layer).__name__} is computed from it at each "
             f"forward; make it a plain weight with torch.nn.utils.{plain}, or exclude the layer"
         )
 
 
 def made_plain_by(layer: nn.Module, parameter: str) -> str:
-    """Return the call that makes the weight plain that a parameter is a part of; empty if it is the weight.
+    """Return the call that replaces a parametrized weight by a plain one; empty if the parameter is a plain weight.
 
     Args:
-        layer: what holds the parameter, or the parametrization that does.
+        layer: the layer of the parameter, or the parametrization that holds it.
         parameter: its name.
     """
     hooks = layer._forward_pre_hooks.values()

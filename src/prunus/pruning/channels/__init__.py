@@ -1,4 +1,4 @@
-"""Pruning whole channels, neurons and heads: coupled scores, budgets in parameters or multiply-adds."""
+"""Prune whole channels, neurons and heads, with budgets in parameters or multiply-adds."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from prunus.supported import unwrap
 
 __all__ = ["ChannelError", "ChannelFamilies", "Family"]
 
-# How far from the sparsity asked for the result may be, as a fraction of the whole: channels come in steps.
+# The tolerance for a sparsity, as a fraction of the whole: single channels are steps of the sparsity.
 TOLERANCE = 0.02
 
-# A model of few families has large channels; there this many single steps are tried to come nearer to the budget.
-_MOST_TOUCHED = 24
-_TOUCHES = 12
+# In models of at most this many families, channels are large; this many rounds of single steps come nearer the budget.
+_MAX_REFINED_FAMILIES = 24
+_MAX_REFINEMENTS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The channels of one family as a scope sees a layer: one score each, and bounds on how many may go."""
+    """The channels of one family as the layer of a scope: one score each, and bounds on how many are removed."""
 
     family: Family
     scores: Tensor
@@ -50,7 +50,7 @@ class Units:
 
     @property
     def count(self) -> int:
-        """How many channels there are."""
+        """The number of channels."""
         return len(self.family.classes)
 
     def chunks(self) -> Iterator[Tensor]:
@@ -66,14 +66,14 @@ _BY_DEFAULT = Channels()
 
 
 class ChannelFamilies:
-    """The channels of a model, read off its graph once, and found again and again as the model trains.
+    """The channels of a model: its graph is read once, masks are found again whenever it has trained further.
 
     Args:
         model: any module that torch.export can trace.
         example_inputs: a tensor, a tuple of tensors, or argument names with tensors; the batch comes first.
-        include, exclude: as `prune`: channels that these layers make are pruned, or protected.
-        pattern: what the sparsity is a fraction of, and what widths are multiples of.
-        min_kept: how many channels each layer keeps at least.
+        include, exclude: as `prune`: channels that these layers produce are pruned, or protected.
+        pattern: the budget, and the number that widths are multiples of.
+        min_kept: the least number of channels that each layer keeps.
 
     Raises:
         GraphError: the graph can't be read.
@@ -92,8 +92,8 @@ class ChannelFamilies:
     ) -> None:
         if example_inputs is None:
             raise ValueError(
-                "pattern 'channel' has to see what the model's channels are coupled with; give example_inputs, such as "
-                "example_inputs=torch.zeros(1, 3, 224, 224)"
+                "pattern 'channel' has to trace the model to see which channels are coupled; give example_inputs, such "
+                "as example_inputs=torch.zeros(1, 3, 224, 224)"
             )
         self.coupling = couple(trace(model, example_inputs))
         self.targets = _targets(model, self.coupling, include, exclude)
@@ -104,10 +104,10 @@ class ChannelFamilies:
         self.cost = Cost(self.coupling, pattern.budget, list(self.targets))
 
     def check(self, sparsity: float, masks: Mapping[str, Tensor] | None = None) -> None:
-        """Refuse a sparsity that whole channels can't reach.
+        """Check that removing whole channels can reach a sparsity.
 
         Raises:
-            ChannelError: they can't; the message says how far they go and what is protected.
+            ChannelError: it can't; the message names the highest sparsity and the protected layers.
         """
         most = torch.zeros(self.coupling.num_classes, dtype=torch.bool)
         for units in self._units(None, masks):
@@ -124,18 +124,18 @@ class ChannelFamilies:
         data: Iterable[Batch] | None = None,
         strict: bool = True,
     ) -> Masks:
-        """Find the masks that remove so much by whole channels; the model is not changed.
+        """Find masks of whole channels for a sparsity; the model is not changed.
 
         Args:
-            model: the model the channels are of, with the weights it has now.
-            method: how.
-            sparsity: how much goes now, the method's or less.
+            model: the model of these channels, with its present weights.
+            method: criterion and scope.
+            sparsity: the fraction of the budget to remove now: the method's or less.
             masks: as `prune`.
             data: as `prune`.
-            strict: whether to refuse a sparsity that can't be met within two points; on the way to another it may be.
+            strict: whether a sparsity that can't be met within two points is an error; not on the way to another one.
 
         Raises:
-            ChannelError: the sparsity can't be met, or the channels to go could not be cut out of the model.
+            ChannelError: the sparsity can't be met, or the channels can't be removed from the model.
             TypeError, ValueError: as `prune`.
         """
         self.check(sparsity, masks)
@@ -147,7 +147,7 @@ class ChannelFamilies:
         return masks_of(self.coupling, gone, masks)
 
     def plan(self, method: Method, sparsity: float) -> Tensor:
-        """Return which classes would go if all channels mattered alike, bool per class: it needs no weights.
+        """Return which classes go if all channels have the same score, bool per class; weights are not needed.
 
         Raises:
             ChannelError: the sparsity can't be met.
@@ -156,10 +156,10 @@ class ChannelFamilies:
         return self._search(self._units(None, None), method, sparsity, strict=True)
 
     def rehearse(self, method: Method) -> None:
-        """Refuse a model out of which channels could not be cut; it needs no weights.
+        """Check that channels can be removed from the model; weights are not needed.
 
         Raises:
-            ChannelError: they could not; the message names the operation, its module and its line.
+            ChannelError: they can't; the message names the operation, its module and its line.
         """
         check_cut(self.coupling, self._search(self._units(None, None), method, method.sparsity, strict=False))
 
@@ -168,7 +168,7 @@ class ChannelFamilies:
         return self.cost.removed(gone_of_masks(self.coupling, masks))
 
     def masks(self, masks: Mapping[str, Tensor]) -> Masks:
-        """Return masks of every parameter that channels touch, with what the given ones prune."""
+        """Return masks of every parameter that has channels; the weights that `masks` prune are pruned."""
         return masks_of(self.coupling, torch.zeros(self.coupling.num_classes, dtype=torch.bool), masks)
 
     def _units(self, scores: list[Tensor] | None, masks: Mapping[str, Tensor] | None) -> list[Units]:
@@ -188,7 +188,7 @@ class ChannelFamilies:
         return units
 
     def _search(self, units: list[Units], method: Method, sparsity: float, *, strict: bool) -> Tensor:
-        """Return the classes to go: the number of channels is searched for that meets the budget best."""
+        """Return the classes to remove: searches for the number of channels that meets the budget best."""
         low, high = sum(unit.fewest for unit in units), sum(unit.most for unit in units)
         while low < high:
             middle = (low + high) // 2
@@ -199,25 +199,25 @@ class ChannelFamilies:
         starts = sum(unit.fewest for unit in units)
         options = [self._counts(units, method, count) for count in (low, low - 1) if count >= starts]
         tried = [(self._miss(units, counts, sparsity), counts) for counts in options]
-        if strict:  # on the way to another sparsity the scope's own counts are kept: what goes now can't come back
+        if strict:  # otherwise, on the way to another sparsity, the scope's counts stay: removals are final
             tried = [self._nearer(units, counts, sparsity) for counts in options]
         best = min(tried, key=lambda option: option[0])
         if strict and best[0] > TOLERANCE:
             reachable = sorted({round(self.cost.removed(self._gone(units, counts)), 3) for counts in options})
             raise ChannelError(
                 f"sparsity {sparsity:g} can't be met within {TOLERANCE:g}: whole channels remove "
-                f"{' or '.join(f'{value:.3f}' for value in reachable)} of the {self.budget}, as they come in "
+                f"{' or '.join(f'{value:.3f}' for value in reachable)} of the {self.budget}, in "
                 f"steps{self._steps()}; give one of these{', or a smaller round_to' if self.round_to > 1 else ''}"
             )
         return self._gone(units, best[1])
 
     def _counts(self, units: list[Units], method: Method, count: int) -> list[int]:
-        """Return how many channels each family loses when so many go in all."""
+        """Return how many channels each family loses if `count` are removed in total."""
         spread = method.scope.spread(units, count)
         return [self._rounded(unit.count, remove) for unit, remove in zip(units, spread.remove, strict=True)]
 
     def _gone(self, units: list[Units], counts: Sequence[int]) -> Tensor:
-        """Return the classes that go when each family loses so many: those of the lowest scores."""
+        """Return the classes that are removed if each family loses so many: those with the lowest scores."""
         gone = torch.zeros(self.coupling.num_classes, dtype=torch.bool)
         for unit, remove in zip(units, counts, strict=True):
             order = unit.scores.argsort(stable=True)
@@ -225,31 +225,31 @@ class ChannelFamilies:
         return gone
 
     def _rounded(self, count: int, remove: int) -> int:
-        """Return how many of a family go so that a multiple of `round_to` stays; none where there are fewer."""
+        """Return how many channels to remove so that a multiple of `round_to` stays; none if there are fewer."""
         if self.round_to == 1 or count < self.round_to:
             return remove if self.round_to == 1 else 0
         stay = max(self.round_to, round((count - remove) / self.round_to) * self.round_to)
         return max(0, count - stay)
 
     def _nearer(self, units: list[Units], counts: list[int], sparsity: float) -> tuple[float, list[int]]:
-        """Come nearer to the budget, where channels are large: a family loses one more, another one less.
+        """Come nearer to the budget if channels are large: a family loses one more, another one less.
 
         Returns:
-            How far from the budget it ends, and the counts.
+            The distance from the budget, and the counts.
         """
         nearest = self._miss(units, counts, sparsity), counts
-        if len(units) > _MOST_TOUCHED:
+        if len(units) > _MAX_REFINED_FAMILIES:
             return nearest
         step = self.round_to
         singles = [{index: change} for index in range(len(units)) for change in (step, -step)]
         pairs = [{one: step, other: -step} for one in range(len(units)) for other in range(len(units)) if one != other]
-        for _ in range(_TOUCHES):
+        for _ in range(_MAX_REFINEMENTS):
             if nearest[0] <= TOLERANCE / 4:
                 break
             before = nearest
             for moves in (singles, pairs):
-                tried = [self._moved(units, nearest[1], move) for move in moves]
-                misses = [(self._miss(units, each, sparsity), each) for each in tried if each]
+                moved = [self._moved(units, nearest[1], move) for move in moves]
+                misses = [(self._miss(units, option, sparsity), option) for option in moved if option]
                 nearest = min([nearest, *misses], key=lambda option: option[0])
                 if nearest[0] < before[0]:
                     break
@@ -258,7 +258,7 @@ class ChannelFamilies:
         return nearest
 
     def _moved(self, units: list[Units], counts: list[int], move: Mapping[int, int]) -> list[int] | None:
-        """Return the counts after a move, None where it leaves a family's bounds."""
+        """Return the counts after a move; None if one is outside its family's bounds."""
         new = list(counts)
         for index, change in move.items():
             new[index] = self._rounded(units[index].count, counts[index] + change)
@@ -267,13 +267,13 @@ class ChannelFamilies:
         return new
 
     def _miss(self, units: list[Units], counts: Sequence[int], sparsity: float) -> float:
-        """Return how far from the budget it ends when each family loses so many."""
+        """Return the distance from the budget if each family loses so many channels."""
         return abs(self.cost.removed(self._gone(units, counts)) - sparsity)
 
     def _check_within(self, sparsity: float, most: float) -> None:
         if sparsity > most + TOLERANCE:
             widths = f" and widths in multiples of round_to={self.round_to}" if self.round_to > 1 else ""
-            hint = "give a smaller round_to, as narrower layers stay whole; " if self.round_to > 1 else ""
+            hint = "give a smaller round_to, as narrower layers keep all their channels; " if self.round_to > 1 else ""
             raise ChannelError(
                 f"sparsity {sparsity:g} can't be reached by whole channels: with {self.min_kept} of each layer kept"
                 f"{widths}, at most {most:.3f} of the {self.budget} can go; {hint}{self._why()}"
@@ -289,15 +289,15 @@ class ChannelFamilies:
         return (f"these have to stay: {', '.join(stay[:4])}{others}" if stay else "") + self._computed()
 
     def _computed(self) -> str:
-        """Say how layers lose their channels whose weights are computed at each forward."""
+        """Say how to make a weight plain that is computed at each forward; empty if there is none."""
         model = self.coupling.graph.model
         for name, _ in model.named_parameters():
             path = name.rpartition(".")[0]
             if plain := made_plain_by(model.get_submodule(path), name):
                 layer = path.split(PARAMETRIZATIONS)[0].strip(".") or type(model).__name__
                 return (
-                    f"; weights that are computed at each forward, as of layer {layer!r}, keep their channels: make "
-                    f"them plain with torch.nn.utils.{plain}"
+                    f"; weights that are computed at each forward, such as of layer {layer!r}, keep their channels: "
+                    f"make them plain with torch.nn.utils.{plain}"
                 )
         return ""
 
@@ -309,7 +309,7 @@ class ChannelFamilies:
 def _targets(
     model: nn.Module, coupling: Coupling, include: Sequence[Selector], exclude: Sequence[Selector]
 ) -> dict[str, Target]:
-    """Return the weights the sparsity speaks of: those that multiply activations, tables of embeddings left aside."""
+    """Return the weights that the sparsity is a fraction of: all that multiply activations, without embeddings."""
     if include:
         return select(model, include, exclude)
     everything = select(model, [name for name, _ in unwrap(model).named_parameters()])

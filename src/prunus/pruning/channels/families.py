@@ -13,15 +13,15 @@ from prunus.graph.coupling import Axis, Coupling, Use
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Channels that lie along the same axes of the same parameters, such as the outputs of one layer.
+    """Channels along the same axes of the same parameters, such as the outputs of one layer.
 
     Attributes:
-        name: the first parameter that makes them.
+        name: the first parameter that produces them.
         classes: one for each channel, head or group; int64.
         makers: the parameters whose outputs they are.
         takers: the parameters whose inputs they are.
-        width: how many indices of the first maker a class has: 1 for a channel, the size of a head for a head.
-        reason: why they have to stay; empty where they may go.
+        width: the number of indices of a class in the first maker: 1 for a channel, the head size for a head.
+        reason: why they have to stay; empty if they may be removed.
     """
 
     name: str
@@ -33,17 +33,16 @@ class Family:
 
 
 def families(coupling: Coupling) -> list[Family]:
-    """Return all channels of a model, in the order in which its parameters make them.
+    """Return all channels of a model, in the order of the parameters that produce them.
 
-    Classes that touch no parameter are left out.
+    Classes without an axis of a parameter are left out.
     """
     makers, takers = _axes_by_role(coupling)
     signature = _signatures(coupling)
-    touched = signature != 0
     names, family_of = torch.unique(signature, return_inverse=True)
     members: list[list[Tensor]] = [[] for _ in names]
     order = torch.argsort(family_of, stable=True)
-    order = order[touched[order]]
+    order = order[signature[order] != 0]
     groups, counts = torch.unique_consecutive(family_of[order], return_counts=True)
     for group, classes in zip(groups.tolist(), torch.split(order, counts.tolist()), strict=True):
         members[group].append(classes)
@@ -70,7 +69,7 @@ def families(coupling: Coupling) -> list[Family]:
 
 
 def _by_reason(coupling: Coupling, family: Family) -> list[Family]:
-    """Split a family by why its channels have to stay."""
+    """Split a family by the reasons why its channels have to stay."""
     reasons = coupling.reason[family.classes]
     return [
         replace(
@@ -83,7 +82,7 @@ def _by_reason(coupling: Coupling, family: Family) -> list[Family]:
 
 
 def protected(family: Family, targets: set[str], excluded: set[str]) -> Family:
-    """Return the family with the user's own reason to keep it, where there is one."""
+    """Return the family; if the user excluded or did not include it, with that as its reason."""
     if family.reason:
         return family
     makers = set(family.makers)
@@ -92,7 +91,7 @@ def protected(family: Family, targets: set[str], excluded: set[str]) -> Family:
 
 
 def _axes_by_role(coupling: Coupling) -> tuple[set[Axis], set[Axis]]:
-    """Return the axes that make channels and those that take them."""
+    """Return the axes that produce channels, and those that consume them."""
     roles: tuple[set[Axis], set[Axis]] = (set(), set())
     uses: dict[str, list[Use]] = {}
     for use in coupling.uses:
@@ -108,7 +107,7 @@ def _axes_by_role(coupling: Coupling) -> tuple[set[Axis], set[Axis]]:
 
 
 def _signatures(coupling: Coupling) -> Tensor:
-    """Return a number per class that tells which axes it lies along; 0 where there is none."""
+    """Return a number per class that identifies its set of axes; 0 if it has none."""
     generator = torch.Generator().manual_seed(0)
     signature = torch.zeros(coupling.num_classes, dtype=torch.int64)
     for axis in coupling.axes:
@@ -126,11 +125,11 @@ def _axes_of_signature(coupling: Coupling, signature: Tensor) -> dict[int, list[
 
 
 class Cost:
-    """What a model's channels cost in parameters or multiply-adds, as a function of which are gone.
+    """The cost of a model in parameters or multiply-adds, as a function of which channels are removed.
 
     Args:
-        coupling: what goes together.
-        budget: ``"parameters"``: the elements of those in `names`; ``"macs"``: the multiply-adds of one sample.
+        coupling: the coupled channels of the model.
+        budget: ``"parameters"``: the elements of the parameters in `names`; ``"macs"``: the multiply-adds of a sample.
         names: the parameters that count.
     """
 
@@ -150,7 +149,7 @@ class Cost:
         self.total = self.left(torch.zeros(coupling.num_classes, dtype=torch.bool))
 
     def left(self, gone: Tensor) -> float:
-        """Return the cost when some classes are gone, bool per class."""
+        """Return the cost without the classes in `gone`, bool per class."""
         stays = ~gone
         cost = 0.0
         for name, weight in self._weights.items():
@@ -163,5 +162,5 @@ class Cost:
         return cost
 
     def removed(self, gone: Tensor) -> float:
-        """Return the fraction of the cost that is gone."""
+        """Return the fraction of the cost that is removed with the classes in `gone`."""
         return 1 - self.left(gone) / self.total if self.total else 0.0

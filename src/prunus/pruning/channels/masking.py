@@ -1,4 +1,4 @@
-"""Between classes that are gone and masks of parameters."""
+"""Convert removed classes to masks of parameters, and back."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from prunus.pruning.masks import Masks, check_shape
 
 
 def masks_of(coupling: Coupling, gone: Tensor, earlier: Mapping[str, Tensor] | None = None) -> Masks:
-    """Return masks with every weight of the gone classes pruned: what makes them, what takes them, biases and norms.
+    """Return masks that prune every weight of the removed classes: producers, consumers, biases and norms.
 
     Args:
-        coupling: what goes together.
-        gone: bool per class.
+        coupling: the coupled channels of the model.
+        gone: which classes are removed, bool per class.
         earlier: masks whose pruned weights stay pruned.
     """
     parameters = dict(coupling.graph.model.named_parameters())
@@ -48,10 +48,10 @@ def masks_of(coupling: Coupling, gone: Tensor, earlier: Mapping[str, Tensor] | N
 
 
 def gone_of_masks(coupling: Coupling, masks: Mapping[str, Tensor]) -> Tensor:
-    """Return the classes that masks prune whole: all weights of all their axes, bool per class.
+    """Return the classes of which masks prune all weights on all axes, bool per class.
 
     Raises:
-        TypeError: a mask is no bool tensor.
+        TypeError: a mask is not a bool tensor.
         MaskError: a mask has another shape than its parameter.
     """
     gone = torch.zeros(coupling.num_classes, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Refuses channels that masks could zero, but that could not be cut out of the model, before a weight is touched."""
+"""Check, before a weight is changed, that pruned channels can also be removed from the model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prunus.graph.kept import keep
 
 
 def check_cut(coupling: Coupling, gone: Tensor) -> None:
-    """Refuse channels that could not be cut out of a model: the smaller graph is built and run on the meta device.
+    """Check that channels can be removed from a model: the smaller graph is built and run on the meta device.
 
     Args:
-        coupling: what goes together.
-        gone: the classes to go, bool per class.
+        coupling: the coupled channels of the model.
+        gone: the classes to remove, bool per class.
 
     Raises:
-        ChannelError: they could not; the message names the operation, its module and its line.
+        ChannelError: they can't; the message names the operation, its module and its line.
     """
     with one_thread():
         try:

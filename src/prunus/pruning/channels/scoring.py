@@ -1,4 +1,4 @@
-"""Scores of whole channels: the scores of all their weights, summed."""
+"""Scores of whole channels: the sums of their weights' scores."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def unit_scores(
 ) -> list[Tensor]:
     """Return a score for each channel of each family, float64, on the CPU.
 
-    A channel's score is the sum of its weights' scores: of all that make it and all that take it. Where a criterion's
-    scores mean the same in every layer, as a change of the loss does, the sums are compared as they are; else each
-    family's are divided by their mean, since a wide layer's weights are smaller, and more of them are summed.
+    A channel's score is the sum of the scores of all weights that produce or consume it. If the criterion is additive,
+    as a change of the loss is, the sums are compared as they are; otherwise those of each family are divided by their
+    mean, since weights of wide layers are smaller, and more of them are added.
 
     Args:
-        model: the model with the weights it has now.
-        coupling: what goes together.
+        model: the model with its present weights.
+        coupling: the coupled channels of the model.
         groups: the families.
         criterion: as `prune`.
         data: as `prune`.
 
     Raises:
-        ValueError: weights or scores are NaN, or what the criterion needs is missing.
+        ValueError: weights or scores are NaN, or data that the criterion needs is missing.
     """
     weights = _weights(model, coupling, criterion)
     stats = gather(model, weights, criterion, data)
@@ -56,7 +56,7 @@ def unit_scores(
 
 
 def _weights(model: nn.Module, coupling: Coupling, criterion: Criterion) -> dict[str, Target]:
-    """Return the parameters to score: all that have axes; for criteria on inputs, Linear and convolution weights."""
+    """Return the parameters to score: all with channel axes; for criteria on inputs, Linear and convolution weights."""
     parameters = dict(model.named_parameters())
     names = dict.fromkeys(name for name, _ in coupling.axes if name in parameters)
     targets = named(model, names)

@@ -1,7 +1,8 @@
 """The exact k smallest over many tensors, without joining them.
 
-`sources` says what scores are, `threshold` finds where the cut lies, `choice` makes it. Scores compare by exact
-value, whatever their dtypes; ties go by source, then by index, as in a stable sort of the sources joined.
+`sources` defines where scores are read from, `threshold` finds the k-th smallest score, `choice` marks the k smallest.
+Scores of different dtypes compare by their exact values. Of equal scores, those of earlier sources come first, then
+those of lower index, as in a stable sort of the concatenated sources.
 """
 
 from prunus.pruning.select.choice import pick, smallest

@@ -1,4 +1,4 @@
-"""The choice of the k smallest: bool tensors, bit for bit a stable sort's choice."""
+"""Mark the k smallest scores with bool tensors: exactly those that a stable sort would choose."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def smallest(sources: Sequence[Scores], k: int) -> list[Tensor]:
 
     Args:
         sources: any number of sources, of any floating dtypes and on any devices.
-        k: how many scores to take, 0 to their total number.
+        k: the number of scores to choose, from 0 to their total number.
 
     Returns:
-        One flat bool tensor per source on its device, True where the score is among the k smallest; ties go
-        by source, then by index: the choice of a stable sort.
+        One flat bool tensor per source on its device, True for the k smallest scores; of equal scores, those of earlier
+        sources and lower indices are chosen, as by a stable sort.
 
     Raises:
         ValueError, NanScoresError, TypeError: as `count_smallest`.
@@ -35,15 +35,15 @@ def smallest(sources: Sequence[Scores], k: int) -> list[Tensor]:
 
 @torch.no_grad()
 def pick(source: Scores, k: int, near: Threshold | None = None) -> Tensor:
-    """Choose the k smallest scores of one source; ties go by index.
+    """Choose the k smallest scores of one source; of equal scores, those of lower index.
 
     Args:
         source: the scores.
-        k: how many to take, 0 to `source.count`.
-        near: where the cut may lie. A right guess saves the search for it; a wrong one costs a pass.
+        k: the number of scores to choose, from 0 to `source.count`.
+        near: a guess of the threshold: a right one saves the search, a wrong one costs a pass over the scores.
 
     Returns:
-        A flat bool tensor on the scores' device, True where the score is among the k smallest.
+        A flat bool tensor on the scores' device, True for the k smallest scores.
 
     Raises:
         ValueError, NanScoresError, TypeError: as `count_smallest`, with the source's index 0.
@@ -61,9 +61,9 @@ def pick(source: Scores, k: int, near: Threshold | None = None) -> Tensor:
 
 
 def _cut(source: Scores, k: int, value: float) -> Tensor | None:
-    """Mark the scores below the value and the first of those equal to it, k in sum; None where that can't be.
+    """Mark k scores: all below the value and the first of those equal to it; None if the value is not the threshold.
 
-    Mostly one reading is enough: either no score of this source ties at the threshold, or all that do are chosen.
+    One pass is mostly enough: either no score of this source equals the threshold, or all that do are chosen.
     """
     dtype = common_dtype([source])
     bound = float(torch.tensor(value, dtype=torch.float64).to(dtype))
@@ -79,7 +79,7 @@ def _cut(source: Scores, k: int, value: float) -> Tensor | None:
 
 
 def _mark(source: Scores, compare: Callable[..., Tensor], bound: float, mask: Tensor) -> int:
-    """Write ``compare(scores, bound)`` to the mask, and return how many of them hold."""
+    """Write ``compare(scores, bound)`` to the mask, and return the number of True."""
     start = num_marked = 0
     for chunk in checked_chunks(source, 0, common_dtype([source])):
         part = mask[start : start + chunk.numel()]

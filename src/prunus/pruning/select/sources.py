@@ -1,4 +1,4 @@
-"""Where scores come from: tensors read in chunks, again and again."""
+"""Sources of scores: tensors that are read in chunks, and more than once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Scores in one chunk. Each operation on a chunk ends with its threads waiting for each other, which takes milliseconds
-# on a machine busy with other things, so chunks should be large; from 2**22 on the allocator gives what is freed back
-# to the system, and faulting the pages in again costs a quarter of the time (bench/select_speed.py).
+# Scores in one chunk. After each operation on a chunk its threads wait for each other, which takes milliseconds on a
+# busy machine, so chunks should be large; but from 2**22 on the allocator returns freed memory to the system, and its
+# page faults cost a quarter of the time (bench/select_speed.py).
 _CPU_CHUNK = 2**21
 _DEVICE_CHUNK = 2**26
 
@@ -27,14 +27,14 @@ class NanScoresError(ValueError):
 
 
 class Scores(Protocol):
-    """One tensor's scores, readable again and again: floating point, never NaN, infinities allowed."""
+    """One tensor's scores, which can be read more than once: floating point, no NaN, infinities allowed."""
 
     @property
     def count(self) -> int:
         """The number of scores."""
 
     def chunks(self) -> Iterator[Tensor]:
-        """Yield the scores in order as flat tensors, the same each time."""
+        """Yield the scores in order as flat tensors, the same ones each time."""
 
     def sample(self, stride: int) -> Tensor:
         """Return every `stride`-th score, beginning with the first, flat."""
@@ -62,7 +62,7 @@ class WholeScores(Scores):
 
 @dataclass(frozen=True, eq=False)
 class ElementwiseScores(Scores):
-    """Scores computed from a tensor's elements, chunk by chunk, each time they are read.
+    """Scores computed from a tensor's elements in chunks, each time they are read.
 
     >>> from prunus.pruning.select import smallest
     >>> smallest([ElementwiseScores(torch.tensor([3.0, -1.0, -2.0]), torch.abs)], k=1)
@@ -87,7 +87,7 @@ class ElementwiseScores(Scores):
 
 
 def chunk_length(device: torch.device) -> int:
-    """Return how many scores a source should yield at a time; on a GPU each chunk costs a synchronisation."""
+    """Return how many scores a source should yield at a time; on a GPU each chunk needs a synchronisation."""
     return _CPU_CHUNK if device.type == "cpu" else _DEVICE_CHUNK
 
 
@@ -101,19 +101,19 @@ def common_dtype(sources: Sequence[Scores]) -> torch.dtype:
 
 
 def num_true(flags: Tensor) -> Tensor:
-    """Return what `flags.count_nonzero` does, a few times faster for the usual chunk on a CPU."""
+    """Return `flags.count_nonzero()`, computed a few times faster for the usual chunk on a CPU."""
     if flags.device.type != "cpu" or flags.numel() % 1024 or flags.storage_offset() % 8:
         return flags.count_nonzero()
-    # Eight flags add up in one word, each in its own byte: 128 at most, so that none runs over into the next.
+    # Words of eight flags are added, each flag in its own byte: at most 128 per byte, so none overflows.
     return flags.view(torch.int64).view(128, -1).sum(0).view(torch.uint8).sum()
 
 
 def checked_chunks(source: Scores, index: int, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield a source's chunks in the given dtype, and raise NanScoresError at the end if there was NaN."""
+    """Yield a source's chunks in this dtype, and raise NanScoresError at the end if a score is NaN."""
     sums = []
     for chunk in source.chunks():
         sums.append(chunk.sum())
         yield chunk.to(dtype)
-    # A sum is NaN wherever one of its terms is, and needs one quick reading; but so is infinity minus infinity.
+    # A sum is quick and is NaN if one of its terms is; it is also NaN for infinity minus infinity.
     if any(math.isnan(total) for total in sums) and any(bool(chunk.isnan().any()) for chunk in source.chunks()):
         raise NanScoresError(index)

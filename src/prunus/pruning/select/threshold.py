@@ -1,8 +1,8 @@
 """The search for the k-th smallest score over many sources.
 
-A strided sample brackets the threshold; one pass counts the scores below the bracket and collects those inside;
-the threshold is the right one of these few. A bracket that missed shows in the counts, and is widened. Scores
-equal to an end of the bracket are counted, never collected, so that many ties take no memory.
+A strided sample gives a bracket around the threshold. One pass counts the scores below the bracket and collects those
+inside it; the threshold is one of these few. The counts show whether the bracket missed the threshold; then it is
+widened. Scores equal to an end of the bracket are counted, never collected, so that many equal scores take no memory.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor
 
 from prunus.pruning.select.sources import Scores, checked_chunks, common_dtype, num_true
 
-# Scores in the first sample. The bracket reaches 3 standard errors of a sampled quantile to both sides: it misses
-# once in 370 times if the sample is a fair one, and holds at most 6 * 0.5 / sqrt(2**18) = 1/170 of all scores.
+# Scores in the first sample. The bracket is 3 standard errors of a sampled quantile wide on both sides: for a random
+# sample it misses once in 370 times, and it holds at most 6 * 0.5 / sqrt(2**18) = 1/170 of all scores.
 _SAMPLE = 2**18
 _STANDARD_ERRORS = 3.0
 _WIDER = 8.0
 
-# Candidates are thinned out above this many and above this fraction of all scores. Fewer than 64 would not do: a
-# bracket drawn from half of them could be no narrower than the one they come from.
+# Candidates above this number and this fraction of all scores are sampled. At least 64 are needed: a bracket computed
+# from half of fewer candidates could be as wide as the one they are from.
 _CANDIDATES = 2**18
 _CANDIDATE_FRACTION = 1 / 64
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where the cut lies: the k-th smallest score, and how many passes over the scores it took to find it."""
+    """The k-th smallest score, and the number of passes over the scores that the search took."""
 
     value: float
     passes: int
@@ -39,7 +39,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class _Interval:
-    """The values strictly between two ends, or where the ends are equal that one value."""
+    """The values strictly between two ends; if the ends are equal, that one value."""
 
     low: float
     high: float
@@ -51,9 +51,10 @@ class _Interval:
 
 @dataclass(frozen=True)
 class _Window:
-    """What is known of the threshold: it lies in [low, high] and is the `rank`-th smallest of `population` scores.
+    """Bounds on the threshold: it is in [low, high] and is the `rank`-th smallest of `population` scores.
 
-    `sample` stands for these scores. Each time it misled, the bracket drawn from it gets `widening` times wider.
+    `sample` is a sample of these scores. The bracket computed from it is `widening` times wider than usual, since
+    narrower ones missed the threshold.
     """
 
     sample: Tensor
@@ -91,8 +92,8 @@ class _Candidates:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What one pass over all sources saw: per source the number of scores below an interval and inside it."""
+class _Pass:
+    """The result of a pass over all sources: per source, the number of scores below an interval and inside it."""
 
     interval: _Interval
     below: list[int]
@@ -104,14 +105,14 @@ class _Look:
 def count_smallest(sources: Sequence[Scores], k: int) -> tuple[list[int], Threshold]:
     """Count how many of the k smallest scores over all sources each source holds.
 
-    Ties go to the earlier source, as they would in a stable sort of the sources joined end to end.
+    Of equal scores, those of earlier sources count first, as in a stable sort of the concatenated sources.
 
     Args:
         sources: any number of sources, of any floating dtypes and on any devices.
-        k: how many scores to take, 0 to their total number.
+        k: the number of scores to choose, from 0 to their total number.
 
     Returns:
-        One count per source, k in sum, and the threshold, which makes `pick` a single pass.
+        One count per source, which add up to k, and the threshold, with which `pick` needs a single pass.
 
     Raises:
         ValueError: k is negative or larger than the number of scores.
@@ -132,24 +133,24 @@ def count_smallest(sources: Sequence[Scores], k: int) -> tuple[list[int], Thresh
     window = _Window(_first_sample(sources, total, dtype), k, total)
     interval = _bracket(window) if k else _Interval(-math.inf, -math.inf)
     for passes in itertools.count(1):
-        look = _look(sources, interval, dtype, _Candidates(limit))
-        rank = k - sum(look.below)
-        if k == 0 or (0 < rank <= sum(look.inside) and look.candidates.complete):
-            value, below, ties = _ranks(look, rank)
+        counted = _count(sources, interval, dtype, _Candidates(limit))
+        rank = k - sum(counted.below)
+        if k == 0 or (0 < rank <= sum(counted.inside) and counted.candidates.complete):
+            value, below, ties = _ranks(counted, rank)
             return _share_ties(below, ties, k), Threshold(value, passes)
-        window, interval = _go_on(window, look, rank)
+        window, interval = _next(window, counted, rank)
     raise AssertionError("unreachable")
 
 
 def _first_sample(sources: Sequence[Scores], total: int, dtype: torch.dtype) -> Tensor:
-    """Return a sample of all scores, by a prime stride: rows and channels are never in step with it."""
+    """Return a sample of all scores with a prime stride, which divides no usual number of rows or channels."""
     stride = _prime(total // _SAMPLE)
     samples = [source.sample(stride).to(dtype) for source in sources]
     return torch.cat([sample.to(samples[0].device) for sample in samples])
 
 
 def _prime(number: int) -> int:
-    """Return the smallest prime that is not below `number`, or 1 for less than 2."""
+    """Return the smallest prime of at least `number`, or 1 for less than 2."""
     if number < 2:
         return 1
     while any(number % divisor == 0 for divisor in range(2, math.isqrt(number) + 1)):
@@ -158,7 +159,7 @@ def _prime(number: int) -> int:
 
 
 def _bracket(window: _Window) -> _Interval:
-    """Return the interval between two values of the sample that most likely hold the threshold between them."""
+    """Return an interval between two values of the sample that most likely contains the threshold."""
     size = window.sample.numel()
     share = window.rank / window.population
     margin = window.widening * (1 + _STANDARD_ERRORS * math.sqrt(size * share * (1 - share)))
@@ -170,12 +171,12 @@ def _bracket(window: _Window) -> _Interval:
 
 def _kth_smallest(scores: Tensor, k: int) -> float:
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))  # exact; not every dtype has a kthvalue
-    # A GPU sorts quickly, but finds a k-th value with a single block of threads.
+    # On a GPU, sort is fast, but kthvalue uses a single block of threads.
     return float(wide.kthvalue(k).values if wide.device.type == "cpu" else wide.sort().values[k - 1])
 
 
-def _look(sources: Sequence[Scores], interval: _Interval, dtype: torch.dtype, candidates: _Candidates) -> _Look:
-    """Pass over all sources once: count below and inside an interval, and collect what is inside if it is open."""
+def _count(sources: Sequence[Scores], interval: _Interval, dtype: torch.dtype, candidates: _Candidates) -> _Pass:
+    """Count the scores below and inside an interval in one pass, and collect those inside if it is not a point."""
     below, inside = [], []
     for index, source in enumerate(sources):
         num_below: list[Tensor] = []
@@ -186,28 +187,28 @@ def _look(sources: Sequence[Scores], interval: _Interval, dtype: torch.dtype, ca
                 num_inside.append(num_true(scores == interval.low))
             else:
                 under = scores <= interval.low
-                found = _where(scores, (scores < interval.high).logical_xor_(under))
+                within = _where(scores, (scores < interval.high).logical_xor_(under))
                 num_below.append(num_true(under))
-                num_inside.append(found.numel())
-                candidates.add(index, found)
+                num_inside.append(within.numel())
+                candidates.add(index, within)
         below.append(sum(int(number) for number in num_below))
         inside.append(sum(int(number) for number in num_inside))
-    return _Look(interval, below, inside, candidates)
+    return _Pass(interval, below, inside, candidates)
 
 
 def _where(scores: Tensor, flags: Tensor) -> Tensor:
-    """Return ``scores[flags]``, quicker where few flags are set: eight of them are read as one word."""
+    """Return ``scores[flags]``, faster if few flags are set: eight flags are read as one word."""
     if scores.numel() % 8:
         return scores[flags]
     words = flags.view(torch.int64).nonzero().flatten()
     return scores.reshape(-1, 8)[words][flags.view(-1, 8)[words]]
 
 
-def _go_on(window: _Window, look: _Look, rank: int) -> tuple[_Window, _Interval]:
-    """Decide where to look next, after the threshold was not found or not alone in the interval looked at."""
-    interval = look.interval
-    if 0 < rank <= sum(look.inside):
-        window = _Window(look.candidates.joined(), rank, sum(look.inside), interval.low, interval.high)
+def _next(window: _Window, counted: _Pass, rank: int) -> tuple[_Window, _Interval]:
+    """Return the next interval, after one that missed the threshold or held too many scores to collect all."""
+    interval = counted.interval
+    if 0 < rank <= sum(counted.inside):
+        window = _Window(counted.candidates.joined(), rank, sum(counted.inside), interval.low, interval.high)
         return window, _bracket(window)
     if rank <= 0:
         window, end = replace(window, high=interval.low), interval.low
@@ -219,20 +220,20 @@ def _go_on(window: _Window, look: _Look, rank: int) -> tuple[_Window, _Interval]
     return window, _bracket(window)
 
 
-def _ranks(look: _Look, rank: int) -> tuple[float, list[int], list[int]]:
+def _ranks(counted: _Pass, rank: int) -> tuple[float, list[int], list[int]]:
     """Return the threshold, and per source the number of scores below it and equal to it."""
-    if look.interval.is_point:
-        return look.interval.low, look.below, look.inside
-    value = _kth_smallest(look.candidates.joined(), rank)
-    below, ties = list(look.below), [0] * len(look.below)
-    for source, scores in look.candidates.pieces:
+    if counted.interval.is_point:
+        return counted.interval.low, counted.below, counted.inside
+    value = _kth_smallest(counted.candidates.joined(), rank)
+    below, ties = list(counted.below), [0] * len(counted.below)
+    for source, scores in counted.candidates.pieces:
         below[source] += int((scores < value).count_nonzero())
         ties[source] += int((scores == value).count_nonzero())
     return value, below, ties
 
 
 def _share_ties(below: Sequence[int], ties: Sequence[int], k: int) -> list[int]:
-    """Give each source what it holds below the threshold, and the ties that are left in order of the sources."""
+    """Return how many of the k smallest each source holds: all below the threshold, then ties by source."""
     left = k - sum(below)
     counts = []
     for num_below, num_ties in zip(below, ties, strict=True):
