@@ -1,9 +1,9 @@
-"""What a model costs: parameters, multiply-adds, bytes, memory and latency, as the receipt holds them.
+"""Measure models: parameters, multiply-adds, bytes, memory and latency, for the receipt.
 
     facts = prunus.measure(model, example_inputs)
     receipt = prunus.compare({"dense": dense, "pruned": pruned}, example_inputs)
 
-Each figure has a module of its own: `macs`, `sizes`, `memory`, `latency`, `machine`.
+Each figure has its own module: `macs`, `packing.sizes`, `memory`, `latency`, `prunus.machine`.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def facts(
     batch_size: int = 64,
     compress_limit: int = COMPRESS_LIMIT,
 ) -> ModelFacts:
-    """Measure a model, all but its latency.
+    """Measure a model, without its latency.
 
-    Tied weights count once; buffers are no parameters, but are in the bytes. The model is left as it was: its training
-    flags, buffers and gradients, and the random state.
+    Tied weights count once; buffers are not parameters, but count in the bytes. The model's training flags, buffers and
+    gradients, and the random state, are not changed.
 
     Args:
         model: any Module, on any device.
         example_inputs: a tensor or tuple of tensors whose first dimension is the batch, at least one sample; None
-            leaves out what needs a forward (MACs, peak memory).
+            leaves out figures that need a forward (MACs, peak memory).
         name: the model's name in the receipt.
-        batch_size: of the forward whose peak memory is measured.
-        compress_limit: a larger file is not compressed, since that takes minutes; the notes say so.
+        batch_size: the batch size for peak memory.
+        compress_limit: files larger than this are not compressed, since it takes minutes; the notes say so.
 
     Raises:
         TypeError: the model is not a Module, or the inputs are not tensors.
@@ -61,7 +61,7 @@ def facts(
         counted = count_macs(model, batch_of(inputs, 1), name=name)
         peak = peak_memory(model, batch_of(inputs, size), name=name)
         if peak is None:
-            notes.append("peak memory: it is measured on one CPU or one CUDA device only")
+            notes.append("peak memory: it can only be measured on the CPU or one CUDA device")
     stored = sizes(unwrap(model).state_dict(), compress_limit=compress_limit)
     nonzero = {name: num_nonzero(parameter) for name, parameter in parameters.items()}
     total = sum(parameter.numel() for parameter in parameters.values())
@@ -93,26 +93,25 @@ def measure(
     """Measure a model: parameters, zeros, multiply-adds, bytes, peak memory and latency.
 
     Args:
-        model: any Module, on any device; it is left as it was.
-        example_inputs: a tensor or tuple of tensors whose first dimension is the batch; None leaves out what needs a
-            forward (MACs, peak memory, latency).
+        model: any Module, on any device; it is not changed.
+        example_inputs: a tensor or tuple of tensors whose first dimension is the batch; None leaves out figures that
+            need a forward (MACs, peak memory, latency).
         name: the model's name in the receipt.
         batch_sizes: the batches whose latency is measured; peak memory is that of the largest.
         threads: numbers of threads an operation may use; None means one, and all cores.
-        runtimes: what times it, in turns: names of `prunus.measuring.latency.RUNTIMES`, or ``"all"`` for those that are
-            installed. Where a model can't run in one, its notes say why.
+        runtimes: the runtimes it is timed in: names of `prunus.measuring.latency.RUNTIMES`, or ``"all"`` for those that
+            are installed. If a model can't run in one, its notes say why.
         latency: whether to time the model.
 
     Raises:
         TypeError: the model is not a Module, or the inputs are not tensors.
         ValueError: a number is not positive, a runtime is unknown, or the inputs don't fit the model.
 
-    >>> found = measure(nn.Linear(3, 2), torch.zeros(1, 3), latency=False)
-    >>> found.parameters, found.macs
+    >>> facts = measure(nn.Linear(3, 2), torch.zeros(1, 3), latency=False)
+    >>> facts.parameters, facts.macs
     (8, 6)
     """
-    (found,) = _measure_all({name: model}, example_inputs, batch_sizes, threads, runtimes, latency)
-    return found
+    return _measure_all({name: model}, example_inputs, batch_sizes, threads, runtimes, latency)[0]
 
 
 def compare(
@@ -128,11 +127,11 @@ def compare(
 
     Args:
         models: name -> model, in the order of the receipt.
-        example_inputs: what every one of the models takes; see `measure`, as for the other arguments.
+        example_inputs: inputs of all the models; this and the other arguments as in `measure`.
         batch_sizes: the batches whose latency is measured; peak memory is that of the largest.
         threads: numbers of threads an operation may use; None means one, and all cores.
-        runtimes: what times it, in turns: names of `prunus.measuring.latency.RUNTIMES`, or ``"all"`` for those that are
-            installed. Where a model can't run in one, its notes say why.
+        runtimes: the runtimes it is timed in: names of `prunus.measuring.latency.RUNTIMES`, or ``"all"`` for those that
+            are installed. If a model can't run in one, its notes say why.
         latency: whether to time the models.
 
     Returns:
@@ -143,8 +142,8 @@ def compare(
         ValueError: there is no model, a number is not positive, a runtime is unknown, or the inputs don't fit a model.
     """
     check_models(models)
-    found = _measure_all(models, example_inputs, batch_sizes, threads, runtimes, latency)
-    return Receipt(prunus=__version__, torch=str(torch.__version__), machine=machine(), models=found)
+    measured = _measure_all(models, example_inputs, batch_sizes, threads, runtimes, latency)
+    return Receipt(prunus=__version__, torch=str(torch.__version__), machine=machine(), models=measured)
 
 
 def _measure_all(
@@ -156,24 +155,24 @@ def _measure_all(
     latency: bool,
 ) -> tuple[ModelFacts, ...]:
     check_models(models)
-    sizes_wanted = check_numbers("batch_sizes", batch_sizes)
+    batches = check_numbers("batch_sizes", batch_sizes)
     if threads is not None:
         check_numbers("threads", threads)
     check_runtimes(runtimes)
     if example_inputs is not None:
         check_inputs(models, example_inputs)
-    found = {
-        name: facts(model, example_inputs, name=name, batch_size=max(sizes_wanted)) for name, model in models.items()
+    measured = {
+        name: facts(model, example_inputs, name=name, batch_size=max(batches)) for name, model in models.items()
     }
     if example_inputs is not None and latency:
-        times = timings(models, example_inputs, batch_sizes=sizes_wanted, threads=threads, runtimes=runtimes)
-        found = {
+        times = timings(models, example_inputs, batch_sizes=batches, threads=threads, runtimes=runtimes)
+        measured = {
             name: dataclasses.replace(
                 model, latency_us=times[name].latency_us, notes=(*model.notes, *times[name].notes)
             )
-            for name, model in found.items()
+            for name, model in measured.items()
         }
-    return tuple(found.values())
+    return tuple(measured.values())
 
 
 def _layers(

@@ -1,4 +1,4 @@
-"""From which sparsity on a program that skips zeros is faster than the dense model in the fastest other runtime."""
+"""The sparsity above which a program that skips zeros is faster than the dense model in the fastest other runtime."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from torch import nn
 from prunus.copying import copy_model
 from prunus.forward import Inputs, batch_of, check_inputs, undisturbed, unique_parameters
 from prunus.measuring.latency.clock import check_numbers, interleaved, threads_set
-from prunus.measuring.latency.runtimes import PRUNUS, TORCH, Batch, Call, LeftOutError, Subject, check_runtimes, ready
+from prunus.measuring.latency.runtimes import (
+    PRUNUS,
+    TORCH,
+    Batch,
+    Call,
+    LeftOutError,
+    TimedModel,
+    check_runtimes,
+    ready,
+)
 from prunus.measuring.macs import num_nonzero
 from prunus.measuring.receipt import BreakEven, BreakEvenPoint
 from prunus.measuring.times import crossing
 from prunus.pruning import prune
 from prunus.pruning.targets import Selector
 
-# denser where programs of small convolutional networks were seen to overtake
+# closer together where programs of small convolutional networks became faster
 SPARSITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 Key: TypeAlias = str | float
@@ -37,47 +46,49 @@ def break_even(
     seconds: float = 0.25,
     seed: int = 0,
 ) -> BreakEven:
-    """Time programs of ever sparser copies of a model in turns with the model itself in other runtimes.
+    """Time programs of increasingly sparse copies of a model in turns with the dense model in other runtimes.
 
-    The copies are pruned at once by the magnitude of single weights, over all layers together, and not trained: the
-    curve tells what sparsity is worth in time, not what it costs in accuracy. The model is left as it was.
+    The copies are pruned one-shot by the magnitude of single weights, globally, and not trained: the curve shows the
+    time that a sparsity saves, not the accuracy that it costs. The model is not changed.
 
     Args:
         model: a dense model on the CPU.
         example_inputs: a tensor or tuple of tensors whose first dimension is the batch.
-        sparsities: of the prunable weights, rising, in [0, 1). One that the model can't reach is left out.
-        runtimes: what the dense model is timed in: names of `latency.RUNTIMES` but ``"prunus"``, or ``"all"``.
-        threads: what an operation may use.
+        sparsities: of the prunable weights, rising, in [0, 1). Those that the model can't reach are left out.
+        runtimes: the runtimes of the dense model: names of `latency.RUNTIMES` except ``"prunus"``, or ``"all"``.
+        threads: the number of threads an operation may use.
         batch_size: samples in a call.
-        include: which weights are pruned, see `prunus.prune`.
-        exclude: which are not.
+        include: the weights to prune, see `prunus.prune`.
+        exclude: the weights not to prune.
         seconds: time spent for each program and runtime.
-        seed: of the order of the turns.
+        seed: for the order of the turns.
 
     Raises:
         TypeError: the inputs are not tensors.
-        ValueError: a number or runtime makes no sense, or the inputs don't fit the model.
-        LeftOutError: the model can't become a program, or can't run in any of the runtimes.
+        ValueError: a number is out of range, a runtime is unknown, or the inputs don't fit the model.
+        LeftOutError: the model can't be compiled, or can't run in any of the runtimes.
     """
     inputs = check_inputs({"model": model}, example_inputs)
     (count,) = check_numbers("threads", [threads])
     (size,) = check_numbers("batch_size", [batch_size])
-    wanted = [name for name in check_runtimes(runtimes) if name != PRUNUS]
+    others = [name for name in check_runtimes(runtimes) if name != PRUNUS]
     copies, notes = _pruned(model, sparsities, include, exclude)
     batch = batch_of(inputs, size)
     with threads_set(count), undisturbed(model):
         calls: dict[Key, Call] = {}
         for sparsity, sparse in copies.items():
             with undisturbed(sparse):
-                calls[sparsity] = ready(PRUNUS, Subject(sparse, inputs), batch, count)
-        dense, why = _dense(Subject(model, inputs), wanted, batch, count)
+                calls[sparsity] = ready(PRUNUS, TimedModel(sparse, inputs), batch, count)
+        dense, left_out = _dense(TimedModel(model, inputs), others, batch, count)
         with torch.inference_mode():
-            found = interleaved(calls | dense, seconds=seconds, seed=seed, threads=count)
-    points = tuple(BreakEvenPoint(sparsity, _nonzero(sparse), found[sparsity]) for sparsity, sparse in copies.items())
-    times = {name: found[name] for name in wanted if name in dense}
+            latencies = interleaved(calls | dense, seconds=seconds, seed=seed, threads=count)
+    points = tuple(
+        BreakEvenPoint(sparsity, _nonzero(sparse), latencies[sparsity]) for sparsity, sparse in copies.items()
+    )
+    times = {name: latencies[name] for name in others if name in dense}
     fastest = min(time.median for time in times.values())
-    overtaken = crossing(list(copies), [point.latency_us.median / fastest for point in points])
-    return BreakEven(count, size, times, points, overtaken, (*notes, *why))
+    crossed = crossing(list(copies), [point.latency_us.median / fastest for point in points])
+    return BreakEven(count, size, times, points, crossed, (*notes, *left_out))
 
 
 def _pruned(
@@ -86,36 +97,36 @@ def _pruned(
     """Return a pruned copy for each sparsity, and notes on those that can't be reached.
 
     Raises:
-        ValueError: they do not rise within [0, 1).
+        ValueError: the sparsities do not rise within [0, 1).
     """
-    given = [float(value) for value in sparsities]
-    if not given or given != sorted(set(given)) or not 0 <= given[0] <= given[-1] < 1:
+    rising = [float(value) for value in sparsities]
+    if not rising or rising != sorted(set(rising)) or not 0 <= rising[0] <= rising[-1] < 1:
         raise ValueError(f"sparsities must rise within [0, 1), such as {SPARSITIES}, got {tuple(sparsities)}")
     copies: dict[float, nn.Module] = {}
-    for sparsity in given:
+    for sparsity in rising:
         copies[sparsity] = copy_model(model)
         if sparsity:
             try:
                 prune(copies[sparsity], sparsity, include=include, exclude=exclude)
             except ValueError as error:
-                if sparsity == given[0]:
+                if sparsity == rising[0]:
                     raise
                 copies.pop(sparsity)
                 return copies, [f"sparsity {sparsity:g} and above: {error}"]
     return copies, []
 
 
-def _dense(subject: Subject, runtimes: Sequence[str], batch: Batch, threads: int) -> tuple[dict[Key, Call], list[str]]:
+def _dense(timed: TimedModel, runtimes: Sequence[str], batch: Batch, threads: int) -> tuple[dict[Key, Call], list[str]]:
     """Return the dense model's call in each runtime that it runs in, and notes on the others."""
     calls: dict[Key, Call] = {}
     notes = []
     for name in runtimes:
         try:
-            calls[name] = ready(name, subject, batch, threads)
+            calls[name] = ready(name, timed, batch, threads)
         except LeftOutError as error:
             notes.append(f"latency in {name}: {error}")
     if not calls:
-        raise LeftOutError(f"the dense model runs in no other runtime, of {', '.join(runtimes) or 'none'}: {notes}")
+        raise LeftOutError(f"the dense model runs in none of the other runtimes ({', '.join(runtimes)}): {notes}")
     return calls, notes
 
 

@@ -1,4 +1,4 @@
-"""Accuracy, loss and calibration from logits, and what a difference between two models is worth."""
+"""Accuracy, loss and calibration from logits, and tests of the difference between two models."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
 
     Returns:
         top1 with Wilson's 95% interval, the accuracy of each class (None for one without images), the mean negative
-        log-likelihood in nats, and the expected calibration error. Of equal largest logits the first counts.
+        log-likelihood in nats, and the expected calibration error. If several logits are the largest, the first counts.
 
     Raises:
-        ValueError: shapes, dtypes or labels don't fit, there is no image, or a logit is NaN or infinite.
+        ValueError: shapes, dtypes or labels are wrong, there is no image, or a logit is NaN or infinite.
 
-    >>> found = accuracy(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0]))
-    >>> found.top1, found.per_class
+    >>> result = accuracy(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0]))
+    >>> result.top1, result.per_class
     (0.5, (0.5, None))
     """
     _check_logits(logits, labels)
     labels = labels.to(logits.device)
     log_p = logits.double().log_softmax(dim=1)
-    confidence, guess = log_p.exp().max(dim=1).values, logits.argmax(dim=1)
-    right = guess == labels
+    confidence, predicted = log_p.exp().max(dim=1).values, logits.argmax(dim=1)
+    right = predicted == labels
     num_classes = logits.shape[1]
     in_class = labels.bincount(minlength=num_classes).tolist()
     right_in_class = labels[right].bincount(minlength=num_classes).tolist()
@@ -87,19 +87,19 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     centre = p + z2 / (2 * total)
     spread = _Z95 * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
     low, high = ((centre + sign * spread) / (1 + z2 / total) for sign in (-1, 1))
-    # At the ends the bound is 0 or 1 exactly, which rounding misses by a last bit.
+    # At the ends the bound is exactly 0 or 1; rounding would change its last bit.
     return (0.0 if correct == 0 else low, 1.0 if correct == total else high)
 
 
 def calibration_error(confidence: Tensor, right: Tensor, num_bins: int = _ECE_BINS) -> float:
-    """Return the expected calibration error: how far confidence is from accuracy, averaged over bins of confidence.
+    """Return the expected calibration error: |accuracy - confidence|, averaged over bins of confidence.
 
     sum over bins of |images in the bin| / |images| * |accuracy of the bin - mean confidence of the bin|, where bin
     m of M holds the confidences in ((m-1)/M, m/M].
 
     Args:
-        confidence: the probability of the guess, of shape (images,), each in [0, 1].
-        right: whether the guess was right, bool of the same shape.
+        confidence: the probability of the predicted class, of shape (images,), each in [0, 1].
+        right: whether the prediction is right, bool of the same shape.
         num_bins: the number of equal-width bins.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3.
@@ -115,10 +115,10 @@ def calibration_error(confidence: Tensor, right: Tensor, num_bins: int = _ECE_BI
 
 
 def paired_test(first: str, first_correct: Tensor, second: str, second_correct: Tensor) -> PairedTest:
-    """Test whether two models differ on the same images, by those that only one of them got right.
+    """Test whether two models differ, from the images that only one of them got right.
 
-    The p-value is McNemar's exact test: were the models equally good, which of the two is right on such an image would
-    be the toss of a coin; p is the probability of a split at least as uneven, to either side.
+    The p-value is that of McNemar's exact test: if the models are equally good, each of the two is right on such an
+    image with probability 1/2; p is the two-sided probability of a split at least as uneven.
     The 95% interval of the difference is Bonett and Price's adjusted Wald interval.
 
     Args:
@@ -128,7 +128,7 @@ def paired_test(first: str, first_correct: Tensor, second: str, second_correct: 
         second_correct: the same for the second model, in the same order of images.
 
     Returns:
-        The difference is the second's accuracy minus the first's. Without an image that tells them apart p is 1.
+        The difference is the second's accuracy minus the first's. If no image distinguishes the models, p is 1.
 
     Raises:
         ValueError: the tensors are not bool, or not of the same one-dimensional, non-empty shape.
@@ -143,8 +143,8 @@ def paired_test(first: str, first_correct: Tensor, second: str, second_correct: 
     """
     for name, right in ((first, first_correct), (second, second_correct)):
         if right.dtype != torch.bool or right.ndim != 1 or right.numel() == 0:
-            found = f"{right.dtype} of shape {tuple(right.shape)}"
-            raise ValueError(f"what {name!r} got right must be a bool tensor of shape (images,), got {found}")
+            kind = f"{right.dtype} of shape {tuple(right.shape)}"
+            raise ValueError(f"what {name!r} got right must be a bool tensor of shape (images,), got {kind}")
     if first_correct.shape != second_correct.shape:
         counts = f"{len(first_correct)} for {first!r}, {len(second_correct)} for {second!r}"
         raise ValueError(f"a paired test needs the same images for both models, got {counts}")
@@ -166,7 +166,7 @@ def paired_test(first: str, first_correct: Tensor, second: str, second_correct: 
 def paired_interval(only_first: int, only_second: int, total: int) -> tuple[float, float]:
     """Return Bonett and Price's 95% interval for the second proportion minus the first, from paired data.
 
-    With one image added to each side: p = (only + 1) / (n + 2), and q - p ± z sqrt((p + q - (q - p)^2) / (n + 2)),
+    With one image added for each model: p = (only + 1) / (n + 2), and q - p ± z sqrt((p + q - (q - p)^2) / (n + 2)),
     cut to [-1, 1].
     """
     p, q = ((only + 1) / (total + 2) for only in (only_first, only_second))
@@ -177,7 +177,7 @@ def paired_interval(only_first: int, only_second: int, total: int) -> tuple[floa
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return McNemar's exact two-sided p-value: twice the smaller tail of Binomial(only_first + only_second, 1/2)."""
     num, smaller = only_first + only_second, min(only_first, only_second)
-    # The tail is its largest term times 1 + r1 (1 + r2 (...)), where r is the quotient of neighbouring terms.
+    # The tail is its largest term times 1 + r1 (1 + r2 (...)), where r are the quotients of neighbouring terms.
     log_largest = math.lgamma(num + 1) - math.lgamma(smaller + 1) - math.lgamma(num - smaller + 1) - num * math.log(2)
     series, term = 1.0, 1.0
     for hits in range(smaller, 0, -1):

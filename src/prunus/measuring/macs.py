@@ -1,4 +1,4 @@
-"""Multiply-adds of one forward, counted as they happen and put down to the parameters that cause them."""
+"""Count the multiply-adds of one forward while it runs, in total and for each parameter."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Macs:
     """Multiply-adds of one forward.
 
-    `total` and `nonzero` hold those of every counted operation, `layers` the (macs, nonzero) of each parameter,
-    None where an operation that could not be counted used it. `uncounted` names those operations.
+    `total` and `nonzero` are sums over all counted operations. `layers` has the (macs, nonzero) of each parameter, None
+    if an operation that could not be counted uses it. `uncounted` names those operations.
     """
 
     total: int
@@ -37,15 +37,14 @@ class Macs:
 
 
 def count_macs(model: nn.Module, inputs: tuple[Tensor, ...], *, name: str = "model") -> Macs:
-    """Count the multiply-adds of one forward in eval mode, by watching PyTorch's operations as they run.
+    """Count the multiply-adds of one forward in eval mode, by intercepting PyTorch's operations.
 
-    What counts is said in `prunus.graph.macs`. A product belongs to the parameter that is one of its operands: the
-    parameter itself, a view (transposed, a chunk), or a tensor made from it and other constants alone (masked,
-    normalised, cast). Products of two activations, such as attention scores, are in the totals only. A convolution
-    counts its padding as any other position. `nonzero` leaves out the products with a weight that is zero.
+    `prunus.graph.macs` defines what counts. A product belongs to the parameter that is one of its operands: the
+    parameter itself, a view of it (transposed, a chunk), or a tensor computed only from it and constants (masked,
+    normalised, cast). Products of two activations, such as attention scores, are in the totals only. Padding of a
+    convolution counts like any other position. `nonzero` does not count products with a zero weight.
 
-    Only what passes through PyTorch's dispatcher on the calling thread is seen; each operation whose
-    multiply-adds are not known is listed.
+    Only operations that PyTorch's dispatcher runs on the calling thread are counted; unknown operations are listed.
 
     Raises:
         ValueError: the model fails on these inputs, or a parameter has no values.
@@ -54,32 +53,32 @@ def count_macs(model: nn.Module, inputs: tuple[Tensor, ...], *, name: str = "mod
     {'weight': (6, 6)}
     """
     parameters = unique_parameters(model)
-    watch = _Watch(parameters, inputs)
-    with undisturbed(model), torch.no_grad(), _separate_operations(), watch:
+    counter = _MacCounter(parameters, inputs)
+    with undisturbed(model), torch.no_grad(), _separate_operations(), counter:
         run(name, unwrap(model), inputs)
-    layers = {name: watch.layer(name) for name, parameter in parameters.items() if parameter.ndim >= 2}
-    return Macs(watch.total, watch.nonzero, layers, tuple(sorted(watch.uncounted)))
+    layers = {name: counter.layer(name) for name, parameter in parameters.items() if parameter.ndim >= 2}
+    return Macs(counter.total, counter.nonzero, layers, tuple(sorted(counter.uncounted)))
 
 
 @contextlib.contextmanager
 def _separate_operations() -> Iterator[None]:
-    """Keep attention layers and compiled functions from running as one fused operation nobody can look into."""
+    """Within this context, attention layers and compiled functions run as separate, not as fused, operations."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with contextlib.ExitStack() as stack:
-            if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
+            if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled; importing it takes seconds
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], inputs: tuple[Tensor, ...]) -> None:
-        from prunus.graph.macs import products  # here, so that timing alone does not load what reads graphs
+        from prunus.graph.macs import products  # here, so that timing alone does not import the graph modules
 
         super().__init__()  # type: ignore[no-untyped-call]
         self._products = products
@@ -97,22 +96,22 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):  # control flow: a program inside an operation
             self.uncounted.add(func.__name__)
-            self._unknown.update(self._origins.names)  # any of them may be used in there
+            self._unknown.update(self._origins.names)  # it may use any of them
             return func(*args, **kwargs)
-        # Under inference_mode composite operations arrive whole.
+        # Under inference_mode, composite operations are not decomposed before they get here.
         with self:
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
+            decomposed = func.decompose(*args, **kwargs)
+        if decomposed is not NotImplemented:
+            return decomposed
         output = func(*args, **kwargs)
         arguments = list(_tensors((args, kwargs)))
-        counted = self._products(func, args, kwargs, output)
-        if counted is None:
+        products = self._products(func, args, kwargs, output)
+        if products is None:
             self.uncounted.add(func._schema.name)
             self._unknown.update(name for tensor in arguments if (name := self._origins.parameter(tensor)))
-        for product in counted or ():
+        for product in products or ():
             self._add(product)
-        self._origins.follow(arguments, list(_tensors(output)), is_product=bool(counted))
+        self._origins.follow(arguments, list(_tensors(output)), is_product=bool(products))
         return output
 
     def _add(self, product: CountedProduct) -> None:
@@ -121,7 +120,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         nonzero = product.macs
         if weight is not None and name is not None:
-            # Every element of the operand is used equally often.
+            # every element of the weight is in the same number of products
             nonzero = product.macs // weight.numel() * num_nonzero(weight) if weight.numel() else 0
             macs_before, nonzero_before = self._layers[name]
             self._layers[name] = (macs_before + product.macs, nonzero_before + nonzero)
@@ -130,39 +129,39 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Origins:
-    """Which tensors depend on the inputs, and which are made from one parameter and constants alone."""
+    """Which tensors depend on the inputs, and which are computed only from one parameter and constants."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], inputs: tuple[Tensor, ...]) -> None:
         self.names = list(parameters)
-        # storage -> (first byte, byte after the last, name): recurrent layers keep all weights in one storage
+        # storage -> (first byte, end, name): recurrent layers keep all weights in one storage
         self._spans: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
-        self._num: dict[str, int] = {}
-        # storage -> (a weak reference, so that the address is not given to another, the parameter or _INPUT)
-        self._made: dict[int, tuple[StorageWeakRef, str | None]] = {}
+        self._sizes: dict[str, int] = {}
+        # storage -> (a weak reference, so that its address is not reused, the parameter or _INPUT)
+        self._computed: dict[int, tuple[StorageWeakRef, str | None]] = {}
         for name, parameter in parameters.items():
             if (storage := _storage(parameter)) is not None:
                 start = int(parameter.storage_offset()) * parameter.element_size()
                 end = start + parameter.numel() * parameter.element_size()
                 self._spans[storage._cdata].append((start, end, name))
-                self._num[name] = parameter.numel()
+                self._sizes[name] = parameter.numel()
         for value in inputs:
             self._set(value, _INPUT)
 
     def parameter(self, tensor: Tensor) -> str | None:
-        """Return the parameter a tensor is, is a view of, or is made from."""
+        """Return the parameter that a tensor is, is a view of, or is computed from."""
         origin = self._of(tensor)
         return None if origin == _INPUT else origin
 
     def follow(self, arguments: list[Tensor], outputs: list[Tensor], *, is_product: bool) -> None:
-        """Note where the outputs of an operation come from."""
+        """Record the origin of an operation's outputs."""
         origins = [source for tensor in arguments if (source := self._of(tensor)) is not None]
         origin: str | None
         if _INPUT in origins:
             origin = _INPUT
         elif is_product or not origins:
             origin = None
-        else:  # a weight and its scale: the weight is the larger
-            origin = max(origins, key=lambda name: self._num[name])
+        else:  # of a weight and its scale, the weight is larger
+            origin = max(origins, key=lambda name: self._sizes[name])
         for tensor in outputs:
             self._set(tensor, origin)
 
@@ -174,21 +173,21 @@ class _Origins:
         for start, end, name in self._spans.get(storage._cdata, ()):
             if start <= at < end:
                 return name
-        return self._made.get(storage._cdata, (None, None))[1]
+        return self._computed.get(storage._cdata, (None, None))[1]
 
     def _set(self, tensor: Tensor, origin: str | None) -> None:
         storage = _storage(tensor)
         if storage is not None and storage._cdata not in self._spans:
-            self._made[storage._cdata] = (StorageWeakRef(storage), origin)  # type: ignore[no-untyped-call]
+            self._computed[storage._cdata] = (StorageWeakRef(storage), origin)  # type: ignore[no-untyped-call]
 
 
-_INPUT = "\0input"  # no parameter can be called so
+_INPUT = "\0input"  # not a possible name of a parameter
 
 
 def _storage(tensor: Tensor) -> Any:
     try:
         return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse layouts and some tensor subclasses have none
+    except (NotImplementedError, RuntimeError):  # sparse layouts and some tensor subclasses have no storage
         return None
 
 
@@ -205,5 +204,5 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 def num_nonzero(tensor: Tensor) -> int:
     """Count the elements that are not zero, in any dtype; NaN is not zero."""
     if tensor.is_floating_point() and tensor.element_size() == 1:
-        tensor = tensor.half()  # PyTorch can't count in 8-bit floats
+        tensor = tensor.half()  # count_nonzero does not support 8-bit floats
     return int(torch.count_nonzero(tensor))

@@ -1,4 +1,4 @@
-"""The most memory one forward takes above what was there before it."""
+"""The peak memory of one forward above what was allocated before it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from torch.profiler import ProfilerActivity, profile
 
 from prunus.forward import devices_of, run, undisturbed
 
-_CPU = 0  # c10::DeviceType::CPU, as the trace writes it
+_CPU = 0  # c10::DeviceType::CPU in the trace
 
 
 def peak_memory(model: nn.Module, inputs: tuple[Tensor, ...], *, name: str = "model") -> int | None:
-    """Return the peak bytes of one forward above what was allocated when it began.
+    """Return the peak memory of one forward in bytes, above what was allocated before it.
 
-    That is everything PyTorch's allocator handed out during the forward and had not got back: activations, the output,
-    and the scratch memory that kernels ask the allocator for. The model and the inputs were there before and
-    are not in it; nor is what a library allocates past PyTorch. One forward before it warms up caches. On a
-    CPU the allocations are read from `torch.profiler`, on CUDA from `torch.cuda.max_memory_allocated`
-    (whose peak is reset).
+    It counts the memory that PyTorch's allocator gives out during the forward: activations, the output, and workspaces
+    of kernels. The model and the inputs are not counted, nor is memory that a library allocates by itself. A first
+    forward fills caches. On a CPU the allocations are read from `torch.profiler`, on CUDA from
+    `torch.cuda.max_memory_allocated` (whose peak is reset).
 
     Returns:
-        The bytes, or None where they can't be told: a device other than CPU and CUDA, or several devices.
+        The bytes, or None if they can't be measured: on other devices than CPU and CUDA, or on several.
 
     Raises:
         ValueError: the model fails on these inputs.
@@ -73,17 +72,17 @@ def _cpu_peak(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Drop what the profiler's native part writes to stderr when it starts and stops, which nobody asked for."""
+    """Discard what the profiler's native code writes to stderr when it starts and stops."""
     try:
-        kept = os.dup(2)
-    except OSError:  # no stderr, nothing to drop
+        stderr = os.dup(2)
+    except OSError:  # there is no stderr
         yield
         return
     sys.stderr.flush()
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "w", encoding="utf-8") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -1,4 +1,4 @@
-"""What was measured of models, as tables: what each holds, how large its files are, and what running it takes."""
+"""The figures of a receipt as tables: parameters and accuracy, sizes, multiply-adds and memory, latencies."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from prunus.measuring import spell
 from prunus.measuring.receipt import Latency, ModelFacts, Receipt
 from prunus.tables import Table, pairs
 
-# so many rows of each table stand in a receipt as text, so that all of them fit one screen
+# the number of rows of each table in a printed receipt, so that all tables fit one screen
 MAX_ROWS = 8
 
 
 def overview(receipt: Receipt) -> list[Table]:
-    """Return the tables of a receipt's models that something was measured for."""
+    """Return the tables of a receipt's models, without tables for which nothing was measured."""
     tables = (contents(receipt), sizes(receipt), work(receipt), latencies(receipt))
     return [table for table in tables if table is not None]
 
 
 def contents(receipt: Receipt) -> Table | None:
-    """Return what each model holds and, where any was tested, how often it is right; None where there is no model."""
+    """Return the parameters of each model and, if any was tested, its accuracy; None if there is no model."""
     models = everything(receipt)
     tested = any(model.accuracy for model in models)
     rows = [
@@ -39,7 +39,7 @@ def contents(receipt: Receipt) -> Table | None:
 
 
 def sizes(receipt: Receipt) -> Table | None:
-    """Return the bytes of each model in each form; None where none was measured."""
+    """Return the bytes of each model in each file format; None if no size was measured."""
     models = everything(receipt)
     forms = list(dict.fromkeys(form for model in models for form in model.bytes))
     in_c = any(model.embedded for model in models)
@@ -61,7 +61,7 @@ def sizes(receipt: Receipt) -> Table | None:
 
 
 def work(receipt: Receipt) -> Table | None:
-    """Return what running each model takes, and making it took; None where nothing of it was measured."""
+    """Return multiply-adds, memory and seconds of making each model; None if none of these was measured."""
     columns: dict[str, list[str]] = {
         "multiply-adds": [spell.count(model.macs) for model in everything(receipt)],
         "nonzero multiply-adds": [spell.count(model.nonzero_macs) for model in everything(receipt)],
@@ -77,7 +77,7 @@ def work(receipt: Receipt) -> Table | None:
 
 
 def latencies(receipt: Receipt) -> Table | None:
-    """Return the time of one call of each model in each runtime and setting; None where nothing was timed."""
+    """Return the time of one call of each model in each runtime and setting; None if nothing was timed."""
     models = [model for model in everything(receipt) if model.latency_us]
     runtimes = list(dict.fromkeys(runtime for model in models for runtime in model.latency_us))
     if not models:
@@ -97,7 +97,7 @@ def latencies(receipt: Receipt) -> Table | None:
 
 
 def of_model(model: ModelFacts) -> Table:
-    """Return all that was measured of one model, a figure a row."""
+    """Return all figures of one model, one per row."""
     rows = [
         ("model", model.name),
         ("parameters", spell.count(model.parameters)),
@@ -129,17 +129,17 @@ def settings(model: ModelFacts) -> Iterator[tuple[str, str, str, Latency]]:
 
 
 def grid(models: list[ModelFacts]) -> list[tuple[str, str]]:
-    """Return every (threads, batch) that any of the models was timed in."""
+    """Return every (threads, batch) for which a model was timed."""
     return list(dict.fromkeys(setting[1:3] for model in models for setting in settings(model)))
 
 
 def latency(model: ModelFacts, runtime: str, threads: str, batch: str) -> Latency | None:
-    """Return a model's latency in a setting, None where it was not measured."""
+    """Return a model's latency in a setting; None if it was not measured."""
     return model.latency_us.get(runtime, {}).get(threads, {}).get(batch)
 
 
 def _of_models(receipt: Receipt, columns: tuple[str, ...], rows: list[tuple[str, ...]], caption: str) -> Table:
-    """Return a table with a row for each model, the controls below a line."""
+    """Return a table with a row for each model; a rule separates the controls."""
     breaks = (len(receipt.models),) if receipt.models and receipt.controls else ()
     return Table(columns, tuple(rows), caption, breaks=breaks)
 

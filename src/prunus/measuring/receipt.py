@@ -1,8 +1,8 @@
-"""The Receipt: what was measured, as JSON on disk; tables and pictures are drawn from it.
+"""The Receipt: everything that was measured, stored as JSON; tables and figures are made from it.
 
-A receipt can't contradict itself: each part checks when it is made that its figures fit together (no more nonzero
-weights than weights, an accuracy that is its own quotient, an interval around its value), so a wrong one is an
-error where it arises, and a file that was edited or damaged is an error when it is read.
+A receipt can't contradict itself: each part checks its figures when it is created (at most as many nonzero weights as
+weights, an accuracy that equals its quotient, an interval that contains its value). So a wrong figure is an error where
+it arises, and an edited or damaged file is an error when it is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Which data was used: sizes count images, the checksum is sha256 over the uncompressed files."""
+    """The data: sizes count images, the checksum is the SHA-256 of the uncompressed files."""
 
     name: str
     source: str
@@ -53,7 +53,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One parameter: `macs` counts multiply-adds for one sample, None where they can't be counted."""
+    """One parameter: `macs` counts multiply-adds for one sample, None if they can't be counted."""
 
     name: str
     shape: tuple[int, ...]
@@ -71,9 +71,9 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on one set: `ci95` is Wilson's interval for top1, `per_class` the accuracy of each class.
+    """Accuracy on one data set: `ci95` is Wilson's interval for top1, `per_class` the accuracy of each class.
 
-    A class without an image in the set has None. `nll` is the mean negative log-likelihood in nats, `ece` the expected
+    A class without images in the set has None. `nll` is the mean negative log-likelihood in nats, `ece` the expected
     calibration error over 15 equal-width bins.
     """
 
@@ -100,7 +100,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Bytes a model takes as C on a microcontroller: constants in flash (the code is extra), and buffers in RAM."""
+    """Bytes of a model in C on a microcontroller: constants in flash (without the code), and buffers in RAM."""
 
     flash_bytes: int
     ram_bytes: int
@@ -111,14 +111,14 @@ class Embedded:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What was measured of one model; what does not apply, or was not measured, is None or empty.
+    """The figures of one model; a figure that does not apply or was not measured is None or empty.
 
     `layers` lists the parameters of two or more dimensions; the others (biases, norms) are in the totals. Tied
     weights count once. `sparsity` is the fraction of zeros among all parameters. `macs` and `nonzero_macs` also
-    hold products without a parameter, such as attention scores; operations in `uncounted` are in neither. `bytes`
-    maps a format (safetensors, gzip, zstd) to a size; `latency_us` maps runtime -> threads -> batch.
-    `peak_memory_bytes` is the most one forward held above the model and its inputs, at the largest batch.
-    `embedded` is what it takes as exported C with weights in float32. `notes` says what was left out and why.
+    count products without a parameter, such as attention scores, but not the operations in `uncounted`. `bytes` maps a
+    format (safetensors, gzip, zstd) to a size; `latency_us` maps runtime -> threads -> batch.
+    `peak_memory_bytes` is that of one forward of the largest batch, without the model and its inputs. `embedded` is the
+    size of its exported C with weights in float32. `notes` says what was left out and why.
     """
 
     name: str
@@ -157,7 +157,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two models on the same test images: McNemar's exact test on the images only one of them got right.
+    """Two models on the same test images: McNemar's exact test on the images that only one of them got right.
 
     `difference` is the accuracy of `second` minus that of `first`, `ci95` its interval.
     """
@@ -183,7 +183,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Check:
-    """A claim about the run with the value found, the limit it is held to, and whether it passed."""
+    """A claim about the run: the measured value, its limit, and whether it passed."""
 
     name: str
     what: str
@@ -194,10 +194,10 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """Everything measured in one run; `models` is in the order of the road.
+    """Everything measured in one run; `models` is in the order of the run's stages.
 
-    `recipe` is plain JSON, empty where models were compared without one; `device` is the kind the models ran on.
-    `break_even` is None where it was not asked for, or the model can't become a program.
+    `recipe` is plain JSON, empty if models were compared without one; `device` is the type of the models' device.
+    `break_even` is None if it was not requested, or the model can't be compiled.
     """
 
     prunus: str
@@ -230,10 +230,10 @@ class Receipt:
         return "\n\n".join(str(table.first(MAX_ROWS)) for table in overview(self))
 
     def to_json(self) -> str:
-        """Return the receipt as JSON text that `from_json` reads back to an equal one.
+        """Return the receipt as JSON text, from which `from_json` makes an equal one.
 
         Raises:
-            ReceiptError: a field holds NaN, an infinity or what JSON can't carry; the message names the field.
+            ReceiptError: a field holds a value that JSON can't represent, such as NaN; the message names the field.
         """
         try:
             return strict_json.dumps(self)

@@ -1,4 +1,4 @@
-"""How much accuracy each layer's weights carry: prune it alone, one-shot, and look."""
+"""Sensitivity of the layers: the accuracy after pruning one layer alone, one-shot, without training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL_LAYERS = "all layers"
 
 
 class Curves(dict[str, list[float]]):
-    """One curve for each layer, and one for all together: what `score` gave at each of `sparsities`.
+    """One curve for each layer, and one for all layers together: the score at each of `sparsities`.
 
     >>> print(Curves({"all layers": [0.99, 0.5]}, sparsities=(0.0, 0.9)))
     sparsity       0%    90%
@@ -42,18 +42,18 @@ def sensitivity(
     exclude: Sequence[str] = (),
     **method: Any,
 ) -> Curves:
-    """Return one curve for each layer and one for all together: what `score` gives at each sparsity.
+    """Return one curve for each layer and one for all layers together: the score at each sparsity.
 
-    Each point prunes a fresh copy of the model once, without training after it. A sparsity that a layer can't
-    have (it rounds to no weight at all) repeats the point before it.
+    Each point prunes a new copy of the model once, without training. A sparsity that a layer can't have (it rounds to
+    no weight at all) repeats the previous point.
 
     Args:
         model: any module; it is not changed.
-        score: what is asked of a pruned model, such as its accuracy on validation data; never on test data,
-            since the curve is there to choose by.
+        score: a measure of a pruned model, such as its accuracy on validation data; never on test data, since
+            sparsities are chosen by the curve.
         sparsities: rising, in [0, 1).
-        include: which parameters, as in `prune`.
-        exclude: which not, likewise.
+        include: the parameters to prune, as in `prune`.
+        exclude: the parameters not to prune, as in `prune`.
         **method: criterion, pattern, scope and so on, as in `prune`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a receipt's figures are spelled, the same at the terminal and in the page."""
+"""Format a receipt's figures as text, the same for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUNTIMES = {
 
 
 def signed_percent(before: float, after: float) -> str:
-    """Spell a change as a signed percentage.
+    """Format a change as a signed percentage.
 
     >>> signed_percent(100, 75), signed_percent(100, 110), signed_percent(3, 3)
     ('−25.0%', '+10.0%', 'same')
@@ -39,7 +39,7 @@ def signed_percent(before: float, after: float) -> str:
 
 
 def setting(threads: str, batch: str) -> str:
-    """Spell the numbers of threads and samples of a latency as a receipt holds them.
+    """Format the numbers of threads and samples of a latency, which are texts in a receipt.
 
     >>> setting("1", "64"), setting("all", "1")
     ('1 thread, batch 64', 'all threads, batch 1')
@@ -49,7 +49,7 @@ def setting(threads: str, batch: str) -> str:
 
 
 def runtime(name: str) -> str:
-    """Spell the name of a runtime.
+    """Return the usual name of a runtime.
 
     >>> runtime("torch"), runtime("onnxruntime"), runtime("prunus"), runtime("mine")
     ('PyTorch', 'ONNX Runtime', 'prunus', 'mine')
@@ -58,7 +58,7 @@ def runtime(name: str) -> str:
 
 
 def accuracy(measured: Accuracy | None) -> str:
-    """Spell an accuracy and its 95% interval.
+    """Format an accuracy and its 95% interval.
 
     >>> accuracy(Accuracy(0.9921, 9921, 10000, (0.99018, 0.99366), (), 0.02, 0.01))
     '99.21% [99.02, 99.37]'
@@ -70,7 +70,7 @@ def accuracy(measured: Accuracy | None) -> str:
 
 
 def points(difference: float) -> str:
-    """Spell the difference of two fractions in percentage points, signed.
+    """Format the difference of two fractions in percentage points, signed.
 
     >>> points(0.0004), points(-0.01), points(0.0)
     ('+0.04', '−1.00', '0.00')
@@ -80,7 +80,7 @@ def points(difference: float) -> str:
 
 
 def points_interval(ci95: tuple[float, float]) -> str:
-    """Spell an interval of differences in percentage points.
+    """Format an interval of differences in percentage points.
 
     >>> points_interval((-0.001, 0.0019))
     '[−0.10, +0.19]'
@@ -89,7 +89,7 @@ def points_interval(ci95: tuple[float, float]) -> str:
 
 
 def p_value(probability: float) -> str:
-    """Spell the p-value of a test.
+    """Format the p-value of a test.
 
     >>> p_value(0.6123), p_value(0.0123), p_value(0.00001), p_value(1.0)
     ('0.61', '0.012', '< 0.001', '1')
@@ -98,7 +98,7 @@ def p_value(probability: float) -> str:
 
 
 def time_unit(microseconds: float) -> tuple[str, int]:
-    """Return the unit a time is spelled in, and how many microseconds it has.
+    """Return the unit to format a time in, and its length in microseconds.
 
     >>> time_unit(1530)
     (' ms', 1000)
@@ -107,7 +107,7 @@ def time_unit(microseconds: float) -> tuple[str, int]:
 
 
 def latency(measured: Latency | None) -> str:
-    """Spell a median time and its 10th and 90th percentile in one unit.
+    """Format a median time and its 10th and 90th percentile in one unit.
 
     >>> latency(Latency(1530, 1488, 1612, 100))
     '1.53 [1.49, 1.61] ms'
@@ -122,7 +122,7 @@ def latency(measured: Latency | None) -> str:
 
 
 def ratio(value: float) -> str:
-    """Spell how many times one figure is another.
+    """Format the ratio of two figures.
 
     >>> ratio(0.984), ratio(1.8), ratio(31.7), ratio(0.0042)
     ('0.98', '1.80', '32', '0.0042')
@@ -133,7 +133,7 @@ def ratio(value: float) -> str:
 
 
 def span(values: Sequence[float]) -> str:
-    """Spell the range of several ratios.
+    """Format the range of several ratios.
 
     >>> span([0.984, 1.03, 1.0]), span([2.0, 2.001])
     ('0.98 to 1.03', '2.00')
@@ -143,7 +143,7 @@ def span(values: Sequence[float]) -> str:
 
 
 def compact(number: int) -> str:
-    """Spell a large count in three digits.
+    """Format a large count with three significant digits.
 
     >>> compact(950), compact(2071600), compact(4_100_000_000)
     ('950', '2.07 M', '4.1 G')
@@ -152,7 +152,7 @@ def compact(number: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Spell a count and its noun.
+    """Format a count and its noun.
 
     >>> plural(1, "thread"), plural(1000, "image")
     ('1 thread', '1,000 images')
@@ -161,7 +161,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def listing(parts: Sequence[str]) -> str:
-    """Join the parts of a list in a sentence.
+    """Join texts to a list in a sentence.
 
     >>> listing(["a"]), listing(["a", "b", "c"])
     ('a', 'a, b and c')

@@ -1,4 +1,4 @@
-"""The times in a receipt: of one call, and at which sparsity a program that skips zeros overtakes the others."""
+"""The times in a receipt: of one call, and the sparsity at which a program that skips zeros becomes the fastest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunus.measuring.consistency import between, close, counts, require
 
 @dataclass(frozen=True)
 class Latency:
-    """Microseconds a call took: median, 10th and 90th percentile over `runs` calls."""
+    """Microseconds of a call: median, 10th and 90th percentile of `runs` calls."""
 
     median: float
     p10: float
@@ -28,7 +28,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class BreakEvenPoint:
-    """One copy of the dense model, pruned to `sparsity` of its prunable weights, as a program that skips zeros."""
+    """A copy of the dense model, pruned to `sparsity` of its prunable weights, as a program that skips zeros."""
 
     sparsity: float
     nonzero: int
@@ -41,11 +41,11 @@ class BreakEvenPoint:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """How the time of a program that skips zeros falls with the sparsity, beside the dense model in other runtimes.
+    """The times of programs that skip zeros at rising sparsities, and of the dense model in other runtimes.
 
     All were timed in turns in one run. `dense_us` maps a runtime to the dense model's time, `points` rise in sparsity.
-    `sparsity` is where the program becomes as fast as the fastest of `dense_us`, see `crossing`; None where it never
-    does. `notes` says what was left out and why.
+    `sparsity` is where the program becomes as fast as the fastest of `dense_us`, see `crossing`; None if it never does.
+    `notes` says what was left out and why.
     """
 
     threads: int
@@ -86,9 +86,9 @@ class BreakEven:
 
 
 def crossing(sparsities: Sequence[float], ratios: Sequence[float]) -> float | None:
-    """Return the sparsity from which on the ratios are at most 1, linearly interpolated; None if the last is above 1.
+    """Return the sparsity above which the ratios are at most 1, linearly interpolated; None if the last is above 1.
 
-    Where noise lets the ratios cross 1 more than once, the last crossing counts.
+    If the ratios cross 1 more than once because of noise, the last crossing counts.
 
     >>> crossing([0.0, 0.5, 0.9], [2.0, 1.5, 0.5])
     0.7

@@ -1,4 +1,4 @@
-"""How long calls take: models in several runtimes, interleaved, so that a drift of the machine hits all of them."""
+"""The latency of models in several runtimes, timed in turns so that changes of the machine's speed affect all alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prunus.measuring.latency.runtimes import (
     Batch,
     Call,
     LeftOutError,
-    Subject,
+    TimedModel,
     check_runtimes,
     ready,
 )
@@ -55,7 +55,7 @@ Pair: TypeAlias = tuple[str, str]
 
 
 class Timing(NamedTuple):
-    """How long a model's calls took, and which runtimes were left out and why."""
+    """The latencies of a model, and notes on the runtimes that were left out."""
 
     latency_us: Latencies
     notes: tuple[str, ...]
@@ -74,12 +74,12 @@ def latencies(
 ) -> dict[str, Latencies]:
     """Time the forward of several models for each runtime, number of threads and batch size.
 
-    Arguments and errors are those of `timings`, which also tells why a runtime is missing.
+    Arguments and errors are those of `timings`, which also returns why a runtime is missing.
 
     Returns:
         model name -> runtime -> threads -> batch -> microseconds of one call.
     """
-    found = timings(
+    timed = timings(
         models,
         example_inputs,
         batch_sizes=batch_sizes,
@@ -89,7 +89,7 @@ def latencies(
         min_runs=min_runs,
         seed=seed,
     )
-    return {name: timing.latency_us for name, timing in found.items()}
+    return {name: timing.latency_us for name, timing in timed.items()}
 
 
 def timings(
@@ -106,24 +106,24 @@ def timings(
 ) -> dict[str, Timing]:
     """Time the forward of several models for each runtime, number of threads and batch size.
 
-    In every cell the models take turns in all runtimes, in a new random order each round, in eval mode and under
-    `torch.inference_mode`, on arrays that are there already. Before that each is held against PyTorch on random inputs
-    of the cell's batch: one that computes something else is not timed. Batches are made by repeating the samples of
-    `example_inputs`. The models, PyTorch's number of threads, its compiler's settings and the random state are left as
-    they were.
+    For each number of threads and batch size, called a cell, the models run in turns in all runtimes, in a new random
+    order each round, in eval mode and under `torch.inference_mode`, on inputs that are in memory already. Before that,
+    the outputs of each are compared with PyTorch's on random inputs of the cell's batch; if they differ, it is not
+    timed. Batches repeat the samples of `example_inputs`. The models, PyTorch's number of threads, its compiler's
+    settings and the random state are not changed.
 
     Args:
         models: name -> model, all on the device of `example_inputs`.
         example_inputs: a tensor or tuple of tensors whose first dimension is the batch.
         batch_sizes: samples in a call.
         threads: numbers of threads an operation may use; None means one, and all cores; on an accelerator PyTorch's
-            number set now.
-        runtimes: of `RUNTIMES`, or ``"all"`` for those that are installed. One in which a model can't run is left out
-            for that model, and the notes say why.
-        only: runtime -> the models that are timed in it; one that is no key times all of them.
+            current number.
+        runtimes: names of `RUNTIMES`, or ``"all"`` for those that are installed. A runtime in which a model can't run
+            is left out for that model, and the notes say why.
+        only: runtime -> the models that are timed in it; runtimes without a key time all models.
         seconds: time spent for each model and runtime in each cell, unless `min_runs` takes longer.
-        min_runs: calls of each model and runtime in each cell, at least.
-        seed: of the order of the turns.
+        min_runs: the least number of calls of each model and runtime in each cell.
+        seed: for the order of the turns.
 
     Returns:
         model name -> its times and notes.
@@ -138,17 +138,17 @@ def timings(
     pairs = _pairs(models, check_runtimes(runtimes), only or {})
     sizes = check_numbers("batch_sizes", batch_sizes)
     counts = check_numbers("threads", default_threads(inputs[0].device) if threads is None else threads)
-    found: dict[str, Latencies] = {name: {} for name in models}
+    latency_us: dict[str, Latencies] = {name: {} for name in models}
     notes: dict[str, list[str]] = {name: [] for name in models}
     with contextlib.ExitStack() as stack:
         for model in models.values():
             stack.enter_context(undisturbed(model))
-        _refuse_sizes(models, inputs, sizes)  # before minutes of translating and timing
-        subjects = {name: Subject(model, inputs) for name, model in models.items()}
+        _check_batch_sizes(models, inputs, sizes)  # before minutes of converting and timing
+        timed = {name: TimedModel(model, inputs) for name, model in models.items()}
         for count in counts:
             for size in sizes:
                 with threads_set(count):
-                    calls, left_out = _prepared(subjects, pairs, batch_of(inputs, size), count)
+                    calls, left_out = _prepared(timed, pairs, batch_of(inputs, size), count)
                     pairs = [pair for pair in pairs if pair in calls]
                     for (name, runtime), reason in left_out.items():
                         notes[name].append(f"latency in {runtime}: {reason}")
@@ -156,13 +156,13 @@ def timings(
                     with torch.inference_mode():
                         cell = interleaved(calls, threads=count, **settings) if calls else {}
                 for (name, runtime), latency in cell.items():
-                    by_threads = found[name].setdefault(runtime, {})
+                    by_threads = latency_us[name].setdefault(runtime, {})
                     by_threads.setdefault(str(count), {})[str(size)] = latency
-    return {name: Timing(found[name], tuple(notes[name])) for name in models}
+    return {name: Timing(latency_us[name], tuple(notes[name])) for name in models}
 
 
 def default_threads(device: torch.device) -> tuple[int, ...]:
-    """Return the numbers of threads to time: one and all cores; on an accelerator only those set now."""
+    """Return the numbers of threads to time: one and all cores; on an accelerator only PyTorch's current number."""
     if device.type != "cpu":
         return (torch.get_num_threads(),)
     return tuple(sorted({1, cores()}))
@@ -178,7 +178,7 @@ def _pairs(models: Collection[str], runtimes: Sequence[str], only: Mapping[str, 
     return [(name, runtime) for name in models for runtime in runtimes if name in only.get(runtime, models)]
 
 
-def _refuse_sizes(models: Mapping[str, nn.Module], inputs: tuple[Tensor, ...], sizes: Sequence[int]) -> None:
+def _check_batch_sizes(models: Mapping[str, nn.Module], inputs: tuple[Tensor, ...], sizes: Sequence[int]) -> None:
     with torch.inference_mode():
         for size in sizes:
             for name, model in models.items():
@@ -186,14 +186,14 @@ def _refuse_sizes(models: Mapping[str, nn.Module], inputs: tuple[Tensor, ...], s
 
 
 def _prepared(
-    subjects: Mapping[str, Subject], pairs: Sequence[Pair], batch: Batch, threads: int
+    models: Mapping[str, TimedModel], pairs: Sequence[Pair], batch: Batch, threads: int
 ) -> tuple[dict[Pair, Call], dict[Pair, str]]:
-    """Return what is timed in one cell, and why the rest is not."""
+    """Return the calls to time in one cell, and why the other pairs are left out."""
     calls: dict[Pair, Call] = {}
     left_out: dict[Pair, str] = {}
     for name, runtime in pairs:
         try:
-            calls[name, runtime] = ready(runtime, subjects[name], batch, threads)
+            calls[name, runtime] = ready(runtime, models[name], batch, threads)
         except LeftOutError as error:
             left_out[name, runtime] = str(error)
     return calls, left_out

@@ -1,4 +1,4 @@
-"""The clock: several calls timed in turns, so that a drift of the machine hits all of them."""
+"""Time several calls in turns, so that changes of the machine's speed affect all of them alike."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from prunus.measuring.receipt import Latency
 Key = TypeVar("Key")
 
 _WARM_UP = 3
-# Worker threads go on waiting busily for a while after a call, so the next call, of another runtime, finds the cores
-# taken and would pay for it. On two cores calls in turns took up to 20 times as long as alone without these untimed
-# calls before each timed one, and as long as alone with them.
+# After a call, worker threads spin for a while before they sleep, and slow down the next call, of another runtime. On
+# two cores, calls in turns took up to 20 times as long as alone; with these untimed calls before each timed one they
+# took as long as alone.
 _SETTLING = 3
-_MOST_RUNS = 10_000
+_MAX_RUNS = 10_000
 
 
 def interleaved(
@@ -34,10 +34,10 @@ def interleaved(
 ) -> dict[Key, Latency]:
     """Time several calls in turns: after a warm-up, each once a round, in a new random order each round.
 
-    With several threads a turn begins with a few calls that are not timed, until the threads of the turn before sleep.
+    With several threads a turn begins with a few calls that are not timed, until the threads of the last turn sleep.
 
-    Rounds go on until there are `min_runs` of them and `seconds` times the number of calls have passed. Each call must
-    return when its work is done. Python's garbage collector is off meanwhile.
+    There are at least `min_runs` rounds, and they take `seconds` times the number of calls. Each call must return only
+    after its work is done. Python's garbage collector is disabled during the measurement.
 
     Raises:
         ValueError: there is no call, or `seconds` or `min_runs` is not positive.
@@ -60,7 +60,7 @@ def interleaved(
     with _no_collection():
         end = time.perf_counter() + seconds * len(calls)
         rounds = 0
-        while rounds < min_runs or (time.perf_counter() < end and rounds < _MOST_RUNS):
+        while rounds < min_runs or (time.perf_counter() < end and rounds < _MAX_RUNS):
             shuffle(order)
             for name in order:
                 for _ in range(settling):
@@ -69,24 +69,24 @@ def interleaved(
                 calls[name]()
                 samples[name].append(time.perf_counter_ns() - start)
             rounds += 1
-    return {name: _summary(taken) for name, taken in samples.items()}
+    return {name: _summary(times) for name, times in samples.items()}
 
 
 def check_numbers(name: str, numbers: Sequence[int]) -> tuple[int, ...]:
-    """Return the numbers, without repeats, if all are whole and above 0.
+    """Return the numbers without duplicates, after checking that all are whole and above 0.
 
     Raises:
-        ValueError: there is none, or one is not a whole number above 0.
+        ValueError: there is no number, or one is not a whole number above 0.
     """
-    given = (numbers,) if isinstance(numbers, int) else tuple(numbers)
-    if not given or not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in given):
+    values = (numbers,) if isinstance(numbers, int) else tuple(numbers)
+    if not values or not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
         raise ValueError(f"{name} must be whole numbers above 0, got {numbers!r}")
-    return tuple(dict.fromkeys(given))
+    return tuple(dict.fromkeys(values))
 
 
 @contextlib.contextmanager
 def threads_set(count: int) -> Iterator[None]:
-    """Let PyTorch use so many threads for a while."""
+    """Within this context, PyTorch uses `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

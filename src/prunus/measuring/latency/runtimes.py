@@ -1,4 +1,4 @@
-"""What a model can be timed in: one function a runtime, which prepares a model for a batch and a number of threads."""
+"""The runtimes that models are timed in: one function each prepares a model for a batch and a number of threads."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from prunus.registry import unknown_name
 
 Batch: TypeAlias = tuple[Tensor, ...]
 Call: TypeAlias = Callable[[], object]
-# what runs a model: from inputs, of the batch size it was prepared for, to a call that takes nothing and is timed
+# a prepared model: takes inputs of the batch size it was prepared for, and returns the call that is timed
 Bind: TypeAlias = Callable[[Batch], Call]
 
 TORCH, TORCH_COMPILE, ONNX_RUNTIME, OPENVINO, PRUNUS = "torch", "torch-compile", "onnxruntime", "openvino", "prunus"
-# asks for every runtime whose packages are installed
+# stands for every runtime whose packages are installed
 ALL = "all"
 
 
@@ -33,27 +33,27 @@ class LeftOutError(ValueError):
     """A model that can't be timed in a runtime; the message says why."""
 
 
-class Subject:
-    """A model to be timed, and what was made of it: some of that serves several batches, threads and runtimes."""
+class TimedModel:
+    """A model to be timed, and a cache of its conversions, which several batches, threads and runtimes share."""
 
     def __init__(self, model: nn.Module, inputs: Batch) -> None:
         self.model, self.inputs = model, inputs
-        self._made: dict[object, Any] = {}
+        self._cache: dict[object, Any] = {}
 
     def once(self, key: object, make: Callable[[], Any]) -> Any:
-        """Return what `make` gave or raised the first time: it takes seconds, and would fail again."""
-        if key not in self._made:
+        """Return what `make` returned or raised the first time: a conversion takes seconds, and would fail again."""
+        if key not in self._cache:
             try:
-                self._made[key] = make()
+                self._cache[key] = make()
             except Exception as error:
-                self._made[key] = error
-        if isinstance(self._made[key], Exception):
-            raise self._made[key]
-        return self._made[key]
+                self._cache[key] = error
+        if isinstance(self._cache[key], Exception):
+            raise self._cache[key]
+        return self._cache[key]
 
     def onnx(self) -> bytes:
         """Return the model in ONNX; errors are those of `prunus.exporting.to_onnx`."""
-        from prunus.exporting import to_onnx  # it loads what PyTorch alone does not need
+        from prunus.exporting import to_onnx  # here, since importing it takes a while
 
         data, _ = self.once("onnx", lambda: to_onnx(self.model, self.inputs))
         return bytes(data)
@@ -61,9 +61,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Runtime:
-    """One entry of `RUNTIMES`: what prepares a model, and the packages that takes."""
+    """One entry of `RUNTIMES`: a function that prepares a model, and the packages that it needs."""
 
-    prepare: Callable[[Subject, Batch, int], Bind]
+    prepare: Callable[[TimedModel, Batch, int], Bind]
     packages: tuple[str, ...] = ()
 
     @property
@@ -72,52 +72,52 @@ class Runtime:
         return all(importlib.util.find_spec(package) is not None for package in self.packages)
 
 
-def eager(subject: Subject, batch: Batch, threads: int) -> Bind:
-    """PyTorch as it is."""
+def eager(timed: TimedModel, batch: Batch, threads: int) -> Bind:
+    """PyTorch in eager mode."""
     device = batch[0].device
     if device.type == "cpu":
-        return lambda inputs: functools.partial(subject.model, *inputs)
+        return lambda inputs: functools.partial(timed.model, *inputs)
 
     def call(inputs: Batch) -> object:
-        output = subject.model(*inputs)
-        torch.accelerator.synchronize(device)  # the call returns at once; the work is done only now
+        output = timed.model(*inputs)
+        torch.accelerator.synchronize(device)  # the call returned before its work was done
         return output
 
     return lambda inputs: functools.partial(call, inputs)
 
 
-def torch_compile(subject: Subject, batch: Batch, threads: int) -> Bind:
-    """torch.compile at its best for this batch: one graph, weights frozen into it, kernels chosen by trying them.
+def torch_compile(timed: TimedModel, batch: Batch, threads: int) -> Bind:
+    """torch.compile, tuned for this batch: one graph with frozen weights, kernels chosen by timing them.
 
-    PyTorch writes the number of threads set now into the code.
+    PyTorch compiles its current number of threads into the code.
     """
     chosen: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True, "max_autotune": True}
-    compiled = torch.compile(_own_function(subject.model), fullgraph=True, dynamic=False, options=chosen)
+    compiled = torch.compile(_own_function(timed.model), fullgraph=True, dynamic=False, options=chosen)
     try:
-        with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):  # there it prints what it tries
+        with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):  # it prints its trials there
             compiled(*batch)
     except Exception as error:
         raise LeftOutError(_without_advice(error)) from error
     return lambda inputs: functools.partial(compiled, *inputs)
 
 
-def onnx_runtime(subject: Subject, batch: Batch, threads: int) -> Bind:
-    """ONNX Runtime, its graph optimised as far as it goes."""
+def onnx_runtime(timed: TimedModel, batch: Batch, threads: int) -> Bind:
+    """ONNX Runtime with all its graph optimisations."""
     from prunus.exporting import onnx as onnx_runtime
 
-    running = subject.once((ONNX_RUNTIME, threads), lambda: onnx_runtime.session(subject.onnx(), threads))
+    running = timed.once((ONNX_RUNTIME, threads), lambda: onnx_runtime.session(timed.onnx(), threads))
     return lambda inputs: onnx_runtime.call(running, inputs, {})
 
 
-def openvino(subject: Subject, batch: Batch, threads: int) -> Bind:
-    """OpenVINO on the CPU from the model in ONNX: tuned for the time of one call, its shapes fixed, in float32."""
+def openvino(timed: TimedModel, batch: Batch, threads: int) -> Bind:
+    """OpenVINO on the CPU, from the model in ONNX: tuned for latency, with fixed shapes, in float32."""
     runtime = extras.require("openvino", "timing a model in OpenVINO")
     core = runtime.Core()
-    model = core.read_model(subject.onnx())
+    model = core.read_model(timed.onnx())
     model.reshape({port: list(value.shape) for port, value in zip(model.inputs, batch, strict=True)})
     hints = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # by default some processors would calculate in fewer bits
+        "INFERENCE_PRECISION_HINT": "f32",  # the default is fewer bits on some processors
         "INFERENCE_NUM_THREADS": threads,
     }
     compiled = core.compile_model(model, "CPU", hints)
@@ -131,17 +131,17 @@ def openvino(subject: Subject, batch: Batch, threads: int) -> Bind:
     return bind
 
 
-def prunus_program(subject: Subject, batch: Batch, threads: int) -> Bind:
-    """The program that `prunus.compile` makes, which skips what is zero."""
+def prunus_program(timed: TimedModel, batch: Batch, threads: int) -> Bind:
+    """The program of `prunus.compile`, which skips zeros."""
     from prunus.compiling import compile
 
-    program = compile(subject.model, batch, threads=threads)  # it would take any batch, but is made best for this one
+    program = compile(timed.model, batch, threads=threads)  # takes any batch size, but is tuned for this one
     return lambda inputs: functools.partial(program, *inputs)
 
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
-# in the order of receipts; the last one skips zeros, the others multiply by them
+# in the order of receipts; only the last one skips zeros
 RUNTIMES: Mapping[str, Runtime] = {
     TORCH: Runtime(eager),
     TORCH_COMPILE: Runtime(torch_compile),
@@ -152,62 +152,62 @@ RUNTIMES: Mapping[str, Runtime] = {
 
 
 def check_runtimes(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the runtimes, without repeats, if all are known; ``"all"`` stands for those whose packages are there.
+    """Return the runtimes without duplicates, after checking the names; ``"all"`` stands for the installed ones.
 
     Raises:
-        ValueError: there is none, or one is unknown.
+        ValueError: there is no name, or one is unknown.
     """
-    given = (names,) if isinstance(names, str) else tuple(names)
-    if not given:
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if not names:
         raise ValueError(f"runtimes is empty; give at least one of {', '.join(RUNTIMES)}, or {ALL}")
-    wanted: list[str] = []
-    for name in given:
+    runtimes: list[str] = []
+    for name in names:
         if name != ALL and name not in RUNTIMES:
             raise unknown_name("runtime", name, (*RUNTIMES, ALL))
-        wanted += [known for known, runtime in RUNTIMES.items() if runtime.installed] if name == ALL else [name]
-    return tuple(dict.fromkeys(wanted))
+        runtimes += [key for key, runtime in RUNTIMES.items() if runtime.installed] if name == ALL else [name]
+    return tuple(dict.fromkeys(runtimes))
 
 
-def ready(name: str, subject: Subject, batch: Batch, threads: int) -> Call:
-    """Prepare a model in a runtime, hold it against PyTorch on random inputs, and return the call on the batch.
+def ready(name: str, timed: TimedModel, batch: Batch, threads: int) -> Call:
+    """Prepare a model in a runtime, verify its outputs on random inputs, and return the call on the batch.
 
     Args:
-        name: of `RUNTIMES`.
-        subject: the model, in eval mode.
-        batch: what the call gets.
-        threads: what an operation may use; PyTorch's number is to be set to it already.
+        name: a name of `RUNTIMES`.
+        timed: the model, in eval mode.
+        batch: the inputs of the call.
+        threads: the number of threads of an operation; PyTorch's number must be set to it already.
 
     Raises:
-        LeftOutError: the runtime is not there, can't run the model, or computes something else.
+        LeftOutError: the runtime is not installed, can't run the model, or its outputs differ from PyTorch's.
     """
     if name == TORCH:
-        return RUNTIMES[name].prepare(subject, batch, threads)(batch)
+        return RUNTIMES[name].prepare(timed, batch, threads)(batch)
     if batch[0].device.type != "cpu":
-        raise LeftOutError(f"it is timed on the CPU only, the models are on {batch[0].device}")
+        raise LeftOutError(f"it runs on the CPU only, the models are on {batch[0].device}")
     from prunus.exporting.onnx import silence
 
     try:
         with silence():
-            bind = RUNTIMES[name].prepare(subject, batch, threads)
-            _check_same(subject.model, bind, batch)
+            bind = RUNTIMES[name].prepare(timed, batch, threads)
+            _verify(timed.model, bind, batch)
             return bind(batch)
-    except Exception as error:  # what another program can't do must not end the timing of all the others
+    except Exception as error:  # a failing runtime must not end the timing of the others
         raise LeftOutError(_reason(error)) from error
 
 
-def _check_same(model: nn.Module, bind: Bind, batch: Batch) -> None:
+def _verify(model: nn.Module, bind: Bind, batch: Batch) -> None:
     from prunus.exporting import TOLERANCES
     from prunus.shrinking.verification import difference, random_like
 
     inputs, _ = random_like(batch, {})
     with torch.inference_mode():
-        expected, found = _tensors(model(*inputs)), _tensors(bind(inputs)())
-    apart = difference(expected, found)
+        expected, outputs = _tensors(model(*inputs)), _tensors(bind(inputs)())
+    error = difference(expected, outputs)
     limit = max((TOLERANCES.get(value.dtype, 0.0) for value in expected), default=0.0)
-    if not apart <= limit:
+    if not error <= limit:
         raise LeftOutError(
-            f"it computes something else: its outputs differ from PyTorch's by {apart:.1e} of the largest, more than "
-            f"the {limit:.0e} that rounding explains"
+            f"its outputs differ from PyTorch's by {error:.1e} of the largest, more than the {limit:.0e} that rounding "
+            "explains"
         )
 
 
@@ -224,8 +224,8 @@ def _tensors(outputs: object) -> list[Tensor]:
 def _own_function(model: nn.Module) -> Callable[..., Any]:
     """Return a function that calls the model, with a code object of its own.
 
-    PyTorch keeps what it compiled beside the code object. With one for each model, a call passes no other model's
-    guards, the limit on recompiling is never met, and nothing is left once the function is gone.
+    PyTorch caches compiled code by code object. With one per model, a call checks no other model's guards, the limit on
+    recompilations is never reached, and the compiled code is freed together with the function.
     """
 
     def forward(*inputs: Tensor) -> Any:
@@ -238,12 +238,14 @@ def _without_advice(error: Exception) -> str:
     from prunus.exporting.onnx import reason
 
     if "InvalidCxxCompiler" in str(error):
-        return "it needs a C++ compiler, and none works here; install g++ or clang, or name one in the variable CXX"
+        return (
+            "it needs a C++ compiler, and found none that works; install g++ or clang, or name one in the variable CXX"
+        )
     return reason(error).partition(" Set TORCHDYNAMO_VERBOSE")[0]
 
 
 def _reason(error: Exception) -> str:
-    """Return what an error says: whole where this package wrote it, else on one line, cut."""
+    """Return the message of an error: whole if prunus raised it, otherwise one line of limited length."""
     from prunus.exporting.onnx import reason
 
     return str(error) if type(error).__module__.partition(".")[0] == __name__.partition(".")[0] else reason(error)
