@@ -140,7 +140,7 @@ def test_what_was_left_out_is_noted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MODULE, "peak_memory", lambda *_, **__: None)
     found = facts(nn.Linear(2, 2), torch.ones(1, 2), compress_limit=10)
     assert "peak memory" in found.notes[0]
-    assert "over the limit of 10" in found.notes[1]
+    assert "above the limit of 10" in found.notes[1]
 
 
 def test_facts_can_be_completed():

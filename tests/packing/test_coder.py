@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prunus.errors import PackError
 from prunus.packing.coder import Decoder, Encoder
-from prunus.packing.tables import Table, entropy_bits
+from prunus.packing.frequencies import FrequencyTable, entropy_bits
 
 NUMBERS = st.one_of(st.integers(1, 1 << 10), st.integers(1, 1 << 62)).flatmap(
     lambda below: st.tuples(st.just(below), st.integers(0, below - 1))
@@ -42,7 +42,7 @@ def test_whatever_is_written_is_read_in_the_same_order(numbers: list[tuple[int, 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_a_tables_frequencies_are_powers_of_two_in_steps_of_an_octaves_part(steps: int) -> None:
     levels = np.arange(1, 60, dtype=np.uint8)
-    found = Table(8, 0, steps, levels).frequencies
+    found = FrequencyTable(8, 0, steps, levels).frequencies
     assert found / found[0] == pytest.approx([2 ** (k / steps) for k in range(59)], rel=1e-5)
 
 
@@ -51,10 +51,10 @@ def test_a_tables_frequencies_are_powers_of_two_in_steps_of_an_octaves_part(step
 def test_a_fitted_table_comes_back_and_codes_near_the_entropy(counts: list[int]) -> None:
     padded = np.zeros(256, np.int64)
     padded[: len(counts)] = counts
-    table = Table.fitted(padded, 8)
+    table = FrequencyTable.fitted(padded, 8)
     encoder = Encoder()
     table.write(encoder)
-    again = Table.read(Decoder(encoder.finish()), 8)
+    again = FrequencyTable.read(Decoder(encoder.finish()), 8)
     assert (again.low, again.steps, again.levels.tolist()) == (table.low, table.steps, table.levels.tolist())
     by_hand = -sum(n * math.log2(n / sum(counts)) for n in counts if n)
     assert entropy_bits(padded) == pytest.approx(by_hand)
@@ -65,7 +65,7 @@ def test_coded_symbols_take_what_the_table_says() -> None:
     generator = np.random.default_rng(0)
     symbols = np.minimum(generator.geometric(0.3, 50_000), 30)
     counts = np.bincount(symbols, minlength=32)
-    table = Table.fitted(counts, 5)
+    table = FrequencyTable.fitted(counts, 5)
     encoder = Encoder()
     encoder.table(symbols - table.low, table.frequencies)
     assert 8 * len(encoder.finish()) == pytest.approx(table.bits(counts), rel=1e-3)

@@ -97,7 +97,7 @@ def test_each_single_flipped_bit_is_found(files: dict[str, Path], kind: str, tmp
         (b"PR", "it is too short"),
         (b"PRUN\x02" + b"\0" * 10, "it is too short"),
         (b"PRUN\x03" + b"\0" * 50, "version 3 of the format, and this prunus reads up to 2; upgrade prunus"),
-        (b"PRUN\x01" + b"\0" * 50, "it is of prunus 0.1, .* take the weights out of it with prunus 0.1"),
+        (b"PRUN\x01" + b"\0" * 50, "it is of prunus 0.1, .* extract its weights with prunus 0.1"),
         (b"PRUN\x00" + b"\0" * 50, "its version is 0"),
         (b"PRUN\x02" + b"\0" * 50, "its checksum is not that of its content"),
         (b"\x80\x02}q\x00.", "it is not a .prunus file, but a pickle"),
@@ -128,7 +128,7 @@ def test_other_kinds_of_files_and_none(tmp_path: Path) -> None:
 
 
 HEADERS: list[tuple[Any, str]] = [
-    ([], "no JSON object"),
+    ([], "not a JSON object"),
     ({}, "names the number type None"),
     ({"dtype": "float32"}, "does not list the tensors"),
     ({"dtype": "float31", "tensors": []}, "number type 'float31'"),

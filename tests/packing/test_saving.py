@@ -177,7 +177,7 @@ def test_weights_only_do_not_load_by_themselves(tmp_path: Path) -> None:
     [
         (lambda: models.create("lenet5"), "it lacks"),
         (lambda: models.create("lenet", num_classes=3), r"'fc.weight' has shape \[10, 166\] in the file, \[3, 166\]"),
-        (lambda: models.create("lenet").half(), r"make it fit first, as by model.to\(torch.float32\)"),
+        (lambda: models.create("lenet").half(), r"convert the model first: model.to\(torch.float32\)"),
     ],
 )
 def test_a_model_that_does_not_fit_is_left_as_it_was(tmp_path: Path, other: object, told: str) -> None:

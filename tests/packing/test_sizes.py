@@ -58,7 +58,7 @@ def test_buffers_dtypes_and_tied_weights_take_their_bytes():
 def test_a_large_model_is_not_compressed_and_says_so():
     found = sizes({"weight": torch.zeros(1000)}, compress_limit=4079)
     assert found.bytes == {"safetensors": 4080}
-    assert found.notes == ("gzip, zstd: the file has 4,080 bytes, over the limit of 4,079 for compressing",)
+    assert found.notes == ("gzip, zstd: the file has 4,080 bytes, above the limit of 4,079 for compressing",)
     assert set(sizes({"weight": torch.zeros(1000)}, compress_limit=4080).bytes) == {"safetensors", "gzip", "zstd"}
 
 

@@ -16,7 +16,7 @@ from prunus.packing import dtypes
 from prunus.packing.coder import Decoder, Encoder
 from prunus.packing.layout import Entry
 from prunus.packing.positions import bernoulli_bits
-from prunus.packing.tensors import Coded, read_tensor, write_tensor
+from prunus.packing.tensors import EarlierTensors, read_tensor, write_tensor
 
 DTYPES = sorted(dtypes.KINDS, key=str)
 
@@ -24,12 +24,12 @@ DTYPES = sorted(dtypes.KINDS, key=str)
 def through(*tensors: Tensor) -> tuple[list[Tensor], bytes, list[str]]:
     """Return the tensors as they come back, the bytes between, and how each was coded."""
     entries = [Entry.of(str(place), tensor) for place, tensor in enumerate(tensors)]
-    encoder, coded, codings = Encoder(), Coded.nothing(), []
+    encoder, coded, codings = Encoder(), EarlierTensors.none(), []
     for entry, tensor in zip(entries, tensors, strict=True):
         bits = dtypes.patterns(tensor)
         codings.append(write_tensor(encoder, bits, entry.form, hashlib.sha256(bits.tobytes()).digest(), coded))
     data = encoder.finish()
-    decoder, coded = Decoder(data), Coded.nothing()
+    decoder, coded = Decoder(data), EarlierTensors.none()
     read: list[dtypes.Patterns] = []
     for entry in entries:
         read.append(read_tensor(decoder, entry.form, coded, read))

@@ -1,4 +1,4 @@
-"""A model <-> a small `.prunus` file: lossless by default, checked, self-describing, and nothing in it is ever run.
+"""Save a model to a small `.prunus` file and load it: lossless by default, checked, self-contained, free of code.
 
 prunus.save(model, "model.prunus", example_inputs)
 model = prunus.load("model.prunus")

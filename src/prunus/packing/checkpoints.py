@@ -1,4 +1,4 @@
-"""Weights on disk, read into plain state dicts and models; only safetensors files, since those hold no code."""
+"""Read and write weights as safetensors files, which hold no code, and load them into models."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from prunus.files import load_tensors, whole_file
 from prunus.pruning.masks import Masks, plain_state_dict
 from prunus.registry import nearest
 
-# How the files begin that torch.save writes: a zip archive, or a bare pickle of protocol 2 and later.
+# The first bytes of files of torch.save: a zip archive, or a pickle of protocol 2 and later.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds, as a plain model has it.
+    """The content of a file, as a state dict of a plain model.
 
     Attributes:
         path: the file.
         tensors: name -> tensor, as in a model's `state_dict`.
-        header: the text that the file's header carries.
+        header: the metadata in the file's header.
         num_bytes: the file's size.
-        num_masks: how many masks of torch.nn.utils.prune were in the file; they are applied, and gone.
+        num_masks: the number of masks of torch.nn.utils.prune in the file; they were applied and removed.
     """
 
     path: Path
@@ -41,12 +41,12 @@ class Checkpoint:
 
 
 def read(path: Path | str) -> Checkpoint:
-    """Read a safetensors file; one that torch.nn.utils.prune left becomes that of a plain model.
+    """Read a safetensors file; the masks of torch.nn.utils.prune in it are applied.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is a pickle, a directory, empty, or holds masks instead of weights.
-        ValueError: it is not a safetensors file, or a damaged one.
+        ValueError: it is not a safetensors file, or it is damaged.
         OSError: it can't be read.
     """
     path = Path(path)
@@ -58,7 +58,7 @@ def read(path: Path | str) -> Checkpoint:
     if not tensors:
         raise CheckpointError(f"{str(path)!r} holds no tensors")
     if all(tensor.dtype == torch.bool for tensor in tensors.values()):
-        raise CheckpointError(f"{str(path)!r} holds only bool tensors, so masks and no weights; give the model's file")
+        raise CheckpointError(f"{str(path)!r} holds only bool tensors: masks, not weights; give the file of a model")
     with safetensors.safe_open(path, framework="pt") as file:
         header = dict(file.metadata() or {})
     plain = plain_state_dict(tensors)
@@ -66,7 +66,7 @@ def read(path: Path | str) -> Checkpoint:
 
 
 def save(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write tensors with a header's text as it is, whole or not at all; tensors must not share memory."""
+    """Write tensors with the metadata of a header, whole or not at all; tensors must not share memory."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
         safetensors.torch.save_file(contiguous, temporary, dict(header) or None)
@@ -75,8 +75,8 @@ def save(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping[str, s
 def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Load a checkpoint's weights into a model, in place.
 
-    Where all the file's floating-point tensors have one dtype, the model takes it on, so that what is measured of
-    the model is true of the file. A weight that is tied under several names may be in the file under one only.
+    If all floating-point tensors of the file have the same dtype, the model is converted to it, so that figures of the
+    model are those of the file. A tied weight may be in the file under one of its names only.
 
     Raises:
         CheckpointError: names or shapes do not fit; the model was not changed.
@@ -85,7 +85,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
     if problems:
         raise CheckpointError(
             f"{str(checkpoint.path)!r} does not fit {type(model).__name__}: {'; '.join(problems)}; "
-            "is it of another model, or one made with other arguments?"
+            "is it of another model, or of one created with other arguments?"
         )
     dtypes = {tensor.dtype for tensor in checkpoint.tensors.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
@@ -94,13 +94,13 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def as_module(tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return a module that does nothing but hold the given floating-point tensors under their names.
+    """Return a module without a forward whose parameters are the floating-point tensors, by their names.
 
-    It stands in for a model whose code is not at hand: what looks only at weights, such as the criterion
-    ``"magnitude"``, needs no more. Names with dots become modules in modules, so that patterns over them work.
+    It replaces a model without its code where only weights are needed, such as for the criterion ``"magnitude"``.
+    Names with dots become nested modules, so that patterns of names work.
 
     Raises:
-        CheckpointError: the names can't be those of one module.
+        CheckpointError: the names can't be those of a module.
     """
     root = nn.Module()
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
@@ -108,7 +108,7 @@ def as_module(tensors: Mapping[str, Tensor]) -> nn.Module:
         holder = root
         *parents, attribute = name.split(".")
         for parent in parents:
-            # entered by hand: names that are Module's own attributes, such as "train", are fine here
+            # not by add_module, which refuses names of attributes of Module, such as "train"
             holder = holder._modules.setdefault(parent, nn.Module())  # type: ignore[assignment]
         holder._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
     if dict(root.named_parameters(remove_duplicate=False)).keys() != floating.keys():
@@ -122,7 +122,7 @@ def apply_masks(masks: Masks, tensors: Mapping[str, Tensor], model: nn.Module) -
     Args:
         masks: of the model's parameters.
         tensors: a state dict of the model, in any dtypes.
-        model: tells under which names a tied weight goes; masks name it once.
+        model: its names of tied weights are used, since masks have one of them only.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     masks_of = {id(parameters[name]): mask.cpu() for name, mask in masks.items()}
@@ -131,13 +131,13 @@ def apply_masks(masks: Masks, tensors: Mapping[str, Tensor], model: nn.Module) -
             tensor.masked_fill_(~mask, 0)
 
 
-def _problems(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    loaded = {_place(expected[name]) for name in given if name in expected}
-    missing = [name for name, tensor in expected.items() if name not in given and _place(tensor) not in loaded]
-    unknown = [name for name in given if name not in expected]
+def _problems(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    loaded = {_memory(expected[name]) for name in tensors if name in expected}
+    missing = [name for name, tensor in expected.items() if name not in tensors and _memory(tensor) not in loaded]
+    unknown = [name for name in tensors if name not in expected]
     shapes = [
         f"{name!r} has shape {list(tensor.shape)} in the file, {list(expected[name].shape)} in the model"
-        for name, tensor in given.items()
+        for name, tensor in tensors.items()
         if name in expected and tensor.shape != expected[name].shape
     ]
     problems = []
@@ -149,25 +149,25 @@ def _problems(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> li
     return problems + shapes[:3]
 
 
-def _place(tensor: Tensor) -> tuple[int, torch.Size] | int:
-    """Where a tensor lies: equal for a tied weight's names; what is empty lies nowhere, so it equals only itself."""
+def _memory(tensor: Tensor) -> tuple[int, torch.Size] | int:
+    """Return a key that is equal for tied weights; an empty tensor has no address, so its key is its own."""
     return (tensor.data_ptr(), tensor.shape) if tensor.numel() and not tensor.is_meta else id(tensor)
 
 
-def _listed(names: Iterable[str], most: int = 3) -> str:
+def _listed(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(repr(name) for name in names[:limit]) + more
 
 
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(9)
-    is_safetensors = start[8:] == b"{"  # after eight bytes of length comes a JSON object
+    is_safetensors = start[8:] == b"{"  # eight bytes of length, then a JSON object
     if not is_safetensors and (start.startswith(_PICKLE_STARTS) or path.suffix.lower() in _PICKLE_SUFFIXES):
         source, target = path, path.with_suffix(".safetensors")
         rename = ""
-        if path == target:  # torch.load would go by the name
+        if path == target:  # torch.load would read it as safetensors, by its name
             source = path.with_suffix(".pt")
             rename = f"rename it to {str(source)!r} and "
         raise CheckpointError(
@@ -178,5 +178,5 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _inside(folder: Path) -> str:
-    found = sorted(entry.name for entry in folder.glob("*.safetensors"))
-    return f", such as one of those in it: {_listed(found)}" if found else ""
+    names = sorted(entry.name for entry in folder.glob("*.safetensors"))
+    return f", such as one of those in it: {_listed(names)}" if names else ""

@@ -1,4 +1,4 @@
-"""A few values for all weights of a layer: finding them, and training them further."""
+"""Codebooks: a few values that all weights of a layer share, found by k-means and trained further."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from prunus.supported import unwrap
 
 MOST_BITS = 8
-_MOST_ROUNDS = 100
-# The last bits of a float32 centroid's mantissa are nought: 2 ** -16 of its value is far below what sharing it costs.
+_MAX_ITERATIONS = 100
+# The number of last mantissa bits of a float32 centroid that are zero: the error, 2 ** -16 of its value, is far below
+# that of sharing.
 _ROUNDED_BITS = 8
 
 
 def check_bits(bits: object) -> int:
-    """Return `bits` if it is a whole number from 1 to 8.
+    """Return `bits`, after checking that it is a whole number from 1 to 8.
 
     Raises:
         ValueError: it is not.
@@ -29,17 +30,17 @@ def check_bits(bits: object) -> int:
 
 
 def shares(tensor: Tensor) -> bool:
-    """Tell whether a tensor's values are shared: in two and more dimensions; biases and norms are few and matter."""
+    """Return whether a tensor's values are shared: if it has two or more dimensions, so is no bias and no norm."""
     return tensor.is_floating_point() and tensor.ndim >= 2
 
 
 def snapped(name: str, tensor: Tensor, bits: int) -> Tensor:
-    """Return a tensor with at most ``2 ** bits`` values beside zero, each entry the nearest of them; zeros stay zero.
+    """Round the nonzero entries of a tensor to the nearest of at most ``2 ** bits`` values; zeros stay zero.
 
     Args:
-        name: for errors.
-        tensor: of floats.
-        bits: the width of an index.
+        name: the tensor's name, for errors.
+        tensor: a tensor of a floating dtype.
+        bits: the width of an index of a value.
 
     Raises:
         ValueError: an entry is not finite.
@@ -49,12 +50,12 @@ def snapped(name: str, tensor: Tensor, bits: int) -> Tensor:
 
 
 def snap(state: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
-    """Return a state dict whose weights share values; all other tensors are the same as before."""
+    """Return a state dict whose weights share values; the other tensors are the same objects."""
     return {name: snapped(name, tensor, bits) if shares(tensor) else tensor for name, tensor in state.items()}
 
 
 class Codebook:
-    """The shared values of a model's weights, to be trained further in a loop of your own.
+    """The shared values of a model's weights, to be trained further in your own loop.
 
         codebook = prunus.packing.Codebook(model, bits=4)
         codebook.apply()
@@ -63,12 +64,12 @@ class Codebook:
             loss_function(model(inputs), targets).backward()
             codebook.step(optimizer)
 
-    The gradient of a shared value is the sum of those of all weights that share it. Pruned weights stay zero. What
-    results is saved by ``prunus.save(model, path, example_inputs)``, which finds the few values by itself.
+    The gradient of a shared value is the sum of the gradients of all weights that share it. Pruned weights stay zero.
+    ``prunus.save(model, path, example_inputs)`` saves the result, and finds the shared values by itself.
 
     Args:
-        model: any module; parameters of two and more dimensions share values, each layer its own.
-        bits: a layer has at most ``2 ** bits`` values, zero not counted.
+        model: any module; within each parameter of two or more dimensions, weights share values.
+        bits: a parameter has at most ``2 ** bits`` values besides zero.
 
     Raises:
         ValueError: `bits` is not a whole number from 1 to 8, or a weight is not finite.
@@ -88,21 +89,21 @@ class Codebook:
             self._indices[name] = indices.to(weight.device)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the shared values, one tensor for each layer, for an optimizer."""
+        """Return the shared values, one tensor per layer, for an optimizer."""
         return list(self.centroids.values())
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set each weight of the model to the value it shares, in place."""
+        """Set each weight of the model to its shared value, in place."""
         for name, weight in self._weights.items():
             values = _table(self.centroids[name]).to(weight.dtype)
             weight.copy_(values[self._indices[name]].reshape(weight.shape))
 
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Sum the weights' gradients onto the shared values, let the optimizer step, and set the weights anew.
+        """Add the weights' gradients to those of the shared values, step the optimizer, and set the weights again.
 
-        Gradients of the weights and of the shared values are cleared; those of other parameters are the caller's own.
+        Gradients of the weights and of the shared values are cleared; those of other parameters are not.
         """
         for name, weight in self._weights.items():
             centroids = self.centroids[name]
@@ -119,16 +120,16 @@ class Codebook:
 
 
 def _table(centroids: Tensor) -> Tensor:
-    """Return the values by index: zero first."""
+    """Return the value of each index; index 0 is zero."""
     return torch.cat([centroids.new_zeros(1), centroids])
 
 
 def _cluster(name: str, tensor: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Return a tensor's centroids, and for each entry, flat, which it has: 0 for zeros, else its place plus one."""
+    """Return a tensor's centroids, and flat indices of them for its entries: 0 for zeros, the others count from 1."""
     flat = tensor.detach().flatten().cpu()
     entries = flat.double().numpy()
     if not np.isfinite(entries).all():
-        raise ValueError(f"{name!r} holds values that are not finite, which no other value can stand for")
+        raise ValueError(f"{name!r} holds values that are not finite, which no shared value can replace")
     nonzero = entries != 0
     ordered = np.sort(entries[nonzero])
     centroids = _rounded(_means(ordered, 1 << bits), tensor.dtype) if len(ordered) else ordered
@@ -141,7 +142,7 @@ def _cluster(name: str, tensor: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 def _means(ordered: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """Return at most `count` centroids of sorted values: the better of two runs of Lloyd's algorithm.
 
-    One starts from values evenly spaced (which keeps large weights apart), one from quantiles.
+    One starts from evenly spaced values (which distinguishes large weights), one from quantiles.
     """
     distinct = np.unique(ordered)
     if len(distinct) <= count:
@@ -149,14 +150,14 @@ def _means(ordered: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     even = np.linspace(ordered[0], ordered[-1], count)
     quantiles = ordered[((np.arange(count) + 0.5) * len(ordered) / count).astype(np.int64)]
-    found = [_lloyd(ordered, sums, start) for start in (even, np.unique(quantiles))]
-    return max(found, key=lambda centroids: _explained(ordered, sums, centroids))
+    results = [_lloyd(ordered, sums, start) for start in (even, np.unique(quantiles))]
+    return max(results, key=lambda centroids: _explained(ordered, sums, centroids))
 
 
 def _lloyd(
     ordered: NDArray[np.float64], sums: NDArray[np.float64], centroids: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ITERATIONS):
         starts = _starts(ordered, centroids)
         counts = np.diff(starts)
         means = np.where(counts > 0, np.diff(sums[starts]) / np.maximum(counts, 1), centroids)
@@ -169,19 +170,19 @@ def _lloyd(
 
 
 def _starts(ordered: NDArray[np.float64], centroids: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return where in the sorted values each centroid's part begins, and the end of the last."""
+    """Return where in the sorted values each centroid's cluster begins, and where the last one ends."""
     between = np.searchsorted(ordered, (centroids[1:] + centroids[:-1]) / 2, side="right")
     return np.concatenate([[0], between, [len(ordered)]])
 
 
 def _explained(ordered: NDArray[np.float64], sums: NDArray[np.float64], centroids: NDArray[np.float64]) -> float:
-    """Return the sum of squares less the squared error, which is larger the better the centroids are."""
+    """Return the sum of squares minus the squared error of the centroids: the larger, the better."""
     starts = _starts(ordered, centroids)
     return float((np.diff(sums[starts]) ** 2 / np.maximum(np.diff(starts), 1)).sum())
 
 
 def _rounded(centroids: NDArray[np.float64], dtype: torch.dtype) -> NDArray[np.float64]:
-    """Return centroids as the number type holds them, with a few bits less where it has plenty; none becomes zero."""
+    """Round centroids to the dtype, and in float32 to fewer bits; none becomes zero."""
     values = torch.from_numpy(centroids).to(dtype)
     if dtype == torch.float32:
         half = 1 << (_ROUNDED_BITS - 1)

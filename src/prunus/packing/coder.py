@@ -1,8 +1,8 @@
-"""Symbols <-> bits: one range coder, to which everything that varies is given with its probability.
+"""Symbols <-> bits: a range coder, which codes every symbol with a probability.
 
-The probabilities are whole numbers, or come of +, -, * and / on whole numbers in double precision, which IEEE 754
-lays down to the bit; no logarithm or power, which libraries round as they like, takes part in decoding. So a file
-decodes to the same symbols on every machine.
+Probabilities are whole numbers, or results of +, -, * and / in double precision, which IEEE 754 defines to the bit.
+Logarithms and powers, which libraries round differently, are not used in decoding. So a file decodes to the same
+symbols on every machine.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from prunus.packing.errors import DamagedError
 Symbols: TypeAlias = NDArray[np.int32]
 Frequencies: TypeAlias = NDArray[np.float64]
 
-# The coder has 24 bits for a probability, so it takes uniform symbols of up to 23 whole bits.
+# The coder has 24 bits for a probability, so uniform symbols may have up to 23 bits.
 WIDEST = 23
-# Symbols are coded in pieces of so many: four megabytes, whatever the tensor's size.
+# Symbols are coded in pieces of this length: four megabytes, independent of the tensor's size.
 PIECE = 1 << 20
 _WORD = 4
 
@@ -32,7 +32,7 @@ def _streams() -> Any:
 
 
 class Encoder:
-    """Takes symbols, first in, first out, and gives bytes."""
+    """Writes symbols to a stream of bits; a `Decoder` reads them in the same order."""
 
     def __init__(self) -> None:
         streams = _streams()
@@ -40,7 +40,7 @@ class Encoder:
         self._coder = streams.queue.RangeEncoder()
 
     def uniform(self, symbols: NDArray[Any], width: int) -> None:
-        """Write symbols of `width` bits, each as likely as any other; at most `WIDEST` bits."""
+        """Write symbols of `width` bits that are all equally likely; at most `WIDEST` bits."""
         if width and symbols.size:
             self._coder.encode(_int32(symbols), self._models.Uniform(1 << width))
 
@@ -50,12 +50,12 @@ class Encoder:
             self._coder.encode(_int32(symbols), self._models.Categorical(frequencies, perfect=False))
 
     def flags(self, flags: NDArray[Any], probability: float) -> None:
-        """Write bits that are set with a probability."""
+        """Write bits, each set with this probability."""
         if flags.size:
             self._coder.encode(_int32(flags), self._models.Bernoulli(probability, perfect=False))
 
     def number(self, value: int, below: int) -> None:
-        """Write one whole number of which only the range is known: 0 <= value < below."""
+        """Write one whole number, all equally likely: 0 <= value < below."""
         for digit, size in zip(_digits(value, below), _sizes(below), strict=True):
             if size > 1:
                 self._coder.encode(digit, self._models.Uniform(size))
@@ -70,17 +70,17 @@ class Encoder:
 
     @property
     def num_bits(self) -> int:
-        """How many bits were written so far, about."""
+        """The approximate number of bits written so far."""
         return int(self._coder.num_bits())
 
     def finish(self) -> bytes:
-        """Return everything written; what would be zeros at the end is left out, since the decoder adds them."""
+        """Return the stream; zeros at its end are left out, since the decoder adds them."""
         words: NDArray[np.uint32] = self._coder.get_compressed()
         return _big_endian(words).tobytes().rstrip(b"\0")
 
 
 class Decoder:
-    """Gives back what an `Encoder` took, in the same order; anything impossible is a `DamagedError`."""
+    """Reads what an `Encoder` wrote, in the same order; impossible bits raise `DamagedError`."""
 
     def __init__(self, data: bytes | memoryview) -> None:
         streams = _streams()
@@ -102,7 +102,7 @@ class Decoder:
         return self._read(lambda: self._models.Categorical(frequencies, perfect=False), count)
 
     def flags(self, count: int, probability: float) -> Symbols:
-        """Read `count` bits that are set with a probability."""
+        """Read `count` bits, each set with this probability."""
         if not count:
             return np.zeros(0, np.int32)
         return self._read(lambda: self._models.Bernoulli(probability, perfect=False), count)
@@ -113,7 +113,7 @@ class Decoder:
         for size in _sizes(below):
             value = value << _DIGIT | (self._one(self._models.Uniform, size) if size > 1 else 0)
         if value >= below:
-            raise DamagedError(f"a number is {value}, which must be below {below}")
+            raise DamagedError(f"a number must be below {below}, got {value}")
         return value
 
     def symbol(self, frequencies: Frequencies) -> int:
@@ -134,16 +134,16 @@ class Decoder:
 
     @staticmethod
     def _guard(decode: Callable[[], Any]) -> Any:
-        """Call the coder; it answers bits that no encoder writes with an AssertionError or, at worst, a Rust panic.
+        """Call the coder; for impossible bits it raises an AssertionError or, at worst, a Rust panic.
 
-        Probabilities that come from such bits may be none at all: that is a ValueError.
+        Invalid probabilities that were computed from such bits raise a ValueError.
         """
         try:
             return decode()
         except (AssertionError, ValueError, OverflowError) as error:
             raise DamagedError("its bits are not those of any symbols") from error
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # not derived from Exception, and importable from nowhere
+            if type(error).__name__ != "PanicException":  # it is not an Exception, and can't be imported
                 raise
             raise DamagedError("its bits are not those of any symbols") from error
 
@@ -152,7 +152,7 @@ _DIGIT = 20
 
 
 def _sizes(below: int) -> list[int]:
-    """Return how many values each digit of a number in [0, below) has, the highest digit first."""
+    """Return the number of values of each digit of a number in [0, below), the highest digit first."""
     sizes = []
     while below >= 1 << WIDEST:
         sizes.append(1 << _DIGIT)
@@ -167,7 +167,7 @@ def _digits(value: int, below: int) -> list[int]:
 
 
 def _big_endian(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Turn words into big-endian ones or back, in place: so the last bytes of the last word can be left out."""
+    """Convert words to big-endian or back, in place, so that zero bytes at the end can be left out."""
     return words.byteswap(inplace=True) if sys.byteorder == "little" else words
 
 

@@ -1,20 +1,19 @@
 """The file: magic, version, two checksums, a header, and the coded tensors.
 
-    bytes  what
+    bytes  content
     4      ``PRUN``
     1      version of the format, 2
-    8      of the SHA-256 of everything that follows
-    8      of the SHA-256 of what the file decodes to: the header, and name, type, shape and bits of each tensor
-    1      the number of the dictionary that the header was deflated with; 0 if it is as it is
-    1-10   bytes of the deflated header
-    1-10   bytes of the header
+    8      first bytes of the SHA-256 of everything that follows
+    8      first bytes of the SHA-256 of the decoded content: the header, and name, type, shape and bits of each tensor
+    1      the number of the dictionary that the header was deflated with; 0 if it was not deflated
+    1-10   size of the deflated header in bytes
+    1-10   size of the header in bytes
     n      the header, JSON, deflated
     rest   the tensors, one stream of the range coder
 
-The first checksum finds damage before anything is read; the second shows that what was read is what was written, on
-another machine and with other versions of the libraries too. Both are cut to eight bytes: they find accidents, which
-slip through once in 2 ** 64 times, and whoever wants to forge a file can compute a longer one just as well, so safety
-never rests on them.
+The first checksum finds damage before anything is decoded; the second shows that the decoded content is what was
+written, also on another machine and with other versions of the libraries. Both have eight bytes: they miss one accident
+in 2 ** 64. They are no protection against a forger, who could compute longer ones too, so safety never depends on them.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ VERSION = 2
 _CHECKSUM = 8
 _START = len(MAGIC) + 1 + 2 * _CHECKSUM
 
-# A header may be as large as this, and so many times the file: JSON takes many times its size in memory.
+# The largest header: this many bytes, plus this many times the file, since JSON takes many times its size in memory.
 _HEADER_ALWAYS = 1 << 18
 _HEADER_TIMES = 64
 _STORED = 0
 
-# How other files begin that someone might take for one of these.
+# The first bytes of other files that someone might try to load.
 _OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive, such as torch.save writes",
     b"\x80\x02": "a pickle",
@@ -55,14 +54,14 @@ _OTHER_KINDS = {
 
 
 class Content(NamedTuple):
-    """What lies in a file.
+    """The content of a file.
 
     Attributes:
-        header: JSON values.
-        header_text: the header as it was written.
+        header: the header as JSON values.
+        header_text: the header as text.
         stream: the coded tensors.
-        checksum: of what they decode to.
-        size: of the file, in bytes.
+        checksum: the checksum of the decoded content.
+        size: the size of the file in bytes.
     """
 
     header: dict[str, Any]
@@ -73,11 +72,11 @@ class Content(NamedTuple):
 
 
 def content_checksum(header_text: bytes, tensors: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return the checksum of what a file decodes to.
+    """Return the checksum of the decoded content.
 
     Args:
         header_text: the header.
-        tensors: of each, its name, type and shape as one text, and the SHA-256 of its bits, little-endian.
+        tensors: name, type and shape of each tensor as one text, and the SHA-256 of its bits, little-endian.
     """
     digest = hashlib.sha256(header_text)
     for entry, bits_digest in tensors:
@@ -86,20 +85,20 @@ def content_checksum(header_text: bytes, tensors: Iterable[tuple[str, bytes]]) -
 
 
 def header_text(header: dict[str, Any]) -> bytes:
-    """Return a header as it is written: compact JSON."""
+    """Return a header as compact JSON."""
     return json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def join(text: bytes, stream: bytes, checksum: bytes) -> bytes:
-    """Return a whole file.
+    """Return the bytes of a whole file.
 
     Args:
-        text: the header, of `header_text`.
+        text: the header, from `header_text`.
         stream: the coded tensors.
-        checksum: of `content_checksum`.
+        checksum: from `content_checksum`.
     """
     number, packed = len(DICTIONARIES), _deflate(text)
-    if len(text) > _most_header(_START + len(packed) + len(stream)):
+    if len(text) > _max_header(_START + len(packed) + len(stream)):
         number, packed = _STORED, text
     start = checksum + bytes([number]) + _varint(len(packed)) + _varint(len(text)) + packed
     digest = hashlib.sha256(start)
@@ -108,11 +107,11 @@ def join(text: bytes, stream: bytes, checksum: bytes) -> bytes:
 
 
 def read(path: Path | str) -> Content:
-    """Read a file up to its header; the tensors are left coded.
+    """Read a file and decode its header, but not its tensors.
 
     Raises:
-        FileNotFoundError: there is none.
-        PackError: it is something else, of a later version, or damaged.
+        FileNotFoundError: there is no such file.
+        PackError: it is not a `.prunus` file, of another version, or damaged.
     """
     path = Path(path)
     if path.is_dir():
@@ -123,7 +122,7 @@ def read(path: Path | str) -> Content:
 
 
 def named(path: Path | str, work: Callable[[], T]) -> T:
-    """Call `work`, and let a PackError begin with the file's name."""
+    """Call `work`; the message of a PackError then begins with the file's name."""
     try:
         return work()
     except PackError as error:
@@ -133,18 +132,18 @@ def named(path: Path | str, work: Callable[[], T]) -> T:
 
 
 def split(data: bytes) -> Content:
-    """Return what lies in the bytes of a whole file; errors as `read`."""
+    """Return the content of the bytes of a whole file; errors as `read`."""
     _check_start(data)
     body = memoryview(data)[len(MAGIC) + 1 + _CHECKSUM :]
     checksum = data[len(MAGIC) + 1 : len(MAGIC) + 1 + _CHECKSUM]
     if hashlib.sha256(body).digest()[:_CHECKSUM] != checksum:
-        raise DamagedError("its checksum is not that of its content; copy or download it anew")
+        raise DamagedError("its checksum is not that of its content; copy or download it again")
     packed_size, at = _read_varint(data, _START + 1)
     size, at = _read_varint(data, at)
     if packed_size > len(data) - at:
-        raise DamagedError(f"its header is said to take {packed_size:,} bytes, but {len(data) - at:,} are left")
-    if size > _most_header(len(data)):
-        raise DamagedError(f"its header is said to be {size:,} bytes long, too many for a file of {len(data):,}")
+        raise DamagedError(f"its header should have {packed_size:,} bytes, but only {len(data) - at:,} are left")
+    if size > _max_header(len(data)):
+        raise DamagedError(f"its header should have {size:,} bytes unpacked, too many for a file of {len(data):,}")
     text = _unpack(data[at : at + packed_size], data[_START], size)
     return Content(_parse(text), text, memoryview(data)[at + packed_size :], bytes(body[:_CHECKSUM]), len(data))
 
@@ -163,14 +162,14 @@ def _check_start(data: bytes) -> None:
         )
     if data[len(MAGIC) : len(MAGIC) + 1] == b"\x01":
         raise PackError(
-            "it is of prunus 0.1, whose files later versions do not read; take the weights out of it with prunus 0.1 "
-            "(prunus unpack FILE --out weights.safetensors), load them into the model, and save that again"
+            "it is of prunus 0.1, whose files later versions can't read; extract its weights with prunus 0.1 "
+            "(prunus unpack FILE --out weights.safetensors), load them into the model, and save the model again"
         )
     if len(data) < _START + 3 or data[len(MAGIC)] == 0:
         raise DamagedError("it is too short" if len(data) < _START + 3 else "its version is 0")
 
 
-def _most_header(file_size: int) -> int:
+def _max_header(file_size: int) -> int:
     return _HEADER_ALWAYS + _HEADER_TIMES * file_size
 
 
@@ -180,7 +179,7 @@ def _deflate(text: bytes) -> bytes:
 
 
 def _unpack(packed: bytes, number: int, size: int) -> bytes:
-    """Unpack at most `size` bytes, which must be all, by the dictionary of that number."""
+    """Unpack exactly `size` bytes with the dictionary of that number."""
     if number > len(DICTIONARIES):
         raise PackError(
             f"its header needs dictionary {number}, and this prunus has {len(DICTIONARIES)} of them; upgrade prunus"
@@ -192,7 +191,7 @@ def _unpack(packed: bytes, number: int, size: int) -> bytes:
     except zlib.error as error:
         raise DamagedError("its header can't be unpacked") from error
     if len(text) != size:
-        raise DamagedError(f"its header does not have the {size:,} bytes it is said to have")
+        raise DamagedError(f"its header does not have {size:,} bytes")
     return text
 
 
@@ -200,14 +199,14 @@ def _parse(text: bytes) -> dict[str, Any]:
     try:
         header = parse(text.decode())
     except (FieldError, UnicodeDecodeError) as error:
-        raise DamagedError(f"its header is no text of JSON ({error})") from error
+        raise DamagedError(f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
-        raise DamagedError("its header is no JSON object")
+        raise DamagedError("its header is not a JSON object")
     return header
 
 
 def _varint(number: int) -> bytes:
-    """Return a whole number in bytes of seven bits, the low ones first; all but the last have the high bit set."""
+    """Return a whole number as bytes of seven bits, the lowest first; all but the last have the high bit set."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

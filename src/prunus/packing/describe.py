@@ -1,4 +1,4 @@
-"""What a file says of its model, and the model made of it: a graph, or weights only."""
+"""Convert a model to the header and tensors of a file, and back: with its graph, or as weights only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Described(NamedTuple):
-    """A model as a file holds it.
+    """A model as header and tensors of a file.
 
     Attributes:
         kind: "graph" or "weights".
-        header: what the file's header says.
-        entries: the tensors, in order.
-        tensors: the same, by name; a tied one once.
-        batch: the only number of samples that the model's code takes; None where that is free, or not known.
+        header: the header of the file.
+        entries: name, type and shape of the tensors, in order.
+        tensors: the tensors by name; a tied one once.
+        batch: the only batch size that the model's code accepts; None if it accepts any, or it is not known.
     """
 
     kind: str
@@ -37,10 +37,10 @@ class Described(NamedTuple):
 
 
 def describe(model: nn.Module, example_inputs: ExampleInputs | None, *, weights_only: bool) -> Described:
-    """Say all of a model that a file needs.
+    """Return header and tensors of a model.
 
     Raises:
-        ValueError: there are no example inputs to trace the model with, and it is no graph already.
+        ValueError: there are no example inputs to trace the model with, and it is not an ExportedModule.
         GraphError: it can't be traced.
         TypeError: its state dict holds something that can't be stored.
     """
@@ -58,7 +58,7 @@ def _described(kind: str, header: dict[str, Any], tensors: Mapping[str, Any]) ->
 
 
 def _exported(model: nn.Module, example_inputs: ExampleInputs | None) -> tuple[ExportedModule, int | None]:
-    """Return a model as its graph, and the number of samples that its code pins the batch to."""
+    """Return a model as its graph, and the only batch size that its code accepts, if there is one."""
     from prunus.graph.exported import ExportedModule
     from prunus.graph.open_sizes import trace_open
 
@@ -67,7 +67,8 @@ def _exported(model: nn.Module, example_inputs: ExampleInputs | None) -> tuple[E
     if example_inputs is None:
         raise ValueError(
             f"a file holds the graph of its model, for which this {type(model).__name__} must be traced: give "
-            "example_inputs, such as a batch of its data, or weights_only=True for a file that only loads into a model"
+            "example_inputs, such as a batch of its data, or weights_only=True for a file of weights only, which can "
+            "only be loaded into a model"
         )
     graph = trace_open(model, example_inputs)
     why = ""
@@ -81,34 +82,34 @@ def state_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[s
     """Return the state dict of a file's tensors: all but the constants of its graph.
 
     Args:
-        header: of the file.
-        tensors: all of them, in order, tied ones under each of their names.
+        header: the header of the file.
+        tensors: all tensors of the file, in order, tied ones under each of their names.
 
     Raises:
-        DamagedError: the graph does not tell which are constants.
+        DamagedError: the graph does not say which tensors are constants.
     """
     from prunus.graph.exported.document import BUFFER, CONSTANT
 
     graph = header.get("graph", {"kinds": BUFFER * len(tensors)})
     kinds = graph.get("kinds") if isinstance(graph, dict) else None
     if not isinstance(kinds, str) or len(kinds) != len(tensors):
-        raise DamagedError("its graph does not tell the kind of each tensor")
+        raise DamagedError("its graph does not say the kind of each tensor")
     return {name: tensor for (name, tensor), kind in zip(tensors.items(), kinds, strict=True) if kind != CONSTANT}
 
 
 def make(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return the model that a header tells of, in eval mode, with these tensors as its own.
+    """Return the model of a file, in eval mode, whose parameters and buffers are these tensors.
 
     Args:
-        header: of a file.
-        tensors: the file's, in order, tied ones under each of their names.
+        header: the header of the file.
+        tensors: all tensors of the file, in order, tied ones under each of their names.
 
     Raises:
-        PackError: the file holds weights only, or a graph that can't be.
+        PackError: the file holds weights only, or an invalid graph.
     """
     if "graph" not in header:
         raise PackError(
-            "it holds weights only; give load a model to put them into, or read_tensors to have them as they are"
+            "it holds weights only; give load a model to load them into, or use read_tensors to get the state dict"
         )
     from prunus.graph.exported import ExportedModule
 

@@ -1,8 +1,8 @@
-"""What headers are likely to hold: deflate finds it here instead of in the file.
+"""Dictionaries for deflate: texts that many headers contain, so that files need not.
 
-Part of the format: a text below never changes, since files are read with the one they were written with. A better one
-is added behind it, and files are written with the last. What most headers hold comes last, as what is nearer takes
-fewer bits. Nothing but sizes depends on the choice.
+They are part of the format: a dictionary never changes, since files are read with the one they were written with. A
+better one is added at the end, and new files use the last one. The most frequent texts come last, since nearby matches
+take fewer bits. Only the size of files depends on the dictionary.
 """
 
 from __future__ import annotations

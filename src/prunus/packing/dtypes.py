@@ -1,4 +1,4 @@
-"""torch's number types as bit patterns, and back."""
+"""Convert tensors to bit patterns, and back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FLOATS = {
 }
 _WHOLE = {"bool": 1, "uint8": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8}
 
-# Number type -> how its bits are laid out; those this torch does not know are left out.
+# dtype -> the layout of its bits; dtypes that this version of torch lacks are left out.
 KINDS: dict[torch.dtype, Kind] = {
     getattr(torch, name): kind
     for name, kind in (_FLOATS | {name: Kind(size) for name, size in _WHOLE.items()}).items()
@@ -35,10 +35,10 @@ _CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check(name: str, value: object) -> Tensor:
-    """Return a tensor that can be stored.
+    """Return a value of a state dict, after checking that it is a tensor that can be stored.
 
     Raises:
-        TypeError: it is not a tensor of memory, or of numbers that are known here.
+        TypeError: it is not a dense tensor in memory, or its dtype is not supported.
     """
     if not isinstance(value, Tensor):
         kind = type(value).__name__
@@ -53,7 +53,7 @@ def check(name: str, value: object) -> Tensor:
 
 
 def patterns(tensor: Tensor) -> Patterns:
-    """Return a tensor's bits as unsigned whole numbers, flat; a view where it lies on the CPU in one piece.
+    """Return a tensor's bits as unsigned whole numbers, flat; a view if it is contiguous on the CPU.
 
     A complex number is two of them.
     """
@@ -66,7 +66,7 @@ def patterns(tensor: Tensor) -> Patterns:
 
 
 def tensor_of(bits: Patterns, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Return the tensor of these bits, which share its memory."""
+    """Return the tensor of these bits; it shares their memory."""
     if not bits.size:
         return torch.empty(shape, dtype=dtype)
     carrier = torch.from_numpy(bits.view(f"i{bits.itemsize}" if bits.itemsize > 1 else np.uint8))

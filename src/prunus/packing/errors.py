@@ -1,4 +1,4 @@
-"""What is wrong with a file, in one kind of error."""
+"""The error for damaged files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prunus.errors import PackError
 
 
 class DamagedError(PackError):
-    """What the file says of itself does not add up: it was cut, changed, or made up."""
+    """The content of the file contradicts itself: it was truncated, changed, or forged."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the file is damaged: {reason}")

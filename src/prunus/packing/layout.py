@@ -1,12 +1,12 @@
-"""What tensors a file holds: names, types and shapes, as its header tells them.
+"""The list of tensors in a file's header: names, types and shapes.
 
-The header has the most frequent number type as "dtype", and as "tensors" a list, in the order of the state dict, of
+In the header, "dtype" is the most frequent dtype, and "tensors" is a list in the order of the state dict, of
 
-    "/conv1."                   what the names that follow begin with
+    "/conv1."                   a prefix of the names that follow
     "bias"                      a vector, as long as the first dimension of the last tensor that has dimensions
-    ["weight", 8, 4, 3, 3]      a tensor of that shape
-    ["steps", "int64"]          one of another number type, here of no dimensions
-    ["weight", "same", 0]       a tied tensor: another name of the first one in the file
+    ["weight", 8, 4, 3, 3]      a tensor of this shape
+    ["steps", "int64"]          a tensor of another dtype, here without dimensions
+    ["weight", "same", 0]       a tied tensor: another name of the first tensor in the file
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from prunus.packing.dtypes import KINDS, NAMES
 from prunus.packing.errors import DamagedError
 from prunus.packing.tensors import Form
 
-# Without `max_bytes`, the tensors may take so many bytes, or so many times the file. With one float32 in a thousand
-# left a file is about 1/700 of the tensors; only models that are almost empty, or repeat themselves, pack further.
+# Without `max_bytes`, the tensors may have this many bytes, or this many times the file. With one float32 in a thousand
+# nonzero, a file is about 1/700 of the tensors; only almost empty or repetitive models are compressed further.
 _ALWAYS = 1 << 24
 _TIMES = 2000
 _MOST_DIMENSIONS = 64
 _MOST_ELEMENTS = 1 << 62
 _PREFIX, _SAME = "/", "same"
-# Names may have so many characters together: a long prefix before many short names could fill the memory.
+# The limit for all names together: a long prefix of many short names could fill the memory.
 _MOST_CHARACTERS = 1 << 24
 
 
 class Entry(NamedTuple):
-    """One tensor."""
+    """Name, dtype and shape of one tensor."""
 
     name: str
     dtype: torch.dtype
@@ -49,19 +49,19 @@ class Entry(NamedTuple):
 
     @property
     def form(self) -> Form:
-        """The same as the coder needs it."""
+        """The properties of the tensor that the coder needs."""
         size = math.prod(self.shape) * (2 if self.dtype.is_complex else 1)
         rows = self.shape[0] if len(self.shape) > 1 and size else 1
         return Form(KINDS[self.dtype], size, rows)
 
     @property
     def text(self) -> str:
-        """The entry as one text, which goes into the checksum of the content."""
+        """The entry as one text, for the checksum of the content."""
         return f"{self.name} {type_name(self.dtype)} {list(self.shape)}"
 
 
 def type_name(dtype: torch.dtype) -> str:
-    """Return the name of a number type, as headers spell it.
+    """Return the name of a dtype in headers.
 
     >>> type_name(torch.float32)
     'float32'
@@ -70,11 +70,11 @@ def type_name(dtype: torch.dtype) -> str:
 
 
 class Listing(NamedTuple):
-    """The tensors of a file, and under which names a state dict has them.
+    """The tensors of a file, and their names in the state dict.
 
     Attributes:
-        entries: the tensors as they are stored, each under its first name.
-        places: all names in the order of the state dict, tied ones too -> which entry it is.
+        entries: the stored tensors, each under its first name.
+        places: name -> index of its entry, for all names in the order of the state dict, including those of tied ones.
     """
 
     entries: list[Entry]
@@ -82,16 +82,16 @@ class Listing(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Listing:
-        """List tensors; those that lie at the same place in memory are one."""
+        """List tensors; those at the same place in memory are one entry."""
         listing, firsts = cls([], {}), dict[tuple[object, ...], int]()
         for name, tensor in tensors.items():
-            start = tensor.data_ptr() if tensor.numel() else name  # what is empty lies nowhere
-            at = (start, tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
-            listing.add(Entry.of(name, tensor), firsts.setdefault(at, len(listing.entries)))
+            start = tensor.data_ptr() if tensor.numel() else name  # an empty tensor has no address
+            memory = (start, tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+            listing.add(Entry.of(name, tensor), firsts.setdefault(memory, len(listing.entries)))
         return listing
 
     def add(self, entry: Entry, place: int) -> None:
-        """Add a tensor, or another name of the one at an earlier place."""
+        """Add a tensor, or another name of the entry at `place`."""
         self.places[entry.name] = place
         if place == len(self.entries):
             self.entries.append(entry)
@@ -121,10 +121,10 @@ def to_header(listing: Listing) -> dict[str, Any]:
 
 
 def from_header(header: Mapping[str, Any]) -> Listing:
-    """Read what `to_header` gave.
+    """Return the listing that `to_header` wrote.
 
     Raises:
-        DamagedError: it is anything else.
+        DamagedError: the header is invalid.
     """
     usual, items = dtype_of(header.get("dtype")), header.get("tensors")
     if not isinstance(items, list):
@@ -155,7 +155,7 @@ def from_header(header: Mapping[str, Any]) -> Listing:
 
 def _tied(name: str, form: list[Any], entries: list[Entry]) -> tuple[Entry, int]:
     if len(form) != 1 or not _is_count(form[0]) or form[0] >= len(entries):
-        raise DamagedError(f"{name!r:.60} is tied to {form!r:.60}, which is no tensor before it")
+        raise DamagedError(f"{name!r:.60} is tied to {form!r:.60}, which is not an earlier tensor")
     return entries[form[0]]._replace(name=name), form[0]
 
 
@@ -169,9 +169,9 @@ def _entry(name: str, form: list[Any], usual: torch.dtype) -> Entry:
 
 
 def dtype_of(name: object) -> torch.dtype:
-    """Return the number type of a name."""
+    """Return the dtype of a name."""
     if not isinstance(name, str) or name not in NAMES:
-        raise DamagedError(f"its header names the number type {name!r:.60}, which is not known here")
+        raise DamagedError(f"its header names the number type {name!r:.60}, which is unknown")
     return NAMES[name]
 
 
@@ -180,11 +180,11 @@ def _is_count(length: object) -> bool:
 
 
 def check_size(entries: Iterable[Entry], file_size: int, max_bytes: int | None) -> None:
-    """Raise PackError if the tensors take more memory than the file may ask for."""
+    """Raise PackError if the tensors need more memory than a file of this size may."""
     total = sum(entry.form.num_bytes for entry in entries)
     limit = max(_ALWAYS, _TIMES * file_size) if max_bytes is None else max_bytes
     if total > limit:
         raise PackError(
-            f"its tensors take {total:,} bytes, over the limit of {limit:,} for a file of {file_size:,} bytes; if you "
+            f"its tensors need {total:,} bytes, above the limit of {limit:,} for a file of {file_size:,} bytes; if you "
             f"trust it, give max_bytes={total}"
         )

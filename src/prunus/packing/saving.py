@@ -1,4 +1,4 @@
-"""`prunus.save` and `prunus.load`: a model <-> a `.prunus` file."""
+"""`prunus.save` and `prunus.load`: write a model to a `.prunus` file, and read it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prunus.packing import codebook, container, describe, dtypes, layout
 from prunus.packing.coder import Decoder, Encoder
 from prunus.packing.errors import DamagedError
 from prunus.packing.layout import Entry
-from prunus.packing.tensors import Coded, read_tensor, write_tensor
+from prunus.packing.tensors import EarlierTensors, read_tensor, write_tensor
 from prunus.packing.values import Patterns
 from prunus.supported import check_module, unwrap
 from prunus.tables import Table, count, shape
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """How one tensor went into a file.
+    """How one tensor is stored in a file.
 
     Attributes:
-        name, shape, dtype: of it; a tied tensor has its first name.
-        coding: in words: where its nonzero entries are and how their values are written.
-        bytes: of the file, about: all tensors share one stream of bits.
-        nonzero: entries with a bit that is set, so -0.0 is one.
+        name, shape, dtype: those of the tensor; a tied tensor has its first name.
+        coding: how the positions of nonzeros and the values are coded, in words.
+        bytes: its approximate size in the file, since all tensors share one stream of bits.
+        nonzero: the number of entries with a set bit, including -0.0.
     """
 
     name: str
@@ -48,15 +48,15 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class PackFacts:
-    """What `save` wrote.
+    """The file that `save` wrote.
 
     Attributes:
-        kind: "graph" where the file holds the model's graph, "weights" where it holds weights only.
-        bytes: of the file.
-        header_bytes: of these, what comes before the tensors.
+        kind: "graph" if the file holds the model's graph, "weights" if it holds weights only.
+        bytes: the size of the file.
+        header_bytes: the size of the part before the tensors.
         tensors: each tensor, in order.
-        batch: the only number of samples that the loaded model takes, since the model's code pins the batch; None where
-            it is free, or the file does not hold a graph made now.
+        batch: the only batch size that the loaded model accepts, since the model's code pins it; None if it accepts
+            any, or the model was not traced by `save`.
     """
 
     kind: str
@@ -92,26 +92,25 @@ def save(
 ) -> PackFacts:
     """Write a model as a `.prunus` file, whole or not at all: small, checked, and free of code.
 
-    The file holds the model's graph, which is traced here, so `load` needs nothing of its class. Every bit of every
-    tensor is kept, unless `bits` is given. The model is left as it is. The batch stays free, unless the model's code
-    pins it: then the loaded model takes as many samples as the example has, and no others; a UserWarning,
-    `PackFacts.batch` and the loaded model's `why` say so. Image sizes and lengths stay free where the model takes
-    others and its graph was found to compute the same there; else they are the example's.
+    The file holds the traced graph of the model, so `load` does not need its class. Every bit of every tensor is kept,
+    unless `bits` is given. The model is not changed. The loaded model accepts any batch size, unless the model's code
+    pins it: then it accepts only that of the example; a UserWarning, `PackFacts.batch` and the loaded model's `why` say
+    so. It accepts other image sizes and lengths if the model does and its graph computes the same for them;
+    otherwise only those of the example.
 
     Args:
-        model: any module, on any device; wrappers of data-parallel training, torch.compile and Fabric are looked
-            through.
-        path: of the file.
+        model: any module, on any device; also one wrapped by data-parallel training, torch.compile or Fabric.
+        path: the file to write.
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first, to
-            trace the model with; not needed for what `load` returned, nor with `weights_only`.
-        bits: 1 to 8: the nonzero weights of each tensor of two and more dimensions share at most ``2 ** bits`` values,
-            chosen by k-means; biases and norms stay exact. The loaded model then is a slightly different one.
+            trace the model with; not needed for a model from `load`, nor with `weights_only`.
+        bits: 1 to 8: the nonzero weights of each tensor of two or more dimensions share at most ``2 ** bits`` values,
+            chosen by k-means; biases and norms stay exact. The outputs of the loaded model then differ slightly.
         weights_only: leave out the graph; the file can only be loaded into a model.
 
     Raises:
         ValueError: there are no example inputs to trace the model with; `bits` is out of range.
         GraphError: the model can't be traced.
-        TypeError: the model is not a Module, or its state dict holds something else than dense tensors of numbers.
+        TypeError: the model is not a Module, or its state dict does not only hold dense tensors of numbers.
         MissingExtraError: the package constriction is not installed.
     """
     if isinstance(path, nn.Module):
@@ -119,7 +118,7 @@ def save(
     check_module(model)
     if bits is not None:
         codebook.check_bits(bits)
-    encoder = Encoder()  # where the extra is missing, this says so before the model is traced
+    encoder = Encoder()  # first, since it raises if the extra is missing
     described = describe.describe(unwrap(model), example_inputs, weights_only=weights_only)
     tensors = described.tensors if bits is None else codebook.snap(described.tensors, bits)
     written = _write(encoder, described.entries, tensors)
@@ -129,8 +128,8 @@ def save(
         temporary.write_bytes(data)
     if described.batch is not None:
         warnings.warn(
-            f"the forward of {type(unwrap(model)).__name__} pins the batch: what {str(path)!r} holds takes batches of "
-            f"{described.batch} sample(s) only, as the example inputs had",
+            f"the forward of {type(unwrap(model)).__name__} pins the batch: the model in {str(path)!r} takes batches "
+            f"of {described.batch} sample(s) only, as the example inputs had",
             stacklevel=2,
         )
     header_bytes = len(data) - len(written.stream)
@@ -147,21 +146,21 @@ def load(
     """Read a model from a `.prunus` file.
 
     Args:
-        path: of a file that `save` wrote.
-        model: where the weights go; without, a model is made of the file's graph, in eval mode, and nothing of the
-            class it had is needed.
-        device: where a model that is made goes; a given one stays where it is.
-        max_bytes: how much memory the tensors may take; without, 16 MiB or 2,000 times the file, whichever is more, so
-            that a small file can't ask for all memory there is.
+        path: a file that `save` wrote.
+        model: the model to load the weights into; None makes a model from the file's graph, in eval mode, without the
+            class that it had.
+        device: the device of a model made from the file; a model that is passed stays on its own.
+        max_bytes: the limit for the memory of the tensors; None: 16 MiB or 2,000 times the file, whichever is more, so
+            that a small file can't fill the memory.
 
     Returns:
-        The given model, or the one that was made.
+        The model that was passed, or the one made from the file.
 
     Raises:
         FileNotFoundError: there is no such file.
         PackError: it is not a `.prunus` file, was damaged, is of another version, needs more memory than allowed, or
-            holds weights only and no model is given.
-        ValueError: names, shapes or number types do not fit the given model, which was not changed.
+            holds weights only and no model was passed.
+        ValueError: names, shapes or dtypes do not fit the model, which was not changed.
         MissingExtraError: the package constriction is not installed.
     """
     if model is not None and not isinstance(model, nn.Module):
@@ -177,7 +176,7 @@ def load(
 
 
 def read_tensors(path: Path | str, *, max_bytes: int | None = None) -> dict[str, Tensor]:
-    """Return the state dict in a `.prunus` file, on the CPU; a tied tensor is one under each of its names.
+    """Return the state dict in a `.prunus` file, on the CPU; a tied tensor has all its names.
 
     Raises:
         FileNotFoundError, PackError, MissingExtraError: as `load`.
@@ -196,13 +195,13 @@ class _Written(NamedTuple):
 
 
 def _write(encoder: Encoder, entries: list[Entry], tensors: Mapping[str, Tensor]) -> _Written:
-    coded = Coded.nothing()
+    earlier = EarlierTensors.none()
     facts, checked = [], []
     for entry in entries:
         bits = dtypes.patterns(tensors[entry.name])
         digest = _digest(bits)
         before = encoder.num_bits
-        coding = write_tensor(encoder, bits, entry.form, digest, coded)
+        coding = write_tensor(encoder, bits, entry.form, digest, earlier)
         size = (encoder.num_bits - before) / 8
         nonzero = int(torch.count_nonzero(tensors[entry.name])) if entry.dtype.is_complex else _nonzero(bits)
         facts.append(TensorFacts(entry.name, entry.shape, layout.type_name(entry.dtype), coding, size, nonzero))
@@ -211,16 +210,16 @@ def _write(encoder: Encoder, entries: list[Entry], tensors: Mapping[str, Tensor]
 
 
 def _read(content: container.Content, max_bytes: int | None) -> dict[str, Tensor]:
-    """Decode the tensors of a file, by all their names, and see that they are what was written."""
+    """Decode the tensors of a file, by all their names, and verify their checksum."""
     entries, places = layout.from_header(content.header)
     layout.check_size(entries, content.size, max_bytes)
-    decoder, coded = Decoder(content.stream), Coded.nothing()
+    decoder, earlier = Decoder(content.stream), EarlierTensors.none()
     read: list[Patterns] = []
     for entry in entries:
-        read.append(read_tensor(decoder, entry.form, coded, read))
+        read.append(read_tensor(decoder, entry.form, earlier, read))
     checked = [(entry.text, _digest(bits)) for entry, bits in zip(entries, read, strict=True)]
     if container.content_checksum(content.header_text, checked) != content.checksum:
-        raise DamagedError("what it holds is not what was written")
+        raise DamagedError("its decoded content is not what was written")
     tensors = [dtypes.tensor_of(bits, entry.dtype, entry.shape) for entry, bits in zip(entries, read, strict=True)]
     return {name: tensors[place] for name, place in places.items()}
 
@@ -235,7 +234,7 @@ def _digest(bits: Patterns) -> bytes:
 
 
 def _check_fit(path: Path | str, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless a model of the expected tensors can take these, to the bit."""
+    """Raise ValueError unless the tensors fit the expected ones: names, shapes and dtypes."""
     problems = list(_problems(expected, tensors))
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -249,9 +248,9 @@ def _problems(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
             yield f"it lacks {name!r}"
     for name, tensor in tensors.items():
         if name not in expected:
-            yield f"it has {name!r}, which the model has not"
+            yield f"it has {name!r}, which the model lacks"
         elif tensor.shape != expected[name].shape:
             yield f"{name!r} has shape {list(tensor.shape)} in the file, {list(expected[name].shape)} in the model"
         elif tensor.dtype != expected[name].dtype:
             dtype, own = tensor.dtype, expected[name].dtype
-            yield f"{name!r} is {dtype} in the file, {own} in the model; make it fit first, as by model.to({dtype})"
+            yield f"{name!r} is {dtype} in the file, {own} in the model; convert the model first: model.to({dtype})"

@@ -1,4 +1,4 @@
-"""The bytes a model takes on disk: as safetensors, and that file compressed."""
+"""The size of a model on disk: as a safetensors file, and of that file compressed."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from torch import Tensor
 
 from prunus import extras, files
 
-# zstd -19 does about 2 MiB a second and gzip -9 5 to 20, so this much takes up to a minute.
+# zstd -19 compresses about 2 MiB per second and gzip -9 5 to 20, so this takes up to a minute.
 COMPRESS_LIMIT = 64 * 2**20
 _PIECE = 2**20
-_GZIP_WRAPPER = 31  # zlib's window bits for a gzip header and trailer; the header then carries no time
+_GZIP_WRAPPER = 31  # zlib's window bits for a gzip header, without a time, and trailer
 
 
 class Sizes(NamedTuple):
-    """Sizes by format, and what was left out and why."""
+    """Sizes by format, and notes on the formats that were left out."""
 
     bytes: dict[str, int]
     notes: tuple[str, ...]
 
 
 def sizes(state: Mapping[str, Any], *, compress_limit: int = COMPRESS_LIMIT) -> Sizes:
-    """Return the exact bytes of a state dict as safetensors, and of that file through ``gzip -9`` and ``zstd -19``.
+    """Return the size of a state dict as a safetensors file, and of that file after ``gzip -9`` and ``zstd -19``.
 
-    The safetensors file is the one `files.save_tensors` writes: a weight tied under two names is in it twice.
+    The file is that of `files.save_tensors`, in which a weight with two names is stored twice.
 
     Args:
         state: a model's ``state_dict()``.
-        compress_limit: a larger file is not compressed, since that takes minutes; the notes say so.
+        compress_limit: files larger than this are not compressed, since it takes minutes; the notes say so.
 
     >>> sizes({"weight": torch.zeros(1000)}).bytes["safetensors"]
     4080
@@ -47,13 +47,13 @@ def sizes(state: Mapping[str, Any], *, compress_limit: int = COMPRESS_LIMIT) -> 
         files.save_tensors(path, state)
         size = path.stat().st_size
         if size > compress_limit:
-            note = f"gzip, zstd: the file has {size:,} bytes, over the limit of {compress_limit:,} for compressing"
+            note = f"gzip, zstd: the file has {size:,} bytes, above the limit of {compress_limit:,} for compressing"
             return Sizes({"safetensors": size}, (note,))
-        found = {"safetensors": size, "gzip": _gzip(path)}
+        measured = {"safetensors": size, "gzip": _gzip(path)}
         try:
-            return Sizes(found | {"zstd": _zstd(path, size)}, ())
+            return Sizes(measured | {"zstd": _zstd(path, size)}, ())
         except extras.MissingExtraError as error:
-            return Sizes(found, (str(error),))
+            return Sizes(measured, (str(error),))
 
 
 def _gzip(path: Path) -> int:
