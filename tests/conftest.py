@@ -35,13 +35,25 @@ def own_cache_of_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Run the test on one thread: with tensors this small, threads cost more than they bring."""
+    """Let PyTorch use one thread, in processes of tests too: with tensors this small, more cost than they bring."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ten_rounds() -> Iterator[None]:
+    """Time models for ten rounds, not half a second each: how many there are changes nothing but the figures."""
+    from prunus.measuring.latency import clock
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "_MOST_RUNS", 10)
+        yield
 
 
 class Network(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 
 from prunus.files import content_hash
 from prunus.lab.recipe import TrainingSection
-from prunus.lab.train import Fit, Phase, RankError, fit
+from prunus.lab.train import Fit, Phase, RankError, fit, processes
 from training_parts import Telling, cubic, line_count, striped
 
 # 4 steps an epoch; the last batch has one image, so the second process has none of it
@@ -52,6 +54,15 @@ def test_two_processes_come_to_what_one_comes_to(together: tuple[Telling, Fit, P
         assert {**ours, "seconds": 0} == pytest.approx({**theirs, "seconds": 0}, rel=1e-5)
 
 
+@pytest.fixture
+def forked_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork processes off one that has imported everything: spawned ones, as in the tests above, take seconds each."""
+    multiprocessing.set_forkserver_preload(["lightning_fabric", "torch.utils.tensorboard", "training_parts"])
+    start = functools.partial(processes.start_processes, start_method="forkserver")
+    monkeypatch.setattr(processes, "start_processes", start)
+
+
+@pytest.mark.usefixtures("forked_processes")
 def test_a_process_that_fails_ends_the_others_and_training_goes_on_later(
     together: tuple[Telling, Fit, Path], tmp_path: Path
 ) -> None:
