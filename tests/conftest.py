@@ -31,7 +31,7 @@ def own_cache_of_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNUS_CACHE", str(folder))
-        patch.setenv("CFLAGS", "-O0")
+        patch.setenv("CFLAGS", "-O0 -pipe")
         yield
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
+from prunus.compiling import toolchain
 from prunus.errors import CompileError, ProgramError
 from prunus.lab import models
 from sparse_models import close, sparse
@@ -201,10 +202,14 @@ def test_nan_goes_through_relu_and_pooling_as_in_pytorch() -> None:
     assert int(found.isnan().sum()) == 4
 
 
-@pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("target", ["native", "avx512", "avx2", "sse", "neon", "scalar"])
-def test_the_same_c_is_right_for_every_target(target: str, caffe: tuple[nn.Module, Tensor]) -> None:
+@pytest.mark.parametrize("target", ["avx512", "avx2", "sse", "neon", "scalar"])
+def test_the_same_c_is_right_for_every_target(
+    target: str, caffe: tuple[nn.Module, Tensor], request: pytest.FixtureRequest
+) -> None:
     model, images = caffe
+    if target == toolchain.target().name:  # one of the targets is built as users have it
+        request.getfixturevalue("optimised")
+        target = "native"
     try:
         program = prunus.compile(model, images, target=target, tune=False)
     except CompileError as error:
@@ -291,7 +296,7 @@ def test_threads_share_the_steps_of_one_sample(caffe: tuple[nn.Module, Tensor]) 
         close(program(images[:batch]), model(images[:batch]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_transposed_convolution(data: st.DataObject) -> None:
     draw = data.draw

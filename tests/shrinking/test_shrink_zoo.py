@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 from torch import nn
 
 import prunus
+import prunus.graph
 import prunus.shrinking
 from masked import apart, cast, kill_channels, num_parameters, outputs, zero_at_random
-from prunus.graph import ExampleInputs, Graph, trace
+from prunus.graph import ExampleInputs, Graph
 from prunus.graph.coupling import couple
 from prunus.graph.exported import ExportedModule
+from prunus.shrinking.proving import training
 from zoo import ZOO, Case
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,20 +36,30 @@ SPARSITIES = (0.5, 0.9, 0.99)
 
 
 class TracedOnce:
-    """Reads a model's graph once, which takes longest, and hands out copies."""
+    """Reads one model's graph once, which takes longest, and hands out copies with the weights that it has by then.
 
-    def __init__(self, model: nn.Module, inputs: ExampleInputs) -> None:
-        self.model, self.inputs = model, inputs
-        self.graph = trace(model, inputs)
+    Other models are read each time.
+    """
+
+    def __init__(self, read: Callable[[nn.Module, ExampleInputs], Graph], model: nn.Module) -> None:
+        self.read, self.model = read, model
+        self.graphs: list[Graph] = []
+
+    def original(self, inputs: ExampleInputs) -> Graph:
+        """Return the graph itself, which holds the model's own parameters."""
+        if not self.graphs:
+            self.graphs.append(self.read(self.model, inputs))
+        return self.graphs[0]
 
     def __call__(self, model: nn.Module, inputs: ExampleInputs) -> Graph:
-        assert model is self.model
-        assert inputs is self.inputs
+        if model is not self.model:
+            return self.read(model, inputs)
+        original = self.original(inputs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, of how it copies a program
-            graph = replace(self.graph, program=copy.deepcopy(self.graph.program))
-        for node, original in zip(graph.nodes, self.graph.nodes, strict=True):
-            node.name = original.name  # a copy may number names anew
+            graph = replace(original, program=copy.deepcopy(original.program))
+        for node, same in zip(graph.nodes, original.nodes, strict=True):
+            node.name = same.name  # a copy may number names anew
         return graph
 
 
@@ -58,17 +71,19 @@ def case(request: pytest.FixtureRequest) -> Case:
 def test_shrunk_equals_masked(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model = case.make().double()
     dense = copy.deepcopy(model.state_dict())
-    traced = TracedOnce(model, cast(case.inputs(1), torch.float64))
+    example = cast(case.inputs(1), torch.float64)
+    traced = TracedOnce(prunus.graph.trace, model)
     monkeypatch.setattr(prunus.shrinking, "trace", traced)
+    monkeypatch.setattr(training, "trace_training", TracedOnce(prunus.graph.trace_training, model))
     generator = torch.Generator().manual_seed(len(case.name))
     kinds = set()
     for sparsity in SPARSITIES:
         model.load_state_dict(dense)
         zero_at_random(model, sparsity, generator)
         if sparsity != 0.9:  # unstructured alone at 90 %, whole channels besides at 50 and 99 %
-            killed = kill_channels(couple(traced.graph), sparsity, generator)
+            killed = kill_channels(couple(traced.original(example)), sparsity, generator)
         before = copy.deepcopy(model.state_dict())
-        smaller = prunus.shrink(model, traced.inputs)
+        smaller = prunus.shrink(model, example)
         kinds.add(type(smaller))
         for batch in (1, 2, 5):
             inputs = cast(case.inputs(batch), torch.float64)
