@@ -52,7 +52,7 @@ def ten_rounds() -> Iterator[None]:
     from prunus.measuring.latency import clock
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "_MOST_RUNS", 10)
+        patch.setattr(clock, "_MAX_RUNS", 10)
         yield
 
 
