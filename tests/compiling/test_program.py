@@ -182,11 +182,13 @@ class Functions(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_functions(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "target"), [(torch.float32, "native"), (torch.float64, "native"), (torch.float64, "scalar")]
+)
+def test_functions(dtype: torch.dtype, target: str) -> None:
     inputs = torch.randn(9, 6, 5, 7, dtype=dtype) * 3, torch.randn(9, 6, dtype=dtype)
     model = Functions().eval().to(dtype)
-    found = prunus.compile(model, inputs, dtype=dtype, tune=False)(*inputs)
+    found = prunus.compile(model, inputs, dtype=dtype, target=target, tune=False)(*inputs)
     expected = model(*inputs)
     assert list(found) == list(expected)
     for name, value in expected.items():

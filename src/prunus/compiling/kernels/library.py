@@ -97,6 +97,8 @@ def _head(numbers: Numbers, widths: list[int]) -> str:
     return "\n".join(
         [
             "#include <math.h>\n#include <stdint.h>\n",
+            # of two numbers beside each other, what exp and log are called is taken by other functions of math.h
+            "#define exp2 exp_of_2\n#define log2 log_of_2\n",
             scalar_types(numbers),
             _resource("frame.h"),
             "".join(kind.typedef() for kind in arguments.ALL),
