@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.compiling.checking import check
+from prunus.compiling.kernels.calls import runs
 from prunus.compiling.layout import Mode, Nest, nest
 from prunus.compiling.net import Net, whole
 from prunus.compiling.operations import Contract
@@ -28,21 +29,41 @@ def visited(found: Nest, buffer: int) -> list[int]:
     return addresses
 
 
-@given(st.data())
-def test_any_addresses(data: st.DataObject) -> None:
-    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+@st.composite
+def address_arrays(draw: st.DrawFn) -> list[numpy.ndarray]:
+    """Draw arrays of one shape, of any addresses or in even steps."""
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
     size = int(numpy.prod(shape))
     arrays = []
-    for _ in range(data.draw(st.integers(1, 3))):
-        if data.draw(st.booleans()):
-            flat = data.draw(st.lists(st.integers(0, 50), min_size=size, max_size=size))
+    for _ in range(draw(st.integers(1, 3))):
+        if draw(st.booleans()):
+            flat = draw(st.lists(st.integers(0, 50), min_size=size, max_size=size))
             arrays.append(numpy.array(flat, dtype=numpy.int64).reshape(shape))
         else:
-            strides = data.draw(st.lists(st.integers(-5, 20), min_size=len(shape), max_size=len(shape)))
+            strides = draw(st.lists(st.integers(-5, 20), min_size=len(shape), max_size=len(shape)))
             arrays.append(sum(i * s for i, s in zip(numpy.indices(shape), strides, strict=True)))
-    found = nest(arrays)
+    return arrays
+
+
+@given(address_arrays())
+def test_any_addresses(arrays: list[numpy.ndarray]) -> None:
+    loops = nest(arrays)
     for buffer, array in enumerate(arrays):
-        assert visited(found, buffer) == array.reshape(-1).tolist()
+        assert visited(loops, buffer) == array.reshape(-1).tolist()
+
+
+@given(address_arrays())
+def test_any_addresses_as_runs(arrays: list[numpy.ndarray]) -> None:
+    found = runs(arrays)
+    for array, starts, step in zip(arrays, found.starts, found.steps, strict=True):
+        elements = starts[:, None] + step * numpy.arange(found.length)
+        assert elements.reshape(-1).tolist() == array.reshape(-1).tolist()
+
+
+def test_equal_runs_with_gaps_of_any_size_between_are_runs() -> None:
+    rows = numpy.array([0, 100, 130, 131])[:, None] + 2 * numpy.arange(6)
+    found = runs([rows.reshape(-1), numpy.arange(24)])
+    assert (found.length, found.steps, found.starts[0].tolist()) == (6, (2, 1), [0, 100, 130, 131])
 
 
 def test_what_lies_in_order_is_one_loop() -> None:
