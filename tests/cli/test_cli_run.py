@@ -102,7 +102,7 @@ def test_a_report_of_a_folder_that_a_run_is_working_in_is_refused(
     with locked(out / "seed-1"):
         for folder in (out, out / "seed-1"):
             message = refused(command("report", folder))
-            assert message.startswith(f"another prunus run is at work in {str(out / 'seed-1')!r}")
+            assert message.startswith(f"another prunus run is using {str(out / 'seed-1')!r}")
     assert (out / "seed-0" / "report.html").stat().st_mtime_ns == page.st_mtime_ns
     assert command("report", out).exit_code == 0
 

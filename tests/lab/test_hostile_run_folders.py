@@ -48,7 +48,7 @@ def test_a_fingerprint_vouches_for_nothing(content: bytes, tmp_path: Path) -> No
 def test_what_the_page_draws_is_left_out(content: bytes, tmp_path: Path) -> None:
     for name, read in (("log.jsonl", run._log), ("sensitivity.json", run._sensitivity)):
         (tmp_path / name).write_bytes(content)
-        assert isinstance(run._content(tmp_path / name, read), run.Left)
+        assert isinstance(run._content(tmp_path / name, read), run.LeftOut)
 
 
 def test_the_log_drops_the_line(content: bytes, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_predictions_of_complex_indices_are_left_out(tmp_path: Path) -> None:
     shapes = {"labels": (3,), "changed_index": (1,), "changed_images": (1, 1, 2, 2)}
     tensors = {name: torch.zeros(shape, dtype=torch.complex64) for name, shape in shapes.items()}
     save_tensors(tmp_path / "predictions.safetensors", tensors)
-    assert isinstance(run._content(tmp_path / "predictions.safetensors", run._predictions), run.Left)
+    assert isinstance(run._content(tmp_path / "predictions.safetensors", run._predictions), run.LeftOut)
 
 
 def test_a_training_state_nested_deeply_is_refused(tmp_path: Path) -> None:

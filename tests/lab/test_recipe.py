@@ -301,7 +301,7 @@ def test_loading_leaves_the_random_state_alone() -> None:
         (b"- 1\n- 2", r"must hold settings such as 'name: lenet', got \[1, 2\]$"),
         (b"hello", r"must hold settings such as 'name: lenet', got 'hello'$"),
         (b"name: [", r"is not valid YAML: line 1, column 8: "),
-        (b"name: a\nname: b", r"is not valid YAML: line 2, column 1: the key 'name' comes twice$"),
+        (b"name: a\nname: b", r"is not valid YAML: line 2, column 1: the key 'name' appears twice$"),
         (
             bytes(range(256)),
             r"is not a text file in UTF-8 \('utf-8' codec can't decode byte 0x80 in position 128: inval",

@@ -104,8 +104,8 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "it is not valid YAML: line 3, column 1: the key 'a' comes twice"),
-        ("a: {b: 1, b: 1}", "it is not valid YAML: line 1, column 11: the key 'b' comes twice"),
+        ("a: 1\nb: 2\na: 3", "it is not valid YAML: line 3, column 1: the key 'a' appears twice"),
+        ("a: {b: 1, b: 1}", "it is not valid YAML: line 1, column 11: the key 'b' appears twice"),
         ("1: x", "it is not valid YAML: line 1, column 1: the key 1 is not text"),
         (
             "a:\n\tb: 1",
@@ -170,7 +170,7 @@ def test_overrides_of_another_form_are_refused(wrong: str) -> None:
 
 
 def test_overrides_that_lead_through_a_value_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^override 'a\.b\.c=1' sets a part of a\.b, which is no group but \[0\]$"):
+    with pytest.raises(ValueError, match=r"^override 'a\.b\.c=1' sets a part of a\.b, which is not a group but \[0\]$"):
         override({"a": {"b": [0]}}, ["a.b.c=1"])
     with pytest.raises(ValueError, match=r"^the value in override 'a=\[1' is not valid YAML: line 1, column 3"):
         override({}, ["a=[1"])

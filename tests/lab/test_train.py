@@ -344,7 +344,7 @@ class Numbered(nn.Linear):
         (plain_network(), {"data": replace(striped(), validation=striped_images(0, 0))}, ValueError, "no images"),
         (plain_network(), {"masks": Masks({"9.weight": torch.ones(2) > 0})}, MaskError, "no parameter '9.weight'"),
         (plain_network(), {"devices": 2, "accelerator": "tpu"}, ValueError, "got 'tpu'"),
-        (plain_network().requires_grad_(False), {}, ValueError, "nothing to train"),
+        (plain_network().requires_grad_(False), {}, ValueError, "so it can't be trained"),
         (nn.Sequential(nn.Flatten(), nn.Linear(30, 3)), {}, ValueError, "can't take the images of 'striped'"),
         (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), {}, ValueError, r"logits of shape \(2, 3\)"),
         (nn.Conv2d(1, 3, 3), {}, ValueError, r"got \(2, 3, 4, 4\)"),

@@ -1,1 +1,1 @@
-"""What a newcomer runs: recipes, stages, training, data, models, reports."""
+"""Experiments: recipes, stages, training, data, models, reports."""

@@ -1,4 +1,4 @@
-"""What a run claims of its models, each claim with the value found and the limit it is held to."""
+"""The checks of a run: claims about its models, each with the measured value and its limit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from prunus.pruning.patterns import num_gone
 from prunus.pruning.targets import resolve
 from prunus.shrinking.verification import TOLERANCES, difference
 
-# Whole channels come in steps, so a target counts as met when it is missed by no more than this.
+# The tolerance for a target of whole channels, since single channels are steps.
 CHANNEL_TOLERANCE = 0.02
 
-# A program may differ from the model by so much of the largest logit: it folds norms into weights, in float32.
+# The tolerance of a program's outputs, relative to the largest logit, since it folds norms into weights in float32.
 PROGRAM_TOLERANCE = 1e-4
 
 
@@ -28,10 +28,10 @@ def checks(
     """Check the models of a run.
 
     Args:
-        recipe: what was asked for.
+        recipe: the recipe of the run.
         models: name -> model: ``dense``, ``pruned``, ``finetuned``, ``shrunk`` and ``packed``.
-        masks: which weights of the finetuned one live.
-        logits: name -> what the model gave for the test images, shape (images, classes).
+        masks: the masks of the finetuned model.
+        logits: name -> the logits of the model for the test images, shape (images, classes).
         example: an input of the models.
     """
     return (
@@ -70,7 +70,7 @@ def _met(section: PruneSection, masks: Masks) -> Check:
 
 
 def _channels_met(section: PruneSection, models: Mapping[str, nn.Module], example: Tensor) -> Check:
-    """Whole channels are met when the shrunk model is as much smaller as was asked for."""
+    """A target of whole channels is met if the shrunk model is smaller by the sparsity."""
     names = list(resolve(models["dense"], section.include, section.exclude))
     before, after = (_budget(section, models[name], names, example) for name in ("dense", "shrunk"))
     missed = abs(1 - after / before - section.sparsity)
@@ -87,11 +87,11 @@ def _budget(section: PruneSection, model: nn.Module, names: list[str], example: 
 
 
 def _shrunk_equals_masked(shrunk: nn.Module, logits: Mapping[str, Tensor]) -> Check:
-    """The limit is what rounding may make: the smaller model adds the same numbers in another order."""
+    """The limit is that of rounding, since the smaller model adds the same numbers in another order."""
     limit = max(TOLERANCES.get(parameter.dtype, 0.0) for parameter in shrunk.parameters())
-    apart = difference([logits["finetuned"]], [logits["shrunk"]])
+    error = difference([logits["finetuned"]], [logits["shrunk"]])
     what = "largest difference of logits on the test images, relative to the largest logit"
-    return Check("shrunk equals masked", what, apart, limit, apart <= limit)
+    return Check("shrunk equals masked", what, error, limit, error <= limit)
 
 
 def _loads_back(bits: int | None, models: Mapping[str, nn.Module], logits: Mapping[str, Tensor]) -> Check:
@@ -106,16 +106,16 @@ def _loads_back(bits: int | None, models: Mapping[str, nn.Module], logits: Mappi
     return Check("packed loads back", what, wrong, 0, wrong == 0)
 
 
-def program_equals_packed(expected: Tensor, found: Tensor) -> Check:
-    """The program adds the same numbers in another order.
+def program_equals_packed(expected: Tensor, logits: Tensor) -> Check:
+    """The limit is that of rounding, since the program adds the same numbers in another order.
 
     Args:
         expected: the packed model's logits for the test images, (images, classes).
-        found: the program's.
+        logits: the program's.
     """
-    apart = difference([expected], [found])
+    error = difference([expected], [logits])
     what = "largest difference of the compiled program's logits on the test images, relative to the largest logit"
-    return Check("program equals packed", what, apart, PROGRAM_TOLERANCE, apart <= PROGRAM_TOLERANCE)
+    return Check("program equals packed", what, error, PROGRAM_TOLERANCE, error <= PROGRAM_TOLERANCE)
 
 
 def _num_different(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> int:

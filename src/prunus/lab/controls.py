@@ -1,4 +1,4 @@
-"""The controls every pruned model has to beat: a random mask, a small dense net, and more training alone."""
+"""The controls that a pruned model has to beat: random pruning, a small dense net, and longer training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def make(road: Road, dense: nn.Module, finetuned: nn.Module, trained: str) -> dict[str, nn.Module]:
     """Return the three controls of a run, each trained for as many epochs as the pruned model.
 
-    - ``random``: the same road with weights removed at random;
+    - ``random``: the same stages with weights removed at random;
     - ``small-dense``: the same architecture with narrower layers, no more parameters than the pruned model has
       nonzero ones, trained from scratch (Liu et al., "Rethinking the value of network pruning", ICLR 2019);
     - ``dense-longer``: the unpruned model, given the same extra epochs.
 
     Args:
-        road: the run they belong to.
+        road: the stages of the run.
         dense: its trained model.
         finetuned: its final model.
         trained: the fingerprint of `dense`.
@@ -67,24 +67,24 @@ def _phases(road: Road, name: str, folder: Path, sections: list[TrainingSection]
 
 
 def narrowed(name: str, arguments: dict[str, Any], num_parameters: int) -> dict[str, Any]:
-    """Return a model's arguments with all widths scaled by one factor, to the most parameters not above a number.
+    """Return a model's arguments with all widths scaled by one factor, as large as a number of parameters allows.
 
     Args:
         name: a model that takes `widths`.
-        arguments: what the full model is made with.
-        num_parameters: the most the narrow one may have.
+        arguments: the arguments of the full model.
+        num_parameters: the largest number of parameters of the narrow model.
 
     Raises:
-        ValueError: even widths of 1 give more.
+        ValueError: even widths of 1 have more parameters.
     """
     widths = check_arguments(name, models.MODELS[name], arguments)["widths"]
     best: dict[str, Any] | None = None
     low, high = 0.0, 1.0
     for _ in range(20):  # 2^-20 of a width is less than a channel
         factor = (low + high) / 2
-        tried = {**arguments, "widths": tuple(max(1, round(factor * width)) for width in widths)}
-        if _num_parameters(name, tried) <= num_parameters:
-            best, low = tried, factor
+        candidate = {**arguments, "widths": tuple(max(1, round(factor * width)) for width in widths)}
+        if _num_parameters(name, candidate) <= num_parameters:
+            best, low = candidate, factor
         else:
             high = factor
     if best is None:

@@ -1,4 +1,4 @@
-"""What prunus finds where it runs: versions, packages, data, compiler; what is missing and how to get it."""
+"""Examine this installation: versions, packages, data, compiler; what is missing and how to get it."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from prunus.machine import machine
 
 State: TypeAlias = Literal["ok", "missing", "broken"]
 
-# The packages of "all" are those of the others together; "dev" is for those who work on prunus itself.
+# "all" has the packages of all other extras; "dev" is for developers of prunus.
 _NO_FEATURE = ("all", "dev")
 _REQUIREMENT = re.compile(r"""([\w.-]+)\s*(?:>=\s*([\w.]+))?.*;\s*extra\s*==\s*['"](\w+)['"]""")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The state of one thing that prunus may use.
 
     Attributes:
-        topic: what it belongs to: versions, machine, packages or data.
-        name: what was looked at.
+        topic: versions, machine, packages or data.
+        name: its name.
         state: whether it is there and works.
-        told: what was found, in words.
-        remedy: how to get or mend it; empty where all is well.
+        detail: its version or what is wrong, in words.
+        remedy: how to get or fix it; empty if it works.
     """
 
     topic: str
     name: str
     state: State
-    told: str
+    detail: str
     remedy: str = ""
 
 
 def examine(data_folder: Path | None = None) -> list[Finding]:
-    """Look at everything prunus may use; nothing is downloaded and nothing is written.
+    """Examine everything that prunus may use, without downloading or writing anything.
 
     Args:
-        data_folder: a folder to look for data in first.
+        data_folder: a folder to search for data first.
     """
     return [*_versions(), *_machine(), *_packages(), *_datasets(data_folder)]
 
@@ -65,12 +65,12 @@ def _versions() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    found = machine()
-    yield Finding("machine", "processor", "ok", found.processor)
-    yield Finding("machine", "cores", "ok", f"{found.cores}; PyTorch uses {found.threads} threads")
-    if found.memory_bytes is not None:
-        yield Finding("machine", "memory", "ok", f"{found.memory_bytes / 2**30:.1f} GiB")
-    yield Finding("machine", "accelerator", "ok", found.accelerator or "none that PyTorch can use; all runs on the CPU")
+    here = machine()
+    yield Finding("machine", "processor", "ok", here.processor)
+    yield Finding("machine", "cores", "ok", f"{here.cores}; PyTorch uses {here.threads} threads")
+    if here.memory_bytes is not None:
+        yield Finding("machine", "memory", "ok", f"{here.memory_bytes / 2**30:.1f} GiB")
+    yield Finding("machine", "accelerator", "ok", here.accelerator or "none that PyTorch can use; all runs on the CPU")
     yield _compiler()
     yield _cache()
 
@@ -80,22 +80,23 @@ def _compiler() -> Finding:
     from prunus.compiling.toolchain import MissingCompilerError
 
     try:
-        found = toolchain.compiler()
+        compiler = toolchain.compiler()
     except MissingCompilerError:
         if os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang"))):
-            return Finding("machine", "C compiler", "broken", "it can't be started", "install gcc or clang anew")
+            return Finding("machine", "C compiler", "broken", "it can't be started", "reinstall gcc or clang")
         remedy = "install gcc or clang, or: pip install 'prunus[compile]'"
         return Finding("machine", "C compiler", "missing", "none found; prunus.compile needs one", remedy)
-    return Finding("machine", "C compiler", "ok", f"{found.version}, by {' '.join(found.command)}")
+    return Finding("machine", "C compiler", "ok", f"{compiler.version}, by {' '.join(compiler.command)}")
 
 
 def _cache() -> Finding:
     folder = cache_folder("mnist").parent
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if there.is_dir() and os.access(there, os.W_OK):
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK):
         return Finding("machine", "data cache", "ok", f"{folder} can be written")
     remedy = "set XDG_CACHE_HOME to a folder that can be written"
-    return Finding("machine", "data cache", "broken", f"{there} can't be written, so downloads can't be kept", remedy)
+    detail = f"{existing} can't be written, so downloads can't be kept"
+    return Finding("machine", "data cache", "broken", detail, remedy)
 
 
 def _packages() -> Iterator[Finding]:
@@ -109,13 +110,13 @@ def _packages() -> Iterator[Finding]:
     for requirement in requirements:
         if (match := _REQUIREMENT.fullmatch(requirement)) and match[3] not in _NO_FEATURE:
             extras.setdefault(match[3], []).append((match[1], match[2] or "0"))
-    for extra, wanted in extras.items():
-        yield _extra(extra, wanted)
+    for extra, packages in extras.items():
+        yield _extra(extra, packages)
 
 
-def _extra(extra: str, wanted: list[tuple[str, str]]) -> Finding:
-    there, lacking = [], []
-    for package, least in wanted:
+def _extra(extra: str, packages: list[tuple[str, str]]) -> Finding:
+    installed, lacking = [], []
+    for package, least in packages:
         try:
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -124,15 +125,15 @@ def _extra(extra: str, wanted: list[tuple[str, str]]) -> Finding:
         if _release(version) < _release(least):
             lacking.append(f"{package} {least} (here is {version})")
         else:
-            there.append(f"{package} {version}")
+            installed.append(f"{package} {version}")
     if lacking:
         remedy = f"pip install --upgrade 'prunus[{extra}]'"
         return Finding("packages", extra, "missing", f"lacks {', '.join(lacking)}", remedy)
-    return Finding("packages", extra, "ok", ", ".join(there))
+    return Finding("packages", extra, "ok", ", ".join(installed))
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: enough to tell which of two releases is older.
+    """Return the leading numbers of a version, to compare releases.
 
     >>> _release("2.13.0+cpu") < _release("2.6")
     False
@@ -144,7 +145,7 @@ def _release(version: str) -> tuple[int, ...]:
 def _datasets(folder: Path | None) -> Iterator[Finding]:
     for name in data.names():
         try:
-            found = data.load(name, folder=folder, download=False)
+            loaded = data.load(name, folder=folder, download=False)
         except UnavailableError:
             remedy = f"prunus run downloads it, or put its files into a folder and name that by --data or {VARIABLE}"
             yield Finding("data", name, "missing", "not on this machine", remedy)
@@ -153,5 +154,5 @@ def _datasets(folder: Path | None) -> Iterator[Finding]:
         except DataError as error:
             yield Finding("data", name, "broken", str(error))
         else:
-            total = len(found.train) + len(found.validation) + len(found.test)
-            yield Finding("data", name, "ok", f"{total:,} images, from {found.source}")
+            total = len(loaded.train) + len(loaded.validation) + len(loaded.test)
+            yield Finding("data", name, "ok", f"{total:,} images, from {loaded.source}")

@@ -1,4 +1,4 @@
-"""Models made by what a user can type: a name of `prunus.models`, or ``package.module:factory`` of their own."""
+"""Create models from text: a name of `prunus.models`, or ``package.module:factory`` for a model of the user's own."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from prunus.registry import unknown_name
 
 
 class FactoryError(ValueError):
-    """A model that could not be made; the message says which part failed."""
+    """A model could not be created; the message says which step failed."""
 
 
 def create(source: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """Make a model.
+    """Create a model.
 
     Args:
-        source: a name that `prunus.models.names` gives, or ``package.module:factory``, where the factory is a
+        source: a name of `prunus.models.names`, or ``package.module:factory``, where the factory is a
             function or class that returns a Module when called, or a Module itself (a copy of it is returned).
-            Modules are looked for in the current folder first, as `python -m` does.
+            Modules are searched for in the current folder first, as by `python -m`.
         arguments: keyword arguments for the factory.
 
     Raises:
         ValueError: there is no such name, the import or the call fails, or the arguments do not fit.
-        TypeError: what was found is not a factory, or what it returned is not a Module.
+        TypeError: the imported object is not a factory, or it did not return a Module.
 
     >>> type(create("torch.nn:Linear", {"in_features": 2, "out_features": 1})).__name__
     'Linear'
@@ -40,17 +40,17 @@ def create(source: str, arguments: Mapping[str, Any] | None = None) -> nn.Module
     arguments = arguments or {}
     if ":" not in source:
         return _named(source, arguments)
-    found = _import(source)
-    if isinstance(found, nn.Module):
+    factory = _import(source)
+    if isinstance(factory, nn.Module):
         if arguments:
-            given = ", ".join(arguments)
-            raise FactoryError(f"{source!r} is a model, not a factory, so it takes no arguments; got {given}")
-        return copy_model(found)
-    if not callable(found):
-        kind = type(found).__name__
+            names = ", ".join(arguments)
+            raise FactoryError(f"{source!r} is a model, not a factory, so it takes no arguments; got {names}")
+        return copy_model(factory)
+    if not callable(factory):
+        kind = type(factory).__name__
         raise TypeError(f"{source!r} is of type {kind}; expected a function or class that makes a model")
     try:
-        model = found(**arguments)
+        model = factory(**arguments)
     except (Exception, SystemExit) as error:
         raise FactoryError(f"{_call(source, arguments)} failed: {_reason(error)}") from error
     if not isinstance(model, nn.Module):
@@ -62,10 +62,10 @@ def create(source: str, arguments: Mapping[str, Any] | None = None) -> nn.Module
 def parse_arguments(settings: Sequence[str]) -> dict[str, Any]:
     """Read ``key=value`` texts as keyword arguments.
 
-    A value is read as JSON or as a Python literal where it is one, else it stays text; quote it to force text.
+    A value is read as JSON or as a Python literal; any other value is text. Quotes make any value text.
 
     Raises:
-        ValueError: a text has no ``=``, its key is no argument's name, or a key comes twice.
+        ValueError: a text has no ``=``, its key is not an identifier, or a key appears twice.
 
     >>> parse_arguments(["widths=[20, 50]", "bias=true", "name=relu", "label='1'"])
     {'widths': [20, 50], 'bias': True, 'name': 'relu', 'label': '1'}
@@ -103,17 +103,17 @@ def _import(source: str) -> Any:
         raise FactoryError(f"{source!r} is not of the form package.module:factory, such as my_models.cnn:make")
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.insert(0, here)  # it stays: a factory may import more when it is called
+        sys.path.insert(0, here)  # not removed, since a factory may import more when it is called
     try:
-        found: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise FactoryError(_import_failure(module_name, error)) from error
     for part in path.split("."):
-        if not hasattr(found, part):
-            owner = getattr(found, "__name__", module_name)
-            raise unknown_name(f"name (in {owner})", part, [name for name in dir(found) if name[0] != "_"])
-        found = getattr(found, part)
-    return found
+        if not hasattr(target, part):
+            owner = getattr(target, "__name__", module_name)
+            raise unknown_name(f"name (in {owner})", part, [name for name in dir(target) if name[0] != "_"])
+        target = getattr(target, part)
+    return target
 
 
 def _import_failure(module_name: str, error: BaseException) -> str:

@@ -23,26 +23,26 @@ def predict(
     """Return the model's logits for every image of a split, in order.
 
     The model runs in eval mode, under `torch.inference_mode`, in its own floating dtype; its training flags and
-    buffers come back as they were.
+    buffers do not change.
 
     Args:
-        model: gives logits of shape (batch, classes) for images of shape (batch, channels, height, width).
+        model: returns logits of shape (batch, classes) for images of shape (batch, channels, height, width).
         split: the images, unnormalised.
-        mean: of each channel, to normalise with.
-        std: of each channel, to normalise with.
-        batch_size: images at a time.
-        device: where the model is; None finds out.
+        mean: the mean of each channel, for normalisation.
+        std: the standard deviation of each channel, for normalisation.
+        batch_size: the number of images in a batch.
+        device: the device of the model; None: that of its parameters.
 
     Returns:
         float32 logits of shape (images, classes), on the CPU.
 
     Raises:
-        ValueError: `batch_size` is not positive, the split is empty, the model is on another device, or it returns
-            anything but logits.
+        ValueError: `batch_size` is not positive, the split is empty, the model is on another device, or it does not
+            return logits.
     """
     if batch_size < 1 or len(split) == 0:
         raise ValueError(f"need a batch_size of at least 1 and an image; got {batch_size} and {len(split)} images")
-    place, dtype = _place(model, device), _dtype(model)
+    place, dtype = _device(model, device), _dtype(model)
     with undisturbed(model), torch.inference_mode():
         pieces = [
             _logits(model(images), len(images)).float().cpu()
@@ -51,15 +51,15 @@ def predict(
     return torch.cat(pieces)  # outside inference mode, so that it is an ordinary tensor
 
 
-def _place(model: nn.Module, device: torch.device | str | None) -> torch.device:
+def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
     devices = devices_of(model)
     if device is None:
         return next(iter(devices)) if devices else torch.device("cpu")
-    wanted = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as tensors call it
-    if devices and wanted not in devices:
-        there = ", ".join(sorted(map(str, devices)))
-        raise ValueError(f"device is {wanted}, but the model is on {there}; move it there: model.to({str(wanted)!r})")
-    return wanted
+    indexed = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as for tensors
+    if devices and indexed not in devices:
+        actual = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"device is {indexed}, but the model is on {actual}; move it: model.to({str(indexed)!r})")
+    return indexed
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -69,6 +69,6 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 def _logits(output: object, num_images: int) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != num_images:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"the model must return logits of shape ({num_images}, classes), got {found}")
+        kind = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the model must return logits of shape ({num_images}, classes), got {kind}")
     return output

@@ -1,4 +1,4 @@
-"""The measuring stage: every model of a run against the same test images and clock, written as a receipt."""
+"""The measuring stage: measure all models of a run on the same test images and in turns, and write the receipt."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from prunus.measuring.sensitivity import SPARSITIES, sensitivity
 from prunus.pruning import criteria
 from prunus.pruning.masks import Masks
 
-# A report shows some images whose prediction changed; more than this would not be looked at.
+# The largest number of images with changed predictions that the report shows.
 SHOWN_CHANGES = 24
 
-# Test images in one call of the program: memory stays small.
+# The number of test images in one call of the program, to limit memory.
 PREDICTED_AT_ONCE = 1000
 
-# Only the first and the last model of the road are timed in these: making each ready takes seconds, and a model between
-# the two would tell no more.
+# Runtimes in which only the first and the last model are timed: preparing each takes seconds, and the models in between
+# would add little.
 ENDS_ONLY = (TORCH_COMPILE, OPENVINO, PRUNUS)
 
-# The controls that went the whole road: their last stage is named like the road's.
+# The controls that went through all stages: the name of their last stage ends like that of the run.
 ROADS = ("random",)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run has made: the models in the order of the road, masks, controls and a program if there are any."""
+    """The results of a run: the models in the order of its stages, masks, controls, and a program if there is one."""
 
     models: dict[str, nn.Module]
     masks: Masks
@@ -58,10 +58,10 @@ class Evidence:
 def prove(
     recipe: Recipe, seed: int, folder: Path, data: Dataset, evidence: Evidence, say: Callable[[str], None]
 ) -> Receipt:
-    """Measure all models, write `predictions`, `sensitivity` and the receipt into the folder, and return it.
+    """Measure all models, write `predictions`, `sensitivity` and the receipt into the folder, and return the receipt.
 
-    A receipt that is there already for the same recipe and data is read, not measured again. The test images
-    are used here and nowhere before.
+    If the folder has a receipt of the same recipe and data, it is read instead. The test images are used here and not
+    before.
     """
     path = folder / "receipt.json"
     device = next(evidence.models["dense"].parameters()).device
@@ -70,7 +70,7 @@ def prove(
         if _is_of(earlier, recipe, data, device) and (folder / "predictions.safetensors").is_file():
             say(f"measure: done before, read from {path}")
             return earlier
-    path.unlink(missing_ok=True)  # what follows is written before the receipt, so one that is there speaks of all
+    path.unlink(missing_ok=True)  # it is written last, so if there is one, the other files are complete
     say("measure: test accuracy, sizes and times of all models")
     everything = evidence.models | evidence.controls
     logits = {
@@ -80,9 +80,9 @@ def prove(
     if recipe.measure.sensitivity:
         say("measure: how sensitive each layer is, on validation data")
         _write_sensitivity(folder / "sensitivity.json", recipe, data, evidence.models["dense"])
-    found = _facts(recipe, folder, data, evidence, logits)
-    overtaking, why = _break_even(recipe, data, evidence.models["dense"], device, say)
-    found["dense"] = replace(found["dense"], notes=(*found["dense"].notes, *why))
+    measured = _facts(recipe, folder, data, evidence, logits)
+    curve, notes = _break_even(recipe, data, evidence.models["dense"], device, say)
+    measured["dense"] = replace(measured["dense"], notes=(*measured["dense"].notes, *notes))
     receipt = Receipt(
         prunus=prunus.__version__,
         torch=torch.__version__,
@@ -92,26 +92,26 @@ def prove(
         seed=seed,
         device=device.type,
         data=_data_facts(data),
-        models=tuple(found[name] for name in evidence.models),
+        models=tuple(measured[name] for name in evidence.models),
         comparisons=_comparisons(logits, data, evidence),
         checks=(
             *checks.checks(recipe, evidence.models, evidence.masks, logits, _example(data, device)),
             *_program_checks(evidence.program, data, logits["packed"]),
         ),
-        controls=tuple(found[name] for name in evidence.controls),
-        break_even=overtaking,
+        controls=tuple(measured[name] for name in evidence.controls),
+        break_even=curve,
     )
     receipt.save(path)
     return receipt
 
 
 def _program_checks(program: Program | None, data: Dataset, expected: Tensor) -> tuple[Check, ...]:
-    """Run the program on the test images, and hold it against what the packed model gave."""
+    """Run the program on the test images, and compare its logits with those of the packed model."""
     if program is None:
         return ()
     images = normalise(data.test.images.cpu(), data.mean, data.std)
-    found = torch.cat([program(batch) for batch in torch.split(images, PREDICTED_AT_ONCE)])
-    return (checks.program_equals_packed(expected.cpu(), found),)
+    logits = torch.cat([program(batch) for batch in torch.split(images, PREDICTED_AT_ONCE)])
+    return (checks.program_equals_packed(expected.cpu(), logits),)
 
 
 def _is_of(receipt: Receipt, recipe: Recipe, data: Dataset, device: torch.device) -> bool:
@@ -126,7 +126,7 @@ def _facts(
     example = _example(data, device)
     everything = evidence.models | evidence.controls
     threads, left_out = _threads(recipe, device)
-    # another runtime runs on the CPU, so beside an accelerator its times would compare machines, not models
+    # the other runtimes run on the CPU, so their times can't be compared with those of an accelerator
     runtimes = recipe.measure.runtimes if device.type == "cpu" else (TORCH,)
     road = list(evidence.models)
     times = timings(
@@ -138,25 +138,25 @@ def _facts(
         only=dict.fromkeys(ENDS_ONLY, (road[0], road[-1])),
     )
     seconds = Seconds(folder)
-    embedded, why = _embedded(everything[road[-1]], example)
-    found = {}
+    embedded, not_embedded = _embedded(everything[road[-1]], example)
+    complete = {}
     for name, model in everything.items():
         measured = facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes))
         packed = (folder / RESULT).stat().st_size if name == "packed" else _packed_size(model, example)
-        found[name] = replace(
+        complete[name] = replace(
             measured,
             bytes=measured.bytes | {"packed": packed},
             accuracy=evaluate.accuracy(logits[name], data.test.labels),
             latency_us=times[name].latency_us,
             seconds=seconds[f"{name}-finetuned" if name in ROADS else name],
-            notes=(*measured.notes, *left_out, *times[name].notes, *(why if name == road[-1] else ())),
+            notes=(*measured.notes, *left_out, *times[name].notes, *(not_embedded if name == road[-1] else ())),
             embedded=embedded if name == road[-1] else None,
         )
-    return found
+    return complete
 
 
 def _embedded(model: nn.Module, example: Tensor) -> tuple[Embedded | None, tuple[str, ...]]:
-    """Return what a model takes as C, or a note why it can't be written as such."""
+    """Return the bytes of a model in C, or a note why it can't be exported."""
     try:
         return Embedded(*c_cost(model, example)), ()
     except (GraphError, ValueError) as error:
@@ -166,13 +166,13 @@ def _embedded(model: nn.Module, example: Tensor) -> tuple[Embedded | None, tuple
 def _break_even(
     recipe: Recipe, data: Dataset, dense: nn.Module, device: torch.device, say: Callable[[str], None]
 ) -> tuple[BreakEven | None, tuple[str, ...]]:
-    """Return the break-even curve if it was asked for, and a note where it could not be had."""
+    """Return the break-even curve if the recipe asks for it, or a note why it could not be measured."""
     if not recipe.measure.break_even or device.type != "cpu":
         return None, ()
-    say("measure: from which sparsity on a program that skips zeros is faster")
+    say("measure: the sparsity above which a program that skips zeros is faster")
     section = recipe.prune
     try:
-        found = break_even(
+        curve = break_even(
             dense,
             _example(data, device),
             runtimes=(TORCH, *recipe.measure.runtimes),
@@ -181,7 +181,7 @@ def _break_even(
         )
     except LeftOutError as error:
         return None, (f"break-even curve: {error}",)
-    return found, ()
+    return curve, ()
 
 
 def _example(data: Dataset, device: torch.device) -> Tensor:
@@ -195,7 +195,7 @@ def _packed_size(model: nn.Module, example: Tensor) -> int:
 
 
 def _threads(recipe: Recipe, device: torch.device) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the recipe's numbers of threads that this machine can give, and a note on the others."""
+    """Return the recipe's numbers of threads that PyTorch can use here, and a note on the others."""
     most = torch.get_num_threads()
     if device.type != "cpu":
         return (most,), ()
@@ -207,7 +207,7 @@ def _threads(recipe: Recipe, device: torch.device) -> tuple[tuple[int, ...], tup
 
 def _comparisons(logits: dict[str, Tensor], data: Dataset, evidence: Evidence) -> tuple[PairedTest, ...]:
     """Test the first model against every other, each against the one before it, and the last against the controls."""
-    correct = {name: found.argmax(1) == data.test.labels for name, found in logits.items()}
+    correct = {name: of_model.argmax(1) == data.test.labels for name, of_model in logits.items()}
     first, *others = evidence.models
     pairs = [
         *((first, name) for name in others),
@@ -223,7 +223,7 @@ def _data_facts(data: Dataset) -> DataFacts:
 
 
 def _write_predictions(path: Path, logits: dict[str, Tensor], data: Dataset) -> None:
-    predicted = {name: found.argmax(1) for name, found in logits.items()}
+    predicted = {name: of_model.argmax(1) for name, of_model in logits.items()}
     changed = (predicted["dense"] != predicted["finetuned"]).nonzero().flatten()
     changed = changed[_evenly(len(changed), SHOWN_CHANGES)]
     extra = {
@@ -242,7 +242,7 @@ def _write_sensitivity(path: Path, recipe: Recipe, data: Dataset, dense: nn.Modu
         return float((logits.argmax(1) == split.labels).double().mean())
 
     section = recipe.prune
-    # scores that need data would mix what the curve shows with which data was looked at
+    # a criterion that needs data would make the curve depend on the choice of the data
     criterion = section.criterion if criteria.resolve(section.criterion).needs is None else "magnitude"
     curves = sensitivity(dense, score, include=section.include, exclude=section.exclude, criterion=criterion)
     content = {
@@ -255,7 +255,7 @@ def _write_sensitivity(path: Path, recipe: Recipe, data: Dataset, dense: nn.Modu
     write_json(path, content)
 
 
-def _evenly(count: int, most: int) -> Tensor:
-    """Return at most `most` indices at even distances, since a split may be sorted by class."""
-    chosen = min(count, most)
+def _evenly(count: int, limit: int) -> Tensor:
+    """Return at most `limit` indices at even distances, since a split may be sorted by class."""
+    chosen = min(count, limit)
     return torch.arange(chosen) * count // max(chosen, 1)

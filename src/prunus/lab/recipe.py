@@ -1,4 +1,4 @@
-"""What a run is: fields, checks, YAML, key=value overrides, hash."""
+"""Recipes: the settings of a run, their checks, YAML, key=value overrides, hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.targets import resolve
 from prunus.registry import UnknownNameError, unknown_name
 
-require("pydantic", "reading recipes")  # else the import below would fail without saying how to get it
+require("pydantic", "reading recipes")  # otherwise the import below would fail without naming the extra
 
 from pydantic import (  # noqa: E402
     BaseModel,
@@ -37,37 +37,37 @@ from pydantic import (  # noqa: E402
 
 from prunus.lab.validation import problems, shown  # noqa: E402
 
-# Strict: YAML tells numbers, text and true apart, so a value of another kind is a mistake.
+# Strict: YAML distinguishes numbers, text and booleans, so a value of another type is a mistake.
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Positive = Annotated[int, Field(strict=True, ge=1)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Flag = Annotated[bool, Field(strict=True)]
 
-# One selector may be written without the brackets of a list.
+# A single selector may be written without a list.
 Selectors = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 def _entry(value: object) -> object:
-    """Write an entry with options, `{channel: {round_to: 8}}`, as text."""
+    """Convert an entry with options, `{channel: {round_to: 8}}`, to text."""
     if isinstance(value, dict) and len(value) == 1:
-        ((name, given),) = value.items()
-        if isinstance(name, str) and isinstance(given, dict):
-            return options.join(name, given)
+        ((name, entry_options),) = value.items()
+        if isinstance(name, str) and isinstance(entry_options, dict):
+            return options.join(name, entry_options)
     return value
 
 
-# One entry of an axis.
+# An entry of an axis: criterion, pattern, scope or schedule.
 Entry = Annotated[str, BeforeValidator(_entry)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, and strict about names."""
+    """A part of a recipe: immutable, and without unknown settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSection(Section):
-    """Which model: a name of `prunus.models` and the arguments it is made with."""
+    """The model: a name of `prunus.models` and arguments."""
 
     name: str
     arguments: dict[str, Any] = {}
@@ -78,7 +78,7 @@ class ModelSection(Section):
         return self
 
     def make(self) -> nn.Module:
-        """Make the model, initialised from torch's global random state, which is left as it was.
+        """Create the model, initialised from torch's global random state, which does not change.
 
         Raises:
             ValueError: there is no such model, or it does not take these arguments.
@@ -93,7 +93,7 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    """Which data: a name of `prunus.data`, what may stand in for it, and how training images are shifted."""
+    """The data: a name of `prunus.data`, a fallback if it is unavailable, and the shift of training images."""
 
     name: str
     fallback: str | None = None
@@ -110,7 +110,7 @@ class DataSection(Section):
 
 
 class TrainingSection(Section):
-    """One training phase: `lr` is the peak of the schedule; `shift` and batches come from the data section."""
+    """One training phase; `lr` is the peak of the schedule. The shift of images is in the data section."""
 
     epochs: Annotated[int, Field(strict=True, ge=0)]
     batch_size: Positive = 128
@@ -123,7 +123,7 @@ class TrainingSection(Section):
 
 
 class PruneSection(Section):
-    """What is removed and how; `training` is the phase a gradual schedule runs along, None for one_shot.
+    """What is removed and how; `training` is the phase during which a gradual schedule prunes, None for one_shot.
 
     An entry of an axis is a name, or a name with options: ``pattern: {channel: {round_to: 8, budget: macs}}``.
     """
@@ -164,19 +164,19 @@ class PruneSection(Section):
         """Return the entries of the axes.
 
         Raises:
-            ValueError: a name is unknown, or the combination makes no sense.
+            ValueError: a name is unknown, or the entries can't be combined.
         """
         return check_method(self.sparsity, self.criterion, self.pattern, self.scope, self.schedule)
 
     @property
     def channels(self) -> Channels | None:
-        """The pattern, where it takes whole channels: that needs the model's graph."""
+        """The pattern if it removes whole channels, which needs the model's graph; otherwise None."""
         pattern = self.method().pattern
         return pattern if isinstance(pattern, Channels) else None
 
 
 class PackSection(Section):
-    """How the result is packed: losslessly, or with at most ``2 ** bits`` values shared by each layer's weights."""
+    """How the result is packed: losslessly, or with at most ``2 ** bits`` values for the weights of a layer."""
 
     bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
 
@@ -187,8 +187,8 @@ RuntimeName: TypeAlias = Literal["torch", "torch-compile", "onnxruntime", "openv
 class MeasureSection(Section):
     """What is measured: latency per runtime, batch size and threads; the sensitivity curve on validation data.
 
-    A runtime that is not installed, or can't run a model, is left out, and the receipt says so. `break_even` times
-    programs of ever sparser copies of the dense model beside it in PyTorch and these runtimes, see `break_even`.
+    A runtime that is not installed or can't run a model is left out, and the receipt says so. `break_even` also times
+    programs of increasingly sparse copies of the dense model, see `measuring.break_even`.
     """
 
     runtimes: tuple[RuntimeName, ...] = get_args(RuntimeName)
@@ -231,7 +231,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _prunable(self) -> Self:
-        """Refuse what could not be pruned like this after hours of training, such as 2:4 of layers with 3 inputs."""
+        """Check before training that the model can be pruned like this: 2:4 of 3 inputs, for example, can't."""
         section = self.prune
         try:
             if section.channels:
@@ -245,17 +245,17 @@ class Recipe(Section):
 
     @property
     def hash(self) -> str:
-        """The first 16 hex digits of sha256 over the recipe's canonical JSON, its description left out."""
+        """The first 16 hex digits of the SHA-256 of the recipe's canonical JSON, without its description."""
         return fingerprint(self.model_dump(mode="json", exclude={"description"}))
 
     def yaml(self) -> str:
-        """Return the recipe as YAML that `load` reads back to an equal one."""
+        """Return the recipe as YAML, from which `load` makes an equal one."""
         return settings.dump(self.model_dump(mode="json"))
 
 
-@functools.lru_cache(maxsize=8)  # reading a model's graph takes seconds, and a run reads its recipe more than once
+@functools.lru_cache(maxsize=8)  # tracing takes seconds, and a run reads its recipe more than once
 def _check_channels(model: str, section: str) -> None:
-    """Refuse whole channels that could not be removed like this; both sections are given as JSON.
+    """Check that whole channels can be removed like this; both sections are JSON, which can be cached.
 
     Raises:
         ValueError: the sparsity can't be reached, or the model can't be traced.
@@ -279,7 +279,7 @@ def _check_channels(model: str, section: str) -> None:
 
 
 def fingerprint(value: Any) -> str:
-    """Return 16 hex digits that change when a JSON-able value does.
+    """Return 16 hex digits that identify a JSON value.
 
     >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     True
@@ -297,11 +297,11 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or from a YAML file, with ``key=value`` overrides.
 
     Args:
-        source: a name that `names` lists, or the path of a .yaml file.
+        source: a name of `names`, or the path of a .yaml file.
         overrides: settings such as ``"prune.sparsity=0.9"`` or ``"seeds=[0,1,2]"``.
 
     Raises:
-        FileNotFoundError: a path was given and there is no file.
+        FileNotFoundError: there is no file of that path.
         ValueError: the name is unknown, the YAML can't be read, or a setting is unknown or out of range.
     """
     text, origin = _read(source)

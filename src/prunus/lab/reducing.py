@@ -1,4 +1,4 @@
-"""The stages that make the finetuned model really smaller and faster: shrink, then pack, then compile."""
+"""The stages that make the finetuned model smaller and faster: shrink, pack, compile."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from prunus.shrinking import shrink
 if TYPE_CHECKING:
     from prunus.lab.stages import Road
 
-# The packed model's file is what a run is for, so it has a name of its own.
+# The file of the packed model, the result of a run.
 RESULT = "model.prunus"
 
-# The program that it was compiled to.
+# The file of its program.
 PROGRAM = "compiled.program"
 
 
 def make(road: Road, finetuned: nn.Module, made_from: str) -> dict[str, nn.Module]:
-    """Return the shrunk model and the packed one, each as its file gives it back.
+    """Return the shrunk and the packed model, each loaded from its file.
 
-    Both are `.prunus` files, since those hold the graph of a smaller model, whatever widths it has.
+    Both are `.prunus` files, which hold the graph of a model with any widths.
 
     Args:
-        road: the run they belong to.
-        finetuned: what is made smaller; it is left as it was.
+        road: the stages of the run.
+        finetuned: the model to make smaller; it is not changed.
         made_from: its fingerprint.
     """
     shrunk_from = road.made_from(made_from, "shrink")
@@ -43,9 +43,9 @@ def make(road: Road, finetuned: nn.Module, made_from: str) -> dict[str, nn.Modul
     example = normalise(road.data.validation.images[:1], road.data.mean, road.data.std).to(road.device)
 
     def smaller() -> nn.Module:
-        found = shrink(finetuned, example)
-        _tell(road, finetuned, found)
-        return found
+        shrunk = shrink(finetuned, example)
+        _say_removed(road, finetuned, shrunk)
+        return shrunk
 
     shrunk = _stage(road, "shrunk", road.folder / "shrunk.prunus", shrunk_from, example, smaller)
     bits = road.recipe.pack.bits
@@ -66,45 +66,44 @@ def _stage(
     if model is not None:
         road.say(f"{name}: done before, read from {path}")
         return model.to(road.device)
-    found = vouched(path)
-    road.check_takes_over(path, found in (None, made_from))
-    road.say(f"{name}: {_DOES[name]}")
+    road.check_takes_over(path, vouched(path) in (None, made_from))
+    road.say(f"{name}: {_DESCRIPTIONS[name]}")
     began = time.monotonic()
     store_packed(path, make(), made_from, example, bits)
     Seconds(road.folder)[name] = time.monotonic() - began
     return pack.load(path).to(road.device)
 
 
-_DOES = {
-    "shrunk": "channels that provably can't matter are taken out",
-    "packed": "the result becomes one small file",
+_DESCRIPTIONS = {
+    "shrunk": "removing channels that provably can't matter",
+    "packed": "writing the result as one small file",
 }
 
 
 def compiled(road: Road, packed: nn.Module, made_from: str) -> Program | None:
-    """Return the packed model as a program that skips its zeros, which is kept in a file.
+    """Return the packed model as a program that skips its zeros, and save it.
 
     Args:
-        road: the run it belongs to.
-        packed: what is compiled.
+        road: the stages of the run.
+        packed: the model to compile.
         made_from: the finetuned model's fingerprint.
 
     Returns:
-        None where there is no compiler, or the model holds an operation that programs don't know; the run says why.
+        None if there is no compiler, or the model has an operation that programs don't support; the run says why.
     """
     measure = road.recipe.measure
     path = road.folder / PROGRAM
     batch, threads = max(measure.batch_sizes), min(max(measure.threads), cores())
     parts = road.made_from(road.made_from(made_from, "shrink"), road.recipe.pack)
     fingerprint = road.made_from(parts, f"compile {batch} {threads}")
-    found = vouched(path)
-    road.check_takes_over(path, found in (None, fingerprint))
+    stored = vouched(path)
+    road.check_takes_over(path, stored in (None, fingerprint))
     began = time.monotonic()
     try:
-        if found == fingerprint:
+        if stored == fingerprint:
             road.say(f"compiled: done before, read from {path}")
-            return load_program(path, max_bytes=sys.maxsize)  # this run wrote it
-        road.say("compiled: the result becomes a program that skips the zeros")
+            return load_program(path, max_bytes=sys.maxsize)  # safe, since this run wrote it
+        road.say("compiled: compiling the result to a program that skips zeros")
         example = normalise(road.data.validation.images[:batch], road.data.mean, road.data.std)
         program = compile(packed, example, threads=threads)
     except (CompileError, GraphError) as error:
@@ -116,9 +115,9 @@ def compiled(road: Road, packed: nn.Module, made_from: str) -> Program | None:
     return program
 
 
-def _tell(road: Road, before: nn.Module, after: nn.Module) -> None:
+def _say_removed(road: Road, before: nn.Module, after: nn.Module) -> None:
     was, now = (sum(parameter.numel() for parameter in model.parameters()) for model in (before, after))
     if now == was:
         road.say("shrunk: nothing to remove: every channel still carries weights that are not zero")
     else:
-        road.say(f"shrunk: {was - now:,} of {was:,} parameters are gone")
+        road.say(f"shrunk: {was - now:,} of {was:,} parameters removed")

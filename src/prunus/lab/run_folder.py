@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, one recipe, and results that know what they were made from."""
+"""A run's folder: a lock, its recipe, and results with fingerprints of everything they depend on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from prunus.extras import require
 from prunus.files import load_with_metadata, remove_left_overs, save_tensors, strict_json, write_json, write_text
 from prunus.lab.recipe import Recipe, load
 
-# What the measuring stage concludes from the models, the receipt first: without it nothing else counts.
+# The files of the measuring stage, the receipt first, since the others are invalid without it.
 CONCLUSIONS = ("receipt.json", "report.html", "sensitivity.json", "predictions.safetensors")
 
 
 class RunLockedError(RuntimeError):
-    """Another process is running in this folder."""
+    """Another process is using this folder."""
 
 
 class RecipeChangedError(ValueError):
@@ -30,10 +30,10 @@ class RecipeChangedError(ValueError):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends.
+    """Lock the folder for this process; the lock is released when the process ends in any way.
 
     Raises:
-        RunLockedError: another process holds it.
+        RunLockedError: another process has locked it.
     """
     filelock = require("filelock", "running a recipe")
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise RunLockedError(
-            f"another prunus run is at work in {str(folder)!r}; wait for it to end, or give this one another folder"
+            f"another prunus run is using {str(folder)!r}; wait for it to end, or give this one another folder"
         ) from error
     try:
         remove_left_overs(folder)
@@ -56,8 +56,8 @@ def claim(folder: Path, recipe: Recipe, *, redo: bool) -> None:
 
     Args:
         folder: the folder of one seed.
-        recipe: what is going to run there.
-        redo: take the folder over; results the new recipe shares are kept, the others are made anew.
+        recipe: the recipe to run.
+        redo: whether to overwrite the results of another recipe; those that both recipes share are kept.
 
     Raises:
         RecipeChangedError: the folder holds a run of another recipe, and `redo` is not set.
@@ -67,15 +67,15 @@ def claim(folder: Path, recipe: Recipe, *, redo: bool) -> None:
         if not redo:
             raise RecipeChangedError(
                 f"{str(folder)!r} holds a run of another recipe ({'; '.join(differences(earlier, recipe))}); give "
-                "another folder with --out, or --redo to keep what both share and make the rest anew"
+                "another folder with --out, or --redo to keep what both share and make the rest again"
             )
-        for name in CONCLUSIONS:  # drawn from models that are made anew now
+        for name in CONCLUSIONS:  # they are about models that are made again now
             (folder / name).unlink(missing_ok=True)
     write_text(path, recipe.yaml())
 
 
 def differences(earlier: Recipe, later: Recipe) -> list[str]:
-    """Say which settings two recipes differ in: ``"train.epochs: 12 -> 3"``."""
+    """Return the settings that differ between two recipes: ``"train.epochs: 12 -> 3"``."""
     before, after = _flat(earlier.model_dump(mode="json")), _flat(later.model_dump(mode="json"))
     keys = sorted((before.keys() | after.keys()) - {"description"})
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
@@ -89,41 +89,41 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def store(path: Path, model: nn.Module, made_from: str) -> None:
-    """Write a model's state dict as the result of a stage; `made_from` is the fingerprint of all it depends on."""
+    """Write a model's state dict as the result of a stage; `made_from` is the fingerprint of what it depends on."""
     save_tensors(path, model.state_dict(), {"made_from": made_from})
 
 
 def restore(path: Path, model: nn.Module, made_from: str, beside: Sequence[Path] = ()) -> bool:
-    """Load a stage's result into the model if there is one of the same fingerprint; tell whether there was.
+    """Load a stage's result into the model if its fingerprint is the same; return whether it was loaded.
 
     Args:
-        path: of the model's file.
-        model: what the weights are loaded into.
-        made_from: the fingerprint of all the result depends on.
-        beside: further files of the same stage; without them, or with others than this stage's, nothing is loaded.
+        path: the model's file.
+        model: the model that the weights are loaded into.
+        made_from: the fingerprint of everything the result depends on.
+        beside: further files of the stage; if one is missing or has another fingerprint, nothing is loaded.
 
     Raises:
-        ValueError: a file is there but damaged.
+        ValueError: a file is damaged.
     """
     if not all(file.is_file() for file in (path, *beside)):
         return False
     tensors, metadata = load_with_metadata(path)
-    found = [metadata, *(load_with_metadata(file)[1] for file in beside)]
-    if any(header.get("made_from") != made_from for header in found):
+    headers = [metadata, *(load_with_metadata(file)[1] for file in beside)]
+    if any(header.get("made_from") != made_from for header in headers):
         return False
     model.load_state_dict(tensors)
     return True
 
 
 def store_packed(path: Path, model: nn.Module, made_from: str, example: Tensor, bits: int | None = None) -> None:
-    """Write a model as a `.prunus` file, the result of a stage; its fingerprint lies beside it, in a file of its own.
+    """Write a model as a `.prunus` file, the result of a stage, and its fingerprint to a second file.
 
-    The fingerprint comes second and names the content it is of, so after a kill between the two it is not believed.
+    The fingerprint is written second, with a hash of the content, so it is ignored after a kill between the two.
 
     Args:
-        path: of the file; the fingerprint is in ``<its stem>.json``.
-        model: what is written.
-        made_from: the fingerprint of all the result depends on.
+        path: the file; the fingerprint is in ``<its stem>.json``.
+        model: the model to write.
+        made_from: the fingerprint of everything the result depends on.
         example: an input of the model, to trace it with.
         bits: as in `prunus.save`.
     """
@@ -132,15 +132,15 @@ def store_packed(path: Path, model: nn.Module, made_from: str, example: Tensor, 
 
 
 def vouch(path: Path, made_from: str) -> None:
-    """Write beside a stage's file what it was made from."""
+    """Write the fingerprint of a stage's file beside it."""
     write_json(_beside(path), {"made_from": made_from, "sha256": _sha256(path)})
 
 
 def restore_packed(path: Path, made_from: str) -> nn.Module | None:
-    """Return the model of a stage's `.prunus` file if there is one of the same fingerprint.
+    """Return the model of a stage's `.prunus` file if its fingerprint is the same, otherwise None.
 
     Raises:
-        PackError: the file is there but damaged.
+        PackError: the file is damaged.
     """
     if not path.is_file() or vouched(path) != made_from:
         return None
@@ -148,14 +148,14 @@ def restore_packed(path: Path, made_from: str) -> nn.Module | None:
 
 
 def vouched(path: Path) -> str | None:
-    """Return the fingerprint beside a stage's file; None where there is none, or one of another content."""
+    """Return the fingerprint beside a stage's file; None if there is none, or it is of another content."""
     beside = _beside(path)
     if not path.is_file() or not beside.is_file():
         return None
     try:
-        said = json.loads(beside.read_text(encoding="utf-8"))
-        return str(said["made_from"]) if said["sha256"] == _sha256(path) else None
-    except (ValueError, KeyError, TypeError, RecursionError):  # damaged, so it vouches for nothing
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        return str(record["made_from"]) if record["sha256"] == _sha256(path) else None
+    except (ValueError, KeyError, TypeError, RecursionError):  # damaged
         return None
 
 
@@ -168,15 +168,15 @@ def _sha256(path: Path) -> str:
 
 
 def made_from_of(path: Path) -> str | None:
-    """Return the fingerprint in a result's header, None where it has none."""
+    """Return the fingerprint in a result's header; None if it has none."""
     return load_with_metadata(path)[1].get("made_from")
 
 
 class Seconds:
-    """What each stage cost, kept in `seconds.json`: a later start of the same run adds nothing to it.
+    """The seconds of each stage, kept in `seconds.json`; stages that a later start skips keep theirs.
 
     Raises:
-        ValueError: the file is there but damaged.
+        ValueError: the file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:

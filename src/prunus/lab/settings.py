@@ -1,7 +1,7 @@
-"""Settings as text: YAML without its surprises, and ``key=value`` overrides.
+"""Settings as text: a strict subset of YAML, and ``key=value`` overrides.
 
-YAML 1.1, as PyYAML reads it, takes ``2:4`` for the number 124, ``1e-4`` for text, ``no`` for false, and the last of
-two equal keys without a word. Here scalars are those of YAML 1.2's core schema in decimal, and a key comes once.
+PyYAML follows YAML 1.1: it reads ``2:4`` as the number 124, ``1e-4`` as text, ``no`` as false, and of two equal keys
+silently uses the last. Here scalars follow YAML 1.2's core schema, decimal only, and repeated keys are errors.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 from prunus.extras import require
 
-require("yaml", "reading settings")  # else the import below would fail without saying how to get it
+require("yaml", "reading settings")  # otherwise the import below would fail without naming the extra
 
 import yaml  # noqa: E402
 
 _TAG = "tag:yaml.org,2002:"
 
-# Recipes have a few thousand characters; PyYAML takes seconds for a hundred thousand.
-_LONGEST = 1 << 16
+# The longest text. Recipes have a few thousand characters; PyYAML needs seconds for a hundred thousand.
+_MAX_CHARACTERS = 1 << 16
 
-# With aliases written out, values and their characters may be so many together, or so many times the text's characters;
-# without aliases they are at most twice as many.
-_MOST_WRITTEN_OUT = 10_000
-_TIMES_WRITTEN_OUT = 4
+# The limit for values and their characters after aliases are expanded: this number, or this many times the text's
+# characters. Without aliases they are at most twice as many.
+_MAX_EXPANDED = 10_000
+_TIMES_EXPANDED = 4
 
-# tag -> what is written for it, and the characters that can begin with
+# tag -> a regular expression for its values, and their possible first characters
 _SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -39,7 +39,7 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads mappings, lists, text and the scalars above, and no key twice."""
+    """Reads mappings without repeated keys, lists, text and the scalars above."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # declared as PyYAML does
     yaml_constructors = {  # noqa: RUF012
@@ -51,11 +51,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
+            key, start = self.construct_object(key_node, deep=True), key_node.start_mark
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text", start)
             if key in mapping:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} comes twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} appears twice", start)
             mapping[key] = self.construct_object(value_node, deep=deep)
         return mapping
 
@@ -64,13 +64,13 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text that `_Loader`, or a reader of YAML 1.1, would take for something else."""
+    """Quotes text that `_Loader` or YAML 1.1 would not read as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        # Unicode's own line breaks are lost in any other style, since every one of them reads as a new line
+        # in other styles, Unicode's line breaks would be read as a new line
         style = '"' if any(character in data for character in "\x85\u2028\u2029") else None
         return self.represent_scalar(_TAG + "str", data, style)
 
@@ -83,21 +83,20 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def parse(text: str, origin: str) -> Any:
-    """Return the value that a YAML text stands for; `origin` names it in errors.
+    """Return the value of a YAML text; `origin` names it in errors.
 
     Raises:
-        ValueError: the text is no YAML, holds a key twice, or something else than text, numbers, true, false, null,
-            lists and mappings; it has more than 65,536 characters, or is several times as long when its
-            aliases are written out.
+        ValueError: the text is not YAML, repeats a key, or holds anything but text, numbers, true, false, null, lists
+            and mappings; it has more than 65,536 characters, or its aliases expand to several times its length.
 
     >>> parse("{pattern: 2:4, lr: 1e-4, seeds: [0, 1]}", "the example")
     {'pattern': '2:4', 'lr': 0.0001, 'seeds': [0, 1]}
     """
-    if len(text) > _LONGEST:
-        raise ValueError(f"{origin} has {len(text):,} characters; settings may have {_LONGEST:,}")
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"{origin} has {len(text):,} characters; settings may have {_MAX_CHARACTERS:,}")
     try:
-        tree = yaml.load(text, _Loader)  # a SafeLoader that knows even less
-        _count(tree, max(_MOST_WRITTEN_OUT, _TIMES_WRITTEN_OUT * len(text)))
+        tree = yaml.load(text, _Loader)  # a SafeLoader with fewer types
+        _count(tree, max(_MAX_EXPANDED, _TIMES_EXPANDED * len(text)))
         return _unshared(tree)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -111,19 +110,19 @@ def parse(text: str, origin: str) -> Any:
 
 
 def dump(tree: Mapping[str, Any]) -> str:
-    """Return a mapping as YAML that `parse` reads back to an equal one."""
+    """Return a mapping as YAML, from which `parse` makes an equal one."""
     return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def override(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return settings with some set anew.
+    """Return settings with overrides.
 
     Args:
         tree: the settings; it is not changed.
         overrides: such as ``"prune.sparsity=0.9"``: names of groups and of the setting, and its value as YAML.
 
     Raises:
-        ValueError: an override is not of this form, or leads through something that is no group.
+        ValueError: an override is not of this form, or goes through a setting that is not a group.
 
     >>> override({"prune": {"sparsity": 0.2}}, ["prune.sparsity=0.9", "seeds=[0, 1]"])
     {'prune': {'sparsity': 0.9}, 'seeds': [0, 1]}
@@ -140,29 +139,30 @@ def override(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
                 group[part] = {}
             if not isinstance(group[part], dict):
                 path = ".".join(groups[: depth + 1])
-                raise ValueError(f"override {setting!r} sets a part of {path}, which is no group but {group[part]!r}")
+                value = group[part]
+                raise ValueError(f"override {setting!r} sets a part of {path}, which is not a group but {value!r}")
             group = group[part]
         group[last] = parse(text, f"the value in override {setting!r}")
     return changed
 
 
-def _count(value: Any, most: int) -> int:
-    """Return how many values and characters of texts there are in a value, with aliases written out.
+def _count(value: Any, limit: int) -> int:
+    """Return the number of values and characters of texts in a value, after aliases are expanded.
 
     Raises:
-        ValueError: there are more than `most`; no more than these are looked at.
+        ValueError: there are more than `limit`; counting stops there.
     """
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     count = 1 + len(value) if isinstance(value, str) else 1
     for entry in inner:
-        count += _count(entry, most - count)
-    if count > most:
-        raise ValueError(f"with its aliases written out it is over {_TIMES_WRITTEN_OUT} times as long")
+        count += _count(entry, limit - count)
+    if count > limit:
+        raise ValueError(f"with its aliases written out it is over {_TIMES_EXPANDED} times as long")
     return count
 
 
 def _unshared(value: Any) -> Any:
-    """Return a copy in which what two aliases share is there twice, so that each can be changed by itself."""
+    """Return a copy in which aliases share nothing, so that each can be changed by itself."""
     if isinstance(value, Mapping):
         return {key: _unshared(inner) for key, inner in value.items()}
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A run as stages, each skipped where its result is there.
+"""A run as stages; each is skipped if its result exists.
 
 train -> prune -> finetune -> shrink -> pack -> compile -> controls -> measure -> report
 """
@@ -45,7 +45,7 @@ _log = logging.getLogger("prunus")
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One seed's finished run."""
+    """The finished run of one seed."""
 
     seed: int
     folder: Path
@@ -63,26 +63,26 @@ def run(
     redo: bool = False,
     say: Callable[[str], None] = _log.info,
 ) -> list[SeedRun]:
-    """Run a recipe, each seed in its own folder `out/seed-N`; what is there already is not done again.
+    """Run a recipe, each seed in its own folder `out/seed-N`; stages whose results exist are skipped.
 
     Args:
-        recipe: what to do.
-        out: where the results go.
-        data_folder: where the data lies; by default it is looked for, then downloaded.
+        recipe: the recipe to run.
+        out: the folder for the results.
+        data_folder: a folder with the data; by default it is searched for, then downloaded.
         download: whether data may be downloaded.
         accelerator: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        redo: take over a folder that holds a run of another recipe.
-        say: called with one line of text as each stage begins or is skipped.
+        redo: whether to overwrite a run of another recipe.
+        say: called with a line of text when a stage begins or is skipped.
 
     Raises:
-        RunLockedError: another process is running in the folder.
+        RunLockedError: another process is using the folder.
         RecipeChangedError: the folder holds a run of another recipe or other data, and `redo` is not set.
-        ValueError: the data is damaged or not to be had, the recipe does not fit it, or there is no such accelerator.
+        ValueError: the data is damaged or unavailable, the recipe does not fit it, or there is no such accelerator.
         MissingExtraError: a package that a stage needs is not installed.
     """
-    require("constriction", "packing the result")  # said before anything is trained
+    require("constriction", "packing the result")  # checked before anything is trained
     device = _device(accelerator)
-    shape = models.input_shape(recipe.model.name, **recipe.model.arguments)  # known before anything is downloaded
+    shape = models.input_shape(recipe.model.name, **recipe.model.arguments)  # checked before anything is downloaded
     data = datasets.load(recipe.data.name, folder=data_folder, fallback=recipe.data.fallback, download=download)
     if data.input_shape != shape:
         raise ValueError(
@@ -104,7 +104,7 @@ def run(
 
 @dataclass(frozen=True)
 class Road:
-    """The stages of one seed, in order, each with what it needs from those before."""
+    """The stages of the run of one seed, in order."""
 
     recipe: Recipe
     seed: int
@@ -127,24 +127,24 @@ class Road:
         models = {"dense": dense, "pruned": pruned, "finetuned": finetuned} | smaller
         evidence = Evidence(models, masks, others, program)
         receipt = prove(recipe, self.seed, self.folder, self.data, evidence, self.say)
-        for state in self.folder.rglob("*.state.safetensors"):  # what a killed run would have gone on from
+        for state in self.folder.rglob("*.state.safetensors"):  # only needed to continue a killed run
             state.unlink()
         return receipt
 
     def made_from(self, *parts: Section | str | None) -> str:
-        """Fingerprint what a result depends on: seed, device, data, and the given settings or fingerprints."""
+        """Return the fingerprint of a result: of seed, device, data, and settings or fingerprints it depends on."""
         data = [self.recipe.data.model_dump(mode="json"), self.data.checksum]
         settings = [part.model_dump(mode="json") if isinstance(part, Section) else part for part in parts]
         return fingerprint([self.seed, self.device.type, self.recipe.devices, data, settings])
 
     def finetuned_from(self, trained: str, section: PruneSection) -> str:
-        """Return the fingerprint of what `prune_and_finetune` makes of a dense model's fingerprint."""
+        """Return the fingerprint of the finetuned model of `prune_and_finetune`, from that of the dense model."""
         return self.made_from(self.made_from(trained, section), self.recipe.finetune)
 
     def prune_and_finetune(
         self, dense: nn.Module, section: PruneSection, folder: Path, trained: str, prefix: str = ""
     ) -> tuple[nn.Module, Masks, nn.Module]:
-        """Take the road from a dense model to a finetuned one; `prefix` keeps a control's files apart."""
+        """Run the stages from a dense model to a finetuned one; `prefix` begins the names of a control's files."""
         path = folder / f"{prefix}masks.safetensors"
         made_from = self.made_from(trained, section)
         pruned = self.stage(
@@ -174,14 +174,14 @@ class Road:
         make: Callable[[nn.Module], float],
         beside: Sequence[Path] = (),
     ) -> nn.Module:
-        """Return a stage's model: read if it was made from the same things before, else made and stored.
+        """Return a stage's model: read if a result with the same fingerprint exists, otherwise made and stored.
 
         Args:
-            name: of the result's file.
-            folder: where it lies.
-            made_from: the fingerprint of all it depends on.
-            model: what the stage starts from; changed in place.
-            make: does the stage's work on the model and returns the seconds it cost.
+            name: the name of the result's file.
+            folder: the folder of that file.
+            made_from: the fingerprint of everything it depends on.
+            model: the model that the stage starts from; changed in place.
+            make: does the stage's work on the model, and returns the seconds it took.
             beside: further files that `make` writes, with the same fingerprint.
         """
         path = folder / f"{name}.safetensors"
@@ -194,24 +194,24 @@ class Road:
         return model
 
     def check_takes_over(self, path: Path, *ours: bool) -> None:
-        """Refuse to write over a stage's files if some are not this run's, unless that was asked for.
+        """Check that a stage's files are this run's, or that `redo` allows to overwrite them.
 
         Raises:
-            RecipeChangedError: they are of other settings.
+            RecipeChangedError: they are of other settings, and `redo` is not set.
         """
         if not self.redo and not all(ours):
             raise RecipeChangedError(
                 f"{str(path)!r} was made from other data or settings, or on another kind of device, than this run's "
                 f"(data: {self.data.source}; device: {self.device.type}); give another folder with --out, or --redo to "
-                "make it anew"
+                "make it again"
             )
 
     def new_model(self) -> nn.Module:
-        """Make the recipe's model, initialised from the seed."""
+        """Create the recipe's model, initialised from the seed."""
         return self.seeded(self.recipe.model.arguments)
 
     def seeded(self, arguments: dict[str, Any]) -> nn.Module:
-        """Make the recipe's kind of model with other arguments, initialised from the seed."""
+        """Create the recipe's model with other arguments, initialised from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return models.create(self.recipe.model.name, **arguments).to(self.device)
@@ -226,7 +226,7 @@ class Road:
         prune: PruneSection | None = None,
         masks: Masks | None = None,
     ) -> train.Fit:
-        """Train a model in place for one phase; with `redo`, the state of one with other settings makes way."""
+        """Train a model in place for one phase; with `redo`, a state of other settings is deleted."""
         epochs = f"{section.epochs} epoch" + ("" if section.epochs == 1 else "s")
         self.say(f"{name}: {epochs}" + (", the zeros are kept" if masks else ""))
         phase = train.Phase(name, section, folder, self.seed, self.recipe.data.shift, self.recipe.devices, prune)
@@ -279,7 +279,7 @@ class Road:
 
 
 def _device(accelerator: str) -> torch.device:
-    """Return where models live: what was asked for, if it is there."""
+    """Return the device of the models, after checking that there is such an accelerator."""
     if accelerator not in ("auto", "cpu", "cuda"):
         raise unknown_name("accelerator", accelerator, ("auto", "cpu", "cuda"))
     if accelerator == "cuda" and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with settings, in the words of this package: where, what was expected, what was given."""
+"""Messages for the errors that pydantic finds in settings: which setting, what was expected, what it is."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _EXPECTED = {
     "less_than_equal": "at most {le:g}",
 }
 
-# A given value is cut to this many characters in a message.
-_LONGEST = 60
+# Values in messages are cut to this many characters.
+_MAX_CHARACTERS = 60
 
 
 def problems(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """Return one line for each thing that is wrong with settings of the kind `root`."""
+    """Return one line for each error in settings of the class `root`."""
     return [_describe(dict(problem), root) for problem in error.errors()]
 
 
 def shown(value: object) -> str:
-    """Return a value as a person would write it, cut where it is long.
+    """Return a value as in YAML, cut if it is long.
 
     >>> shown(None), shown(True), shown("a")
     ('nothing', 'true', "'a'")
@@ -45,12 +45,12 @@ def shown(value: object) -> str:
     if value is None:
         return "nothing"
     text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
 
 
 def _describe(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"])
-    kind, given, details = problem["type"], shown(problem["input"]), problem.get("ctx", {})
+    kind, value, details = problem["type"], shown(problem["input"]), problem.get("ctx", {})
     if kind == "missing":
         return f"{place}: is missing"
     if kind == "extra_forbidden":
@@ -58,13 +58,13 @@ def _describe(problem: Mapping[str, Any], root: type[BaseModel]) -> str:
     if kind == "value_error":
         return f"{place}: {details['error']}" if place else str(details["error"])
     if kind not in _EXPECTED:
-        return f"{place}: {problem['msg']}, got {given}"
-    return f"{place}: must be {_EXPECTED[kind].format(**details)}, got {given}"
+        return f"{place}: {problem['msg']}, got {value}"
+    return f"{place}: must be {_EXPECTED[kind].format(**details)}, got {value}"
 
 
 def _unknown_setting(place: list[str], root: type[BaseModel]) -> str:
-    """Say that there is no such setting, and where there is one of that name or of a similar one."""
-    *groups, name = place  # a name of the user's may have dots
+    """Say that there is no such setting, and suggest settings of the same or a similar name."""
+    *groups, name = place  # the user's name may contain dots
     path = ".".join(groups)
     elsewhere = [setting for setting in _all_settings(root) if setting.rpartition(".")[2] == name]
     if elsewhere:
@@ -83,7 +83,7 @@ def _all_settings(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """Return the class of the group of settings that a field holds, None where it holds one setting."""
+    """Return the class of the group of settings in a field; None if it is a single setting."""
     if name not in section.model_fields:
         return None
     annotation = section.model_fields[name].annotation

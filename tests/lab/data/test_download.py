@@ -162,8 +162,8 @@ def dripping(handler: http.server.BaseHTTPRequestHandler, name: str) -> None:
 BAD = {
     not_found: "HTTP Error 404: Not Found",
     wrong_bytes: "sent content with the sha256 " + hashlib.sha256(b"something else").hexdigest(),
-    no_gzip: "sent no whole gzip file",
-    hanging_up_early: "sent no whole gzip file",
+    no_gzip: "sent no complete gzip file",
+    hanging_up_early: "sent no complete gzip file",
     no_http: "I am a teapot",
     silent: "no answer within 0.8 s",
     stalling: "timed out",

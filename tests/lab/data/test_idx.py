@@ -113,12 +113,12 @@ def images_file() -> bytes:
         (b"<!DOCTYPE html>", DataError, "starts with the bytes 3c 21 44 4f, expected 00 00 08 03"),
         (idx_bytes(np.zeros(30)), DataError, "00 00 08 01, expected 00 00 08 03: .* in 3 dimensions"),
         (b"\0\0\x0d\x03" + images_file()[4:], DataError, "00 00 0d 03, expected 00 00 08 03"),
-        (b"\0\0\x08\x03" + bytes(12), DataError, "declares 0 x 0 x 0 bytes, which is no data"),
-        (gzip.compress(images_file(), mtime=0)[:-9], DataError, "gzip stream breaks off"),
+        (b"\0\0\x08\x03" + bytes(12), DataError, "declares 0 x 0 x 0 bytes, so it is empty"),
+        (gzip.compress(images_file(), mtime=0)[:-9], DataError, "gzip stream is incomplete"),
         (
             gzip.compress(images_file()[:-1], mtime=0),
             DataError,
-            "only 23 follow the header; take it away or put a whole",
+            "only 23 follow the header; remove it or replace it",
         ),
         (gzip.compress(images_file() + b"!", mtime=0), DataError, "but more follow"),
         (

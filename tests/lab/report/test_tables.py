@@ -11,7 +11,7 @@ from rich.console import Console
 
 import made_up
 from prunus.lab import report
-from prunus.lab.report import receipt_tables, steps
+from prunus.lab.report import receipt_tables, savings
 from prunus.lab.report.caveats import caveats
 from prunus.lab.report.outcome import headline
 from prunus.measuring import overview
@@ -59,9 +59,9 @@ def test_no_table_is_wider_than_the_terminal_and_every_cell_is_printed(run, widt
 
 def test_the_road_says_what_each_step_saved(run):
     smaller = run.made_smaller()
-    table = steps.road(smaller)
+    table = savings.road(smaller)
     assert table is not None
-    assert steps.road(run.receipt) is None
+    assert savings.road(run.receipt) is None
     dense, _, finetuned, shrunk, packed = smaller.models
     names = ("dense", "prune, finetune", "shrink", "pack")
     for row_of_step, name, facts in zip(table.rows, names, (dense, finetuned, shrunk, packed), strict=False):
@@ -81,7 +81,7 @@ def test_the_road_says_what_each_step_saved(run):
 
 
 def test_times_of_ends_only_have_no_column_among_the_steps(run):
-    table = steps.road(run.with_programs())
+    table = savings.road(run.with_programs())
     assert table is not None
     assert not any("OpenVINO" in column for column in table.columns)
 

@@ -1,10 +1,10 @@
-"""What a newcomer needs to start: MNIST and friends, loaded by name, and batches of them.
+"""Small datasets, MNIST and similar ones, loaded by name, and batches of them.
 
     data = prunus.data.load("mnist", fallback="mnist-5k")
     for images, labels in prunus.data.batches(data.train, 128, mean=data.mean, std=data.std, shift=2):
         ...
 
-A new dataset is one decorated function, in a file of its own that is imported here.
+A new dataset is one decorated function, in its own file, which is imported here.
 """
 
 import logging
@@ -45,21 +45,21 @@ def names() -> list[str]:
 def load(name: str, *, folder: Path | str | None = None, fallback: str | None = None, download: bool = True) -> Dataset:
     """Load a dataset into memory.
 
-    A set of files is looked for in `folder`, in the folder that the environment variable PRUNUS_DATA names (in both,
-    first in a folder of the dataset's name, then directly), in the user's cache and where the system's packages put
-    it. Then it is downloaded into the cache. The splits are fixed: the same images on every machine.
+    Its files are searched for in `folder`, in the folder of the environment variable PRUNUS_DATA (in both, first in a
+    subfolder with the dataset's name), in the user's cache, and in the folders of the system's packages. Otherwise they
+    are downloaded into the cache. The splits are fixed: the same images on every machine.
 
     Args:
-        name: one that `names` gives.
-        folder: where the files may be.
-        fallback: the dataset to load, with a notice, where this one can be neither found nor downloaded. Damaged
-            files are an error all the same.
+        name: a name of `names`.
+        folder: a folder that may have the files.
+        fallback: the dataset to load, with a warning, if this one is neither found nor downloaded. Damaged files are
+            still an error.
         download: whether to try the mirrors.
 
     Raises:
-        UnknownNameError: a name is not known.
+        UnknownNameError: a name is unknown.
         UnavailableError: the set was not found, not downloaded, and there is no fallback.
-        DataError: it was found but can't be used; each kind of damage has its own subclass.
+        DataError: it was found but can't be used.
         MissingExtraError: the set comes with a package that is not installed.
 
     >>> load("digits").input_shape
@@ -73,5 +73,5 @@ def load(name: str, *, folder: Path | str | None = None, fallback: str | None = 
     except UnavailableError as error:
         if substitute is None or fallback == name:
             raise
-        LOG.warning("%s; using %r in its place", error, fallback)
+        LOG.warning("%s; using %r instead", error, fallback)
         return substitute(place, download)

@@ -1,4 +1,4 @@
-"""From a split in memory to batches a model takes: slice, shift, normalise, all on the device."""
+"""Make batches for a model from a split in memory: slice, shift, normalise, all on the device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from prunus.lab.data.images import Images
 
-# Batches are made in blocks of about this many pixel values: each operation has a fixed cost (starting threads, or a
-# kernel on a GPU), which several batches then share, and a block still fits the processor's cache.
+# Batches are computed in blocks of about this many pixel values: several batches then share the fixed cost of an
+# operation (starting threads, or a kernel on a GPU), and a block still fits the processor's cache.
 BLOCK_VALUES = 2**20
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -30,7 +30,7 @@ def normalise(
         dtype: one of float16, bfloat16, float32, float64.
 
     Raises:
-        TypeError: the images are not uint8, or the dtype is none of the four.
+        TypeError: the images are not uint8, or the dtype is not one of the four.
         ValueError: the shapes don't fit, or a std is not above 0.
 
     >>> normalise(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), (0.5,), (0.25,))
@@ -41,7 +41,7 @@ def normalise(
 
 
 def shift_images(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Move each image by its own whole number of pixels; what comes in from outside is 0.
+    """Move each image by its own whole number of pixels; pixels from outside are 0.
 
     Args:
         images: shape (n, channels, height, width).
@@ -61,8 +61,8 @@ def shift_images(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     limit = int(torch.stack((down, right)).abs().max())
     padded = F.pad(images, (limit, limit, limit, limit))
     padded_height, padded_width = padded.shape[2:]
-    # A moved image is a window of its padded form, and a row of it a run of `width` pixels in memory. Picking whole
-    # runs by their first pixel copies memory where indexing by pixel would compute a place for each.
+    # A moved image is a window of its padded form, and each of its rows is a run of `width` pixels in memory. Selecting
+    # runs by their first pixel copies memory; indexing by pixel would compute an index for each.
     runs = padded.flatten().unfold(0, width, 1)
     plane = torch.arange(count * channels, device=images.device).view(count, channels, 1) * padded_height
     row = plane + (limit - down).view(count, 1, 1) + torch.arange(height, device=images.device)
@@ -84,23 +84,23 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a split once, as (normalised images, labels); the last batch may be smaller.
 
-    All random numbers are drawn when this is called, before the first batch: two for each image in the order it comes
-    in. The shifts therefore depend on the generator's state and `order`, not on `batch_size`.
+    All random numbers are drawn when this is called, before the first batch: two for each image, in order. So the
+    shifts depend on the generator's state and `order`, not on `batch_size`.
 
     Args:
-        split: the images; they are moved to `device` whole, so keep them there to save the copy.
-        batch_size: images in a batch.
-        mean: per channel, as `normalise` wants it.
-        std: per channel.
+        split: the images; all are moved to `device`, which costs nothing if they are there already.
+        batch_size: the number of images in a batch.
+        mean: per channel, as for `normalise`.
+        std: per channel, as for `normalise`.
         order: int64, shape (m,): indices of the images to yield, in order; all in their own order by default.
         shift: each image moves by -shift to shift pixels in each direction, filled up with the pixel value 0.
-        generator: where the shifts come from, on any device; torch's global one by default.
-        device: where the batches lie; where the split lies by default.
-        dtype: of the images.
+        generator: draws the shifts, on any device; torch's global one by default.
+        device: the device of the batches; that of the split by default.
+        dtype: the dtype of the images.
 
     Raises:
-        TypeError: the dtype is none of `normalise`'s, or `order` does not hold int64.
-        ValueError: a value is out of its range.
+        TypeError: the dtype is not one of those of `normalise`, or `order` is not int64.
+        ValueError: a value is out of range.
     """
     _check(split, batch_size, order, shift)
     split = split if device is None else split.to(device)
@@ -150,7 +150,7 @@ def _statistics(
     if center.shape != (channels,) or scale.shape != (channels,):
         raise ValueError(f"mean and std must hold one number for each of {channels} channels, got {mean} and {std}")
     if not bool((scale > 0).all()):
-        raise ValueError(f"std must be above 0, got {std}; an image set of one colour can't be normalised")
+        raise ValueError(f"std must be above 0, got {std}; images of a single colour can't be normalised")
     return center.to(images.device).view(-1, 1, 1), scale.to(images.device).view(-1, 1, 1)
 
 

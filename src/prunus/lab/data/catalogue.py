@@ -1,4 +1,4 @@
-"""The registry of datasets, and how a set's checksum is made."""
+"""The registry of datasets, and the checksum of a dataset."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DATASETS = Registry[Loader]("dataset")
 
 
 def dataset(name: str) -> Callable[[Loader], Loader]:
-    """Enter a function that loads a dataset under `name`.
+    """Register the decorated function, which loads a dataset, as `name`.
 
     The function takes the folder that the user named, or None, and whether it may download. It raises
-    `UnavailableError` where the data is nowhere to be found, and another `DataError` where it was found damaged.
+    `UnavailableError` if the data is in no folder, and another `DataError` if it is damaged.
 
     Raises:
         ValueError: the name is taken.
@@ -28,10 +28,10 @@ def dataset(name: str) -> Callable[[Loader], Loader]:
 
 
 def checksum_of(files: Mapping[str, str]) -> str:
-    r"""Return the checksum of a set made of files: sha256 over what `sha256sum` prints for them, sorted by name.
+    r"""Return the checksum of a set of files: the SHA-256 of what `sha256sum` prints for them, sorted by name.
 
     Args:
-        files: file name -> sha256 of the uncompressed content, in hex.
+        files: file name -> SHA-256 of the uncompressed content, in hex.
 
     For MNIST unpacked into a folder, `sha256sum t10k-* train-* | sha256sum` gives the same.
 

@@ -1,4 +1,4 @@
-"""Downloading a set's files from mirrors: in bounded time, checked, whole or not at all."""
+"""Download a dataset's files from mirrors: in bounded time, with checksums, whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from prunus.lab.data.folders import missing_files
 
 LOG = logging.getLogger("prunus")
 
-CONNECT_S = 5.0  # from asking for a URL to its first byte, name look-up and redirections included
-STALL_S = 10.0  # without a byte, or behind LEAST_BYTES_PER_S
+CONNECT_S = 5.0  # from the request to the first byte, including name look-up and redirections
+STALL_S = 10.0  # without a byte, or slower than LEAST_BYTES_PER_S
 LEAST_BYTES_PER_S = 10_000
 MAX_BYTES = 2**30  # of one file, compressed or not; MNIST's largest has 47 MB
 CHUNK = 2**18
 
-# What urllib and the disk raise where a mirror, or the way to it, is to blame.
+# The errors of a failing mirror, connection or disk.
 FAILURES = (OSError, http.client.HTTPException, DataError)
 
 
 def download(name: str, files: Mapping[str, str], mirrors: Sequence[str], folder: Path) -> str:
     """Download those of a dataset's files that a folder lacks, each as `<file>.gz`.
 
-    A mirror that fails is not asked again, so unreachable mirrors cost `CONNECT_S` each at most.
+    A mirror that fails is not used again, so an unreachable mirror costs `CONNECT_S` at most.
 
     Args:
-        name: the dataset's.
-        files: file name -> sha256 of its uncompressed bytes, in hex.
-        mirrors: URLs that `<file>.gz` is put behind, asked in order.
-        folder: where the files go; made if it is not there.
+        name: the name of the dataset.
+        files: file name -> SHA-256 of its uncompressed bytes, in hex.
+        mirrors: URLs to which `<file>.gz` is appended, used in order.
+        folder: the folder for the files; created if it does not exist.
 
     Returns:
         The hosts the files came from, in words.
 
     Raises:
-        UnavailableError: no mirror had a file, or the folder can't be written. What was downloaded whole stays.
+        UnavailableError: no mirror had a file, or the folder can't be written. Complete downloads are kept.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,32 +71,32 @@ def download(name: str, files: Mapping[str, str], mirrors: Sequence[str], folder
 
 
 def fetch(url: str, path: Path, sha256: str, *, described: str) -> None:
-    """Download one gzipped file, which appears under its name only once its content has been checked.
+    """Download one gzipped file, which gets its name only after its content has been checked.
 
     Args:
-        url: where it is.
-        path: where it goes.
-        sha256: of the uncompressed bytes, in hex.
-        described: what the progress line calls it.
+        url: the URL of the file.
+        path: the path to write.
+        sha256: the SHA-256 of the uncompressed bytes, in hex.
+        described: its name in the progress line.
 
     Raises:
         OSError: the server can't be reached, answers with an error, is too slow, or the file can't be written.
-        http.client.HTTPException: the answer is no proper HTTP.
-        DataError: something else was sent, or not all of it.
+        http.client.HTTPException: the answer is not valid HTTP.
+        DataError: another file was sent, or a part of it.
     """
     LOG.info("downloading %s", url)
     with connect(url) as response, whole_file(path) as temporary:
         receive(response, temporary, described)
-        found = sha256_unpacked(temporary)
-        if found != sha256:
-            raise DataError(f"sent content with the sha256 {found}, expected {sha256}")
+        actual = sha256_unpacked(temporary)
+        if actual != sha256:
+            raise DataError(f"sent content with the sha256 {actual}, expected {sha256}")
 
 
 def connect(url: str) -> http.client.HTTPResponse:
-    """Open a URL within `CONNECT_S` seconds in all.
+    """Open a URL within `CONNECT_S` seconds in total.
 
-    urlopen's own time-out starts anew for each address of a host and does not hold for looking up its name, so the
-    call is made in a thread that is left behind when the time is over.
+    The time-out of urlopen starts again for each address of a host, and excludes the look-up of its name. So the call
+    is made in a thread, which is abandoned after the time-out.
 
     Raises:
         OSError: the server can't be reached in time, or answers with an error.
@@ -110,7 +110,7 @@ def connect(url: str) -> http.client.HTTPResponse:
             response = urllib.request.urlopen(request, timeout=STALL_S)
         except Exception as error:
             if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is the server's answer as well, with the connection
+                error.close()  # it holds the connection
             answers.put(error)
             return
         if given_up.is_set():
@@ -129,10 +129,10 @@ def connect(url: str) -> http.client.HTTPResponse:
 
 
 def receive(response: http.client.HTTPResponse, path: Path, described: str) -> None:
-    """Write what a server sends into a file, with a progress line where a person watches.
+    """Write a server's answer to a file, with a progress line on terminals.
 
     Raises:
-        TimeoutError: nothing came for `STALL_S` seconds, or less than `LEAST_BYTES_PER_S` on average after them.
+        TimeoutError: nothing was received for `STALL_S` seconds, or less than `LEAST_BYTES_PER_S` on average later.
         OSError: the server sent more than `MAX_BYTES`, the connection broke, or the file can't be written.
     """
     start = time.monotonic()
@@ -152,7 +152,7 @@ def receive(response: http.client.HTTPResponse, path: Path, described: str) -> N
 
 
 def show_progress(described: str, received: int, total: str | None, end: str = "") -> None:
-    """Write how far a download is over the last line of a terminal; a file or pipe gets nothing."""
+    """Overwrite the last line of a terminal with the progress of a download; files and pipes get nothing."""
     if sys.stderr.isatty():
         of_total = f" of {int(total) / 1e6:.1f}" if total is not None and total.isdigit() else ""
         sys.stderr.write(f"\r{described}: {received / 1e6:.1f}{of_total} MB\x1b[K{end}")
@@ -160,10 +160,10 @@ def show_progress(described: str, received: int, total: str | None, end: str = "
 
 
 def sha256_unpacked(path: Path) -> str:
-    """Return the sha256 of a gzipped file's content in hex, reading a piece at a time.
+    """Return the SHA-256 of a gzipped file's content in hex, read in pieces.
 
     Raises:
-        DataError: it is no whole gzip file, or unpacks to more than `MAX_BYTES`.
+        DataError: it is not a complete gzip file, or unpacks to more than `MAX_BYTES`.
     """
     digest = hashlib.sha256()
     size = 0
@@ -175,7 +175,7 @@ def sha256_unpacked(path: Path) -> str:
                 if size > MAX_BYTES:
                     raise DataError(f"sent a file that unpacks to more than {MAX_BYTES} bytes")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"sent no whole gzip file ({error})") from error
+        raise DataError(f"sent no complete gzip file ({error})") from error
     return digest.hexdigest()
 
 
@@ -185,5 +185,5 @@ def _host(url: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
-        return str(error.reason)  # what really happened, without urllib's wrapping
+        return str(error.reason)  # the cause, without urllib's wrapper
     return str(error) or type(error).__name__

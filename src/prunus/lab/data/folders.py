@@ -1,4 +1,4 @@
-"""Where a set's files may already be: the user's folder, PRUNUS_DATA, the cache, a system's own folders."""
+"""Folders that may have a dataset's files: the user's, PRUNUS_DATA, the cache, those of the system's packages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ VARIABLE = "PRUNUS_DATA"
 
 @dataclass(frozen=True)
 class Place:
-    """A folder to look into, and how to speak of it."""
+    """A folder to search, and its description for messages."""
 
     path: Path
     described: str
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder in the user's cache that holds the dataset `name`, there or not.
+    """Return the folder of a dataset in the user's cache, whether or not it exists.
 
-    It is below $XDG_CACHE_HOME, or ~/.cache where that is not set to an absolute path.
+    It is in $XDG_CACHE_HOME, or in ~/.cache if that is not set to an absolute path.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (root if root.is_absolute() else Path.home() / ".cache") / "prunus" / name
@@ -32,12 +32,12 @@ def cache_folder(name: str) -> Path:
 def find(name: str, files: Sequence[str], folder: Path | None, system: Sequence[Path] = ()) -> Place | None:
     """Return the first place that has all of a dataset's files, plain or gzipped, or None.
 
-    In order: `folder`/`name`, `folder`, the same two below the folder that PRUNUS_DATA names, the user's cache, the
-    `system` folders.
+    In order: `folder`/`name`, `folder`, the same two in the folder of PRUNUS_DATA, the user's cache, the `system`
+    folders.
 
     Raises:
-        DataError: `folder` or PRUNUS_DATA names no folder, or a place has some of the files but not all (the
-            cache may: a download that was cut short goes on there).
+        DataError: `folder` or PRUNUS_DATA is not a folder, or a place has only some of the files (the cache may: an
+            interrupted download continues there).
     """
     cache = Place(cache_folder(name), "the cache")
     for place in _places(name, folder, cache, system):
@@ -47,18 +47,18 @@ def find(name: str, files: Sequence[str], folder: Path | None, system: Sequence[
         if len(missing) < len(files) and place is not cache:
             raise DataError(
                 f"{place.path} has some of the files of {name!r} but lacks {', '.join(missing)} (plain or .gz); "
-                "complete it, or take the others away to have it passed over"
+                "add the missing files, or remove the others so that this folder is skipped"
             )
     return None
 
 
 def missing_files(folder: Path, files: Iterable[str]) -> list[str]:
-    """Return which of the files a folder has neither plain nor gzipped."""
+    """Return the files that a folder lacks, plain and gzipped."""
     return [name for name in files if existing(folder, name) is None]
 
 
 def existing(folder: Path, file: str) -> Path | None:
-    """Return the path of a file in a folder, plain before gzipped, or None where there is neither."""
+    """Return the path of a file in a folder, plain before gzipped; None if there is neither."""
     candidates = (folder / file, folder / f"{file}.gz")
     return next((path for path in candidates if path.exists()), None)
 

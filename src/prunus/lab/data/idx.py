@@ -1,7 +1,7 @@
-"""Reading the IDX format, in which MNIST and sets like it are published.
+"""Read the IDX format, in which MNIST and similar datasets are published.
 
 A file is two zero bytes, a byte for the type (08: unsigned byte), a byte for the number of dimensions, each
-dimension as a big-endian 32-bit number, then the values, the last dimension running fastest.
+dimension as a big-endian 32-bit number, then the values in row-major order.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from prunus.errors import DataError
 
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
-MAX_DEFLATE_RATIO = 1032  # no deflate stream grows by more: https://zlib.net/zlib_tech.html
+MAX_DEFLATE_RATIO = 1032  # the largest ratio of any deflate stream: https://zlib.net/zlib_tech.html
 MAX_BYTES = 2**30  # MNIST has 47 MB
-ADVICE = "take it away or put a whole one in its place"
+ADVICE = "remove it or replace it by a complete one"
 
 
 def read(path: Path, dimensions: int) -> tuple[Tensor, str]:
-    """Read an IDX file of unsigned bytes, plain or gzipped; which of the two, its content tells, not its name.
+    """Read an IDX file of unsigned bytes, plain or gzipped, whatever its name.
 
     Args:
         path: the file.
-        dimensions: how many the values have: 1 for labels, 3 for grey images.
+        dimensions: the number of dimensions: 1 for labels, 3 for grey images.
 
     Returns:
-        The values as a uint8 tensor of the shape the header gives, and the sha256 of the uncompressed bytes in hex.
+        The values as a uint8 tensor of the shape in the header, and the SHA-256 of the uncompressed bytes in hex.
 
     Raises:
         DataError: the file can't be opened or its compression is damaged.
@@ -53,7 +53,7 @@ def read(path: Path, dimensions: int) -> tuple[Tensor, str]:
 def parse(file: io.BufferedIOBase, dimensions: int, origin: str) -> tuple[Tensor, str]:
     """Parse an open IDX file as `read` does; `origin` names it in errors.
 
-    Memory is only taken for bytes that can be there: the sizes in the header are held against the file's length first.
+    Memory is allocated only after the sizes in the header were compared with the file's length.
     """
     stored = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -65,26 +65,26 @@ def parse(file: io.BufferedIOBase, dimensions: int, origin: str) -> tuple[Tensor
                 return _parse_stream(stream, dimensions, stored * MAX_DEFLATE_RATIO, origin)
         return _parse_stream(file, dimensions, stored, origin)
     except EOFError as error:
-        raise DataError(f"{origin} is truncated: its gzip stream breaks off; {ADVICE}") from error
+        raise DataError(f"{origin} is truncated: its gzip stream is incomplete; {ADVICE}") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{origin} is a damaged gzip file ({error}); {ADVICE}") from error
 
 
-def _parse_stream(stream: io.BufferedIOBase, dimensions: int, most: int, origin: str) -> tuple[Tensor, str]:
+def _parse_stream(stream: io.BufferedIOBase, dimensions: int, max_bytes: int, origin: str) -> tuple[Tensor, str]:
     header = stream.read(4 + 4 * dimensions)
     shape = _shape(header, dimensions, origin)
     size = math.prod(shape)
     described = f"{origin} declares {' x '.join(map(str, shape))} bytes"
     if size == 0:
-        raise DataError(f"{described}, which is no data at all")
+        raise DataError(f"{described}, so it is empty")
     if size > MAX_BYTES:
-        raise DataError(f"{described}; more than {MAX_BYTES} is refused")
-    if size > most - len(header):
-        raise DataError(f"{described}, but is truncated: it can hold no more than {most - len(header)}; {ADVICE}")
+        raise DataError(f"{described}, above the limit of {MAX_BYTES}")
+    if size > max_bytes - len(header):
+        raise DataError(f"{described}, but is truncated: it can hold no more than {max_bytes - len(header)}; {ADVICE}")
     content = bytearray(size)
-    found = stream.readinto(content)
-    if found < size:
-        raise DataError(f"{described}, but is truncated: only {found} follow the header; {ADVICE}")
+    num_read = stream.readinto(content)
+    if num_read < size:
+        raise DataError(f"{described}, but is truncated: only {num_read} follow the header; {ADVICE}")
     if stream.read(1):  # at the end of a gzip stream this also checks its CRC
         raise DataError(f"{described}, but more follow; {ADVICE}")
     digest = hashlib.sha256(header)

@@ -1,4 +1,4 @@
-"""Datasets published as four IDX files: found or downloaded, read, checked, split."""
+"""Datasets published as four IDX files: find or download, read, check and split them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ IMAGE_FILES = (TRAIN[0], TEST[0])
 
 @dataclass(frozen=True)
 class IdxSet:
-    """What is known of a published set.
+    """A published dataset.
 
     Attributes:
-        name: of the dataset, and of its folder.
-        sha256: file name -> sha256 of the uncompressed file in hex, for the files in `TRAIN` and `TEST`.
-        mirrors: URLs that `<file>.gz` is put behind.
-        system: folders where a system's packages install it.
+        name: the name of the dataset and of its folder.
+        sha256: file name -> SHA-256 of the uncompressed file in hex, for the files in `TRAIN` and `TEST`.
+        mirrors: URLs to which `<file>.gz` is appended.
+        system: folders in which a system's packages install it.
         num_classes: labels are 0 to num_classes - 1.
-        validation: how many of the training images are held out to choose by.
+        validation: the number of training images held out for validation.
     """
 
     name: str
@@ -43,10 +43,10 @@ class IdxSet:
 
 
 def load_idx_set(published: IdxSet, folder: Path | None, allow_download: bool) -> Dataset:
-    """Load a published set from the first place that has it; see `folders.find` for the places.
+    """Load a published set from the first folder that has it, in the order of `folders.find`.
 
     Raises:
-        UnavailableError: it is in no place, and downloading is not allowed or failed.
+        UnavailableError: it is in no folder, and downloading is not allowed or failed.
         DataError: it was found, but a file is missing, damaged or not the published one.
     """
     files = (*TRAIN, *TEST)
@@ -95,7 +95,7 @@ def _read(published: IdxSet, folder: Path, source: str) -> Dataset:
 
 def _path(folder: Path, file: str) -> Path:
     path = existing(folder, file)
-    assert path is not None, "find and download see to it that every file is there"
+    assert path is not None, "find and download check that every file exists"
     return path
 
 
@@ -104,16 +104,16 @@ def _pair(paths: Mapping[str, Path], values: Mapping[str, Tensor], files: tuple[
     if len(images) != len(labels):
         raise DataError(
             f"{paths[files[0]]} holds {len(images)} images but {paths[files[1]].name} beside it {len(labels)} labels; "
-            "they are not of the same set"
+            "they are of different sets"
         )
     check_labels(labels, num_classes, str(paths[files[1]]))
     return Images(images, labels)
 
 
-def _check_digest(published: IdxSet, path: Path, found: str, expected: str) -> None:
-    if found != expected:
+def _check_digest(published: IdxSet, path: Path, actual: str, expected: str) -> None:
+    if actual != expected:
         raise DataError(
-            f"{path} is a sound IDX file but not the published one of {published.name!r}: the sha256 of its "
-            f"uncompressed bytes is {found}, expected {expected}; put the published files into a folder named "
-            f"{published.name!r}, or take these away"
+            f"{path} is a valid IDX file but not the published one of {published.name!r}: the sha256 of its "
+            f"uncompressed bytes is {actual}, expected {expected}; put the published files into a folder named "
+            f"{published.name!r}, or remove these"
         )

@@ -1,4 +1,4 @@
-"""Images with labels, and a dataset of three splits."""
+"""Images with labels, and datasets of three splits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from prunus.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images and what they show, kept in memory.
+    """Images and their labels, in memory.
 
     Attributes:
         images: uint8, shape (n, channels, height, width).
         labels: int64, shape (n,).
 
     Raises:
-        DataError: there are not as many labels as images.
-        DataError: a tensor has another dtype or number of dimensions.
+        DataError: the numbers of labels and images differ, or a tensor has another dtype or number of dimensions.
     """
 
     images: Tensor
@@ -53,28 +52,28 @@ class Images:
         return channels, height, width
 
     def take(self, index: Tensor) -> Images:
-        """Return the images with the given indices, in that order, as a copy."""
+        """Return a copy of the images with these indices, in their order."""
         return Images(self.images.index_select(0, index), self.labels.index_select(0, index))
 
     def to(self, device: torch.device | str) -> Images:
-        """Return the same images on a device; nothing is copied where they are there already."""
+        """Return the same images on a device; not a copy if they are there already."""
         return Images(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A set of images in fixed splits for training, choosing (validation) and the one final test.
+    """A set of images in fixed splits for training, validation and one final test.
 
     Attributes:
-        name: the name `load` knows it by; that of the fallback if one was used.
-        source: where it came from, in words.
-        checksum: identifies the data, whatever it was compressed with; see `checksum_of`.
+        name: its name for `load`; that of the fallback if it was used.
+        source: where it was loaded from, in words.
+        checksum: the checksum of the uncompressed data, see `checksum_of`.
         num_classes: labels are 0 to num_classes - 1.
         mean: per channel, of the training split's pixels divided by 255.
         std: the standard deviation of the same.
-        train: the split to train on.
-        validation: the split to choose by.
-        test: the split to test on, once.
+        train: the split for training.
+        validation: the split for all choices.
+        test: the split for one final test.
     """
 
     name: str
@@ -91,7 +90,7 @@ class Dataset:
     def from_splits(
         cls, name: str, source: str, checksum: str, num_classes: int, *, train: Images, validation: Images, test: Images
     ) -> Self:
-        """Make a dataset whose mean and std are those of the training split.
+        """Create a dataset whose mean and std are those of the training split.
 
         Raises:
             DataError: a split has a label outside 0 to num_classes - 1.
@@ -111,7 +110,7 @@ def check_labels(labels: Tensor, num_classes: int, origin: str) -> None:
     """Check that labels are in 0 to num_classes - 1.
 
     Raises:
-        DataError: one is not; the message gives the first such label and its place.
+        DataError: one is not; the message has the first such label and its index.
     """
     outside = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(outside):
@@ -125,7 +124,7 @@ def check_labels(labels: Tensor, num_classes: int, origin: str) -> None:
 def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of uint8 images (n, c, h, w), as fractions of 255.
 
-    Counted exactly from a histogram, so they are the same on every machine.
+    They are computed from a histogram, so they are the same on every machine.
 
     >>> pixel_statistics(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
     ((0.5,), (0.5,))

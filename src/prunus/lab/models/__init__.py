@@ -1,9 +1,9 @@
-"""What a newcomer needs to start: LeNet and friends, made by name.
+"""Small models, LeNet and similar ones, created by name.
 
     model = prunus.models.create("lenet")
     model = prunus.models.create("resnet20", in_channels=1, image_size=28)
 
-A new model is one decorated function, in `lenet.py` or in a file of its own that is imported here.
+A new model is one decorated function, in `lenet.py` or in its own file, which is imported here.
 """
 
 from typing import Any
@@ -32,15 +32,15 @@ __all__ = [
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
-    """Make a model by name, freshly initialised from torch's global random state.
+    """Create a model by name, initialised from torch's global random state.
 
     Args:
-        name: one that `names` gives.
+        name: a name of `names`.
         **kwargs: the arguments of that model's function; every model takes `num_classes`, `in_channels` and
             `image_size` (the height and width of its images in pixels).
 
     Raises:
-        ValueError: the name, or the name of an argument, is unknown, or a value does not fit the model.
+        ValueError: the name or an argument is unknown, or a value does not fit the model.
 
     >>> sum(parameter.numel() for parameter in create("lenet").parameters())
     160206
@@ -60,15 +60,15 @@ def names() -> list[str]:
 
 
 def input_shape(name: str, **kwargs: Any) -> tuple[int, int, int]:
-    """Return the (channels, height, width) of one image for the model that `create` makes of the same arguments.
+    """Return the (channels, height, width) of one image for the model that `create` returns for these arguments.
 
     Raises:
-        ValueError: as `create` does.
+        ValueError: as `create`.
 
     >>> input_shape("lenet")
     (1, 28, 28)
     """
-    with torch.device("meta"):  # the whole check of `create`, but no memory and no random numbers used
+    with torch.device("meta"):  # checks as `create`, without memory and random numbers
         create(name, **kwargs)
     settings = check_arguments(name, MODELS[name], kwargs)
     return settings["in_channels"], settings["image_size"], settings["image_size"]

@@ -1,4 +1,4 @@
-"""The registry of models, and the checks their functions share."""
+"""The registry of models, and checks of their arguments."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ AnyFactory = TypeVar("AnyFactory", bound=Factory)
 
 MODELS = Registry[Factory]("model")
 
-# What every model can be asked for, so that any of them fits any dataset.
+# The arguments of every model, so that any model fits any dataset.
 EXPECTED = ("num_classes", "in_channels", "image_size")
 
 
 class ArgumentError(ValueError):
-    """An argument a model can't be made with; the message says what it takes."""
+    """A wrong argument of a model; the message says what is expected."""
 
 
 def model(name: str) -> Callable[[AnyFactory], AnyFactory]:
-    """Enter a function that makes a model under `name`.
+    """Register the decorated function, which creates a model, as `name`.
 
     Raises:
         TypeError: the function lacks one of the arguments that every model takes, or its default.
@@ -36,7 +36,8 @@ def model(name: str) -> Callable[[AnyFactory], AnyFactory]:
         for expected in EXPECTED:
             if expected not in parameters or parameters[expected].default is inspect.Parameter.empty:
                 raise TypeError(
-                    f"model {name!r} must take {', '.join(EXPECTED)}, each with a default; not so {expected}"
+                    f"model {name!r} must take {', '.join(EXPECTED)}, each with a default; {expected} is missing "
+                    "or has none"
                 )
         MODELS.register(name)(factory)
         return factory
@@ -45,7 +46,7 @@ def model(name: str) -> Callable[[AnyFactory], AnyFactory]:
 
 
 def check_arguments(name: str, factory: Factory, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all of a model's arguments, the defaults filled in.
+    """Return all of a model's arguments, including defaults.
 
     Raises:
         UnknownNameError: the model takes no argument of that name.
@@ -54,11 +55,11 @@ def check_arguments(name: str, factory: Factory, kwargs: Mapping[str, Any]) -> d
     for argument in kwargs:
         if argument not in parameters:
             raise unknown_name(f"argument (of model {name!r})", argument, parameters)
-    return {known: parameter.default for known, parameter in parameters.items()} | dict(kwargs)
+    return {argument: parameter.default for argument, parameter in parameters.items()} | dict(kwargs)
 
 
 def whole_number(name: str, value: object, *, least: int = 1, why: str = "") -> int:
-    """Return `value` if it is an int of at least `least`; `why` explains the limit where it is not obvious.
+    """Return `value`, after checking that it is an int of at least `least`; `why` explains the limit in the error.
 
     Raises:
         ArgumentError: it is not.
@@ -77,7 +78,7 @@ def whole_number(name: str, value: object, *, least: int = 1, why: str = "") -> 
 
 
 def layer_widths(value: object, layers: Sequence[str]) -> tuple[int, ...]:
-    """Return `value` as a tuple of one width for each of the named layers.
+    """Return `value` as a tuple of one width per layer.
 
     Raises:
         ArgumentError: it is not a list or tuple of that many positive whole numbers.

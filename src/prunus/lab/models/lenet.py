@@ -1,4 +1,4 @@
-"""LeNet and two of its forms that the pruning literature uses."""
+"""LeNet, and two variants of the pruning literature."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class LeNet5Caffe(nn.Module):
 
 
 def pooled_twice(size: int) -> int:
-    """Return the side left of a square image after two rounds of a 5x5 convolution and 2x2 pooling.
+    """Return the side of a square image after two 5x5 convolutions, each followed by 2x2 pooling.
 
     >>> pooled_twice(28)
     4

@@ -1,4 +1,4 @@
-"""Residual networks in their CIFAR form."""
+"""Residual networks for CIFAR."""
 
 from __future__ import annotations
 

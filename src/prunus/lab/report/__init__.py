@@ -1,4 +1,4 @@
-"""What a receipt says: tables at the terminal, a page with pictures."""
+"""Show a receipt: as tables on the terminal, as a page with figures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["summary", "terminal", "write_page"]
 
 
 def terminal(receipt: Receipt, console: Console | None = None) -> None:
-    """Print a receipt: the outcome in two sentences, tables, and what to know before relying on them.
+    """Print a receipt: the outcome in two sentences, tables, and caveats.
 
     Args:
-        receipt: what was measured.
+        receipt: the receipt.
         console: where to print; the standard output by default.
 
     Raises:
@@ -37,7 +37,7 @@ def summary(receipts: Sequence[Receipt], console: Console | None = None) -> None
     """Print several seeds of one recipe: mean, spread and range of every model's accuracy, and the paired tests.
 
     Args:
-        receipts: one per seed, all of one recipe.
+        receipts: one per seed, all of the same recipe.
         console: where to print; the standard output by default.
 
     Raises:
@@ -59,11 +59,11 @@ def summary(receipts: Sequence[Receipt], console: Console | None = None) -> None
 def write_page(folder: Path | str) -> Path:
     """Write `folder`/report.html: one file with figures and tables that needs no network.
 
-    What the folder lacks, or holds damaged, leaves its section out of the page, and the page says so. The same folder
-    gives the same bytes.
+    If a file is missing or damaged, its section is left out, and the page says so. The same folder gives the same
+    bytes.
 
     Args:
-        folder: a run's folder, as ``prunus run`` leaves it; only receipt.json is required.
+        folder: the folder of a run of ``prunus run``; only receipt.json is required.
 
     Returns:
         The path of the page.

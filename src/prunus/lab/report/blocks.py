@@ -1,4 +1,4 @@
-"""What a section of the page is made of; the template draws each kind."""
+"""The parts of a section of the page; the template draws each kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunus.tables import Table
 
 @dataclass(frozen=True)
 class Picture:
-    """An image inside the page, with what it shows in words."""
+    """An image inside the page, with a description in words."""
 
     uri: str
     alt: str
@@ -33,7 +33,7 @@ class Gallery(Pictures):
 
 @dataclass(frozen=True)
 class Code:
-    """Text shown letter by letter."""
+    """Preformatted text."""
 
     text: str
     caption: str
@@ -41,7 +41,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Names and what they stand for."""
+    """Names and their values."""
 
     pairs: Sequence[tuple[str, str]]
 
@@ -50,8 +50,8 @@ Part = Figure | Table | Pictures | Gallery | Code | Pairs
 
 
 @dataclass(frozen=True)
-class Section:
-    """A section: `lead` says how to read it, `missing` what had to be left out and why."""
+class PageSection:
+    """A section: `lead` says how to read it, `missing` what is left out and why."""
 
     id: str
     title: str
@@ -60,6 +60,8 @@ class Section:
     missing: tuple[str, ...] = ()
 
 
-def section(id: str, title: str, lead: str, parts: Sequence[Part | None] = (), missing: Sequence[str] = ()) -> Section:
-    """Return a section of the parts that are there."""
-    return Section(id, title, lead, tuple(part for part in parts if part is not None), tuple(missing))
+def section(
+    id: str, title: str, lead: str, parts: Sequence[Part | None] = (), missing: Sequence[str] = ()
+) -> PageSection:
+    """Return a section of the parts that are not None."""
+    return PageSection(id, title, lead, tuple(part for part in parts if part is not None), tuple(missing))

@@ -1,4 +1,4 @@
-"""What a reader must know before relying on a receipt's figures, and what no table shows."""
+"""Caveats: what a reader must know before relying on a receipt's figures, and no table shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prunus.measuring import spell
 from prunus.measuring.overview import everything
 from prunus.measuring.receipt import ModelFacts, Receipt
 
-# with fewer test images it is worth saying what a single one weighs
+# with fewer test images, a caveat says what a single one weighs
 FEW_IMAGES = 2000
 
 
@@ -86,21 +86,21 @@ def _controls(receipt: Receipt, last: ModelFacts) -> Iterator[str]:
 
 
 def _notes(receipt: Receipt) -> list[str]:
-    """Return each note once, with the models it is about."""
-    subjects: dict[str, list[str]] = {}
+    """Return each note once, with the models that have it."""
+    names_of: dict[str, list[str]] = {}
     for model in everything(receipt):
         uncounted = (
             [f"not counted among the multiply-adds: {spell.listing(model.uncounted)}"] if model.uncounted else []
         )
         for note in (*model.notes, *uncounted):
-            subjects.setdefault(note, []).append(model.name)
+            names_of.setdefault(note, []).append(model.name)
     for note in receipt.break_even.notes if receipt.break_even else ():
-        subjects.setdefault(note, []).append("the break-even curve")
-    return [f"{spell.listing(names)}: {note.rstrip('.')}." for note, names in subjects.items()]
+        names_of.setdefault(note, []).append("the break-even curve")
+    return [f"{spell.listing(names)}: {note.rstrip('.')}." for note, names in names_of.items()]
 
 
 def _extra_epochs(receipt: Receipt) -> int:
-    """Return for how many epochs the run trained after the first model: while pruning, and to finetune."""
+    """Return the number of epochs after the first model: while pruning, and for finetuning."""
     prune = receipt.recipe.get("prune")
     sections = (prune.get("training") if isinstance(prune, dict) else None, receipt.recipe.get("finetune"))
     epochs = [section.get("epochs") for section in sections if isinstance(section, dict)]

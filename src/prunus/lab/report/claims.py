@@ -1,4 +1,4 @@
-"""What a receipt's figures justify saying about two models: verdicts on accuracy, bytes and time."""
+"""Verdicts on two models that a receipt's figures justify: on accuracy, bytes and time."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Literal
 from prunus.measuring.overview import latency, settings
 from prunus.measuring.receipt import Accuracy, Latency, ModelFacts, PairedTest, Receipt
 
-# the usual level: a difference is told from chance where chance alone would give one as large in fewer than 5% of tries
+# the usual level: a difference is significant if chance alone gives one as large with a probability below 5%
 SIGNIFICANCE = 0.05
-# two sizes or times closer than this are called the same: headers and clocks differ by as much from run to run
+# two sizes or times closer than this are the same: headers and clocks vary as much from run to run
 SAME_SIZE = 0.001
 SAME_TIME = 0.02
-# a 90th percentile this many times the 10th is the mark of a machine with other work to do
+# a 90th percentile this many times the 10th indicates a busy machine
 UNSTEADY = 1.5
 
-# the runtime that skips zeros, and those in which a zero takes as long as any other number
+# the runtime that skips zeros, and those that do not
 PROGRAM = "prunus"
 DENSE_RUNTIMES = ("torch", "torch-compile", "onnxruntime", "openvino")
 
-# of a normal distribution: the 10th and 90th percentile lie this many standard deviations apart,
+# for a normal distribution: the distance of the 10th from the 90th percentile in standard deviations,
 _P10_TO_P90 = 2.563
-# a median varies this much more than a mean: sqrt(pi / 2),
+# the standard error of a median divided by that of a mean, sqrt(pi / 2),
 _MEDIAN_TO_MEAN = 1.2533
-# and 95% lie within this many standard deviations
+# and the number of standard deviations that holds 95%
 _Z95 = 1.96
 
 
@@ -34,10 +34,10 @@ class SpeedChange:
     """The latency of two models with the same threads and batch.
 
     Attributes:
-        runtime: what the second model ran in.
-        threads, batch: the setting, as the receipt spells it.
+        runtime: the runtime of the second model.
+        threads, batch: the setting, as in the receipt.
         before, after: the latency of the first and the second model.
-        against: what the first model ran in.
+        against: the runtime of the first model.
     """
 
     runtime: str
@@ -54,7 +54,7 @@ class SpeedChange:
 
     @property
     def verdict(self) -> Literal["same", "faster", "slower"]:
-        """`same` where the medians' 95% intervals overlap or the medians lie within 2%."""
+        """`same` if the medians' 95% intervals overlap or the medians differ by less than 2%."""
         before, after = median_interval(self.before), median_interval(self.after)
         overlap = before[0] <= after[1] and after[0] <= before[1]
         if overlap or abs(self.factor - 1) < SAME_TIME:
@@ -63,13 +63,13 @@ class SpeedChange:
 
     @property
     def variation(self) -> float:
-        """How many times the 10th percentile the 90th is, in the model whose calls varied more."""
+        """The ratio of the 90th to the 10th percentile, for the model whose calls varied more."""
         return max(time.p90 / time.p10 for time in (self.before, self.after))
 
 
 @dataclass(frozen=True)
 class AccuracyChange:
-    """The accuracy of two models, with the paired test between them where there is one."""
+    """The accuracy of two models, with their paired test if there is one."""
 
     before: Accuracy
     after: Accuracy
@@ -82,25 +82,25 @@ class AccuracyChange:
 
     @property
     def verdict(self) -> Literal["same", "better", "worse"]:
-        """`same` where chance explains the difference: p >= 0.05, or without a test overlapping intervals."""
+        """`same` if chance explains the difference: p >= 0.05, or without a test, overlapping intervals."""
         if self.test:
-            apart = self.test.p_value < SIGNIFICANCE
+            significant = self.test.p_value < SIGNIFICANCE
         else:
-            apart = self.before.ci95[1] < self.after.ci95[0] or self.after.ci95[1] < self.before.ci95[0]
-        if not apart:
+            significant = self.before.ci95[1] < self.after.ci95[0] or self.after.ci95[1] < self.before.ci95[0]
+        if not significant:
             return "same"
         return "better" if self.difference > 0 else "worse"
 
 
 def size_verdict(before: int, after: int) -> Literal["same", "smaller", "larger"]:
-    """Compare two sizes in bytes; `same` within 0.1%, which a file's header alone can differ by."""
+    """Compare two sizes in bytes; `same` within 0.1%, by which the headers of files alone can differ."""
     if abs(after - before) < SAME_SIZE * before:
         return "same"
     return "smaller" if after < before else "larger"
 
 
 def speed_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
-    """Return the change in every setting measured in both models, in the order of the last one's."""
+    """Return the change in every setting measured for both models, in the order of the last model."""
     return [
         SpeedChange(runtime, threads, batch, before, after, runtime)
         for runtime, threads, batch, after in settings(last)
@@ -109,7 +109,7 @@ def speed_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
 
 
 def program_changes(model: ModelFacts, compiled: ModelFacts) -> list[SpeedChange]:
-    """Return how the program of one model stands beside another, or the same, in its fastest dense runtime."""
+    """Compare the program of one model with another, or the same, model in its fastest dense runtime."""
     changes = []
     for runtime, threads, batch, after in settings(compiled):
         times = {name: time for name in DENSE_RUNTIMES if (time := latency(model, name, threads, batch)) is not None}
@@ -122,8 +122,7 @@ def program_changes(model: ModelFacts, compiled: ModelFacts) -> list[SpeedChange
 def dense_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
     """Return `speed_changes` without those of the program, unless there are no others.
 
-    How much the program of a sparse model is faster than that of the dense one says little: nobody would run the
-    latter.
+    A comparison of programs of the sparse and the dense model means little, since nobody would run the latter.
     """
     changes = speed_changes(first, last)
     return [change for change in changes if change.runtime != PROGRAM] or changes
@@ -134,10 +133,10 @@ def median_interval(time: Latency) -> tuple[float, float]:
 
     median ± 1.96 · 1.2533 · sigma / sqrt(runs), with sigma = (p90 - p10) / 2.563
 
-    This takes the calls as independent and about normal. Calls on a busy machine are neither, so its interval is
-    too narrow: see `UNSTEADY`.
+    This assumes independent calls with normally distributed times. On a busy machine they are neither, so the interval
+    is too narrow: see `UNSTEADY`.
 
-    Source: McGill, Tukey and Larsen, "Variations of box plots", The American Statistician 32 (1978), which takes
+    Source: McGill, Tukey and Larsen, "Variations of box plots", The American Statistician 32 (1978), which computes
     sigma from the quartiles instead.
 
     >>> low, high = median_interval(Latency(100, 95, 105, 100))
@@ -150,25 +149,25 @@ def median_interval(time: Latency) -> tuple[float, float]:
 
 
 def unsteady(changes: list[SpeedChange]) -> bool:
-    """Return whether single calls varied so much in some setting that its verdict needs a warning."""
+    """Return whether single calls varied so much in a setting that its verdict needs a warning."""
     return any(change.variation > UNSTEADY for change in changes)
 
 
 def without_reason(first: ModelFacts, last: ModelFacts, changes: list[SpeedChange]) -> bool:
-    """Return whether both models do the same multiply-adds, in runtimes that multiply by zeros like by any number."""
+    """Return whether both models do the same multiply-adds, in runtimes that do not skip zeros."""
     dense = all(change.runtime in DENSE_RUNTIMES for change in changes)
     return last.macs is not None and last.macs == first.macs and dense
 
 
 def accuracy_change(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> AccuracyChange | None:
-    """Return the change of accuracy from one model to another, None where one was not tested."""
+    """Return the change of accuracy from one model to another; None if one was not tested."""
     if first.accuracy is None or last.accuracy is None:
         return None
     return AccuracyChange(first.accuracy, last.accuracy, paired_test(receipt, first.name, last.name))
 
 
 def paired_test(receipt: Receipt, first: str, second: str) -> PairedTest | None:
-    """Return the paired test of two models, turned so that its difference is second minus first."""
+    """Return the paired test of two models, with the difference second minus first."""
     for test in receipt.comparisons:
         if (test.first, test.second) == (first, second):
             return test
@@ -178,7 +177,7 @@ def paired_test(receipt: Receipt, first: str, second: str) -> PairedTest | None:
 
 
 def zeros(model: ModelFacts) -> int:
-    """Return how many parameters are zero."""
+    """Return the number of zero parameters."""
     return model.parameters - model.nonzero
 
 

@@ -1,4 +1,4 @@
-"""How weights are spread before and after pruning, as counts: the page holds no raw weights."""
+"""Histograms of weights before and after pruning, so that the page needs no raw weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from prunus.pruning.masks import Masks
 
-# bins on each side of zero, unless a threshold asks for others
+# bins on each side of zero, unless a threshold needs another number
 HALF_BINS = 60
-# the drawn range holds at least this share of the weights; a few outliers would squeeze all others into one bar
+# the drawn range holds at least this share of the weights, so that outliers do not compress all others into one bar
 DRAWN_SHARE = 0.999
 _FINE_BINS = 4096
 
@@ -34,7 +34,7 @@ class Bins:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of the nonzero weights, bin by bin; zeros and what lies outside the bins are counted apart."""
+    """Counts of the nonzero weights per bin, and the numbers of zeros and of weights outside the bins."""
 
     counts: tuple[int, ...]
     zeros: int
@@ -43,7 +43,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Cut:
-    """Where the masks cut the dense weights: the largest |w| removed and the smallest |w| kept."""
+    """The threshold between removed and kept dense weights: the largest |w| removed and the smallest |w| kept."""
 
     largest_removed: float
     smallest_kept: float
@@ -60,7 +60,7 @@ class Cut:
 
 
 def bins(limit: float, threshold: float | None = None, half: int = HALF_BINS) -> Bins:
-    """Return bins that hold [-limit, limit], about `half` a side, with edges at ±threshold where there is one.
+    """Return bins over [-limit, limit], about `half` on each side, with edges at ±threshold if there is one.
 
     >>> bins(1.0)
     Bins(limit=1.0, number=120)
@@ -91,7 +91,7 @@ def histogram(tensors: Iterable[Tensor], into: Bins) -> Histogram:
 
 
 def drawn_limit(tensors: Sequence[Tensor]) -> float:
-    """Return a range [-limit, limit] that holds 99.9% of the weights, found in two passes without joining them.
+    """Return the limit of a range [-limit, limit] that holds 99.9% of the weights, without concatenating them.
 
     >>> drawn_limit([torch.tensor([0.5, -2.0])])
     2.0
@@ -107,7 +107,7 @@ def drawn_limit(tensors: Sequence[Tensor]) -> float:
 
 
 def cut(dense: Mapping[str, Tensor], masks: Masks) -> Cut | None:
-    """Return where masks cut the dense weights; None where they removed nothing, or everything.
+    """Return the threshold of masks; None if they removed nothing, or everything.
 
     >>> cut({"fc": torch.tensor([0.25, -0.75, 0.5])}, Masks({"fc": torch.tensor([False, True, True])}))
     Cut(largest_removed=0.25, smallest_kept=0.5)

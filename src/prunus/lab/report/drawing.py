@@ -1,4 +1,4 @@
-"""What all figures share: one colour per model, one layout, text that can't turn into markup."""
+"""Shared by all figures: one colour per model, one layout, escaped text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plotly import graph_objects as go
 from prunus.measuring import spell
 from prunus.measuring.receipt import Receipt
 
-# Okabe and Ito's colours, told apart with every kind of colour blindness; each model keeps its own in all figures
+# Okabe and Ito's colours, distinguishable with any colour blindness; each model has the same one in all figures
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 CONTROL_COLOURS = ("#8A8F98", "#A6761D", "#7570B3", "#5B9A9A")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
@@ -21,7 +21,7 @@ LONGEST_NAME = 42
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page: `label` says in words what it shows, for those who can't see it."""
+    """A figure of the page; `label` describes it in words, for readers who can't see it."""
 
     id: str
     label: str
@@ -31,14 +31,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Mark:
-    """How a model is drawn."""
+    """The colour and symbol of a model in figures."""
 
     colour: str
     symbol: str
 
 
 def marks(receipt: Receipt) -> dict[str, Mark]:
-    """Return how each model of a receipt is drawn, in every figure alike."""
+    """Return the colour and symbol of each model of a receipt, the same in all figures."""
     road = {facts.name: _mark(COLOURS, at) for at, facts in enumerate(receipt.models)}
     return road | {facts.name: _mark(CONTROL_COLOURS, at, "-open") for at, facts in enumerate(receipt.controls)}
 
@@ -46,14 +46,14 @@ def marks(receipt: Receipt) -> dict[str, Mark]:
 def figure(
     id: str, label: str, drawn: go.Figure, *, height: int, top: int = 8, note: str = "", **layout: Any
 ) -> Figure:
-    """Finish a plotly figure for the page: size, margins, no template (the page brings its own, light or dark).
+    """Set size and margins of a plotly figure, without a template (the page has its own, light or dark).
 
     Args:
-        id: of the element it is drawn into.
-        label: what it shows, in words.
+        id: the id of its element in the page.
+        label: a description in words.
         drawn: the figure.
-        height: pixels, the axis below included.
-        top: of them above the plot, for a legend or titles.
+        height: the height in pixels, including the axis below.
+        top: the pixels above the plot, for a legend or titles.
         note: a caption.
         **layout: further settings of plotly's layout.
     """
@@ -73,7 +73,7 @@ def figure(
 
 
 def text(name: str) -> str:
-    """Return a name as figures may show it: no markup in it, and its end where it is too long.
+    """Return a name for figures: escaped, and only its end if it is too long.
 
     >>> text("<script>")
     '&lt;script&gt;'
@@ -85,7 +85,7 @@ def text(name: str) -> str:
 
 
 def texts(names: Iterable[str]) -> list[str]:
-    """Return names as figures may show them, each its own: equal ones are numbered."""
+    """Return names for figures, all different: equal ones are numbered."""
     shown: list[str] = []
     for name in names:
         label, again = text(name), 1
@@ -97,7 +97,7 @@ def texts(names: Iterable[str]) -> list[str]:
 
 
 def errors(middle: float, low: float, high: float, colour: str) -> dict[str, Any]:
-    """Return an error bar that reaches from `low` to `high`."""
+    """Return an error bar from `low` to `high`."""
     return {
         "type": "data",
         "symmetric": False,

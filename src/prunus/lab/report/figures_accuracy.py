@@ -1,4 +1,4 @@
-"""Figures on how often the models are right: per stage, per class, while training, and when pruned further."""
+"""Figures of accuracy: of each model, per class, while training, and when pruned further."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from prunus.lab.report.folder import Epoch, Sensitivity
 from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 
-# with more classes than this only those that differ most are drawn
+# the largest number of classes drawn: those that differ most
 DRAWN_CLASSES = 20
-# with more layers than this they are drawn alike and thin: nobody tells 30 colours apart
+# with more layers than this, all have the same thin line, since so many colours can't be distinguished
 COLOURED_LAYERS = 8
 ALL_LAYERS = "all layers"
 TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -55,7 +55,7 @@ def accuracy(receipt: Receipt) -> Figure:
 
 
 def per_class(receipt: Receipt) -> Figure | None:
-    """Draw the accuracy of each class in each model of the road; None where it was not measured."""
+    """Draw the accuracy of each class for each model of the run; None if it was not measured."""
     tested = [model for model in receipt.models if model.accuracy and model.accuracy.per_class]
     if not tested:
         return None
@@ -98,7 +98,7 @@ def training(log: tuple[Epoch, ...]) -> Figure:
         (3, "sparsity", [100 * epoch.sparsity for epoch in log], drawing.GREY, "solid"),
     )
     for row, name, values, colour, dash in lines:
-        # a jump of the sparsity lies between two epochs, as the pruning does
+        # one-shot pruning is between two epochs
         line = {"color": colour, "dash": dash, "width": 2, "shape": "hvh" if name == "sparsity" else "linear"}
         style = {"line": line, "mode": "lines+markers", "showlegend": row == 2}
         drawn.add_scatter(x=epochs, y=values, name=name, **style, row=row, col=1)
@@ -120,7 +120,7 @@ def training(log: tuple[Epoch, ...]) -> Figure:
 
 
 def sensitivity(curves: Sensitivity, reached: float | None) -> Figure:
-    """Draw how accuracy falls when each layer alone, and all together, are pruned at once.
+    """Draw the accuracy after one-shot pruning of each layer alone, and of all together.
 
     Args:
         curves: accuracy by layer and sparsity.
@@ -169,7 +169,7 @@ def _curve(drawn: go.Figure, curves: Sensitivity, name: str, shown: str, style: 
 
 
 def _stretched(sparsity: float) -> float:
-    """Place a sparsity so that equal steps remove equal shares of what is left."""
+    """Return the position of a sparsity on an axis where equal steps remove equal shares of the remaining weights."""
     return -math.log10(1 - min(sparsity, 0.9999))
 
 

@@ -1,4 +1,4 @@
-"""Figures on what the models cost: parameters, bytes, and the widths of their layers."""
+"""Figures of cost: parameters, bytes, and widths of layers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from prunus.lab.report.drawing import Figure
 from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 
-# bars of a page's height; the table lists every layer
+# the largest number of bars; the table lists every layer
 DRAWN_BARS = 40
 
 
 def parameters(receipt: Receipt) -> Figure | None:
-    """Draw how many parameters of each model are zero and how many are not; None where there is no model."""
+    """Draw the numbers of zero and nonzero parameters of each model; None if there is no model."""
     models, look = list(receipt.models), drawing.marks(receipt)
     if not models:
         return None
@@ -54,7 +54,7 @@ def _nonzero(model: ModelFacts) -> str:
 
 
 def sizes(receipt: Receipt) -> Figure | None:
-    """Draw the bytes of each model in each format; None where they were not measured."""
+    """Draw the bytes of each model in each format; None if they were not measured."""
     models, look = [model for model in receipt.models if model.bytes], drawing.marks(receipt)
     formats = list(dict.fromkeys(form for model in models for form in model.bytes))
     if not formats:
@@ -72,7 +72,7 @@ def sizes(receipt: Receipt) -> Figure | None:
 
 
 def widths(receipt: Receipt) -> Figure | None:
-    """Draw how many outputs each layer has in the first and the last model; None where no layer became narrower."""
+    """Draw the number of outputs of each layer in the first and the last model; None if no layer is narrower."""
     if len(receipt.models) < 2:
         return None
     first, last = receipt.models[0], receipt.models[-1]
@@ -107,7 +107,7 @@ def _grouped(
     unit: str,
     note: str,
 ) -> Figure:
-    """Draw rows of bars side by side, each bar's (name, colour, one figure a row)."""
+    """Draw rows of bars side by side; each bar is (name, colour, one figure per row)."""
     drawn, names = go.Figure(), drawing.texts(rows)
     for (_, colour, figures), name in zip(bars, drawing.texts(name for name, *_ in bars), strict=True):
         marks: dict[str, Any] = {"name": name, "marker": {"color": colour}, "cliponaxis": False}

@@ -1,4 +1,4 @@
-"""Figures on how long the models take: one call in each setting, and the break-even curve."""
+"""Figures of time: of one call in each setting, and the break-even curve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prunus.lab.report.drawing import Figure
 from prunus.measuring import overview, spell
 from prunus.measuring.receipt import BreakEven, ModelFacts, Receipt
 
-# with more settings than this the first are drawn; the table has them all
+# the largest number of settings drawn; the table has all of them
 DRAWN_SETTINGS = 8
 
 # the name of a row, the model, and the runtime
@@ -18,7 +18,7 @@ Row = tuple[str, ModelFacts, str]
 
 
 def latency(receipt: Receipt) -> Figure | None:
-    """Draw the time of a call in each setting with its spread; None where it was not measured.
+    """Draw the time of a call in each setting with its spread; None if it was not measured.
 
     One panel for each number of threads and batch, in it one row for each model, below each other by runtime.
     """
@@ -57,7 +57,7 @@ def latency(receipt: Receipt) -> Figure | None:
 
 
 def break_even(receipt: Receipt) -> Figure | None:
-    """Draw the time of programs over the sparsity, beside the dense model elsewhere; None without the curve."""
+    """Draw the time of programs by sparsity, and of the dense model in other runtimes; None without the curve."""
     curve = receipt.break_even
     if curve is None:
         return None
@@ -125,7 +125,7 @@ def _curve(drawn: go.Figure, curve: BreakEven, unit: str, size: int) -> None:
 
 
 def _rows(models: list[ModelFacts]) -> list[Row]:
-    """Return a row for each model and runtime it was timed in, runtime by runtime."""
+    """Return a row for each runtime and each model that was timed in it."""
     runtimes = list(dict.fromkeys(runtime for model in models for runtime in model.latency_us))
     names = dict(zip((id(model) for model in models), drawing.texts(model.name for model in models), strict=True))
     several = len(runtimes) > 1

@@ -1,4 +1,4 @@
-"""Figures on the weights: how they are spread, where they were cut, and which layers they went from."""
+"""Figures of weights: histograms, the pruning threshold, and the sparsity of layers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from prunus.pruning.masks import Masks
 
 DRAWN_LAYERS = 8
 REMOVED = {"color": drawing.GREY, "opacity": 0.6}
-# bars of a page's height; the table lists every layer
+# the largest number of bars; the table lists every layer
 DRAWN_BARS = 60
 
 
 def spread(receipt: Receipt, weights: Mapping[str, Mapping[str, Tensor]], masks: Masks) -> Figure:
-    """Draw how the prunable weights are spread in each model, the dense one's removed weights marked.
+    """Draw a histogram of the prunable weights of each model, with the removed weights of the dense one marked.
 
     Args:
         receipt: gives the models their colours.
@@ -55,7 +55,7 @@ def spread(receipt: Receipt, weights: Mapping[str, Mapping[str, Tensor]], masks:
 
 
 def threshold_words(dense: Mapping[str, Tensor], masks: Masks) -> str:
-    """Say where the dense weights were cut, or that no threshold explains it."""
+    """Say which threshold separates removed from kept weights, or that there is none."""
     cut = distributions.cut(dense, masks)
     if cut is None:
         return "The masks remove no weight, or every weight, so there is no threshold."
@@ -101,7 +101,7 @@ def by_layer(weights: Mapping[str, Tensor], masks: Masks, colour: str) -> Figure
 
 
 def layer_sparsity(receipt: Receipt, model: ModelFacts) -> Figure:
-    """Draw which share of each layer is zero."""
+    """Draw the fraction of zeros in each layer."""
     layers = model.layers[:DRAWN_BARS]
     drawn = go.Figure()
     drawn.add_bar(
@@ -132,7 +132,7 @@ def layer_sparsity(receipt: Receipt, model: ModelFacts) -> Figure:
 
 
 def _panels(receipt: Receipt, into: Bins, counts: Mapping[str, Histogram], kept: Histogram) -> go.Figure:
-    """Draw one histogram per model, and in the first one what was removed on top of what was kept."""
+    """Draw one histogram per model; in the first, removed weights are stacked on kept ones."""
     titles = [_panel_title(model, histogram) for model, histogram in counts.items()]
     drawn = make_subplots(rows=len(counts), cols=1, shared_xaxes=True, vertical_spacing=0.09, subplot_titles=titles)
     look = drawing.marks(receipt)
@@ -192,7 +192,7 @@ def _outside_words(counts: Mapping[str, Histogram]) -> str:
 
 
 def _told_apart(low: float, high: float) -> tuple[str, str]:
-    """Spell two values with as many digits as it takes to see which is larger."""
+    """Format two values with enough digits to see which is larger."""
     digits = next((d for d in range(4, 17) if f"{low:.{d}g}" != f"{high:.{d}g}"), 4)
     return f"{low:.{digits}g}", f"{high:.{digits}g}"
 

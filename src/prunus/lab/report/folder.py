@@ -1,4 +1,4 @@
-"""What a run left in its folder; what is missing or damaged becomes the reason its section is left out."""
+"""Read a run's folder; a missing or damaged file becomes the reason why its section is left out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prunus.pruning.masks import Masks
 
 T = TypeVar("T")
 
-# the models whose weights `prunus run` keeps, in the order of the road
+# the models whose weights `prunus run` keeps, in the order of its stages
 SAVED_MODELS = ("dense", "pruned", "finetuned")
 
 
 @dataclass(frozen=True)
-class Left:
-    """Why something is left out of the page."""
+class LeftOut:
+    """The reason why something is left out of the page."""
 
     reason: str
 
@@ -41,9 +41,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """sensitivity.json: the fraction of `total` images of `split` that stay right, per curve and sparsity.
+    """sensitivity.json: the accuracy on `total` images of `split`, per curve and sparsity.
 
-    `criterion` is what the weights were chosen by: magnitude where the file does not say.
+    `criterion` is the criterion of pruning: magnitude if the file does not name it.
     """
 
     split: str
@@ -55,7 +55,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Predictions:
-    """predictions.safetensors: the classes each model predicts, and the images on which two models differ."""
+    """predictions.safetensors: the predicted classes of each model, and images on which two models differ."""
 
     labels: Tensor
     classes: Mapping[str, Tensor]
@@ -65,15 +65,15 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder: the receipt, and of everything else either its content or why it is left out."""
+    """A run's folder: the receipt, and for each other file its content or the reason why it is left out."""
 
     receipt: Receipt
-    recipe: str | Left
-    weights: Mapping[str, Mapping[str, Tensor] | Left]
-    masks: Masks | Left
-    log: tuple[Epoch, ...] | Left
-    sensitivity: Sensitivity | Left
-    predictions: Predictions | Left
+    recipe: str | LeftOut
+    weights: Mapping[str, Mapping[str, Tensor] | LeftOut]
+    masks: Masks | LeftOut
+    log: tuple[Epoch, ...] | LeftOut
+    sensitivity: Sensitivity | LeftOut
+    predictions: Predictions | LeftOut
 
 
 def read(folder: Path) -> Run:
@@ -102,26 +102,33 @@ def read(folder: Path) -> Run:
     )
 
 
-def _content(path: Path, parse: Callable[[Path], T]) -> T | Left:
+def _content(path: Path, parse: Callable[[Path], T]) -> T | LeftOut:
     if not path.is_file():
-        return Left(f"there is no {path.name} in the run's folder")
+        return LeftOut(f"there is no {path.name} in the run's folder")
     try:
         return parse(path)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError):  # too deeply nested, too
-        return Left(f"{path.name} is damaged, or not of the form that prunus run writes")
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RuntimeError,
+    ):  # RuntimeError: also of deep nesting
+        return LeftOut(f"{path.name} is damaged, or not of the form that prunus run writes")
 
 
-def _masks(path: Path, weights: Mapping[str, Mapping[str, Tensor] | Left]) -> Masks:
+def _masks(path: Path, weights: Mapping[str, Mapping[str, Tensor] | LeftOut]) -> Masks:
     masks = Masks.load(path)
     for state in weights.values():
         for name, mask in masks.items():
-            if not isinstance(state, Left) and state[name].shape != mask.shape:
+            if not isinstance(state, LeftOut) and state[name].shape != mask.shape:
                 raise ValueError(f"the mask of {name!r} does not belong to these weights")
     return masks
 
 
 def _log(path: Path) -> tuple[Epoch, ...]:
-    """Read the log; of an epoch that was run twice, because the first time was interrupted, the later line counts."""
+    """Read the log; of two lines for an epoch, which was interrupted and repeated, the later one counts."""
     lines = [strict_json.parse(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     epochs = {
         (str(line["phase"]), int(line["epoch"])): Epoch(

@@ -14,13 +14,13 @@ from prunus.measuring import spell
 from prunus.pruning.masks import Masks
 
 DRAWN_KERNELS = 40
-# pixels of the page's width that a row of kernels may take
+# the largest width of a row of kernels in pixels
 ROW_WIDTH = 960
 SMALLEST_CELL, LARGEST_CELL = 2, 14
 
 
 def kernels(weights: Mapping[str, Mapping[str, Tensor]], masks: Masks) -> Pictures | None:
-    """Draw the first masked layer's kernels in each model; None where its weights have no shape to look at.
+    """Draw the first masked layer's kernels in each model; None if its weights can't be drawn as images.
 
     Args:
         weights: the state dict of each model, the dense one first.
@@ -50,10 +50,10 @@ def kernels(weights: Mapping[str, Mapping[str, Tensor]], masks: Masks) -> Pictur
 
 
 def as_planes(weight: Tensor) -> Tensor | None:
-    """Return a layer's weights as (kernels, height, width), None where they are no images.
+    """Return a layer's weights as (kernels, height, width); None if they can't be drawn as images.
 
-    A convolution's kernels come one by one, each input channel its own; a linear layer's rows become images where
-    the number of its inputs is a square.
+    A convolution has a kernel per pair of output and input channel; the rows of a linear layer are images if the number
+    of its inputs is a square.
     """
     if weight.dim() == 4 and weight.shape[2] * weight.shape[3] > 1:
         return weight.flatten(0, 1)
@@ -81,7 +81,7 @@ def changes(predictions: Predictions) -> Gallery | None:
 
 
 def changes_in_words(predictions: Predictions) -> str:
-    """Say how many test images got another answer, and whether a better one."""
+    """Say for how many test images the prediction changed, and whether it became right or wrong."""
     before, after = predictions.classes.get("dense"), predictions.classes.get("finetuned")
     if before is None or after is None:
         return "The predictions do not hold both a dense and a finetuned model, so nothing can be compared."
@@ -99,14 +99,14 @@ def changes_in_words(predictions: Predictions) -> str:
 
 
 def _full_colour(values: Tensor) -> float:
-    """Return the |w| that 98% of the weights do not exceed: a single large one would leave all others pale."""
+    """Return the 98th percentile of |w|, so that a single large weight does not make all others pale."""
     sizes = values.float().abs().flatten()
     return float(sizes.kthvalue(max(1, round(0.98 * len(sizes)))).values)
 
 
-def _columns(number: int, most: int) -> int:
-    """Return how many tiles to put in a row, all rows alike where that is possible."""
-    rows = -(-number // most)
+def _columns(number: int, limit: int) -> int:
+    """Return the number of tiles per row, at most `limit`, with rows as equal as possible."""
+    rows = -(-number // limit)
     return -(-number // rows)
 
 

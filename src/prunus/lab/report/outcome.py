@@ -1,26 +1,26 @@
-"""The outcome of a run: its key figures, each with a verdict, and the headline made of them."""
+"""The outcome of a run: its key figures with verdicts, and the headline."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
 
-from prunus.lab.report import claims, steps
+from prunus.lab.report import claims, savings
 from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A key figure of the last model beside the first.
+    """A key figure of the last model compared with the first.
 
     Attributes:
-        label: what it is.
-        value: the figure itself.
-        detail: what it was before, and what it rests on.
-        verdict: what became of it, in a word or two.
+        label: its name.
+        value: the figure.
+        detail: the figure before, and what it is based on.
+        verdict: a verdict in a word or two.
         tone: `good`, `bad` or `plain`.
-        phrase: the same as a part of the headline; empty where the headline leaves it out.
+        phrase: its part of the headline; empty if the headline leaves it out.
     """
 
     label: str
@@ -49,7 +49,7 @@ def headline(receipt: Receipt) -> str:
 
 
 def outcomes(receipt: Receipt) -> list[Outcome]:
-    """Return what a reader sees first: what is gone, accuracy, files, time, arithmetic."""
+    """Return the key figures: parameters, accuracy, files, time, multiply-adds."""
     if not receipt.models:
         return []
     first, last = receipt.models[0], receipt.models[-1]
@@ -94,13 +94,13 @@ def _equals(p_value: str) -> str:
 
 
 def _files(first: ModelFacts, last: ModelFacts) -> list[Outcome]:
-    """Return what became of the files; what comes first is what the run is for."""
+    """Return the changes of the files; the first one is the result of the run."""
     plain = first.bytes.get("safetensors"), last.bytes.get("safetensors")
-    packed = plain[0], steps.stored(last) if last.name == steps.PACKED else None
+    packed = plain[0], savings.stored(last) if last.name == savings.PACKED else None
     small = next((form for form in ("zstd", "gzip") if first.bytes.get(form) and form in last.bytes), "")
     compressed = first.bytes.get(small), last.bytes.get(small)
     if packed[0] and packed[1] is not None:
-        alike = first.bytes.get(steps.PACKED)
+        alike = first.bytes.get(savings.PACKED)
         more = f"; {spell.plain(first.name)} packed alike: {spell.count(alike)}" if alike else ""
         files = [_file("Packed file", packed, "Packed, its file", more), _file("Plain file", plain)]
     else:

@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, plotly's script included."""
+"""The page: one HTML file that contains everything, also plotly's script."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _origin(receipt: Receipt) -> str:
     return spell.plain(" · ".join([*tested, receipt.machine.processor, f"PyTorch {receipt.torch}"]))
 
 
-def _has_figures(parts: list[blocks.Section]) -> bool:
+def _has_figures(parts: list[blocks.PageSection]) -> bool:
     return any(isinstance(part, Figure) for section in parts for part in section.parts)
 
 
@@ -84,6 +84,6 @@ def _environment() -> jinja2.Environment:
 
 
 def _own(name: str) -> Markup:
-    """Return a file of this package as it is, for the page's own style and script."""
+    """Return a file of this package, for the page's style and script."""
     source: Any = Path(__file__).with_name(name)
     return Markup(source.read_text(encoding="utf-8"))

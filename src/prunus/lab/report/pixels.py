@@ -1,4 +1,4 @@
-"""Small images inside the page: PNG files made of nothing but zlib, as data URIs."""
+"""Small images inside the page: PNG files, written with zlib only, as data URIs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 import torch
 from torch import Tensor
 
-# blue for positive and vermillion for negative weights, both told apart by colour-blind eyes; white is zero
+# blue for positive and vermillion for negative weights, distinguishable with colour blindness; white is zero
 POSITIVE, NEGATIVE = (0, 114, 178), (213, 94, 0)
 REMOVED, CROSS, FRAME = (62, 66, 72), (150, 155, 162), (150, 155, 162)
 
@@ -33,14 +33,14 @@ def data_uri(image: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
-def photo(image: Tensor, most: int = 64) -> Tensor:
-    """Return a data set's image as `png` takes it, thinned out to at most `most` pixels a side.
+def photo(image: Tensor, max_side: int = 64) -> Tensor:
+    """Convert a data set's image for `png`, subsampled to at most `max_side` pixels per side.
 
     Args:
-        image: uint8, (channels, height, width); with other than 3 channels the first is shown in grey.
-        most: pixels.
+        image: uint8, (channels, height, width); unless it has 3 channels, the first is shown in grey.
+        max_side: the largest height and width in pixels.
     """
-    step = max(1, -(-max(image.shape[1:]) // most))
+    step = max(1, -(-max(image.shape[1:]) // max_side))
     channels = image if image.shape[0] == 3 else image[:1]
     return channels[:, ::step, ::step].permute(1, 2, 0)
 
@@ -50,13 +50,13 @@ def kernels(weights: Tensor, mask: Tensor | None, scale: float, columns: int, ce
 
     Args:
         weights: (kernels, height, width).
-        mask: of the same shape, True lives; None where nothing was removed.
-        scale: the |w| drawn in full colour.
-        columns: kernels in a row.
-        cell: pixels a side of one weight.
+        mask: of the same shape, False for removed weights; None if nothing was removed.
+        scale: the |w| that has full colour.
+        columns: the number of kernels in a row.
+        cell: the side of the square of one weight in pixels.
 
     Returns:
-        uint8 (height, width, 4); what lies between the kernels is transparent.
+        uint8 (height, width, 4); the space between kernels is transparent.
     """
     colours = diverging(weights / scale).repeat_interleave(cell, 1).repeat_interleave(cell, 2)
     if mask is not None:
@@ -67,7 +67,7 @@ def kernels(weights: Tensor, mask: Tensor | None, scale: float, columns: int, ce
 
 
 def diverging(values: Tensor) -> Tensor:
-    """Colour values in [-1, 1] from vermillion over white to blue; what lies outside is clipped.
+    """Colour values in [-1, 1] from vermillion over white to blue; other values are clipped.
 
     >>> diverging(torch.tensor([0.0, 1.0])).tolist()
     [[255, 255, 255], [0, 114, 178]]
@@ -78,7 +78,7 @@ def diverging(values: Tensor) -> Tensor:
 
 
 def _crosses(height: int, width: int, cell: int) -> Tensor:
-    """Return True where the diagonals of every square run; none in squares too small to show them."""
+    """Return a mask of the diagonals of every square; empty for squares too small to show them."""
     across = torch.arange(cell)
     inner = (across > 0) & (across < cell - 1)
     diagonals = (across[:, None] == across) | (across[:, None] == cell - 1 - across)
@@ -86,7 +86,7 @@ def _crosses(height: int, width: int, cell: int) -> Tensor:
 
 
 def _framed(tiles: Tensor) -> Tensor:
-    """Put a line around each tile, so that white weights at its edge have one."""
+    """Draw a line around each tile, so that white weights at its edge are visible."""
     number, height, width, channels = tiles.shape
     framed = torch.tensor((*FRAME, 255), dtype=torch.uint8).expand(number, height + 2, width + 2, channels).clone()
     framed[:, 1:-1, 1:-1] = tiles

@@ -1,4 +1,4 @@
-"""Tables and sentences at the terminal, by rich: as wide as it is."""
+"""Print tables and sentences on the terminal with rich, in its width."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from prunus.measuring import spell
 from prunus.measuring.receipt import Receipt
 from prunus.tables import Table
 
-# a larger model's layers are cut here; the page lists them all
+# the largest number of rows of a table; the page lists all layers
 LISTED_ROWS = 40
 
 
 def show(receipt: Receipt, console: Console) -> None:
-    """Print a receipt: the outcome, every table, then what to know before relying on it."""
+    """Print a receipt: the outcome, every table, and caveats."""
     show_title(title(receipt), console)
     console.print(Text(spell.plain(headline(receipt))))
     console.print()
@@ -38,7 +38,7 @@ def show(receipt: Receipt, console: Console) -> None:
 
 
 def title(receipt: Receipt) -> str:
-    """Return one line: which recipe, which seed, on which data; models compared without a recipe have no seed."""
+    """Return the title: recipe, seed and data; models compared without a recipe have no seed."""
     run = [str(receipt.recipe.get("name", "")), f"seed {receipt.seed}"] if receipt.recipe else ["models compared"]
     data = [f"{receipt.data.name}: {spell.plural(receipt.data.test, 'test image')}"] if receipt.data else []
     return spell.plain(" · ".join(filter(None, [*run, *data])))
@@ -51,7 +51,7 @@ def show_title(text: str, console: Console) -> None:
 
 
 def show_tables(tables: Iterable[Table], console: Console) -> None:
-    """Print tables, each in as many parts as the console's width asks for."""
+    """Print tables, split into parts that fit the console's width."""
     for table in tables:
         parts = [_rich(part) for part in table.first(LISTED_ROWS).split(console.width)]
         for part in parts[:-1]:

@@ -1,15 +1,15 @@
-"""A receipt's tables that compare models, and the facts of the run."""
+"""Tables of a receipt that compare models, and the facts of the run."""
 
 from __future__ import annotations
 
 from prunus.lab.report import claims
-from prunus.lab.report.steps import road
+from prunus.lab.report.savings import road
 from prunus.measuring import spell
 from prunus.measuring.overview import overview
 from prunus.measuring.receipt import PairedTest, Receipt
 from prunus.tables import Table
 
-# what the controls of `prunus run` are; a control of another name is shown without a gloss
+# descriptions of the controls of `prunus run`; other controls have none
 CONTROLS = {
     "random": "the same steps, but the weights to remove were drawn at random",
     "small-dense": "a narrower network of about as many parameters, trained from scratch and never pruned",
@@ -18,13 +18,13 @@ CONTROLS = {
 
 
 def all_tables(receipt: Receipt) -> list[Table]:
-    """Return every table of a receipt, as the terminal shows them."""
+    """Return all tables of a receipt, in the order of the terminal."""
     compared = (speed(receipt), paired_tests(receipt), break_even(receipt), layers(receipt), checks(receipt))
     return [table for table in (road(receipt), *overview(receipt), *compared) if table is not None]
 
 
 def speed(receipt: Receipt) -> Table | None:
-    """Return whether the last model is faster than the first, setting by setting; None where that is not known."""
+    """Return whether the last model is faster than the first, per setting; None if that was not measured."""
     if len(receipt.models) < 2:
         return None
     first, last = receipt.models[0], receipt.models[-1]
@@ -56,7 +56,7 @@ def _where(change: claims.SpeedChange) -> str:
 
 
 def paired_tests(receipt: Receipt) -> Table | None:
-    """Return the paired tests; None where there are none."""
+    """Return the paired tests; None if there are none."""
     rows = tuple(
         (
             f"{test.first} → {test.second}",
@@ -88,7 +88,7 @@ def paired_figures(test: PairedTest) -> tuple[str, ...]:
 
 
 def break_even(receipt: Receipt) -> Table | None:
-    """Return the time of programs by sparsity, and from which on they pay; None where that was not measured."""
+    """Return the time of programs by sparsity, and where they break even; None if it was not measured."""
     curve = receipt.break_even
     if curve is None:
         return None
@@ -112,7 +112,7 @@ def break_even(receipt: Receipt) -> Table | None:
 
 
 def layers(receipt: Receipt) -> Table | None:
-    """Return the last model's layers, with what they held in the first one; None where there are none."""
+    """Return the last model's layers compared with the first model's; None if there are none."""
     if not receipt.models or not receipt.models[-1].layers:
         return None
     before = {layer.name: layer for layer in receipt.models[0].layers}
@@ -137,7 +137,7 @@ def layers(receipt: Receipt) -> Table | None:
 
 
 def controls(receipt: Receipt) -> Table | None:
-    """Return what the controls are, and the result they stand beside; None where none was run."""
+    """Return the controls and the result they are compared with; None if there are none."""
     if not receipt.controls:
         return None
     result = receipt.models[-1:]
@@ -150,7 +150,7 @@ def controls(receipt: Receipt) -> Table | None:
 
 
 def checks(receipt: Receipt) -> Table | None:
-    """Return the run's checks; None where there are none."""
+    """Return the run's checks; None if there are none."""
     rows = tuple(
         (check.name, check.what, f"{check.value:g}", f"{check.limit:g}", "passed" if check.passed else "FAILED")
         for check in receipt.checks
@@ -160,9 +160,9 @@ def checks(receipt: Receipt) -> Table | None:
 
 
 def facts(receipt: Receipt) -> list[tuple[str, str]]:
-    """Return what was measured, where and with what, as (name, value) pairs."""
+    """Return machine, versions, data and settings of the measurement, as (name, value) pairs."""
     machine, data = receipt.machine, receipt.data
-    memory = f"{machine.memory_bytes / 2**30:.1f} GiB" if machine.memory_bytes else "not told by the system"
+    memory = f"{machine.memory_bytes / 2**30:.1f} GiB" if machine.memory_bytes else "not reported by the system"
     pairs = [
         ("prunus", receipt.prunus),
         ("PyTorch", receipt.torch),

@@ -1,4 +1,4 @@
-"""The page's sections, each from what the run's folder holds; what it lacks is said in its place."""
+"""The sections of the page; a section without its file says why it is left out."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from prunus.lab.report import (
     figures_weights,
     images,
     receipt_tables,
-    steps,
+    savings,
 )
-from prunus.lab.report.blocks import Code, Pairs, Part, Section, section
-from prunus.lab.report.folder import Left, Run
+from prunus.lab.report.blocks import Code, PageSection, Pairs, Part, section
+from prunus.lab.report.folder import LeftOut, Run
 from prunus.measuring import overview, spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 from prunus.pruning.masks import Masks
@@ -27,7 +27,7 @@ from prunus.pruning.masks import Masks
 T = TypeVar("T")
 
 
-def sections(run: Run) -> list[Section]:
+def sections(run: Run) -> list[PageSection]:
     """Return the sections of a run's page, in reading order."""
     parts = [
         accuracy(run.receipt),
@@ -45,8 +45,8 @@ def sections(run: Run) -> list[Section]:
     return [part for part in parts if part is not None]
 
 
-def accuracy(receipt: Receipt) -> Section:
-    """How often the models are right, and what a difference is worth."""
+def accuracy(receipt: Receipt) -> PageSection:
+    """The accuracy of the models, and paired tests."""
     lead = (
         "Each mark is the share of test images a model gets right. The bar around it is the 95% interval: with 95% "
         "confidence the accuracy on all such images lies on the bar. No choice in the run was made by the test images."
@@ -57,8 +57,8 @@ def accuracy(receipt: Receipt) -> Section:
     return section("accuracy", "Accuracy", lead, [*drawn, receipt_tables.paired_tests(receipt)])
 
 
-def training(run: Run) -> Section:
-    """What happened epoch by epoch."""
+def training(run: Run) -> PageSection:
+    """Loss, accuracy and sparsity per epoch."""
     lead = (
         "Loss and accuracy while the network learned, was pruned and learned again. Validation images are never "
         "trained on, and are not the test images above."
@@ -68,7 +68,7 @@ def training(run: Run) -> Section:
     )
 
 
-def size(receipt: Receipt) -> Section:
+def size(receipt: Receipt) -> PageSection:
     """Parameters and bytes."""
     lead = (
         "A weight set to zero is still a number in the file. Shrinking takes out the channels that no longer matter; "
@@ -76,7 +76,7 @@ def size(receipt: Receipt) -> Section:
     )
     drawn = figures_cost.sizes(receipt)
     parts = [
-        steps.road(receipt),
+        savings.road(receipt),
         figures_cost.parameters(receipt),
         figures_cost.widths(receipt),
         drawn,
@@ -85,15 +85,15 @@ def size(receipt: Receipt) -> Section:
     return section("size", "Parameters and bytes", lead, parts, [] if drawn else ["Bytes were not measured."])
 
 
-def weights(run: Run) -> Section:
-    """Which weights went, and from which layers."""
+def weights(run: Run) -> PageSection:
+    """The removed weights: histograms, and sparsity per layer."""
     lead = "What the masks took away: bars in grey are the dense network's weights that were removed."
     states = _states(run)
     missing = [
-        _missing(f"The weights of {name}", state) for name, state in run.weights.items() if isinstance(state, Left)
+        _missing(f"The weights of {name}", state) for name, state in run.weights.items() if isinstance(state, LeftOut)
     ]
     parts: list[drawing.Figure] = []
-    if isinstance(run.masks, Left):
+    if isinstance(run.masks, LeftOut):
         missing.append(_missing("The weight histograms", run.masks))
     elif "dense" in states and run.masks:
         masks, mark = _of_weights(run.masks), drawing.marks(run.receipt).get("dense")
@@ -108,8 +108,8 @@ def weights(run: Run) -> Section:
     return section("weights", "Which weights went", lead, parts, missing)
 
 
-def kernels(run: Run) -> Section | None:
-    """The first pruned layer's kernels before and after; None where the model has no layer that can be looked at."""
+def kernels(run: Run) -> PageSection | None:
+    """The first pruned layer's kernels before and after; None if it can't be drawn as images."""
     title = "The first pruned layer, before and after"
     lead = (
         "Each tile is one kernel: the pattern of light and dark that one unit of the layer looks for. "
@@ -117,27 +117,27 @@ def kernels(run: Run) -> Section | None:
     )
     states, dense = _states(run), run.weights["dense"]
     for content in (run.masks, dense):
-        if isinstance(content, Left):
+        if isinstance(content, LeftOut):
             return section("kernels", title, lead, missing=[_missing("The kernels", content)])
-    assert not isinstance(run.masks, Left)
+    assert not isinstance(run.masks, LeftOut)
     drawn = images.kernels(states, _of_weights(run.masks))
     return section("kernels", title, lead, [drawn]) if drawn else None
 
 
-def answers(run: Run) -> Section:
+def answers(run: Run) -> PageSection:
     """The test images on which pruning and finetuning changed the prediction."""
     title, predictions = "Answers that changed", run.predictions
     lead = "Accuracy counts only how many answers are right. These are test images that got another answer than before."
-    if not isinstance(predictions, Left):
+    if not isinstance(predictions, LeftOut):
         lead = images.changes_in_words(predictions)
     return _drawn("answers", title, lead, "The changed answers", predictions, lambda changed: [images.changes(changed)])
 
 
-def sensitivity(run: Run) -> Section:
-    """How much more could go."""
-    curves, reached = run.sensitivity, None if isinstance(run.masks, Left) else run.masks.sparsity
+def sensitivity(run: Run) -> PageSection:
+    """The sensitivity of the layers to further pruning."""
+    curves, reached = run.sensitivity, None if isinstance(run.masks, LeftOut) else run.masks.sparsity
     lead = "How accuracy falls when each layer alone is pruned further and further."
-    if not isinstance(curves, Left):
+    if not isinstance(curves, LeftOut):
         lead = (
             f"Each line prunes one layer of the dense network alone by {spell.plain(curves.criterion)}, unstructured, "
             "at once and without any training after it; the dashed line prunes all together. Measured on "
@@ -154,8 +154,8 @@ def sensitivity(run: Run) -> Section:
     )
 
 
-def speed(receipt: Receipt) -> Section:
-    """Time of a call."""
+def speed(receipt: Receipt) -> PageSection:
+    """The time of a call."""
     lead = (
         "The time of one call, all models measured in turns on the same machine. The axis starts at "
         "zero, so that twice as long looks twice as long."
@@ -171,25 +171,25 @@ def speed(receipt: Receipt) -> Section:
     return section("speed", "Speed", lead, parts, [] if drawn else ["Speed was not measured."])
 
 
-def controls(receipt: Receipt) -> Section:
-    """What the result has to beat."""
+def controls(receipt: Receipt) -> PageSection:
+    """The controls, which the result has to beat."""
     lead = "A pruned network is worth something only if simpler ways to the same size do worse."
     missing = [] if receipt.controls else ["No control was run; controls=true in the recipe runs them."]
     return section("controls", "Controls", lead, [receipt_tables.controls(receipt)], missing)
 
 
-def layers(receipt: Receipt) -> Section:
-    """Every layer in figures."""
+def layers(receipt: Receipt) -> PageSection:
+    """The figures of every layer."""
     lead = "Every weight with two or more dimensions; biases and norms are only in the totals."
     table = receipt_tables.layers(receipt)
     return section("layers", "Layer by layer", lead, [table], [] if table else ["No layer was measured."])
 
 
-def facts(run: Run) -> Section:
-    """How all of this was measured, so that it can be measured again."""
+def facts(run: Run) -> PageSection:
+    """The conditions of the measurement, so that it can be repeated."""
     receipt, missing = run.receipt, []
     recipe: Part | None = None
-    if not isinstance(run.recipe, Left):
+    if not isinstance(run.recipe, LeftOut):
         recipe = Code(run.recipe, "The recipe: prunus run recipe.yaml does it again")
     elif receipt.recipe:
         recipe = Code(json.dumps(receipt.recipe, indent=2, ensure_ascii=False), "The recipe, from the receipt")
@@ -207,25 +207,25 @@ def facts(run: Run) -> Section:
 
 
 def _drawn(
-    id: str, title: str, lead: str, what: str, content: T | Left, draw: Callable[[T], Sequence[Part | None]]
-) -> Section:
-    """Return a section of what is drawn of a file's content, or why it is left out."""
-    if isinstance(content, Left):
+    id: str, title: str, lead: str, what: str, content: T | LeftOut, draw: Callable[[T], Sequence[Part | None]]
+) -> PageSection:
+    """Return a section drawn from a file's content, or the reason why it is left out."""
+    if isinstance(content, LeftOut):
         return section(id, title, lead, missing=[_missing(what, content)])
     return section(id, title, lead, draw(content))
 
 
 def _states(run: Run) -> dict[str, Mapping[str, Tensor]]:
-    return {name: state for name, state in run.weights.items() if not isinstance(state, Left)}
+    return {name: state for name, state in run.weights.items() if not isinstance(state, LeftOut)}
 
 
 def _of_weights(masks: Masks) -> Masks:
-    """Return the masks of weights; whole channels also have masks of biases and norms, which no histogram is of."""
+    """Return the masks of weights, without those of biases and norms, which whole channels have too."""
     return Masks({name: mask for name, mask in masks.items() if mask.ndim > 1}) or masks
 
 
 def _last_whole(receipt: Receipt) -> ModelFacts | None:
-    """Return the last model whose layers are as large as the first's: in a shrunk one, what went is no zero."""
+    """Return the last model whose layers are as large as the first's, so not a shrunk one, whose zeros are gone."""
     if not receipt.models:
         return None
     shapes = [{layer.name: layer.shape for layer in model.layers} for model in receipt.models]
@@ -233,5 +233,5 @@ def _last_whole(receipt: Receipt) -> ModelFacts | None:
     return whole[-1] if len(whole) > 1 else receipt.models[-1]
 
 
-def _missing(what: str, left: Left) -> str:
+def _missing(what: str, left: LeftOut) -> str:
     return f"{what}: left out, because {left.reason}."

@@ -1,4 +1,4 @@
-"""Several seeds of one recipe as tables: how far a result varies when only chance differs."""
+"""Several seeds of one recipe as tables: how much a result varies by chance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(receipts: Sequence[Receipt]) -> None:
 
 
 def title(receipts: Sequence[Receipt]) -> str:
-    """Return one line: which recipe, which seeds."""
+    """Return the title: recipe and seeds."""
     name = spell.plain(str(receipts[0].recipe.get("name", "models compared")))
     seeds = ", ".join(str(receipt.seed) for receipt in receipts)
     return f"{name} · {spell.plural(len(receipts), 'seed')}: {seeds}"
@@ -57,7 +57,7 @@ def models(receipts: Sequence[Receipt]) -> Table:
 
 
 def tests(receipts: Sequence[Receipt]) -> Table | None:
-    """Return the paired tests seed by seed; None where there is none."""
+    """Return the paired tests of each seed; None if there is none."""
     rows: list[tuple[str, ...]] = []
     breaks = []
     for first, second in dict.fromkeys(

@@ -1,10 +1,10 @@
-"""Training: one loop on Lightning Fabric that can be killed at any moment and goes on to the same bits.
+"""Training: a loop on Lightning Fabric that can be killed at any time and then continues with the same results.
 
     phase = train.Phase("train", TrainingSection(epochs=4), Path("runs/mine"), seed=0)
     fitted = train.fit(model, data, phase)
 
-The loop itself is in `loop.py`; how it is started, in one process or in several, in `processes.py`; what it keeps for
-the next start in `state.py`; what it tells meanwhile in `journal.py`.
+The loop is in `loop.py`; `processes.py` starts it, in one process or several; `state.py` saves its state for the next
+start; `journal.py` writes the log, TensorBoard files and progress.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Fit:
     Attributes:
         masks: the final masks, on the model's device; None if nothing was pruned or kept at zero.
         history: one record for each epoch: epoch (from 1), loss, train_accuracy, validation_accuracy, lr, sparsity,
-            seconds. Loss and train_accuracy are means over the epoch while the model was learning, lr is that
-            of its last step.
-        seconds: what all epochs took, those before an interruption included.
+            seconds. Loss and train_accuracy are means over the training steps of the epoch, lr is that of its last
+            step.
+        seconds: the time of all epochs, including those before an interruption.
     """
 
     masks: Masks | None
@@ -57,26 +57,26 @@ class Fit:
 
 
 def fit(model: nn.Module, data: Dataset, phase: Phase, *, masks: Masks | None = None, accelerator: str = "auto") -> Fit:
-    """Train a model in place for one phase, with the zeros it has or while more are made.
+    """Train a model in place for one phase, with fixed masks or while pruning further.
 
-    After each epoch the state is stored in the phase's folder, so the same call goes on where an earlier one was
-    stopped, by ctrl-C or by force. On a CPU with the same number of threads it ends with the same bits as if it had
-    never been stopped, and so does every repetition. Until it ends the model stays as it was.
+    After each epoch the state is saved in the phase's folder, so the same call continues an earlier one that was
+    interrupted or killed. On a CPU with the same number of threads, its result has the same bits as without the
+    interruption, and as every repetition. The model does not change until training ends.
 
     Args:
-        model: takes images (n, channels, height, width) to logits (n, classes); device, dtype and memory layout of its
-            parameters stay as they are.
-        data: the training split is learned from, the validation split tells how it goes, the test split is not
-            touched.
-        phase: how to train, from which seed, and where the files go.
-        masks: weights to keep at zero; where the phase prunes, those to start from.
+        model: maps images (n, channels, height, width) to logits (n, classes); device, dtype and memory layout of its
+            parameters do not change.
+        data: the training split is trained on, accuracy is measured on the validation split, the test split is not
+            used.
+        phase: the settings, the seed, and the folder for the files.
+        masks: weights to keep at zero; if the phase prunes, the masks to start from.
         accelerator: ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
     Raises:
         DivergedError: a loss or weight became NaN or infinite.
         MaskError: the masks don't fit the model.
         RankError: one of several processes failed.
-        StateError: the folder has a state of this phase that is damaged or belongs to other settings.
+        StateError: the folder has a state of this phase that is damaged or of other settings.
         TypeError, ValueError: an argument can't be used; nothing was changed.
     """
     model, section = unwrap(model), phase.section
@@ -101,10 +101,10 @@ def fit(model: nn.Module, data: Dataset, phase: Phase, *, masks: Masks | None = 
 def _check(model: nn.Module, data: Dataset) -> None:
     check_savable(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the model has no parameter that requires a gradient, so there is nothing to train")
+        raise ValueError("the model has no parameter that requires a gradient, so it can't be trained")
     for split in ("train", "validation"):
         if len(getattr(data, split)) == 0:
-            raise ValueError(f"the {split} split of {data.name!r} has no images; training needs some")
+            raise ValueError(f"the {split} split of {data.name!r} has no images")
     sample = data.train.take(torch.arange(min(2, len(data.train))))
     try:
         logits = predict(model, sample, mean=data.mean, std=data.std)

@@ -1,4 +1,4 @@
-"""Pruning while training: a `Pruner` along the steps of a phase, and the batches its criterion looks at."""
+"""Pruning while training: a `Pruner` for the steps of a phase, and calibration batches for its criterion."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def calibration_batches(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return batches of normalised training images, taken at even distances over the whole split.
+    """Return batches of normalised training images at even distances in the split, the same on every call.
 
-    They are the same on every call. Even distances give every class its part also where the images are sorted by
-    class. A split that is too small gives fewer images, each once.
+    With even distances, every class has its share even if the images are sorted by class. If the split is too small,
+    there are fewer images, each once.
 
     Args:
         data: its training split is used, unshifted.
-        batch_size: images in a batch.
-        num_batches: batches at most.
-        device: where the batches lie; where the split lies by default.
-        dtype: of the images.
+        batch_size: the number of images in a batch.
+        num_batches: the largest number of batches.
+        device: the device of the batches; that of the split by default.
+        dtype: the dtype of the images.
     """
     count = min(batch_size * num_batches, len(data.train))
     order = torch.arange(count) * len(data.train) // count
@@ -42,13 +42,13 @@ def calibration_batches(
 def channel_options(
     section: PruneSection, data: Dataset, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
-    """Return what `prune` and `Pruner` need to know for whole channels; nothing for other patterns.
+    """Return the arguments of `prune` and `Pruner` that whole channels need; none for other patterns.
 
     Args:
         section: what is removed and how.
-        data: where the image comes from that the model's graph is read with.
-        device: where it lies; where the data lies by default.
-        dtype: of the image.
+        data: one of its images is the example input.
+        device: the device of the image; that of the data by default.
+        dtype: the dtype of the image.
     """
     if not section.channels:
         return {}
@@ -56,7 +56,7 @@ def channel_options(
 
 
 def criterion_of(section: PruneSection, seed: int) -> Criterion:
-    """Return a section's criterion: random numbers are a run's own, and gradients those of the cross-entropy."""
+    """Return a section's criterion: with the run's seed if it is random, with the cross-entropy if it needs a loss."""
     if section.criterion == "random":
         return Random(seed)
     criterion = section.method().criterion
@@ -73,14 +73,14 @@ def make_pruner(
     masks: Masks | None = None,
     seed: int = 0,
 ) -> Pruner:
-    """Make the Pruner a recipe's section asks for; criteria that need data get calibration batches.
+    """Create the Pruner of a recipe's section; criteria that need data get calibration batches.
 
     Args:
-        model: what is pruned, on its device.
+        model: the model to prune, on its device.
         section: what is removed and how.
-        steps: how many optimizer steps the schedule runs along.
-        data: where calibration batches come from.
-        batch_size: of the calibration batches.
+        steps: the number of optimizer steps of the schedule.
+        data: the source of calibration batches.
+        batch_size: the batch size of the calibration batches.
         masks: masks to start from.
         seed: for criteria that draw random numbers.
 

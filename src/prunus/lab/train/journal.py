@@ -1,4 +1,4 @@
-"""What a phase tells while it runs: `log.jsonl`, TensorBoard's files, and the terminal."""
+"""The records of a running phase: `log.jsonl`, TensorBoard's files, and progress on the terminal."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ LOG_NAME = "log.jsonl"
 
 
 class Journal:
-    """Keeps the records of a phase where people look for them; use it as a context manager.
+    """Writes the records of a phase; use it as a context manager.
 
-    Opening it brings the files in line with the epochs that are known to be finished: what a killed process left
-    beyond them, or half-written, goes.
+    When it is created, it removes records of a killed process that are incomplete, or of epochs not in `history`.
 
     Args:
-        phase: whose journal it is.
+        phase: the phase.
         history: the epochs finished before.
-        steps_per_epoch: for the progress bar.
+        steps_per_epoch: the length of the progress bar.
     """
 
     def __init__(self, phase: Phase, history: Sequence[Record], steps_per_epoch: int) -> None:
@@ -46,11 +45,11 @@ class Journal:
         self._board.close()
 
     def advance(self) -> None:
-        """Say that one more step is done."""
+        """Count one more finished step."""
         self._display.advance()
 
     def finish(self, record: Record) -> None:
-        """Keep the record of a finished epoch."""
+        """Write the record of a finished epoch."""
         with self._log.open("a", encoding="utf-8") as file:
             file.write(log_line(self._phase.name, self._phase.section.epochs, record))
         _add_to_board(self._board, record)
@@ -68,23 +67,23 @@ def log_line(name: str, epochs: int, record: Record) -> str:
 
 
 def restart_log(path: Path, name: str, epochs: int, history: Sequence[Record]) -> None:
-    """Make the log's lines of this phase those of `history`; whole lines of other phases are kept."""
+    """Replace the log's lines of this phase by those of `history`; complete lines of other phases are kept."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     others = [line for line in text.splitlines(keepends=True) if _phase_of(line) not in (None, name)]
-    wanted = "".join([*others, *(log_line(name, epochs, record) for record in history)])
-    if wanted != text or not path.exists():
-        write_text(path, wanted)
+    new_text = "".join([*others, *(log_line(name, epochs, record) for record in history)])
+    if new_text != text or not path.exists():
+        write_text(path, new_text)
 
 
 def forget(folder: Path, name: str) -> None:
-    """Remove what the log and TensorBoard hold of a phase, for a run that no longer has it."""
+    """Remove a phase from the log and from TensorBoard, for a run that no longer has it."""
     if (folder / "log.jsonl").is_file():
         restart_log(folder / "log.jsonl", name, 0, ())
     shutil.rmtree(folder / "tensorboard" / name, ignore_errors=True)
 
 
 def _phase_of(line: str) -> str | None:
-    """Return which phase a line of the log belongs to, None for one that is not whole."""
+    """Return the phase of a line of the log; None for an incomplete line."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -93,7 +92,7 @@ def _phase_of(line: str) -> str | None:
 
 
 def _restart_board(folder: Path, history: Sequence[Record]) -> Any:
-    """Open a TensorBoard writer on a folder of its own that holds the finished epochs and nothing else."""
+    """Open a TensorBoard writer on a new folder with the finished epochs."""
     require("tensorboard", "TensorBoard's log of the training")
     from torch.utils.tensorboard import SummaryWriter
 
@@ -112,7 +111,7 @@ def _add_to_board(board: Any, record: Record) -> None:
 
 
 class Display:
-    """Progress on stderr: a line for each finished epoch, and below it a bar where stderr is a terminal."""
+    """Progress on stderr: a line for each finished epoch, and a bar if stderr is a terminal."""
 
     def __init__(self, name: str, finished: int, epochs: int, steps_per_epoch: int) -> None:
         progress = require("rich.progress", "showing progress")
@@ -132,11 +131,11 @@ class Display:
         self._task = self._progress.add_task(self._title(finished + 1), total=steps_per_epoch)
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start drawing the bar."""
         self._progress.start()
 
     def stop(self) -> None:
-        """End drawing; the bar goes, the lines stay."""
+        """Remove the bar; the lines stay."""
         self._progress.stop()
 
     def advance(self) -> None:

@@ -1,4 +1,4 @@
-"""The training loop, as one process runs it: all of each batch, or its share where several train together."""
+"""The training loop of one process: on whole batches, or on its share of them if several processes train together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _EVALUATION_BATCH_SIZE = 1000
-_NO_CLASS = -100  # PyTorch's cross-entropy leaves out images with this label
+_NO_CLASS = -100  # cross_entropy ignores this label
 
 
 class DivergedError(ValueError):
@@ -30,15 +30,15 @@ class DivergedError(ValueError):
 
 
 class Loop:
-    """One process's part of a phase.
+    """The training of a phase in one process.
 
     Args:
-        fabric: the device to train on, and the other processes.
+        fabric: the device, and the connection to the other processes.
         model: trained in place, on the device.
         data: its training and validation splits are used.
         phase: the settings.
-        masks: which weights are kept at zero, or what pruning starts from.
-        state: where to go on from; None at the beginning.
+        masks: the weights to keep at zero, or the masks that pruning starts from.
+        state: the state to continue from; None at the beginning.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Loop:
             )
         self.history: list[Record] = []
         self._start_from(state)
-        # The same model and optimizer in Fabric's wrappers: among several processes they average the gradients.
+        # the same model and optimizer in Fabric's wrappers, which average gradients over the processes
         self.forward, self.updater = fabric.setup(self.model, self.optimizer)
 
     def epochs(self, advance: Callable[[], None]) -> Iterator[Record]:
-        """Train the epochs that are left, one for each record taken; `advance` is called after each step."""
+        """Train the remaining epochs, yielding the record of each; `advance` is called after each step."""
         keep_freed_memory()
         for epoch in range(len(self.history), self.phase.section.epochs):
             self.history.append(self._epoch(epoch, advance))
@@ -110,27 +110,27 @@ class Loop:
         }
 
     def _train_epoch(self, epoch: int, advance: Callable[[], None]) -> tuple[float, int]:
-        """Return the summed loss, and how many images were classified right while training."""
+        """Return the sum of the losses, and the number of images classified correctly during the training steps."""
         losses = torch.zeros(self.steps_per_epoch, device=self.fabric.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        looked = 0
+        checked = 0
         self.model.train()
         for index, (images, labels) in enumerate(self._shuffled(epoch)):
             set_learning_rate(self.optimizer, self.lr(epoch * self.steps_per_epoch + index))
             losses[index], hits = self._step(images, labels)
             correct += hits
-            if index + 1 - looked == self._steps_between_looks or index + 1 == self.steps_per_epoch:
-                self._look(losses, epoch, looked, index + 1)
-                looked = index + 1
+            if index + 1 - checked == self._steps_between_checks or index + 1 == self.steps_per_epoch:
+                self._check_losses(losses, epoch, checked, index + 1)
+                checked = index + 1
             self._keep_zeros()
             advance()
         return losses.cpu().double().sum().item(), int(self._over_all(correct))
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Train on this process's share of a batch; return its summed loss and how many it classified right.
+        """Train on this process's share of a batch; return the sum of its losses and its number of correct predictions.
 
-        The average of the gradients of W processes is that of the batch's mean loss, also where their shares are
-        not equal, if each takes the gradient of (W / batch size) * the sum of its own losses.
+        The average of the gradients of W processes is the gradient of the batch's mean loss, even for unequal shares,
+        if each process uses the loss (W / batch size) * sum of its losses.
         """
         share, targets = self._share(images, labels)
         self.updater.zero_grad()
@@ -144,7 +144,7 @@ class Loop:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         if rank < len(labels):
             return images[rank::world_size], labels[rank::world_size]
-        # Nothing is left for this process, but the others wait for its gradients: those of an image of no class are 0.
+        # This process has no image, but the others wait for its gradients: those of an ignored label are 0.
         return images[:1], torch.full_like(labels[:1], _NO_CLASS)
 
     def _keep_zeros(self) -> None:
@@ -154,14 +154,14 @@ class Loop:
             self.masks.apply(self.model)
 
     @property
-    def _steps_between_looks(self) -> int:
-        # On an accelerator a look waits for all work in flight, and among several processes for the slowest.
+    def _steps_between_checks(self) -> int:
+        # A check synchronises with the accelerator, and with the slowest of several processes.
         return 1 if self.fabric.device.type == "cpu" and self.fabric.world_size == 1 else 50
 
-    def _look(self, losses: Tensor, epoch: int, first: int, last: int) -> None:
-        """Add up the losses that all processes have of these steps, and stop at the first that is not finite.
+    def _check_losses(self, losses: Tensor, epoch: int, first: int, last: int) -> None:
+        """Sum the losses of these steps over all processes, and raise DivergedError at the first that is not finite.
 
-        All processes see the same sums, so they stop together and none is left waiting.
+        All processes have the same sums, so they stop together and none waits for the others.
         """
         losses[first:last] = self._over_all(losses[first:last].clone())
         wrong = losses[first:last].isfinite().logical_not()
@@ -209,14 +209,14 @@ class Loop:
         return int(self._over_all(correct))
 
     def _over_all(self, values: Tensor) -> Tensor:
-        """Return the sum of what the processes have, in all of them."""
+        """Return the sum over all processes, in each of them."""
         total = self.fabric.all_reduce(values, reduce_op="sum")
         assert isinstance(total, Tensor)
         return total
 
     @torch.no_grad()
     def _average_buffers(self) -> None:
-        """Give all processes the same running statistics; each has seen its own share of the images."""
+        """Average running statistics over the processes, since each has seen only its share of the images."""
         if self.fabric.world_size > 1:
             for buffer in filter(Tensor.is_floating_point, self.model.buffers()):
                 buffer.copy_(self._over_all(buffer) / self.fabric.world_size)
@@ -230,7 +230,7 @@ def summed_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -
 
     Args:
         logits: shape (n, classes).
-        targets: int64, shape (n,); images with the target -100 count nothing.
+        targets: int64, shape (n,); images with the target -100 are ignored.
         label_smoothing: s, in [0, 1).
     """
     precise = logits if logits.dtype == torch.float64 else logits.float()

@@ -1,4 +1,4 @@
-"""The optimizer, and how its learning rate goes over the steps of a phase."""
+"""The optimizer, and its learning rate over the steps of a phase."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAST_DIVISOR = 1e4
 
 
 def learning_rate(section: TrainingSection, num_steps: int) -> LearningRate:
-    """Return the learning rate as a function of the step: a resumed run needs to remember nothing but its step."""
+    """Return the learning rate as a function of the step, so that a resumed run needs no other state."""
     if section.lr_schedule == "constant":
         return lambda step: section.lr
     return lambda step: one_cycle(step, num_steps, section.lr)
@@ -34,7 +34,7 @@ def one_cycle(step: int, num_steps: int, peak: float) -> float:
 
     Args:
         step: from 0 to num_steps - 1.
-        num_steps: optimizer steps in all.
+        num_steps: the total number of optimizer steps.
         peak: the highest learning rate.
 
     Source: Smith and Topin, "Super-convergence", 2017; the cosine form is PyTorch's and fast.ai's.
@@ -54,12 +54,11 @@ def _half_cosine(start: float, end: float, progress: float) -> float:
 
 
 def make_optimizer(model: nn.Module, section: TrainingSection) -> optim.Optimizer:
-    """Make the section's optimizer over the parameters that require a gradient.
+    """Create the section's optimizer for the parameters that require a gradient.
 
-    ``sgd`` is SGD with Nesterov momentum; ``adamw`` takes the momentum as its first beta. Parameters of fewer than two
-    dimensions (biases, and the scales and shifts of norms) are not decayed: pulling them towards zero
-    does not regularise what the network computes, and for norms it only costs accuracy (He et al., "Bag of
-    tricks for image classification", CVPR 2019, section 3.1).
+    ``sgd`` is SGD with Nesterov momentum; ``adamw`` uses the momentum as its first beta. Parameters of fewer than two
+    dimensions (biases, and the scales and shifts of norms) have no weight decay, which does not regularise them and for
+    norms only costs accuracy (He et al., "Bag of tricks for image classification", CVPR 2019, section 3.1).
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -67,7 +66,7 @@ def make_optimizer(model: nn.Module, section: TrainingSection) -> optim.Optimize
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    # Fused: one pass over memory instead of one for each term of the update; a third of the time on a CPU, too.
+    # Fused: one pass over memory instead of one per term of the update, which takes a third of the time on a CPU, too.
     if section.optimizer == "adamw":
         return optim.AdamW(groups, lr=section.lr, betas=(section.momentum, 0.999), fused=True)
     nesterov = section.momentum > 0

@@ -1,4 +1,4 @@
-"""What one phase of training is: all that its result depends on beside the machine."""
+"""The settings of one phase of training: everything that its result depends on, except for the machine."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Record: TypeAlias = dict[str, float]
 
 @dataclass(frozen=True)
 class Phase:
-    """The settings of one phase and where its files go.
+    """The settings of one phase and the folder for its files.
 
     Attributes:
-        name: names the phase's state file, its lines in ``log.jsonl`` and its folder for TensorBoard, and enters all
-            random numbers.
+        name: the name of the phase, in its state file, in ``log.jsonl`` and in its folder for TensorBoard; all random
+            numbers depend on it.
         section: epochs, batch size, optimizer and learning rate.
-        folder: where those files go.
-        seed: everything random follows from it: the order of the images, shifts, dropout.
-        shift: training images move by up to so many pixels in each direction.
-        devices: data-parallel training in so many processes. The batch size counts the images of all, so the steps are
-            the same steps up to rounding; with batch norm each process normalises with its own share.
-        prune: prune along its schedule over the steps of the phase.
+        folder: the folder for those files.
+        seed: the seed of all random numbers: for the order of the images, shifts, dropout.
+        shift: the largest shift of training images in each direction, in pixels.
+        devices: the number of processes for data-parallel training. They share each batch, so the steps are the same up
+            to rounding; batch norm uses the statistics of each process's share.
+        prune: prune during the phase, along the schedule of this section.
 
     Raises:
         ValueError: the settings don't fit each other.
@@ -58,28 +58,28 @@ class Phase:
                 f"give a batch_size of at least {self.devices}, or fewer devices"
             )
         if self.prune is not None and self.section.epochs == 0:
-            raise ValueError("pruning along a schedule needs training to run along: epochs must be at least 1, got 0")
+            raise ValueError("pruning along a schedule needs training steps: epochs must be at least 1, got 0")
 
     @property
     def state_path(self) -> Path:
-        """Where the state of the last finished epoch lies."""
+        """The path of the state after the last finished epoch."""
         return self.folder / f"{self.name}.state.safetensors"
 
     def steps_per_epoch(self, num_images: int) -> int:
-        """Return how many optimizer steps an epoch takes; the last, smaller batch counts."""
+        """Return the number of optimizer steps in an epoch, including the last, smaller batch."""
         return -(-num_images // self.section.batch_size)
 
     def seed_for(self, *purpose: str | int) -> int:
-        """Return a seed that depends on the phase's seed and name and on the purpose, and on nothing else.
+        """Return a seed that depends only on the phase's seed and name and on the purpose.
 
-        Every random number of an epoch comes from such a seed, so an epoch can be repeated without knowing what
-        was drawn before it.
+        All random numbers of an epoch come from such seeds, so an epoch can be repeated without the random state of
+        those before.
         """
         text = json.dumps([self.seed, self.name, *purpose])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def settings(self, model: nn.Module, data: Dataset, masks: Masks | None) -> dict[str, Any]:
-        """Return all that the result depends on, as JSON-able values under names a reader understands."""
+        """Return everything that the result depends on, as JSON values with readable names."""
         settings: dict[str, Any] = {"seed": self.seed, "shift": self.shift, "devices": self.devices}
         settings |= {f"training.{key}": value for key, value in self.section.model_dump(mode="json").items()}
         if self.prune is not None:

@@ -1,4 +1,4 @@
-"""Where a phase runs: in this process, or in processes of its own, one for each device."""
+"""Run a phase in this process, or in one new process per device."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from prunus.pruning.masks import Masks
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# How long a process waits for the others before it gives up: far longer than storing a state or choosing masks takes.
+# How long a process waits for the others: far longer than saving a state or finding masks takes.
 _PATIENCE = timedelta(minutes=5)
 _GRACE_SECONDS = 3.0
 
 
 class RankError(RuntimeError):
-    """One of the processes that train together failed."""
+    """One of several training processes failed."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a training process needs to know; `settings` are those of the phase, to know its state by."""
+    """The input of a training process; `settings` are those of the phase, by which its state is recognized."""
 
     phase: Phase
     model: nn.Module
@@ -50,13 +50,13 @@ class Job:
 
 
 def launch(job: Job, accelerator: str) -> None:
-    """Train a phase to its end; the result lies in its state file, and the job's model stays as it is.
+    """Train a phase to its end; the result is in its state file, and the job's model is not changed.
 
     Raises:
         DivergedError: a loss or weight became NaN or infinite.
-        RankError: one of several processes failed; all were ended.
+        RankError: one of several processes failed; all were stopped.
         TypeError: the model can't be sent to another process.
-        ValueError: there are not so many devices.
+        ValueError: there are not enough devices.
     """
     if job.phase.devices == 1:
         lightning = require("lightning_fabric", "training")
@@ -66,7 +66,7 @@ def launch(job: Job, accelerator: str) -> None:
 
 
 def work(fabric: Fabric, job: Job) -> None:
-    """Do one process's part of a job; the first process keeps the records and the state."""
+    """Run a job in one of its processes; the first one writes the records and the state."""
     state = load_state(job.phase.state_path, job.settings)
     loop = Loop(fabric, job.model, job.data, job.phase, job.masks, state)
     if not fabric.is_global_zero:
@@ -75,7 +75,7 @@ def work(fabric: Fabric, job: Job) -> None:
         return
     with Journal(job.phase, loop.history, loop.steps_per_epoch) as journal:
         for record in loop.epochs(journal.advance):
-            journal.finish(record)  # before the state: so where that is complete, the journal is
+            journal.finish(record)  # before the state, so that the journal is complete if the state is
             save_state(job.phase.state_path, loop.state(), job.settings)
 
 
@@ -84,16 +84,18 @@ def _kind_of_devices(accelerator: str, devices: int) -> str:
         return "cpu"
     if accelerator not in ("auto", "cuda", "gpu"):
         raise ValueError(f"training on several devices takes accelerator 'cpu', 'cuda' or 'auto', got {accelerator!r}")
-    if (found := torch.cuda.device_count()) < devices:
-        raise ValueError(f"devices is {devices}, but there are {found} GPUs; give accelerator 'cpu' or fewer devices")
+    if (num_gpus := torch.cuda.device_count()) < devices:
+        raise ValueError(
+            f"devices is {devices}, but there are {num_gpus} GPUs; give accelerator 'cpu' or fewer devices"
+        )
     return "cuda"
 
 
 def _packed(job: Job) -> bytes:
-    """Return the job as bytes for processes of our own, without the test split.
+    """Return the job as bytes for our own processes, without the test split.
 
-    Left to multiprocessing the tensors would go through shared memory, which containers have little of, with an open
-    file for each.
+    multiprocessing would send the tensors through shared memory, of which containers have little, and open a file for
+    each.
     """
     data = replace(job.data, test=job.data.test.take(torch.arange(0)))
     masks = job.masks.to("cpu") if job.masks is not None else None
@@ -101,14 +103,14 @@ def _packed(job: Job) -> bytes:
         return pickle.dumps(replace(job, model=copy_model(job.model).cpu(), data=data, masks=masks))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
-            f"devices={job.phase.devices} trains in processes of their own, and the model can't be sent to them: "
+            f"devices={job.phase.devices} trains in separate processes, and the model can't be sent to them: "
             f"{error}; define its classes and functions at the top level of a module, or train with devices=1"
         ) from error
 
 
 def _run_processes(packed: bytes, kind: str, devices: int) -> None:
     threads = max(1, torch.get_num_threads() // devices)
-    # spawn: what is forked off a process that has computed with several threads hangs when it does so, too
+    # spawn: a process forked from one that has used several threads hangs when it uses threads itself
     diverged: SimpleQueue[DivergedError] = multiprocessing.get_context("spawn").SimpleQueue()
     arguments = (packed, kind, devices, threads, _free_port(), diverged)
     context = start_processes(_work_in_process, arguments, devices, join=False)  # type: ignore[no-untyped-call]
@@ -122,11 +124,11 @@ def _run_processes(packed: bytes, kind: str, devices: int) -> None:
         cause = error.signal_name or f"exit code {error.exit_code}"
         raise RankError(
             f"process {error.error_index} of {devices} was ended by {cause} (SIGKILL often means that memory ran out); "
-            "the finished epochs are kept, so start again to go on"
+            "the finished epochs are kept, so start again to continue"
         ) from error
     finally:
         for process in context.processes:
-            process.join(_GRACE_SECONDS)  # ctrl-C went to it, too, and it puts the terminal in order
+            process.join(_GRACE_SECONDS)  # it also received ctrl-C, and restores the terminal
             process.kill()
             process.join()
     if not diverged.empty():
@@ -144,28 +146,28 @@ def _work_in_process(
 ) -> None:
     parent = multiprocessing.parent_process()
     if parent is None or not parent.is_alive():
-        raise SystemExit("the process that started the training is gone")
+        raise SystemExit("the process that started the training has ended")
     torch.set_num_threads(threads)
     fabric = _join_others(rank, kind, devices, port)
     try:
-        work(fabric, pickle.loads(packed))  # bytes of the parent process, which came through a pipe
-    except DivergedError as error:  # all processes find it together, so none is left waiting
+        work(fabric, pickle.loads(packed))  # bytes that the parent process sent through a pipe
+    except DivergedError as error:  # all processes raise it together, so none waits for the others
         if rank == 0:
             diverged.put(error)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None  # else torch ends the process as if it had done its work
+        raise SystemExit(130) from None  # otherwise torch ends the process with success
     fabric.barrier()
-    torch.distributed.destroy_process_group()  # its threads abort a process that ends before they do
+    torch.distributed.destroy_process_group()  # otherwise its threads abort the process at its end
 
 
 def _join_others(rank: int, kind: str, devices: int, port: int) -> Fabric:
-    """Connect this process with the others as Fabric wants it: by environment variables."""
+    """Connect this process with the others, by environment variables that Fabric reads."""
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0", LOCAL_RANK=str(rank), WORLD_SIZE=str(devices)
     )
     purpose = "training on several devices"
     lightning = require("lightning_fabric", purpose)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets from every process
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs a greeting in every process
     environment = require("lightning_fabric.plugins.environments", purpose).LightningEnvironment()
     strategy = require("lightning_fabric.strategies", purpose).DDPStrategy(timeout=_PATIENCE)
     fabric: Fabric = lightning.Fabric(accelerator=kind, devices=devices, strategy=strategy, plugins=[environment])

@@ -18,18 +18,18 @@ _FORMAT = "prunus training state 1"
 
 
 class StateError(ValueError):
-    """A state file that can't be gone on from: damaged, or of a phase with other settings."""
+    """A state file from which training can't continue: damaged, or of a phase with other settings."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a phase needs to go on after an epoch as if it had never stopped.
+    """The state after an epoch, from which training continues as without an interruption.
 
-    Learning rate, order of the images, augmentation and every other random number are functions of the phase and the
-    epoch (see `Phase.seed_for`), so neither generators nor a scheduler have a state to keep.
+    Learning rate, order of the images, augmentation and all other random numbers are functions of the phase and the
+    epoch (see `Phase.seed_for`), so the state of generators and of a scheduler is not needed.
 
     Attributes:
-        tensors: ``model.*``, ``optimizer.<parameter>.*``, and where the phase prunes ``pruner.*`` and ``masks.*``.
+        tensors: ``model.*``, ``optimizer.<parameter>.*``, and if the phase prunes, ``pruner.*`` and ``masks.*``.
         history: the finished epochs.
     """
 
@@ -37,23 +37,23 @@ class State:
     history: tuple[Record, ...]
 
     def part(self, owner: str) -> dict[str, Tensor]:
-        """Return the tensors of ``"model"``, ``"optimizer"``, ``"pruner"`` or ``"masks"``, by their own names."""
+        """Return the tensors of ``"model"``, ``"optimizer"``, ``"pruner"`` or ``"masks"``, without that prefix."""
         prefix = f"{owner}."
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
 def save_state(path: Path, state: State, settings: Mapping[str, Any]) -> None:
-    """Write the state, whole or not at all; `settings` are what `load_state` will compare."""
+    """Write the state, whole or not at all; `load_state` compares `settings`."""
     metadata = {
         "format": _FORMAT,
         "settings": json.dumps(settings),
-        "history": json.dumps(state.history),  # Python writes a float so that it reads back to the same bits
+        "history": json.dumps(state.history),  # floats in JSON keep all their bits
     }
     save_tensors(path, state.tensors, {**metadata, "checksum": checksum_of(state.tensors, metadata)})
 
 
 def load_state(path: Path, settings: Mapping[str, Any]) -> State | None:
-    """Read the state, or return None where there is none.
+    """Read the state; return None if there is no file.
 
     Raises:
         StateError: the file is damaged, or was written by a phase with other settings.
@@ -93,21 +93,21 @@ def _short(value: Any) -> str:
 
 
 def check_savable(model: nn.Module) -> None:
-    """Make sure that the model's state dict holds nothing but tensors.
+    """Check that the model's state dict holds only tensors.
 
     Raises:
-        TypeError: it holds something that could only be saved by pickle.
+        TypeError: it holds something else, which could only be saved by pickle.
     """
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"the model's state dict holds {name!r} of type {type(value).__name__}; training saves its state "
-                "without pickle, which takes tensors only"
+                "without pickle, so it can save tensors only"
             )
 
 
 def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as ``<parameter's number>.<name>`` -> tensor."""
+    """Return the optimizer's state as ``<index of the parameter>.<name>`` -> tensor."""
     return {
         f"{number}.{name}": value
         for number, entries in optimizer.state_dict()["state"].items()
@@ -117,7 +117,7 @@ def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimizer the state that `optimizer_tensors` returned of one over the same parameters."""
+    """Load the state that `optimizer_tensors` returned into an optimizer of the same parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -127,7 +127,7 @@ def load_optimizer(optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]) ->
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    # With other strides PyTorch takes other code for the same sum, which may round otherwise in the last bit.
+    # for other strides PyTorch uses other kernels, which may round differently
     if value.shape != parameter.shape or value.dim() == 0:
         return value
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

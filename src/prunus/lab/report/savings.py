@@ -1,4 +1,4 @@
-"""The steps of a run, and what each of them saved: parameters, multiply-adds, bytes, time."""
+"""The savings of each step of a run: parameters, multiply-adds, bytes, time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from prunus.measuring import spell
 from prunus.measuring.receipt import ModelFacts, Receipt
 from prunus.tables import Table
 
-# the models of a run, and the step that leads to each from the one before
+# model -> the steps that make it from the model before
 ROAD = {"dense": "", "finetuned": "prune, finetune", "shrunk": "shrink", "packed": "pack"}
 PACKED = "packed"
 
 
 def road(receipt: Receipt) -> Table | None:
-    """Return what each step saved; None where the receipt is not of a run that shrank and packed its model."""
+    """Return the savings of each step; None if the receipt is not of a run that shrank and packed its model."""
     by_name = {model.name: model for model in receipt.models}
     models = [by_name[name] for name in ROAD if name in by_name]
     if not {"dense", PACKED} <= by_name.keys():
@@ -37,12 +37,12 @@ def road(receipt: Receipt) -> Table | None:
 
 
 def stored(model: ModelFacts) -> int | None:
-    """Return the bytes of a model's file: packed if that is what it is, else plain."""
+    """Return the bytes of a model's file: of the packed file for the packed model, otherwise of the plain one."""
     return model.bytes.get(PACKED if model.name == PACKED else "safetensors")
 
 
 def _settings(models: list[ModelFacts]) -> list[tuple[str, str, str]]:
-    """Return the first setting of each runtime that all models were timed in, else of those that the ends were."""
+    """Return the first setting of each runtime in which all models were timed, or else the first and the last one."""
     for pairs in (pairwise(models), [(models[0], models[-1])]):
         changes = [{(c.runtime, c.threads, c.batch): c for c in claims.speed_changes(*pair)} for pair in pairs]
         shared = [setting for setting in changes[-1] if all(setting in change for change in changes)]
@@ -52,17 +52,17 @@ def _settings(models: list[ModelFacts]) -> list[tuple[str, str, str]]:
 
 
 def _figures(before: ModelFacts, after: ModelFacts, settings: list[tuple[str, str, str]]) -> list[str]:
-    """Return a step's figures, each with what it is worth beside the one before."""
+    """Return a step's figures, each with its change."""
     pairs = ((model.parameters, model.macs, stored(model)) for model in (before, after))
     counts = [
-        spell.count(now) if was is None or now is None or before is after else _worth(spell.count(now), was, now)
+        spell.count(now) if was is None or now is None or before is after else _with_change(spell.count(now), was, now)
         for was, now in zip(*pairs, strict=True)
     ]
     changes = {(c.runtime, c.threads, c.batch): c for c in claims.speed_changes(before, after)}
     return counts + [_time(changes.get(setting), alone=before is after) for setting in settings]
 
 
-def _worth(figure: str, was: float, now: float) -> str:
+def _with_change(figure: str, was: float, now: float) -> str:
     return f"{figure} ({spell.signed_percent(was, now)})"
 
 
@@ -74,4 +74,4 @@ def _time(change: claims.SpeedChange | None, *, alone: bool) -> str:
         return median
     if change.verdict == "same":
         return f"{median} (not told apart)"
-    return _worth(median, change.before.median, change.after.median)
+    return _with_change(median, change.before.median, change.after.median)
