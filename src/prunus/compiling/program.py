@@ -101,7 +101,7 @@ class Program:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What making it took, in seconds: ``trace``, ``build`` (kernels), ``tune``, ``assemble`` and ``check``."""
+        """Seconds that making it took, by ``trace``, ``build`` (the kernels), ``tune``, ``assemble`` and ``check``."""
         return dict(self._parts.seconds)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
