@@ -144,7 +144,7 @@ def test_the_doctor_tells_damage_apart_from_absence(
         (folder / f"{name}-ubyte").write_bytes(b"not an IDX file")
     found = states(doctor.examine(folder))["mnist"]
     assert found.state == "broken"
-    assert "train-images" in found.detail
+    assert "train-images" in found.told
 
 
 def test_the_doctor_names_the_extra_that_lacks_or_is_old(few_datasets: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +158,9 @@ def test_the_doctor_names_the_extra_that_lacks_or_is_old(few_datasets: None, mon
     monkeypatch.setattr(metadata, "version", version)
     found = states(doctor.examine())
     # jinja2 10.2 is younger than the 3.1 that is asked for, though not by the alphabet
-    assert (found["report"].state, found["report"].detail) == ("missing", "lacks plotly")
+    assert (found["report"].state, found["report"].told) == ("missing", "lacks plotly")
     assert found["report"].remedy == "pip install --upgrade 'prunus[report]'"
-    assert re.fullmatch(r"lacks zstandard 0\.\d+ \(here is 0\.1\.2rc1\)", found["measure"].detail)
+    assert re.fullmatch(r"lacks zstandard 0\.\d+ \(here is 0\.1\.2rc1\)", found["measure"].told)
 
 
 def test_the_doctor_manages_without_compiler_cache_or_installation(

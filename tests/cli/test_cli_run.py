@@ -200,7 +200,7 @@ def test_a_folder_that_is_in_use_or_belongs_to_another_recipe_is_refused(
     command: Command, recipe_file: Path, folder: Path
 ) -> None:
     with locked(folder / "out" / "seed-0"):
-        assert "another prunus run is at work" in refused(command("run", recipe_file, "--out", "out"))
+        assert "another prunus run is using" in refused(command("run", recipe_file, "--out", "out"))
     (folder / "other" / "seed-0").mkdir(parents=True)
     (folder / "other" / "seed-0" / "recipe.yaml").write_text(TINY.replace("epochs: 2", "epochs: 9"))
     message = refused(command("run", recipe_file, "--out", "other"))

@@ -35,7 +35,7 @@ def _show(findings: list[Finding]) -> None:
     for finding in findings:
         mark = "" if finding.state == "ok" else f"{finding.state.upper()}: "
         remedy = f"; {finding.remedy}" if finding.remedy else ""
-        topics.setdefault(finding.topic, {})[finding.name] = f"{mark}{finding.detail}{remedy}"
+        topics.setdefault(finding.topic, {})[finding.name] = f"{mark}{finding.told}{remedy}"
     terminal.show_lists(topics)
     amiss = [finding.name for finding in findings if finding.state != "ok"]
     things = terminal.plural(len(amiss), "thing")

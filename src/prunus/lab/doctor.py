@@ -35,14 +35,14 @@ class Finding:
         topic: versions, machine, packages or data.
         name: its name.
         state: whether it is there and works.
-        detail: its version or what is wrong, in words.
+        told: its version or what is wrong, in words; the name is a key of `prunus doctor --json`.
         remedy: how to get or fix it; empty if it works.
     """
 
     topic: str
     name: str
     state: State
-    detail: str
+    told: str
     remedy: str = ""
 
 
