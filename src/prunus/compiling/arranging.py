@@ -26,7 +26,7 @@ class Arranger(abc.ABC):
 
     def arranged(self) -> Net:
         """Return the net with the copies that its operations need."""
-        operations = [each for operation in self._net.operations for each in operation.arranged(self)]
+        operations = [piece for operation in self._net.operations for piece in operation.arranged(self)]
         return replace(self._net, operations=tuple(operations), boxes=self.boxes)
 
     @abc.abstractmethod

@@ -66,7 +66,7 @@ def _sequence(writer: CallWriter, chosen: Mapping[tuple[str, int], Variant]) -> 
     calls, owners = list(loads), [None] * len(loads)
     for number, operation in enumerate(writer.plan.net.operations):
         way = chosen[writer.plan.mode.name, operation.output] if isinstance(operation, Contract) else None
-        made = operation.calls(writer, way)
-        calls += made
-        owners += [number] * len(made)  # type: ignore[list-item]
+        added = operation.calls(writer, way)
+        calls += added
+        owners += [number] * len(added)  # type: ignore[list-item]
     return CallSequence([*calls, *stores], [*owners, *(None for _ in stores)])

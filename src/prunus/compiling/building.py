@@ -254,8 +254,8 @@ def _difference(model: nn.Module, program: Program, example: ExampleInputs, choi
                 f"the model can't run a batch of {size}, but a program takes any: {type(error).__name__}: "
                 f"{str(error)[:200]}; take the batch from the input, as in x.reshape(x.shape[0], -1)"
             ) from error
-        found = torch.utils._pytree.tree_leaves(program(*args, **kwargs))
-        apart = difference(expected, found)
+        actual = torch.utils._pytree.tree_leaves(program(*args, **kwargs))
+        apart = difference(expected, actual)
         limit = _TOLERANCES[program.dtype]
         if not apart <= limit:
             raise CompileError(

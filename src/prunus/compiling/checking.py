@@ -44,25 +44,25 @@ def num_bytes_to_plan(net: Net) -> int:
 
 
 def _check(net: Net) -> None:
-    known: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     require(bool(net.inputs), "it has no input")
     for name, (number, shape) in net.inputs.items():
         require(
             all(type(side) is int and side > 0 for side in shape),
             f"a sample of the input {name!r:.40} has the shape {shape!r:.40}",
         )
-        _define(net, known, number, box_of(shape), name)
+        _define(net, sizes, number, box_of(shape), name)
     for operation in net.operations:
         require(isinstance(operation.name, str), "an operation has no name")
         _box(operation.box, operation.name)
         for view in operation.views:
-            _view(view, known, operation.name)
+            _view(view, sizes, operation.name)
         operation.check()
-        _define(net, known, operation.output, operation.box, operation.name)
-    require(set(net.boxes) == set(known), "it lists values that nothing makes")
+        _define(net, sizes, operation.output, operation.box, operation.name)
+    require(set(net.boxes) == set(sizes), "it lists values that nothing makes")
     require(bool(net.outputs), "it has no output")
     for view in net.outputs:
-        _view(view, known, "an output")
+        _view(view, sizes, "an output")
 
 
 def _box(box: Any, name: str) -> None:
@@ -70,20 +70,20 @@ def _box(box: Any, name: str) -> None:
     require(sides, f"{name!r:.40} makes no box: {box!r:.60}")
 
 
-def _define(net: Net, known: dict[int, int], number: Any, box: Any, name: str) -> None:
+def _define(net: Net, sizes: dict[int, int], number: Any, box: Any, name: str) -> None:
     _box(box, name)
     require(type(number) is int, f"{name!r:.40} has no number")
     size = math.prod(box)
     require(size <= _MOST_ELEMENTS, f"{name!r:.40} makes {size:,} elements a sample, more than {_MOST_ELEMENTS:,}")
-    require(number not in known and net.boxes.get(number) == box, f"{name!r:.40} makes a value that is there already")
-    known[number] = size
+    require(number not in sizes and net.boxes.get(number) == box, f"{name!r:.40} makes a value that is there already")
+    sizes[number] = size
 
 
-def _view(view: View, known: dict[int, int], name: str) -> None:
-    require(view.value in known, f"{name!r:.40} reads a value that is not computed before it")
+def _view(view: View, sizes: dict[int, int], name: str) -> None:
+    require(view.value in sizes, f"{name!r:.40} reads a value that is not computed before it")
     index = view.index
     require(_is_index(index) and index.size > 0, f"{name!r:.40} reads no elements")
-    inside = int(index.min()) >= 0 and int(index.max()) < known[view.value]
+    inside = int(index.min()) >= 0 and int(index.max()) < sizes[view.value]
     require(inside, f"{name!r:.40} reads outside of a value")
 
 

@@ -95,8 +95,8 @@ class Layout:
         _, height, width = self.box
         channel, rest = numpy.divmod(index, height * width)
         row, column = numpy.divmod(rest, width)
-        found: Indices = (self.origin + channel * self.plane + row * self.pitch + column) * self.block
-        return found
+        addresses: Indices = (self.origin + channel * self.plane + row * self.pitch + column) * self.block
+        return addresses
 
 
 def layout(box: Box, halo: Halo, mode: Mode) -> Layout:
@@ -141,14 +141,14 @@ def nest(addresses: Sequence[Indices]) -> Nest:
     shape = addresses[0].shape
     for outer in range(len(shape) + 1):
         inner = shape[outer:]
-        flat = [each.reshape(-1, *inner) for each in addresses]
-        strides = [_strides(each[0]) for each in flat]
+        flat = [array.reshape(-1, *inner) for array in addresses]
+        strides = [_strides(array[0]) for array in flat]
         grids = [_grid(inner, stride) for stride in strides]
         if all(
-            bool((each == each.reshape(len(each), -1)[:, :1].reshape(-1, *(1 for _ in inner)) + grid).all())
-            for each, grid in zip(flat, grids, strict=True)
+            bool((array == array.reshape(len(array), -1)[:, :1].reshape(-1, *(1 for _ in inner)) + grid).all())
+            for array, grid in zip(flat, grids, strict=True)
         ):
-            starts = tuple(each.reshape(len(each), -1)[:, 0] for each in flat)
+            starts = tuple(array.reshape(len(array), -1)[:, 0] for array in flat)
             return _nest(inner, strides, starts, outer)
     raise AssertionError("with tables over all dimensions nothing is left to differ")
 
@@ -162,12 +162,12 @@ def _nest(inner: tuple[int, ...], strides: list[list[int]], starts: tuple[Indice
 
 
 def _strides(array: Indices) -> list[int]:
-    found = []
+    strides = []
     for dim, size in enumerate(array.shape):
         first = array[tuple(0 for _ in array.shape)]
-        second = array[tuple(1 if each == dim else 0 for each in range(array.ndim))] if size > 1 else first
-        found.append(int(second - first))
-    return found
+        second = array[tuple(1 if axis == dim else 0 for axis in range(array.ndim))] if size > 1 else first
+        strides.append(int(second - first))
+    return strides
 
 
 def _grid(shape: tuple[int, ...], strides: list[int]) -> Indices:
@@ -185,16 +185,16 @@ def _merged(counts: list[int], strides: list[list[int]]) -> tuple[list[int], lis
     new_counts: list[int] = []
     new_strides: list[list[int]] = [[] for _ in strides]
     for dim in keep:
-        step = [each[dim] for each in strides]
-        if new_counts and all(each[-1] == s * counts[dim] for each, s in zip(new_strides, step, strict=True)):
+        step = [stride[dim] for stride in strides]
+        if new_counts and all(stride[-1] == s * counts[dim] for stride, s in zip(new_strides, step, strict=True)):
             new_counts[-1] *= counts[dim]
-            for each, s in zip(new_strides, step, strict=True):
-                each[-1] = s
+            for stride, s in zip(new_strides, step, strict=True):
+                stride[-1] = s
         else:
             new_counts.append(counts[dim])
-            for each, s in zip(new_strides, step, strict=True):
-                each.append(s)
-    return new_counts or [1], [each or [0] for each in new_strides]
+            for stride, s in zip(new_strides, step, strict=True):
+                stride.append(s)
+    return new_counts or [1], [stride or [0] for stride in new_strides]
 
 
 def shaped(addresses: Sequence[Indices]) -> list[Indices]:

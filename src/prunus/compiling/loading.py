@@ -122,7 +122,7 @@ def _kind(path: Path | str) -> type[Any]:
 
 
 def _check_options(path: Path | str, kind: type[Any], options: dict[type[Any], dict[str, object]]) -> None:
-    for owner, given in options.items():
-        for name, value in given.items():
+    for owner, arguments in options.items():
+        for name, value in arguments.items():
             if value is not None and owner is not kind:
                 raise TypeError(f"{name} is for {_WORDS[owner]}, and {str(path)!r} holds {_WORDS[kind]}")

@@ -191,12 +191,12 @@ class _Planner(Arranger):
         """Tell whether a contraction's kernel can pool what it computes, and apply its activation before."""
         assert contract.pool is not None
         activation = contract.activation
-        known = activation is None or bool(kernel_activation(activation)[0])
+        in_kernel = activation is None or bool(kernel_activation(activation)[0])
         inside = min(contract.grid) >= POOL_SIDE and self.mode.block <= self.mode.vector
         step = contract.stride[1] * step_along(contract.source.index, 2)  # of several outputs beside each other
         beside = self.mode.single or step in (1, 2)
         sides = contract.pool[1:] == (POOL_SIDE, POOL_SIDE)
-        return sides and known and inside and beside and not is_dot(contract, self.mode)
+        return sides and in_kernel and inside and beside and not is_dot(contract, self.mode)
 
     def _unactivated(self, contract: Contract) -> tuple[Contract, Elementwise]:
         assert contract.activation is not None

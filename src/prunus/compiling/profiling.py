@@ -82,7 +82,7 @@ def _steps(plan: Plan, parts: Parts, engine: Engine) -> tuple[StepFacts, ...]:
     for call, operation in enumerate(engine.operations_of(plan.mode.single)):
         if operation is not None:
             seconds[operation] += min(engine.step_seconds(plan.mode.single, call, 3) for _ in range(_ROUNDS))
-    taken = [each * 1e6 / plan.mode.block for each in seconds]
+    taken = [duration * 1e6 / plan.mode.block for duration in seconds]
     total = sum(taken) or 1.0
     return tuple(
         _facts(operation, plan, parts, microseconds, microseconds / total)
@@ -103,16 +103,16 @@ def _table(steps: tuple[StepFacts, ...]) -> list[str]:
     head = ("step", "operation", "makes", "nonzero", "multiply-adds", "us/sample", "share", "kernel")
     rows = [head] + [
         (
-            each.name,
-            each.operation,
-            "x".join(map(str, each.shape)),
-            f"{each.nonzero:,} of {each.weights:,}" if each.weights else "",
-            f"{each.macs:,}" if each.macs else "",
-            f"{each.microseconds:.2f}",
-            f"{100 * each.share:.0f}%",
-            each.kernel,
+            step.name,
+            step.operation,
+            "x".join(map(str, step.shape)),
+            f"{step.nonzero:,} of {step.weights:,}" if step.weights else "",
+            f"{step.macs:,}" if step.macs else "",
+            f"{step.microseconds:.2f}",
+            f"{100 * step.share:.0f}%",
+            step.kernel,
         )
-        for each in steps
+        for step in steps
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     right = (3, 4, 5, 6)

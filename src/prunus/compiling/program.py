@@ -121,9 +121,9 @@ class Program:
             NonFiniteError: with ``nonfinite="raise"``, a layer with weights was to read an infinity or NaN.
         """
         if self._only is not None and len(args) == 1 and not kwargs:
-            found = self._quickly(args[0])
-            if found is not None:
-                return found
+            output = self._quickly(args[0])
+            if output is not None:
+                return output
         return self._call(args, kwargs)
 
     def _quickly(self, value: Any) -> Tensor | None:
@@ -133,15 +133,15 @@ class Program:
         batch, *sides = shape if (shape := value.shape) else (0,)
         if tuple(sides) != self._only or not batch or not value.is_contiguous() or value.is_neg():
             return None
-        found = torch.empty((batch, *self._shapes[0]), dtype=self._parts.dtype, device="cpu")
-        nonfinite = self._engine.call(value.data_ptr(), found.data_ptr(), batch)
+        output = torch.empty((batch, *self._shapes[0]), dtype=self._parts.dtype, device="cpu")
+        nonfinite = self._engine.call(value.data_ptr(), output.data_ptr(), batch)
         if nonfinite:
             raise self._not_finite(nonfinite)
-        return found
+        return output
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        given = args if not kwargs and len(args) == len(self._inputs) else self._bound(args, kwargs)
-        tensors = [self._tensor(value, *entry) for value, entry in zip(given, self._inputs, strict=True)]
+        values = args if not kwargs and len(args) == len(self._inputs) else self._bound(args, kwargs)
+        tensors = [self._tensor(value, *entry) for value, entry in zip(values, self._inputs, strict=True)]
         batch = tensors[0].shape[0]
         if len(tensors) > 1 and any(tensor.shape[0] != batch for tensor in tensors):
             raise ProgramError(f"inputs must be of one batch size, got {[tensor.shape[0] for tensor in tensors]}")
@@ -150,17 +150,17 @@ class Program:
                 f"the program takes batches of {self._parts.fixed_batch} only, as the model's code holds the number of "
                 f"samples; got {batch}"
             )
-        found = [torch.empty((batch, *shape), dtype=self._parts.dtype, device="cpu") for shape in self._shapes]
+        results = [torch.empty((batch, *shape), dtype=self._parts.dtype, device="cpu") for shape in self._shapes]
         if batch:
             inputs, outputs = self._pointers
             nonfinite = self._engine.run(
                 inputs(*[tensor.data_ptr() for tensor in tensors]),
-                outputs(*[tensor.data_ptr() for tensor in found]),
+                outputs(*[tensor.data_ptr() for tensor in results]),
                 batch,
             )
             if nonfinite:
                 raise self._not_finite(nonfinite)
-        return self._arranged(found, given[0])
+        return self._arranged(results, values[0])
 
     def _not_finite(self, output: int) -> NonFiniteError:
         return NonFiniteError(
@@ -221,8 +221,8 @@ class Program:
             raise ProgramError(f"input {name!r} is {value.layout}; give {name}.to_dense()")
         if value.dtype != self._parts.dtype or value.device.type != "cpu":
             value = self._converted(value, name)
-        found: Tensor = value.contiguous().resolve_neg()
-        return found
+        tensor: Tensor = value.contiguous().resolve_neg()
+        return tensor
 
     def _converted(self, value: Tensor, name: str) -> Tensor:
         if value.device.type != "cpu":
@@ -234,13 +234,13 @@ class Program:
             )
         return value.to(self._parts.dtype)
 
-    def _arranged(self, found: list[Tensor], like: Any) -> Any:
+    def _arranged(self, results: list[Tensor], like: Any) -> Any:
         if isinstance(like, numpy.ndarray):
-            leaves: Iterator[Any] = iter([tensor.numpy().astype(like.dtype, copy=False) for tensor in found])
+            leaves: Iterator[Any] = iter([tensor.numpy().astype(like.dtype, copy=False) for tensor in results])
         elif like.dtype != self._parts.dtype:
-            leaves = iter([tensor.to(like.dtype) for tensor in found])
+            leaves = iter([tensor.to(like.dtype) for tensor in results])
         else:
-            leaves = iter(found)
+            leaves = iter(results)
         return self._parts.structure.build(leaves)
 
 

@@ -190,5 +190,5 @@ def _structure(tree: Any, depth: int = 0) -> Structure:
         or len(set(keys)) != len(keys)
     ):
         raise ProgramError(_NO_STRUCTURE)
-    found = tuple(_structure(child, depth + 1) for child in children)
-    return Structure(tree["kind"], found, tuple(keys) if tree["kind"] == "dict" else ())
+    structures = tuple(_structure(child, depth + 1) for child in children)
+    return Structure(tree["kind"], structures, tuple(keys) if tree["kind"] == "dict" else ())

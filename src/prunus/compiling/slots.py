@@ -17,7 +17,7 @@ def placed(
     Where there are zeros around, only values laid out alike share: nobody writes the zeros again.
     """
     unit = ALIGNMENT // number_bytes
-    last = {view.value: step for step, each in enumerate(net.operations) for view in each.views}
+    last = {view.value: step for step, reader in enumerate(net.operations) for view in reader.views}
     last |= {view.value: len(net.operations) for view in net.outputs}
     free: dict[object, list[int]] = {}
     places: dict[int, int] = {}
@@ -25,8 +25,8 @@ def placed(
     top = unit * -(-(start + mode.vector) // unit)
 
     def key(number: int) -> object:
-        found = layouts[number]
-        return found if found.halo else -(-(found.size + mode.vector) // unit)
+        layout = layouts[number]
+        return layout if layout.halo else -(-(layout.size + mode.vector) // unit)
 
     def place(number: int) -> None:
         nonlocal top

@@ -36,7 +36,7 @@ def encode(net: Net) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a net as plain JSON and the tensors it refers to."""
     writer = _Encoder()
     inputs = [[name, number, list(shape)] for name, (number, shape) in net.inputs.items()]
-    operations = [writer.operation(each) for each in net.operations]
+    operations = [writer.operation(operation) for operation in net.operations]
     outputs = [writer.value(view) for view in net.outputs]
     boxes = [[number, list(box)] for number, box in net.boxes.items()]
     return {"inputs": inputs, "operations": operations, "outputs": outputs, "boxes": boxes}, writer.tensors
@@ -51,8 +51,8 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Net:
     reader = _Decoder(tensors)
     with as_program_errors():
         inputs = {str(name): (int(number), tuple(map(int, shape))) for name, number, shape in tree["inputs"]}
-        operations = tuple(reader.operation(each) for each in tree["operations"])
-        outputs = tuple(reader.value(each) for each in tree["outputs"])
+        operations = tuple(reader.operation(entry) for entry in tree["operations"])
+        outputs = tuple(reader.value(entry) for entry in tree["outputs"])
         boxes = {int(number): tuple(map(int, box)) for number, box in tree["boxes"]}
     return Net(inputs, operations, outputs, boxes)  # type: ignore[arg-type]
 
@@ -130,7 +130,7 @@ class _Encoder:
         if isinstance(value, Windows):
             return {"start": value.start, "stop": value.stop, "step": value.step, "divisors": value.divisors}
         if isinstance(value, tuple):
-            return [self.value(each) for each in value]
+            return [self.value(item) for item in value]
         return value
 
     def _index(self, index: Indices) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class _Decoder:
 
     def value(self, tree: Any) -> Any:
         if isinstance(tree, list):
-            return tuple(self.value(each) for each in tree)
+            return tuple(self.value(item) for item in tree)
         if not isinstance(tree, dict):
             return tree
         if "view" in tree:
@@ -209,10 +209,10 @@ def _texts(numbers: tuple[float, ...]) -> list[str]:
 
 
 def _affine(shape: tuple[int, ...], base: int, strides: list[int]) -> Indices:
-    found = numpy.full(shape, base, dtype=numpy.int64)
+    index = numpy.full(shape, base, dtype=numpy.int64)
     for dim, (size, stride) in enumerate(zip(shape, strides, strict=True)):
         if stride:
             view = [1] * len(shape)
             view[dim] = size
-            found += (numpy.arange(size, dtype=numpy.int64) * stride).reshape(view)
-    return found
+            index += (numpy.arange(size, dtype=numpy.int64) * stride).reshape(view)
+    return index

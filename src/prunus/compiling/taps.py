@@ -27,8 +27,8 @@ class Taps:
 
 def plane(height: int, width: int, down: int, right: int) -> Indices:
     """Return a grid that grows by so much from row to row and from column to column."""
-    found: Indices = (numpy.arange(height) * down)[:, None] + numpy.arange(width) * right
-    return found[None]
+    grid: Indices = (numpy.arange(height) * down)[:, None] + numpy.arange(width) * right
+    return grid[None]
 
 
 def step_along(index: Indices, dim: int) -> int:
@@ -73,19 +73,19 @@ def halo_of(contract: Contract) -> Halo:
     return Halo(contract.padding[0], max(beyond[0], 0), contract.padding[1], max(beyond[1], 0))
 
 
-def taps_of(contract: Contract, found: Layout, split: int | None) -> Taps:
+def taps_of(contract: Contract, layout: Layout, split: int | None) -> Taps:
     """Return what a contraction reads, from where its source lies; `split` is a stride whose columns were sorted."""
     height, width = contract.weight.shape[2:]
     down = numpy.arange(height)[:, None] * contract.dilation[0] - contract.padding[0]
     right = numpy.arange(width) * contract.dilation[1] - contract.padding[1]
     if split is not None:
         index = contract.source.index  # (remainder, channels, height, columns)
-        starts = found.addresses(index[:, :, 0, 0])[right % split].T[:, None, :]
-        offsets = starts + (down * found.pitch + right // split) * found.block
-        return Taps(offsets, (contract.stride[0] * found.pitch * found.block, found.block))
-    addresses = found.addresses(contract.source.index)
+        starts = layout.addresses(index[:, :, 0, 0])[right % split].T[:, None, :]
+        offsets = starts + (down * layout.pitch + right // split) * layout.block
+        return Taps(offsets, (contract.stride[0] * layout.pitch * layout.block, layout.block))
+    addresses = layout.addresses(contract.source.index)
     steps = step_along(addresses, 1), step_along(addresses, 2)
     if halo_of(contract):
-        steps = found.pitch * found.block, found.block
+        steps = layout.pitch * layout.block, layout.block
     offsets = addresses[:, :1, :1] + down * steps[0] + right * steps[1]
     return Taps(offsets, (contract.stride[0] * steps[0], contract.stride[1] * steps[1]))

@@ -81,20 +81,20 @@ def compiler() -> Compiler:
 @functools.lru_cache(maxsize=8)
 def _compiler(named: str, path: str) -> Compiler:
     if named:
-        found = _started(tuple(shlex.split(named)))
-        if found is None:
+        candidate = _started(tuple(shlex.split(named)))
+        if candidate is None:
             raise MissingCompilerError(
                 f"the C compiler that CC names, {named!r}, can't be started; set CC to one that can, or unset it"
             )
-        return found
+        return candidate
     for name in ("cc", "gcc", "clang"):
-        found = _started((name,)) if shutil.which(name, path=path) else None
-        if found is not None:
-            return found
+        candidate = _started((name,)) if shutil.which(name, path=path) else None
+        if candidate is not None:
+            return candidate
     if importlib.util.find_spec("ziglang") is not None:
-        found = _started((sys.executable, "-m", "ziglang", "cc"))
-        if found is not None:
-            return found
+        candidate = _started((sys.executable, "-m", "ziglang", "cc"))
+        if candidate is not None:
+            return candidate
     raise MissingCompilerError(
         "prunus.compile needs a C compiler and found none (CC is not set, and there is no cc, gcc or clang); install "
         "one, such as Debian's package gcc or Apple's command line tools, or: pip install 'prunus[compile]'"
@@ -146,24 +146,24 @@ def _found_target(name: str) -> Target:
     return Target(kind, native, *_KINDS[kind][2:])
 
 
-def _native(found: Compiler) -> tuple[tuple[str, ...], frozenset[str]]:
+def _native(host: Compiler) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the flags that build for this machine, and the macros that are defined then.
 
     Raises:
         MissingCompilerError: the compiler takes none.
     """
     for native in (("-march=native",), ("-mcpu=native",), ()):
-        macros = _macros(found, native)
+        macros = _macros(host, native)
         if macros:
             return native, macros
-    raise MissingCompilerError(f"the C compiler {found.version!r} can't compile an empty file; set CC to one that can")
+    raise MissingCompilerError(f"the C compiler {host.version!r} can't compile an empty file; set CC to one that can")
 
 
 @functools.lru_cache(maxsize=64)
-def _macros(found: Compiler, flags: tuple[str, ...]) -> frozenset[str]:
+def _macros(host: Compiler, flags: tuple[str, ...]) -> frozenset[str]:
     """Return the macros that a compiler defines for some flags: empty where it refuses them."""
     done = subprocess.run(
-        [*found.command, *flags, "-dM", "-E", "-x", "c", os.devnull],
+        [*host.command, *flags, "-dM", "-E", "-x", "c", os.devnull],
         capture_output=True,
         text=True,
         timeout=60,
@@ -197,9 +197,9 @@ def build(texts: Sequence[str], wanted: Target, say: Callable[[str], None]) -> l
         host = compiler()
         say(f"building kernels for this machine, once: 0 of {len(texts)}")
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler is a process of its own
-            made = pool.map(lambda number: _compile(texts[number], host, wanted, folder), missing)
+            contents = pool.map(lambda number: _compile(texts[number], host, wanted, folder), missing)
             for done, (number, content) in enumerate(
-                zip(missing, made, strict=True), start=len(texts) - len(missing) + 1
+                zip(missing, contents, strict=True), start=len(texts) - len(missing) + 1
             ):
                 cache.write_library(paths[number], content)
                 kept[number] = _loaded_or_refused(content, paths[number])
@@ -262,7 +262,7 @@ def own_flags() -> list[str]:
     return shlex.split(os.environ.get("CFLAGS", ""))
 
 
-def _compile(text: str, found: Compiler, wanted: Target, where: Path) -> bytes:
+def _compile(text: str, host: Compiler, wanted: Target, where: Path) -> bytes:
     try:
         folder_of_build = tempfile.TemporaryDirectory(dir=where, prefix=".build-")
     except OSError as error:
@@ -272,12 +272,12 @@ def _compile(text: str, found: Compiler, wanted: Target, where: Path) -> bytes:
         source.write_text(text, encoding="utf-8")
         built = Path(folder) / "kernels.so"
         flags = (*_FLAGS, *wanted.flags, *own_flags())
-        command = [*found.command, *flags, "-o", str(built), str(source), "-lm"]
+        command = [*host.command, *flags, "-o", str(built), str(source), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except subprocess.TimeoutExpired as error:
             raise CompileError(f"the C compiler took more than {_PATIENCE} s over the kernels") from error
         if done.returncode != 0 or not built.is_file():
             said = done.stderr.strip()[:2000] or f"exit code {done.returncode}"
-            raise CompileError(f"the C compiler {found.version!r} can't build the kernels: {said}")
+            raise CompileError(f"the C compiler {host.version!r} can't build the kernels: {said}")
         return built.read_bytes()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from prunus.compiling import cache, storing, toolchain
+from prunus.compiling import cache, planning, storing, toolchain
 from prunus.compiling.engine import Engine, Trials
 from prunus.compiling.kernels.calls import CallWriter
 from prunus.compiling.kernels.library import Library
@@ -23,7 +23,7 @@ from prunus.compiling.kernels.writing import Constants
 from prunus.compiling.layout import Mode
 from prunus.compiling.net import Net, Operation
 from prunus.compiling.operations import Contract
-from prunus.compiling.planning import Plan, plan
+from prunus.compiling.planning import Plan
 from prunus.compiling.toolchain import Target
 from prunus.machine import machine
 
@@ -62,8 +62,8 @@ class Choice:
 def plans_for(net: Net, block: int, target: Target, numbers: Numbers) -> list[Plan]:
     """Return a net laid out in blocks and singly."""
     vector = target.bytes // numbers.bytes
-    first = plan(net, Mode(vector, block), numbers.bytes)
-    return [first, plan(net, Mode(vector, 1), numbers.bytes, first.size)]
+    first = planning.plan(net, Mode(vector, block), numbers.bytes)
+    return [first, planning.plan(net, Mode(vector, 1), numbers.bytes, first.size)]
 
 
 def workspace_bytes(net: Net, target: Target, numbers: Numbers, batch: int) -> int:
@@ -80,9 +80,9 @@ def by_rule(net: Net, target: Target, numbers: Numbers) -> Choice:
     """Choose without measuring: what needs the fewest cycles by count, a block being one vector."""
     vector = target.bytes // numbers.bytes
     chosen = {
-        (each.mode.name, operation.output): variants(operation, each, target.registers)[0]
-        for each in plans_for(net, vector, target, numbers)
-        for operation in each.net.operations
+        (plan.mode.name, operation.output): variants(operation, plan, target.registers)[0]
+        for plan in plans_for(net, vector, target, numbers)
+        for operation in plan.net.operations
         if isinstance(operation, Contract)
     }
     return Choice(vector, chosen, vector // 4)
@@ -104,23 +104,24 @@ def measured(
     own = machine().processor
     key = storing.digest(net, _VERSION, target, numbers, batch, own, *toolchain.own_flags())
     remembered = cache.private_folder() / f"{key}.json"
-    found = _read(remembered, net, target, numbers, batch)
-    if found is not None:
-        return found
+    choice = _read(remembered, net, target, numbers, batch)
+    if choice is not None:
+        return choice
     if not net.operations:
         return by_rule(net, target, numbers)
-    found = min(
+    choice = min(
         (_tuned(net, block, target, numbers, library, say) for block in _blocks(net, target, numbers, batch)),
-        key=lambda each: each[1],
+        key=lambda tuned: tuned[1],
     )[0]
-    cache.write(remembered, json.dumps(_to_json(found), allow_nan=False).encode())
-    return found
+    cache.write(remembered, json.dumps(_to_json(choice), allow_nan=False).encode())
+    return choice
 
 
 def _blocks(net: Net, target: Target, numbers: Numbers, batch: int) -> list[int]:
     """Return sizes of blocks worth trying: larger ones than a vector where most of the work are matrices."""
     vector = target.bytes // numbers.bytes
-    macs = [(each.macs, math.prod(each.grid)) for each in net.operations if isinstance(each, Contract)]
+    layers = [operation for operation in net.operations if isinstance(operation, Contract)]
+    macs = [(layer.macs, math.prod(layer.grid)) for layer in layers]
     matrices = sum(count for count, positions in macs if positions == 1)
     if matrices * 2 < sum(count for count, _ in macs):
         return [vector]
@@ -135,15 +136,15 @@ def _tuned(
     trials = Trials(library, plans[-1].size * numbers.bytes)
     chosen: dict[tuple[str, int], Variant] = {}
     totals = []
-    for each in plans:
+    for plan in plans:
         total = 0.0
-        for number, operation in enumerate(each.net.operations):
-            say(f"trying kernels in {each.mode.name} mode: operation {number + 1} of {len(each.net.operations)}")
-            ways = variants(operation, each, target.registers)[:_MOST_TRIED] if isinstance(operation, Contract) else []
-            seconds = _timed(operation, ways, CallWriter(each, Constants(), numbers), trials)
+        for number, operation in enumerate(plan.net.operations):
+            say(f"trying kernels in {plan.mode.name} mode: operation {number + 1} of {len(plan.net.operations)}")
+            ways = variants(operation, plan, target.registers)[:_MOST_TRIED] if isinstance(operation, Contract) else []
+            seconds = _timed(operation, ways, CallWriter(plan, Constants(), numbers), trials)
             total += min(seconds)
             if ways:
-                chosen[each.mode.name, operation.output] = ways[seconds.index(min(seconds))]
+                chosen[plan.mode.name, operation.output] = ways[seconds.index(min(seconds))]
         totals.append(total)
     in_block, singly = totals
     most_single = min(int(in_block / max(singly, 1e-9)), block - 1)
@@ -187,14 +188,14 @@ def shares_steps(engine: Engine, inputs: Sequence[int], outputs: Sequence[int]) 
     # large enough for either dtype
     arrays = [torch.zeros(size, dtype=torch.float64, device="cpu") for size in (*inputs, *outputs)]
     addresses = [array.data_ptr() for array in arrays]
-    given = (ctypes.c_void_p * len(inputs))(*addresses[: len(inputs)])
-    found = (ctypes.c_void_p * len(outputs))(*addresses[len(inputs) :])
+    inputs_at = (ctypes.c_void_p * len(inputs))(*addresses[: len(inputs)])
+    outputs_at = (ctypes.c_void_p * len(outputs))(*addresses[len(inputs) :])
     taken = {False: math.inf, True: math.inf}
     engines = {False: engine, True: engine.sharing()}
     for _ in range(4 * _ROUNDS):
         for share, candidate in engines.items():
             start = time.perf_counter()
-            candidate.run(given, found, 1)
+            candidate.run(inputs_at, outputs_at, 1)
             taken[share] = min(taken[share], time.perf_counter() - start)
     return taken[True] < _WORTH_SHARING * taken[False]
 
@@ -212,7 +213,7 @@ def _read(path: Path, net: Net, target: Target, numbers: Numbers, batch: int) ->
     """Return what was remembered; None where nothing was, it can't be read, or it is not among what can be chosen."""
     try:
         tree = json.loads(cache.read(path) or b"null")
-        told = {
+        remembered = {
             (mode, number): Variant(rows, tuple(tile), width, outer, parts)
             for mode, number, rows, tile, width, outer, parts in tree["chosen"]
         }
@@ -220,11 +221,11 @@ def _read(path: Path, net: Net, target: Target, numbers: Numbers, batch: int) ->
         if block not in _blocks(net, target, numbers, batch) or most_single not in range(block):
             return None
         chosen = {}
-        for each in plans_for(net, block, target, numbers):
-            for operation in each.net.operations:
+        for plan in plans_for(net, block, target, numbers):
+            for operation in plan.net.operations:
                 if isinstance(operation, Contract):
-                    offered, key = variants(operation, each, target.registers), (each.mode.name, operation.output)
-                    chosen[key] = offered[offered.index(told[key])]
+                    offered, key = variants(operation, plan, target.registers), (plan.mode.name, operation.output)
+                    chosen[key] = offered[offered.index(remembered[key])]
         return Choice(block, chosen, most_single)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

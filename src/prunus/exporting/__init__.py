@@ -119,9 +119,9 @@ def export(
     if kind == "c":
         return _write_c(module, inputs, Path(path), bits)
     with files.whole_file(path) as temporary:
-        found = FORMATS[kind](module, inputs, temporary)
+        result = FORMATS[kind](module, inputs, temporary)
         size = temporary.stat().st_size
-    return ExportFacts(kind, size, _state_bytes(module), found)
+    return ExportFacts(kind, size, _state_bytes(module), result)
 
 
 def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, float]:
@@ -155,9 +155,9 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, flo
 
 
 def _write_onnx(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
-    data, found = to_onnx(model, inputs)
+    data, apart = to_onnx(model, inputs)
     target.write_bytes(data)
-    return found
+    return apart
 
 
 def _write_program(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
@@ -178,9 +178,9 @@ def _write_program(model: nn.Module, inputs: ExampleInputs, target: Path) -> flo
             with torch.no_grad():
                 return onnx_runtime.tensors_in(again(*args, **kwargs))
 
-        found = _compare(model, run, inputs)
+        apart = _compare(model, run, inputs)
     target.write_bytes(buffer.getbuffer())
-    return found
+    return apart
 
 
 # format -> what writes it: (model, inputs, file) -> the largest relative difference
@@ -197,10 +197,10 @@ def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, bits: int | No
 
     host = _on_cpu(model)
     try:
-        found = write_c(host, pytree.tree_map(lambda value: value.cpu(), inputs), path, bits)
+        facts = write_c(host, pytree.tree_map(lambda value: value.cpu(), inputs), path, bits)
     except CompileError as error:
         raise ExportError(f"the model ({type(model).__name__}) can't be exported to C: {error}") from error
-    return ExportFacts("c", found.bytes, _state_bytes(model), found.difference, found)
+    return ExportFacts("c", facts.bytes, _state_bytes(model), facts.difference, facts)
 
 
 def _write_weights(model: nn.Module, path: Path) -> ExportFacts:
@@ -208,8 +208,8 @@ def _write_weights(model: nn.Module, path: Path) -> ExportFacts:
     for name, value in state.items():
         reason = problem(value) if isinstance(value, Tensor) else f"is a {type(value).__name__}"
         if reason is not None or value.is_meta:
-            told = reason or "is on the meta device"
-            raise ExportError(f"{name!r} of the state dict is nothing that safetensors can hold: it {told}")
+            what = reason or "is on the meta device"
+            raise ExportError(f"{name!r} of the state dict is nothing that safetensors can hold: it {what}")
     files.save_tensors(path, state)
     size = path.stat().st_size
     return ExportFacts("safetensors", size, size, None)
@@ -225,8 +225,8 @@ def _compare(model: nn.Module, run: Run, example_inputs: ExampleInputs) -> float
     for size in BATCHES:
         args, kwargs = random_like(*_of_size(call_arguments(example_inputs), size))
         expected = _running("the model", size, lambda: outputs(model, args, kwargs))  # noqa: B023 - called at once
-        found = _running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
-        apart = difference(expected, found)
+        actual = _running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
+        apart = difference(expected, actual)
         limit = max((TOLERANCES.get(value.dtype, 0.0) for value in expected), default=0.0)
         if not apart <= limit:
             raise ExportError(
@@ -268,17 +268,17 @@ def _of_size(call: Call, size: int) -> Call:
     return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
 
-def _inputs(model: nn.Module, given: ExampleInputs | None) -> ExampleInputs:
-    if given is not None:
-        call_arguments(given)
-        return given
-    known = inputs_of(model)
-    if known is None:
+def _inputs(model: nn.Module, example_inputs: ExampleInputs | None) -> ExampleInputs:
+    if example_inputs is not None:
+        call_arguments(example_inputs)
+        return example_inputs
+    remembered = inputs_of(model)
+    if remembered is None:
         raise ValueError(
             f"the model ({type(model).__name__}) does not tell what it takes; give example_inputs, such as "
             "torch.randn(1, 3, 224, 224)"
         )
-    return known
+    return remembered
 
 
 def inputs_of(model: nn.Module) -> dict[str, Tensor] | tuple[Tensor, ...] | None:
@@ -312,16 +312,16 @@ def inputs_of(model: nn.Module) -> dict[str, Tensor] | tuple[Tensor, ...] | None
     return dict(zip(signature.arguments, tensors, strict=True)) if signature.num_positional == 0 else None
 
 
-def _format(path: Path, given: str | None) -> str:
-    found = path.suffix.removeprefix(".").lower() if given is None else given
-    if found not in _ALL_FORMATS:
-        if given is None:
+def _format(path: Path, format_name: str | None) -> str:
+    kind = path.suffix.removeprefix(".").lower() if format_name is None else format_name
+    if kind not in _ALL_FORMATS:
+        if format_name is None:
             raise ValueError(
                 f"{str(path)!r} does not tell its format; give it one of the suffixes "
                 f"{', '.join(f'.{name}' for name in _ALL_FORMATS)}, or a format"
             )
-        raise unknown_name("format", found, _ALL_FORMATS)
-    return found
+        raise unknown_name("format", kind, _ALL_FORMATS)
+    return kind
 
 
 def _loaded(model: nn.Module | Path | str) -> nn.Module:

@@ -58,8 +58,8 @@ def advice(tensors: Iterable[Tensor]) -> str:
     """Return what to do where ONNX Runtime fails on a model with such parameters; nothing for those in float32."""
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} - {torch.float32}
     names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    told = f"; the model is in {names}, which ONNX Runtime knows for few operations: export a copy in float32"
-    return told if dtypes else ""
+    text = f"; the model is in {names}, which ONNX Runtime knows for few operations: export a copy in float32"
+    return text if dtypes else ""
 
 
 def _is_narrow(dtype: torch.dtype) -> bool:
@@ -74,10 +74,10 @@ def _check_graph(graph: Graph) -> None:
     """
     values = [value for node in graph.nodes for value in tensors_in(node.meta.get("val"))]
     _refuse_narrow({value.dtype for value in values}, "it computes in")
-    for place, found in enumerate(pytree.tree_leaves(graph.nodes[-1].args[0])):
-        value = found.meta.get("val") if isinstance(found, fx.Node) else found
+    for place, output in enumerate(pytree.tree_leaves(graph.nodes[-1].args[0])):
+        value = output.meta.get("val") if isinstance(output, fx.Node) else output
         if not isinstance(value, Tensor):
-            raise OnnxError(f"its output {place} is no tensor but {found!r:.40}; return tensors only")
+            raise OnnxError(f"its output {place} is no tensor but {output!r:.40}; return tensors only")
         if value.is_complex():
             raise OnnxError(
                 f"its output {place} is complex, which ONNX Runtime can't return; return torch.view_as_real"
@@ -162,8 +162,8 @@ def call(running: Any, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> 
     """
     names = [entry.name for entry in running.get_inputs()]
     positional = (name for name in names if name not in kwargs)
-    given = {**dict(zip(positional, args, strict=False)), **kwargs}
-    feeds = {name: given[name].detach().contiguous().numpy() for name in names}
+    arguments = {**dict(zip(positional, args, strict=False)), **kwargs}
+    feeds = {name: arguments[name].detach().contiguous().numpy() for name in names}
     return lambda: list(running.run(None, feeds))
 
 
@@ -174,10 +174,10 @@ def outputs(running: Any, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) 
         OnnxError: it fails on these inputs.
     """
     try:
-        found = call(running, args, kwargs)()
+        results = call(running, args, kwargs)()
     except Exception as error:
         raise OnnxError(f"ONNX Runtime can't run it: {reason(error)}") from error
-    return [torch.from_numpy(value.copy()) for value in found]
+    return [torch.from_numpy(value.copy()) for value in results]
 
 
 @contextlib.contextmanager
@@ -215,11 +215,15 @@ def _finished(data: bytes, outputs: Sequence[str]) -> bytes:
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
     """Give the outputs names, unless others have them: torch.onnx would give one name to two values."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    given = {entry.name for entry in (*graph.input, *graph.initializer)}
+    inputs = {entry.name for entry in (*graph.input, *graph.initializer)}
     renamed: dict[str, str] = {}
     for entry, name in zip(graph.output, names, strict=True):
-        if entry.name not in given | renamed.keys():
-            free = next(found for found in (name + "_" * more for more in range(len(taken) + 2)) if found not in taken)
+        if entry.name not in inputs | renamed.keys():
+            free = next(
+                candidate
+                for candidate in (name + "_" * more for more in range(len(taken) + 2))
+                if candidate not in taken
+            )
             renamed[entry.name] = free
             taken.add(free)
     _rename(graph, renamed)

@@ -101,9 +101,9 @@ class CallWriter:
             self.plan.addresses(source) if isinstance(source, View) else compact[1]  # type: ignore[index]
             for source, compact in zip(sources, small, strict=True)
         ]
-        found = runs([target, *(address.reshape(target.shape) for address in addresses)])
+        spans = runs([target, *(address.reshape(target.shape) for address in addresses)])
         operands = b"".join(
-            self._operand(None if compact is None else compact[0], found.starts[place], found.steps[place])
+            self._operand(None if compact is None else compact[0], spans.starts[place], spans.steps[place])
             for place, compact in enumerate(small, start=1)
         )
         packed = b"".join(
@@ -120,14 +120,14 @@ class CallWriter:
             "run_tape",
             arguments.TAPE,
             unit=self.plan.mode.block,
-            runs=len(found.starts[0]),
-            length=found.length,
+            runs=len(spans.starts[0]),
+            length=spans.length,
             operands=len(sources),
             operands_at=self.constants.add_bytes(operands),
             steps=len(steps),
             steps_at=self.constants.add_bytes(packed),
-            output_at=self.table(found.starts[0]),
-            output_step=found.steps[0] if found.length > 1 else self.plan.mode.block,
+            output_at=self.table(spans.starts[0]),
+            output_step=spans.steps[0] if spans.length > 1 else self.plan.mode.block,
         )
 
     def _operand(self, numbers: Values | None, starts: Indices, step: int) -> bytes:
@@ -256,16 +256,16 @@ class CallWriter:
         """Return the call that looks for infinities and NaN in what a contraction reads, if that is wanted."""
         if not self.looks:
             return []
-        found = runs([self.plan.addresses(contract.source)])
+        spans = runs([self.plan.addresses(contract.source)])
         return [
             self._call(
                 "look_for_nonfinite",
                 arguments.LOOK,
                 unit=self.plan.mode.block,
-                runs=len(found.starts[0]),
-                length=found.length,
-                starts_at=self.table(found.starts[0]),
-                step=found.steps[0],
+                runs=len(spans.starts[0]),
+                length=spans.length,
+                starts_at=self.table(spans.starts[0]),
+                step=spans.steps[0],
                 layer=contract.output + 1,
             )
         ]
@@ -281,19 +281,19 @@ class CallWriter:
 
     def _transfer(self, kernel: str, array: int, view: View) -> Call:
         order = numpy.arange(view.index.size, dtype=numpy.int64).reshape(view.index.shape)
-        found = runs([self.plan.addresses(view), order])
+        spans = runs([self.plan.addresses(view), order])
         return self._call(
             kernel,
             arguments.TRANSFER,
             unit=self.plan.mode.block,
             array=array,
             size=view.index.size,
-            runs=len(found.starts[0]),
-            length=found.length,
-            here_at=self.table(found.starts[0]),
-            there_at=self.table(found.starts[1]),
-            here_step=found.steps[0],
-            there_step=found.steps[1],
+            runs=len(spans.starts[0]),
+            length=spans.length,
+            here_at=self.table(spans.starts[0]),
+            there_at=self.table(spans.starts[1]),
+            here_step=spans.steps[0],
+            there_step=spans.steps[1],
         )
 
     def table(self, array: Indices) -> int:

@@ -108,17 +108,17 @@ def kernels(vector: int, registers: int) -> list[Tile]:
     Strides of two are taken in blocks of samples only, whose vectors are whole registers; other strides in tiles one
     vector across, for which any step is the same.
     """
-    found = []
+    offered = []
     for width in widths(vector):
         for rows, height, across in tiles(width, vector, registers):
             small = rows * height * across <= SMALL
             for narrow in (True, False) if small else (False,):
-                found.append(Tile(width, rows, height, across, 1, narrow))
+                offered.append(Tile(width, rows, height, across, 1, narrow))
                 if width == vector and across > 1 and rows < 4:
-                    found.append(Tile(width, rows, height, across, 2, narrow))
+                    offered.append(Tile(width, rows, height, across, 2, narrow))
                 if width == vector and height == 1 and across in (1, 2, 4):
-                    found.append(Tile(width, rows, height, across, 1, narrow, cut=True))
-    return found
+                    offered.append(Tile(width, rows, height, across, 1, narrow, cut=True))
+    return offered
 
 
 def widths(vector: int) -> list[int]:

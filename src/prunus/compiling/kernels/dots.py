@@ -55,11 +55,11 @@ def by_columns(width: int, narrow: bool) -> str:
                 write(*(f"sum{i} += {product(f'(k + {i})')};" for i in range(4)))
             write(f"for (; k < stop; ++k) sum0 += {product('k')};")
             write(f"vec{width} sum = (sum0 + sum1) + (sum2 + sum3);")
-            each = f"for (int i = 0; i < {width}; ++i)"
-            write(f"if (has_residual) {each} sum[i] += add[({first} + i) * residual_channel];")
+            loop = f"for (int i = 0; i < {width}; ++i)"
+            write(f"if (has_residual) {loop} sum[i] += add[({first} + i) * residual_channel];")
             write(*_activated(width))
             write(f"if (output_channel == 1) *(loose{width} *)(out + {first}) = sum;")
-            write(f"else {each} out[({first} + i) * output_channel] = sum[i];")
+            write(f"else {loop} out[({first} + i) * output_channel] = sum[i];")
     return write.text()
 
 

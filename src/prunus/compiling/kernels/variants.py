@@ -69,7 +69,7 @@ def variants(contract: Contract, plan: Plan, registers: int) -> list[Variant]:
     vector = plan.mode.vector
     if is_dot(contract, plan.mode):
         wide = _column_wise(contract, vector)
-        dense = any(_entries(contract, each.rows) < _DENSE * contract.nonzero for each in wide)
+        dense = any(_entries(contract, choice.rows) < _DENSE * contract.nonzero for choice in wide)
         return [*wide, DOT] if dense else [DOT, *wide]
     costs: dict[Variant, float] = {}
     width = row_width(contract, plan.mode, vector)

@@ -83,8 +83,8 @@ def sum_of(*terms: str | int) -> str:
     >>> sum_of("y * 4", 0, 12)
     'y * 4 + 12'
     """
-    found = [str(term) for term in terms if str(term) not in ("0", "")]
-    return " + ".join(found) or "0"
+    nonzero = [str(term) for term in terms if str(term) not in ("0", "")]
+    return " + ".join(nonzero) or "0"
 
 
 def times(name: str, factor: int) -> str:

@@ -15,7 +15,7 @@ from prunus.compiling.net import Numbers, View
 def listed(call: Call) -> list[Any]:
     """Return all arguments, those in lists one by one."""
     return [
-        each for value in call.arguments.values() for each in (value if isinstance(value, (list, tuple)) else [value])
+        item for value in call.arguments.values() for item in (value if isinstance(value, (list, tuple)) else [value])
     ]
 
 
@@ -25,17 +25,17 @@ def activation_of(call: Call, name: str) -> Activation:
     Raises:
         CompileError: it is a constant.
     """
-    found = call[name]
-    if not isinstance(found, Activation):
+    argument = call[name]
+    if not isinstance(argument, Activation):
         raise call.refuse(f"its {name} is a constant, while another argument depends on the inputs")
-    return found
+    return argument
 
 
-def shape_of(given: Any) -> torch.Size:
+def shape_of(argument: Any) -> torch.Size:
     """Return the shape of an activation (for the samples it was traced with), a tensor or a number."""
-    if isinstance(given, Activation):
-        return given.index.shape
-    return given.shape if isinstance(given, Tensor) else torch.Size([])
+    if isinstance(argument, Activation):
+        return argument.index.shape
+    return argument.shape if isinstance(argument, Tensor) else torch.Size([])
 
 
 def expanded(activation: Activation, shape: torch.Size) -> Activation:
@@ -48,9 +48,9 @@ def with_height(view: View) -> View:
     return View(view.value, view.index[:, None]) if view.index.ndim == 2 else view
 
 
-def pair(given: Any, dims: int, fill: int = 1) -> tuple[int, int]:
+def pair(sizes: Any, dims: int, fill: int = 1) -> tuple[int, int]:
     """Return sizes along height and width, given as one number or one for each of `dims`; `fill` for no height."""
-    numbers = [given] * dims if isinstance(given, int) else [int(each) for each in given]
+    numbers = [sizes] * dims if isinstance(sizes, int) else [int(size) for size in sizes]
     numbers = numbers * dims if len(numbers) == 1 else numbers
     return (fill, numbers[0]) if dims == 1 else (numbers[0], numbers[1])
 
@@ -60,14 +60,14 @@ def numbers_of(tensor: Tensor) -> Numbers:
     return tensor.detach().cpu().double().numpy()
 
 
-def bias_of(given: Any, count: int) -> Numbers:
+def bias_of(bias: Any, count: int) -> Numbers:
     """Return a bias as numbers: zeros where there is none."""
-    return numpy.zeros(count) if given is None else numbers_of(given)
+    return numpy.zeros(count) if bias is None else numbers_of(bias)
 
 
-def ones_of(given: Any, count: int) -> Numbers:
+def ones_of(factors: Any, count: int) -> Numbers:
     """Return factors as numbers: ones where there are none."""
-    return numpy.ones(count) if given is None else numbers_of(given)
+    return numpy.ones(count) if factors is None else numbers_of(factors)
 
 
 def same_for_all_samples(constant: Tensor) -> bool:

@@ -145,10 +145,10 @@ def _arithmetic(reader: Reader, call: Call, function: str, first: Any, second: A
     return combined(reader, call, function, source, constant)
 
 
-def _operand(call: Call, given: Any, shape: torch.Size) -> Activation | Numbers:
-    if isinstance(given, Activation):
-        return expanded(given, shape)
-    full = torch.as_tensor(given, dtype=torch.float64).expand(shape)
+def _operand(call: Call, argument: Any, shape: torch.Size) -> Activation | Numbers:
+    if isinstance(argument, Activation):
+        return expanded(argument, shape)
+    full = torch.as_tensor(argument, dtype=torch.float64).expand(shape)
     if not same_for_all_samples(full):
         raise call.refuse("a constant differs from sample to sample of the batch")
     return full[0].numpy()
@@ -168,8 +168,8 @@ def combined(reader: Reader, call: Call, function: str, first: Activation, secon
             if isinstance(other, View)
             else numpy.asarray(other).reshape(-1)[order].reshape(box)
         )
-        made = reader.make(elementwise.combined(reader.title(call), reader.next_value(), function, one, other))
-        return moved(made, first.index)
+        result = reader.make(elementwise.combined(reader.title(call), reader.next_value(), function, one, other))
+        return moved(result, first.index)
     shape = tuple(one.index.shape)
     box = box_of(shape)
     one = View(one.value, one.index.reshape(box))
@@ -197,5 +197,5 @@ def mapped(reader: Reader, call: Call, source: Activation, function: Pointwise) 
         operation = elementwise.pointwise(reader.title(call), reader.next_value(), small, function)
         return reader.shaped(operation, shape)
     everything = View(source.value, numpy.arange(math.prod(box), dtype=numpy.int64).reshape(box))
-    made = reader.make(elementwise.pointwise(reader.title(call), reader.next_value(), everything, function))
-    return moved(made, source.index)
+    result = reader.make(elementwise.pointwise(reader.title(call), reader.next_value(), everything, function))
+    return moved(result, source.index)

@@ -31,13 +31,13 @@ def fuse(net: Net, fusions: Sequence[Fusion]) -> Net:
     for into in (_into_contraction(fusions), _into_functions):
         while (step := _next_fusion(operations, keep, into)) is not None:
             gone, operation, fused = step
-            operations = [fused if each is operation else each for each in operations if each is not gone]
+            operations = [fused if other is operation else other for other in operations if other is not gone]
     return replace(net, operations=tuple(operations), boxes=_boxes(net, operations))
 
 
 def _boxes(net: Net, operations: list[Operation]) -> dict[int, tuple[int, int, int]]:
-    given = {number: net.boxes[number] for number, _ in net.inputs.values()}
-    return given | {operation.output: operation.box for operation in operations}
+    inputs = {number: net.boxes[number] for number, _ in net.inputs.values()}
+    return inputs | {operation.output: operation.box for operation in operations}
 
 
 # (what makes a value, what reads it, by which view) -> both in one; None where they don't fit.

@@ -52,14 +52,14 @@ def cast(reader: Reader, call: Call) -> Activation:
 @rule("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack")
 def joined(reader: Reader, call: Call) -> Activation:
     """Put activations and constants beside each other."""
-    given = list(call["tensors"])
+    tensors = list(call["tensors"])
     counts = itertools.accumulate(
-        [0, *(each.index.numel() if isinstance(each, Activation) else each.numel() for each in given)]
+        [0, *(tensor.index.numel() if isinstance(tensor, Activation) else tensor.numel() for tensor in tensors)]
     )
     starts = list(counts)
     index = [
-        torch.arange(start, stop).reshape(shape_of(each))
-        for each, start, stop in zip(given, starts, starts[1:], strict=False)
+        torch.arange(start, stop).reshape(shape_of(tensor))
+        for tensor, start, stop in zip(tensors, starts, starts[1:], strict=False)
     ]
     places = run(call.node.target, {**call.arguments, "tensors": index})  # where each element of each piece goes to
     if places.ndim == 0 or len(places) != reader.samples:
@@ -68,13 +68,13 @@ def joined(reader: Reader, call: Call) -> Activation:
     target = torch.empty(starts[-1], dtype=torch.int64)
     target[places.reshape(-1)] = torch.arange(starts[-1])
     pieces: list[tuple[View | Numbers, Any]] = []
-    for each, start, stop in zip(given, starts, starts[1:], strict=False):
+    for tensor, start, stop in zip(tensors, starts, starts[1:], strict=False):
         if start == stop:
             continue
         where = target[start:stop].reshape(reader.samples, -1)[0].numpy()
-        if not isinstance(each, Activation) and not same_for_all_samples(each):
+        if not isinstance(tensor, Activation) and not same_for_all_samples(tensor):
             raise call.refuse("a constant differs from sample to sample of the batch")
-        piece = reader.view(call, each) if isinstance(each, Activation) else numbers_of(each[0])
+        piece = reader.view(call, tensor) if isinstance(tensor, Activation) else numbers_of(tensor[0])
         pieces.append(_flat(piece, where))
     operation = Join(reader.title(call), reader.next_value(), box_of(shape), tuple(pieces))
     return reader.shaped(operation, shape)

@@ -25,10 +25,10 @@ def pool(reader: Reader, call: Call) -> Any:
     function = "max" if "max" in call.name else "avg"
     rows, columns = windows.of(call, view.index.shape[1:], dims)
     box = (view.index.shape[0], len(rows.start), len(columns.start))
-    made = reader.make(Pool(reader.title(call), reader.next_value(), box, function, view, rows, columns))
-    found = made if dims == 2 else moved(made, made.index.squeeze(2))
+    pooled = reader.make(Pool(reader.title(call), reader.next_value(), box, function, view, rows, columns))
+    result = pooled if dims == 2 else moved(pooled, pooled.index.squeeze(2))
     several = isinstance(call.node.meta["val"], (list, tuple))
-    return [found, None] if several else found
+    return [result, None] if several else result
 
 
 @rule("mean", "sum", "amax", "amin")
@@ -94,13 +94,13 @@ def group_norm(reader: Reader, call: Call) -> Activation:
     shape = source.index.shape
     groups = call["num_groups"] if call.name == "group_norm" else shape[1]
     grouped = moved(source, source.index.reshape(shape[0], groups, -1))
-    found = _normalized(reader, call, grouped, [2], "layer_norm", eps=float(call["eps"]))
-    found = moved(found, found.index.reshape(shape))
+    result = _normalized(reader, call, grouped, [2], "layer_norm", eps=float(call["eps"]))
+    result = moved(result, result.index.reshape(shape))
     for function, name in (("mul", "weight"), ("add", "bias")):
         if call[name] is not None:
-            each = spread(numbers_of(call[name]), source, (-1, *(1 for _ in shape[2:])))
-            found = combined(reader, call, function, found, each)
-    return found
+            factor = spread(numbers_of(call[name]), source, (-1, *(1 for _ in shape[2:])))
+            result = combined(reader, call, function, result, factor)
+    return result
 
 
 def _normalized(

@@ -48,19 +48,19 @@ def convolution(reader: Reader, call: Call) -> Activation:
         dilation,
         call["groups"],
     )
-    made = reader.make(operation)
-    return made if dims == 2 else moved(made, made.index.squeeze(2))
+    result = reader.make(operation)
+    return result if dims == 2 else moved(result, result.index.squeeze(2))
 
 
 def _padding(
     call: Call, kernel: tuple[int, ...], dilation: tuple[int, int], dims: int
 ) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     """Return what is padded on both sides, and (top, bottom, left, right) beyond that: ``same`` may be uneven."""
-    given = call["padding"]
-    if given == "valid":
+    padding = call["padding"]
+    if padding == "valid":
         return (0, 0), (0, 0, 0, 0)
-    if given != "same":
-        return pair(given, dims, fill=0), (0, 0, 0, 0)
+    if padding != "same":
+        return pair(padding, dims, fill=0), (0, 0, 0, 0)
     totals = [gap * (size - 1) for gap, size in zip(dilation[2 - dims :], kernel, strict=True)]
     even = pair([total // 2 for total in totals], dims, fill=0)
     odd = pair([total % 2 for total in totals], dims, fill=0)

@@ -87,21 +87,21 @@ class Reader:
         Raises:
             CompileError: one can't be lowered.
         """
-        given = iter([*self.graph.args, *self.graph.kwargs.items()])
+        arguments = iter([*self.graph.args, *self.graph.kwargs.items()])
         inputs: dict[str, tuple[int, tuple[int, ...]]] = {}
         outputs: list[View] = []
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.tensors:
                 self.values[node] = self.graph.tensor(self.graph.tensors[node.name]).detach().cpu()
             elif node.op == "placeholder":
-                entry = next(given)
+                entry = next(arguments)
                 name, tensor = entry if isinstance(entry, tuple) else (node.name, entry)
                 inputs[name] = self._input(node, name, tensor)
             elif node.op == "call_function":
                 self.values[node] = self._operation(node)
             elif node.op == "output":
-                found = pytree.tree_leaves(node.args[0])
-                outputs = [self._output(self.values[each] if isinstance(each, fx.Node) else each) for each in found]
+                leaves = pytree.tree_leaves(node.args[0])
+                outputs = [self._output(self.values[leaf] if isinstance(leaf, fx.Node) else leaf) for leaf in leaves]
             self._forget(node)
         return Net(inputs, tuple(self.operations), tuple(outputs), self.boxes)
 
@@ -167,8 +167,8 @@ class Reader:
         self.values[node] = self.activation(View(number, whole(number, box).index.reshape(shape)))
         return number, shape
 
-    def _output(self, found: Any) -> View:
-        view = self._one_sample(found) if isinstance(found, Activation) else None
+    def _output(self, value: Any) -> View:
+        view = self._one_sample(value) if isinstance(value, Activation) else None
         if view is None:
             raise CompileError(
                 "an output of the model does not depend on its inputs, or has no batch as its first dimension; return "
@@ -197,7 +197,7 @@ class Reader:
         if not isinstance(node.target, torch._ops.OpOverload) or not has_tensor(node.meta.get("val")):
             return hint(node.meta.get("val"))
         call = Call(node, fx.node.map_aggregate(arguments_by_name(node), self._known))
-        if not any(isinstance(each, Activation) for each in pytree.tree_leaves(call.arguments)):
+        if not any(isinstance(argument, Activation) for argument in pytree.tree_leaves(call.arguments)):
             return _computed(call)
         reads = RULES.get(call.name)
         if reads is None:
@@ -216,8 +216,8 @@ class Reader:
             self._overwrite(call, result)
         return result
 
-    def _known(self, given: Any) -> Any:
-        return self.values[given] if isinstance(given, fx.Node) else given
+    def _known(self, argument: Any) -> Any:
+        return self.values[argument] if isinstance(argument, fx.Node) else argument
 
     def _overwrite(self, call: Call, result: Activation) -> None:
         """After an in-place operation, later uses read its result.
@@ -250,14 +250,14 @@ def _computed(call: Call) -> Any:
 def swapped(call: Call, of: Activation, index: Tensor) -> dict[str, Any]:
     """Return a call's arguments with indices in the place of an activation; others only lend their shape."""
 
-    def swap(each: Any) -> Any:
-        if isinstance(each, Activation):
-            return index if each is of else each.index
-        return each
+    def swap(argument: Any) -> Any:
+        if isinstance(argument, Activation):
+            return index if argument is of else argument.index
+        return argument
 
-    found = fx.node.map_aggregate(dict(call.arguments), swap)
-    assert isinstance(found, dict)
-    return dict(found)
+    arguments = fx.node.map_aggregate(dict(call.arguments), swap)
+    assert isinstance(arguments, dict)
+    return dict(arguments)
 
 
 def moved(activation: Activation, index: Tensor) -> Activation:
@@ -276,5 +276,5 @@ def _refuse_complex(call: Call) -> None:
         raise call.refuse("it computes with complex numbers, which a program can't hold")
 
 
-def _on_cpu(found: Any) -> Any:
-    return torch.device("cpu") if isinstance(found, torch.device) else found
+def _on_cpu(argument: Any) -> Any:
+    return torch.device("cpu") if isinstance(argument, torch.device) else argument

@@ -88,10 +88,10 @@ def transposed_convolution(reader: Reader, call: Call) -> Activation:
         for row, column in itertools.product(rows, columns)
     )
     if len(pieces) == 1 and isinstance(pieces[0][0], View):
-        made = reader.activation(pieces[0][0])
+        result = reader.activation(pieces[0][0])
     else:
-        made = reader.make(Join(reader.title(call), reader.next_value(), box, pieces))
-    return made if dims == 2 else moved(made, made.index.squeeze(2))
+        result = reader.make(Join(reader.title(call), reader.next_value(), box, pieces))
+    return result if dims == 2 else moved(result, result.index.squeeze(2))
 
 
 def _by_outputs(kernels: Numbers, groups: int) -> Numbers:
@@ -129,9 +129,9 @@ def _part(
         groups=groups,
     )
     reader.make(operation)
-    made = whole(operation.output, operation.box).index
+    outputs = whole(operation.output, operation.box).index
     top, left = skipped
-    return View(operation.output, made[:, top : top + row.count, left : left + column.count])
+    return View(operation.output, outputs[:, top : top + row.count, left : left + column.count])
 
 
 def _reach(index: Indices, dim: int, part: _Part) -> tuple[Indices, int, int]:

@@ -17,7 +17,7 @@ def of(call: Call, sides: Sequence[int], dims: int) -> tuple[Windows, Windows]:
     """
     if call.name.startswith("adaptive"):
         sizes = _sizes(call["output_size"], dims)
-        found = [
+        windows = [
             _adaptive(side, side if size is None else size) for side, size in zip(sides[-dims:], sizes, strict=True)
         ]
     else:
@@ -27,12 +27,12 @@ def of(call: Call, sides: Sequence[int], dims: int) -> tuple[Windows, Windows]:
         if call.get("divisor_override") is not None:
             raise call.refuse("only without a divisor of its own")
         counts = bool(call.get("count_include_pad", True))
-        found = [
+        windows = [
             _sliding(side, *numbers, ceil=bool(call["ceil_mode"]), counts=counts)
             for side, *numbers in zip(sides[-dims:], kernel, stride, padding, dilation, strict=True)
         ]
-    rows = found[0] if dims == 2 else Windows((0,), (1,), 1, (1,))
-    return rows, found[-1]
+    rows = windows[0] if dims == 2 else Windows((0,), (1,), 1, (1,))
+    return rows, windows[-1]
 
 
 def _adaptive(side: int, size: int) -> Windows:
@@ -60,6 +60,6 @@ def _sliding(side: int, kernel: int, stride: int, padding: int, dilation: int, *
     return Windows(tuple(starts), tuple(stops), dilation, tuple(divisors))
 
 
-def _sizes(given: Any, dims: int) -> list[Any]:
-    numbers = [given] if given is None or isinstance(given, int) else list(given)
+def _sizes(sizes: Any, dims: int) -> list[Any]:
+    numbers = [sizes] if sizes is None or isinstance(sizes, int) else list(sizes)
     return numbers * dims if len(numbers) == 1 else numbers

@@ -100,12 +100,12 @@ def reading(contract: Contract) -> Reading | None:
     order = _channel_order(contract)
     groups, outputs = contract.groups, len(contract.weight)
     sorted_index = index[order.reshape(-1)]
-    found = steps(sorted_index, groups)
-    if found is None or min(found.row, found.column) < 0:
+    strides = steps(sorted_index, groups)
+    if strides is None or min(strides.row, strides.column) < 0:
         return None
     weight = contract.weight.reshape(groups, outputs // groups, -1, *contract.weight.shape[2:])
     arranged = numpy.stack([weight[group][:, order[group] - order[group].min()] for group in range(groups)])
-    return Reading(arranged.reshape(outputs, -1), found, one=False)
+    return Reading(arranged.reshape(outputs, -1), strides, one=False)
 
 
 def _channel_order(contract: Contract) -> Indices:

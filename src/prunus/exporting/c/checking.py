@@ -65,8 +65,8 @@ def run(source: CSource, inputs: Arrays, compiler: Compiler, flags: Sequence[str
             _call([str(folder / program), "inputs", "outputs"], folder)
         except OSError:
             return Ran(None, code)
-        found = numpy.fromfile(folder / "outputs", dtype=numpy.float32)
-    rows = found.reshape(len(samples[0]), -1)
+        numbers = numpy.fromfile(folder / "outputs", dtype=numpy.float32)
+    rows = numbers.reshape(len(samples[0]), -1)
     ends = numpy.cumsum(list(source.outputs.values()))[:-1]
     return Ran(numpy.split(rows, ends, axis=1), code)
 

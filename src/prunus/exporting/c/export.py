@@ -94,12 +94,12 @@ def write_c(model: nn.Module, example_inputs: ExampleInputs, path: Path, bits: i
     check_path(path)
     _check_bits(bits)
     source, batch = _translated(model, example_inputs, path.stem, bits)
-    found, code, told = _checked(model, example_inputs, source, bits, batch or _SAMPLES)
+    apart, code, checked_by = _checked(model, example_inputs, source, bits, batch or _SAMPLES)
     with files.whole_file(path) as one, files.whole_file(path.with_suffix(".h")) as other:
         one.write_text(source.source, encoding="utf-8")
         other.write_text(source.header, encoding="utf-8")
     size = len(source.source.encode()) + len(source.header.encode())
-    return CFacts(size, source.constant_bytes, code, source.static_bytes, found, source.name, bits, told)
+    return CFacts(size, source.constant_bytes, code, source.static_bytes, apart, source.name, bits, checked_by)
 
 
 def translate(model: nn.Module, example_inputs: ExampleInputs, stem: str = "net", bits: int | None = None) -> CSource:
@@ -157,14 +157,14 @@ def _output_names(model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str,
     """Return the keys of a model that returns a dict of tensors; None for one that doesn't."""
     try:
         with undisturbed(model), torch.no_grad():
-            found: Any = model(*args, **kwargs)
+            result: Any = model(*args, **kwargs)
     except Exception as error:
         raise CompileError(
             f"it can't run its example inputs: {type(error).__name__}: {str(error)[:200]}; give inputs that it takes"
         ) from error
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(result, Mapping) or not all(isinstance(value, Tensor) for value in result.values()):
         return None
-    return [str(key) for key in found]
+    return [str(key) for key in result]
 
 
 def _checked(
@@ -176,14 +176,14 @@ def _checked(
         CompileError: the compiler refuses what was written, or it computes something else.
     """
     try:
-        found = compiler()
+        host = compiler()
     except MissingCompilerError as error:
         return None, None, str(error)
     call = random_like(*call_arguments(example_inputs, samples))
     args, kwargs = pytree.tree_map(lambda value: value[:samples], call)
-    ran = checking.run(source, [_flat(value) for value in (*args, *kwargs.values())], found)
+    ran = checking.run(source, [_flat(value) for value in (*args, *kwargs.values())], host)
     if ran.outputs is None:
-        return None, ran.code_bytes, f"what {found.version} builds does not run on this machine"
+        return None, ran.code_bytes, f"what {host.version} builds does not run on this machine"
     expected = outputs(model, args, kwargs)
     apart = _apart(expected, ran.outputs)
     limit = _MOST_APART if bits is not None else _limit(model, args, kwargs, expected, apart)
@@ -193,7 +193,7 @@ def _checked(
             f"the C computes something else: on random inputs its outputs differ from the model's by {apart:.1e} of "
             f"the largest, more than the {limit:.0e} that {why}; no file was written"
         )
-    return apart, ran.code_bytes, found.version
+    return apart, ran.code_bytes, host.version
 
 
 def _limit(
@@ -209,9 +209,9 @@ def _limit(
     return max(usual, min(_ROUNDINGS * difference(wide, expected), _MOST_ROUNDING))
 
 
-def _apart(expected: list[Tensor], found: checking.Arrays) -> float:
+def _apart(expected: list[Tensor], actual: checking.Arrays) -> float:
     return difference(
-        expected, [torch.tensor(array).reshape(v.shape) for array, v in zip(found, expected, strict=True)]
+        expected, [torch.tensor(array).reshape(v.shape) for array, v in zip(actual, expected, strict=True)]
     )
 
 

@@ -26,10 +26,10 @@ def identifier(text: str) -> str:
     >>> identifier("lenet-5"), identifier("5.net"), identifier("step1"), identifier("模型")
     ('lenet_5', 'net_5_net', 'net_step1', 'net')
     """
-    found = re.sub(r"[^0-9A-Za-z_]", "_", text).strip("_")
-    if not found:
+    name = re.sub(r"[^0-9A-Za-z_]", "_", text).strip("_")
+    if not name:
         return "net"
-    return f"net_{found}" if re.match(r"[0-9]|step[0-9]", found) else found
+    return f"net_{name}" if re.match(r"[0-9]|step[0-9]", name) else name
 
 
 def suffix(text: str) -> str:
@@ -47,11 +47,13 @@ def distinct(names: Iterable[str]) -> list[str]:
     >>> distinct(["x", "x", "new", "a.b"])
     ['x', 'x_2', 'new_2', 'a_b']
     """
-    found: list[str] = []
+    chosen: list[str] = []
     for name in map(identifier, names):
-        tries = (name if number == 1 else f"{name}_{number}" for number in range(1, len(found) + 3))
-        found.append(next(each for each in tries if each not in found and each not in _WORDS.split()))
-    return found
+        tries = (name if number == 1 else f"{name}_{number}" for number in range(1, len(chosen) + 3))
+        chosen.append(
+            next(candidate for candidate in tries if candidate not in chosen and candidate not in _WORDS.split())
+        )
+    return chosen
 
 
 def check_path(path: Path) -> None:

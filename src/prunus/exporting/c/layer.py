@@ -106,8 +106,8 @@ class Layer:
     @property
     def tap_steps(self) -> tuple[int, int]:
         """How far it is in the source to what the next row, and the next column, of a kernel reads."""
-        found = self.reading.steps
-        return self.contract.dilation[0] * found.row, self.contract.dilation[1] * found.column
+        source = self.reading.steps
+        return self.contract.dilation[0] * source.row, self.contract.dilation[1] * source.column
 
     @property
     def edges(self) -> list[Edge]:
@@ -120,11 +120,11 @@ class Layer:
 
     def corner(self, write: Writer) -> None:
         """Write where the window of a position begins: `top` and `left` where it may be outside, and `corner`."""
-        found, contract = self.reading.steps, self.contract
+        source, contract = self.reading.steps, self.contract
         edges = {edge.corner: edge for edge in self.edges}
         at = []
         for name, position, stride, step in zip(
-            ("top", "left"), self._position(), contract.stride, (found.row, found.column), strict=True
+            ("top", "left"), self._position(), contract.stride, (source.row, source.column), strict=True
         ):
             place = f"{_wrapped(position)} * {stride}" if position and stride > 1 else position
             if name in edges:
@@ -134,8 +134,8 @@ class Layer:
                 at.append(times(_wrapped(place) if step != 1 else place, step))
         each_group = self.outputs // contract.groups
         group = "o" if each_group == 1 else f"o / {each_group}"
-        moving = times(group, found.group) if contract.groups > 1 else ""
-        write(f"const long corner = {sum_of(found.base, moving, *at)};")
+        moving = times(group, source.group) if contract.groups > 1 else ""
+        write(f"const long corner = {sum_of(source.base, moving, *at)};")
 
     def _position(self) -> tuple[str, str]:
         """Return the row and the column before pooling, as C writes them; empty where there is one only."""
@@ -190,14 +190,14 @@ class Layer:
 
     def _beside(self) -> str:
         assert self.contract.residual is not None
-        found = steps(self.contract.residual.index, 1)
-        assert found is not None, "arranging puts a copy before one that is not even"
+        residual = steps(self.contract.residual.index, 1)
+        assert residual is not None, "arranging puts a copy before one that is not even"
         y, x = (_wrapped(position) for position in self._position())
         return sum_of(
-            found.base,
-            term("o", found.channel, self.outputs),
-            times(y, found.row) if y else "",
-            times(x, found.column) if x else "",
+            residual.base,
+            term("o", residual.channel, self.outputs),
+            times(y, residual.row) if y else "",
+            times(x, residual.column) if x else "",
         )
 
 

@@ -48,11 +48,11 @@ def over(write: Writer, constants: Constants, prefix: str, places: Sequence[Plac
         prefix: what those are called after.
         places: for each array its name and where each element lies in it; of one shape.
     """
-    found = nest(shaped([index for _, index in places]))
-    names = list(_COUNTERS[: len(found.counts)])
-    with _nested(write, names, found.counts):
+    loops = nest(shaped([index for _, index in places]))
+    names = list(_COUNTERS[: len(loops.counts)])
+    with _nested(write, names, loops.counts):
         yield [
-            f"{array}[{place_in(found, buffer, names, constants, f'{prefix}_at{buffer}')}]"
+            f"{array}[{place_in(loops, buffer, names, constants, f'{prefix}_at{buffer}')}]"
             for buffer, (array, _) in enumerate(places)
         ]
 
@@ -67,24 +67,24 @@ def _nested(write: Writer, names: Sequence[str], counts: Sequence[int]) -> Itera
 
 
 @contextmanager
-def inner(write: Writer, found: Nest, letter: str) -> Iterator[list[str]]:
+def inner(write: Writer, loops: Nest, letter: str) -> Iterator[list[str]]:
     """Write the loops of a nest and give the names of their counters."""
-    names = [letter if len(found.counts) == 1 else f"{letter}{number}" for number in range(len(found.counts))]
-    with _nested(write, names, found.counts):
+    names = [letter if len(loops.counts) == 1 else f"{letter}{number}" for number in range(len(loops.counts))]
+    with _nested(write, names, loops.counts):
         yield names
 
 
-def place_in(found: Nest, buffer: int, names: Sequence[str], constants: Constants, table: str) -> str:
+def place_in(loops: Nest, buffer: int, names: Sequence[str], constants: Constants, table: str) -> str:
     """Return where in an array an element lies, as C writes it; a table takes the name given."""
-    strides = zip(names, found.strides[buffer], found.counts, strict=True)
+    strides = zip(names, loops.strides[buffer], loops.counts, strict=True)
     moving = [term(name, stride, count) for name, stride, count in strides]
-    return sum_of(found.bases[buffer], _outermost(found, buffer, names, constants, table), *moving)
+    return sum_of(loops.bases[buffer], _outermost(loops, buffer, names, constants, table), *moving)
 
 
-def _outermost(found: Nest, buffer: int, names: Sequence[str], constants: Constants, table: str) -> str:
-    if found.tables is None:
+def _outermost(loops: Nest, buffer: int, names: Sequence[str], constants: Constants, table: str) -> str:
+    if loops.tables is None:
         return ""
-    return entry(found.tables[buffer], names[0], constants, table)
+    return entry(loops.tables[buffer], names[0], constants, table)
 
 
 def entry(array: Indices, counter: str, constants: Constants, table: str) -> str:

@@ -69,31 +69,31 @@ def place(spans: Sequence[Span]) -> tuple[list[int], int]:
     >>> place([Span(4, 0, 1), Span(2, 1, 2), Span(4, 2, 3)])
     ([0, 4, 0], 6)
     """
-    by_age = sorted(range(len(spans)), key=lambda each: (spans[each].first, -spans[each].size))
-    by_size = sorted(range(len(spans)), key=lambda each: (-spans[each].size, spans[each].first))
-    return min((_first_fit(spans, order) for order in (by_size, by_age)), key=lambda found: found[1])
+    by_age = sorted(range(len(spans)), key=lambda number: (spans[number].first, -spans[number].size))
+    by_size = sorted(range(len(spans)), key=lambda number: (-spans[number].size, spans[number].first))
+    return min((_first_fit(spans, order) for order in (by_size, by_age)), key=lambda layout: layout[1])
 
 
 def _first_fit(spans: Sequence[Span], order: Sequence[int]) -> tuple[list[int], int]:
     starts: dict[int, int] = {}
-    for each in order:
-        span = spans[each]
+    for number in order:
+        span = spans[number]
         start = 0
         for other in sorted(starts, key=starts.__getitem__):
             apart = spans[other].last < span.first or span.last < spans[other].first
             if not apart and starts[other] < start + span.size:
                 start = max(start, starts[other] + spans[other].size)
-        starts[each] = start
-    return [starts[each] for each in range(len(spans))], max((starts[e] + spans[e].size for e in starts), default=0)
+        starts[number] = start
+    return [starts[number] for number in range(len(spans))], max((starts[e] + spans[e].size for e in starts), default=0)
 
 
 def _direct(net: Net) -> dict[int, int]:
-    found: dict[int, int] = {}
-    made = {operation.output for operation in net.operations}
+    direct: dict[int, int] = {}
+    computed = {operation.output for operation in net.operations}
     for number, view in enumerate(net.outputs):
-        if view.value in made and view.value not in found and is_whole(net, view):
-            found[view.value] = number
-    return found
+        if view.value in computed and view.value not in direct and is_whole(net, view):
+            direct[view.value] = number
+    return direct
 
 
 def is_whole(net: Net, view: View) -> bool:

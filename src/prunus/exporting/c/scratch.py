@@ -39,8 +39,8 @@ class Scratch:
         lines = [f"static {_type(self.farthest)} offsets[{self.offsets}];"] if self.offsets else []
         if self.padded:
             lines.append(f"static {_type(self.kernel)} rows[{self.padded}], columns[{self.padded}];")
-        told = "/* For one output of a layer at a time: what each of its weights reads, from the corner of a window. */"
-        return "\n".join([told, *lines, ""]) if lines else ""
+        comment = "/* For one output of a layer: what each of its weights reads, from the corner of a window. */"
+        return "\n".join([comment, *lines, ""]) if lines else ""
 
 
 def _bytes(most: int) -> int:

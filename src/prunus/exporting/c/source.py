@@ -102,13 +102,13 @@ class _File:
 
     def _arguments(self) -> None:
         net = self.given
-        given = ["input"] if len(net.inputs) == 1 else list(net.inputs)
+        inputs = ["input"] if len(net.inputs) == 1 else list(net.inputs)
         several = [f"output{number}" for number in range(len(net.outputs))]
-        made = ["output"] if len(net.outputs) == 1 else list(self.output_names or several)
-        names = distinct([*given, *made])
+        outputs = ["output"] if len(net.outputs) == 1 else list(self.output_names or several)
+        names = distinct([*inputs, *outputs])
         sizes = [int(numpy.prod(shape, dtype=numpy.int64)) for _, shape in net.inputs.values()]
         self.inputs = dict(zip(names, sizes, strict=False))
-        self.outputs = {name: view.index.size for name, view in zip(names[len(given) :], net.outputs, strict=True)}
+        self.outputs = {name: view.index.size for name, view in zip(names[len(inputs) :], net.outputs, strict=True)}
         self.input_of = {number: name for name, (number, _) in zip(names, net.inputs.values(), strict=False)}
 
     def _step(self, number: int, operation: Operation) -> _Step:
@@ -128,27 +128,27 @@ class _File:
 
     def _stored(self, operation: Contract, reading: arranging.Reading) -> Stored:
         try:
-            found = store(reading.matrix, self.bits)
+            stored = store(reading.matrix, self.bits)
         except ValueError as error:
             raise CompileError(f"layer {operation.name!r} can't be stored: {error}") from error
-        self.nonzero += found.nonzero
-        return found
+        self.nonzero += stored.nonzero
+        return stored
 
     def _copies(self) -> list[_Step]:
         """Return what copies outputs that are not computed in the caller's arrays."""
-        found = []
+        copies = []
         direct = set(self.memory.direct.values())
         for number, (name, view) in enumerate(zip(self.outputs, self.arranged.net.outputs, strict=True)):
             if number not in direct:
                 title, arguments = f"copy_output{number}", {view.value: "source"}
                 body = Steps(self.parts.functions, self.parts.constants, title, arguments).copy(view)
-                found.append(self._function(title, comment_of([f"Copy what `{name}` is."]), body, arguments, name))
-        return found
+                copies.append(self._function(title, comment_of([f"Copy what `{name}` is."]), body, arguments, name))
+        return copies
 
     def _function(self, name: str, head: str, body: str, arguments: dict[int, str], writes: str) -> _Step:
         names = list(arguments.values())
-        unused = [f"    (void){each};\n" for each in names if not re.search(rf"\b{each}\b", body)]
-        parameters = ", ".join([*(f"const float *{each}" for each in names), "float *out"])
+        unused = [f"    (void){argument};\n" for argument in names if not re.search(rf"\b{argument}\b", body)]
+        parameters = ", ".join([*(f"const float *{argument}" for argument in names), "float *out"])
         text = (
             f"{self.parts.constants.take()}\n{head}\nstatic void {name}({parameters})\n{{\n{''.join(unused)}{body}}}\n"
         )
@@ -168,13 +168,13 @@ class _File:
         static = (
             [f"/* What the steps compute, as long as it is needed. */\nstatic float memory[{size}];\n"] if size else []
         )
-        calls = [f"    {each.name}({', '.join([*map(self._place, each.reads), each.writes])});" for each in steps]
+        calls = [f"    {step.name}({', '.join([*map(self._place, step.reads), step.writes])});" for step in steps]
         run = "\n".join([f"void {self._signature()}", "{", *calls, "}", ""])
         functions = self.parts.functions.text()
         return [
-            each
-            for each in [*static, self.parts.scratch.text(), functions, *(step.text for step in steps), run]
-            if each
+            text
+            for text in [*static, self.parts.scratch.text(), functions, *(step.text for step in steps), run]
+            if text
         ]
 
     def _signature(self) -> str:
@@ -182,7 +182,7 @@ class _File:
         return f"{self.name}_run({', '.join(arguments)})"
 
     def _head(self, static: int) -> str:
-        size = sum(each.weight.size for each in self.given.operations if isinstance(each, Contract))
+        size = sum(operation.weight.size for operation in self.given.operations if isinstance(operation, Contract))
         weights = "float32" if self.bits is None else f"int{self.bits}, a scale for each output; all else is float32"
         lines = [
             f"{self.name}: a model written as C99 by prunus {prunus.__version__}; needs no library but math.h.",
@@ -197,11 +197,11 @@ class _File:
         macro = self.name.upper()
         shapes = [shape for _, shape in self.given.inputs.values()]
         lines, sizes = ["Compute one sample.", ""], []
-        for kind, arguments, told in (
+        for kind, arguments, all_shapes in (
             ("INPUT", self.inputs, shapes),
             ("OUTPUT", self.outputs, [view.index.shape for view in self.given.outputs]),
         ):
-            for (name, count), shape in zip(arguments.items(), told, strict=True):
+            for (name, count), shape in zip(arguments.items(), all_shapes, strict=True):
                 middle = kind if len(arguments) == 1 else f"{kind}_{name.upper()}"
                 sizes.append(f"#define {macro}_{middle}_SIZE {count}")
                 verb = "read" if kind == "INPUT" else "written"

@@ -93,8 +93,8 @@ class Steps:
             prefix = f"{self.prefix}_{place}"
             source = self._read(piece) if isinstance(piece, View) else self._constant(f"{place}", piece)
             both = [("out", where)] if isinstance(source, str) else [("out", where), source]
-            with over(write, self.constants, prefix, both) as (to, *found):
-                write(f"{to} = {source if isinstance(source, str) else found[0]};")
+            with over(write, self.constants, prefix, both) as (to, *read):
+                write(f"{to} = {source if isinstance(source, str) else read[0]};")
 
     def _constant(self, name: str, array: Numbers) -> str | Place:
         """Enter an array of constants without what repeats; a single number is told."""
@@ -158,10 +158,10 @@ class _Rows(_Floats):
     def elements(self, write: Writer) -> Iterator[tuple[str, str, str]]:
         index = self.operation.source.index
         order = numpy.arange(index.shape[1], dtype=numpy.int64)
-        found = nest(shaped([index[0] - index[0, 0], order]))
-        with inner(write, found, "e") as names:
+        loops = nest(shaped([index[0] - index[0, 0], order]))
+        with inner(write, loops, "e") as names:
             here, element = (
-                place_in(found, b, names, self.file.constants, f"{self.file.prefix}_element{b}") for b in range(2)
+                place_in(loops, b, names, self.file.constants, f"{self.file.prefix}_element{b}") for b in range(2)
             )
             yield here, element, element
 
@@ -231,7 +231,7 @@ def repeats(flat: Numbers) -> tuple[int, int]:
     run = int(numpy.gcd.reduce(changes, initial=flat.size))
     small = flat[::run]
     lengths = (length for length in range(1, small.size + 1) if small.size % length == 0)
-    return run, next(each for each in lengths if _repeats_every(small, each))
+    return run, next(count for count in lengths if _repeats_every(small, count))
 
 
 def _repeats_every(numbers: Numbers, length: int) -> bool:

@@ -79,8 +79,8 @@ def store(matrix: Numbers, bits: int | None) -> Stored:
         ValueError: weights that are not finite can't be rounded to int8.
     """
     numbers, scales = (matrix.astype(numpy.float32), None) if bits is None else quantized(matrix)
-    found = [storage(numbers, scales) for storage in STORAGES.values()]
-    return min((each for each in found if each is not None), key=lambda each: each.bytes)
+    candidates = [storage(numbers, scales) for storage in STORAGES.values()]
+    return min((stored for stored in candidates if stored is not None), key=lambda stored: stored.bytes)
 
 
 def restore(stored: Stored) -> Numbers:
@@ -149,11 +149,11 @@ def _dense(stored: Stored) -> NDArray[Any]:
     rows, columns = stored.shape
     if stored.kind == "dense":
         return stored.weights.reshape(stored.shape)
-    found = numpy.zeros(rows * columns, dtype=stored.weights.dtype)
+    matrix = numpy.zeros(rows * columns, dtype=stored.weights.dtype)
     assert stored.places is not None
     if stored.kind == "mask":
-        found[numpy.unpackbits(stored.places, count=rows * columns, bitorder="little") != 0] = stored.weights
-        return found.reshape(stored.shape)
+        matrix[numpy.unpackbits(stored.places, count=rows * columns, bitorder="little") != 0] = stored.weights
+        return matrix.reshape(stored.shape)
     assert stored.counts is not None
     row_of = numpy.repeat(numpy.arange(rows), stored.counts)
     places = stored.places.astype(numpy.int64)
@@ -161,5 +161,5 @@ def _dense(stored: Stored) -> NDArray[Any]:
         reached = numpy.cumsum(places)[places != FAR]
         before = numpy.concatenate([[0], reached])[numpy.cumsum(stored.counts) - stored.counts]
         places = reached - numpy.repeat(before, stored.counts)
-    found[row_of * columns + places] = stored.weights
-    return found.reshape(stored.shape)
+    matrix[row_of * columns + places] = stored.weights
+    return matrix.reshape(stored.shape)

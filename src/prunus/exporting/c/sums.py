@@ -136,7 +136,7 @@ def _limits(write: Writer, edge: Edge) -> None:
     """Write from which to before which row (or column) of the kernel a window is inside."""
     first, last = f"-{edge.corner}", f"{edge.side} - {edge.corner}"
     if edge.gap > 1:
-        first, last = (f"({each} + {edge.gap - 1}) / {edge.gap}" for each in (first, last))
+        first, last = (f"({limit} + {edge.gap - 1}) / {edge.gap}" for limit in (first, last))
     write(f"const long {edge.tap}_first = {edge.corner} < 0 ? {first} : 0;")
     write(f"const long {edge.tap}_last = {edge.side} - {edge.corner} < {edge.reach} ? {last} : {edge.size};")
 

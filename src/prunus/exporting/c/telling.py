@@ -32,8 +32,8 @@ def _weights(contract: Contract, stored: Stored) -> str:
     dense = size * number + (0 if stored.scales is None else stored.scales.nbytes)
     beside = f" instead of {dense:,}" if stored.bytes < dense else ""
     type_ = "float" if stored.scales is None else "int8 with a scale for each output"
-    told = f"{stored.nonzero:,} of {size:,} weights are not zero{small}: {stored.bytes:,} bytes{beside}"
-    return f"{told},\n * as {type_}, {_storage(stored)}."
+    sizes = f"{stored.nonzero:,} of {size:,} weights are not zero{small}: {stored.bytes:,} bytes{beside}"
+    return f"{sizes},\n * as {type_}, {_storage(stored)}."
 
 
 def _storage(stored: Stored) -> str:

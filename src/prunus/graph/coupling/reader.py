@@ -104,8 +104,8 @@ class Reader:
             return Value(inert(shape_of(traced)))
         tensor = self.graph.tensor(name)
         small = not tensor.is_floating_point() and not tensor.is_meta and name not in self.graph.model._parameters
-        known = tensor.detach().cpu() if small else None
-        return Value(inert(tensor.shape), (Source(name, tensor.shape),), known)
+        contents = tensor.detach().cpu() if small else None
+        return Value(inert(tensor.shape), (Source(name, tensor.shape),), contents)
 
     def _operation(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:
@@ -149,8 +149,8 @@ class Reader:
         if to_measure and 0 < call.shape.numel() <= MOST_MADE:
             first = self.partition.add(call.shape.numel())
             return Value(torch.arange(first, len(self.partition)).reshape(call.shape), made=True)
-        known = computed(call)
-        outputs = [Value(inert(shape), known=known) for shape in call.shapes]
+        contents = computed(call)
+        outputs = [Value(inert(shape), known=contents) for shape in call.shapes]
         return outputs if call.has_several else outputs[0]
 
     # What rules say.

@@ -104,10 +104,10 @@ class _Reader:
         kinds = self._document.kinds
         if len(kinds) != len(self._names):
             raise DocumentError(f"it tells the kinds of {len(kinds)} tensors, got {len(self._names)} tensors")
-        made: dict[tuple[int, str], Tensor] = {}
+        read: dict[tuple[int, str], Tensor] = {}
         for (name, tensor), kind in zip(self._given.items(), kinds, strict=True):
-            tied = made.get((id(tensor), kind))
-            self._tensors[name] = made[id(tensor), kind] = self._made(name, tensor, kind) if tied is None else tied
+            tied = read.get((id(tensor), kind))
+            self._tensors[name] = read[id(tensor), kind] = self._made(name, tensor, kind) if tied is None else tied
             if kind == CONSTANT:
                 self._not_saved.add(name)
 

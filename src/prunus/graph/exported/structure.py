@@ -120,28 +120,28 @@ class Input:
     value: Any = None
     example: tuple[int, ...] = ()
 
-    def check(self, given: Any, free: dict[str, int]) -> None:
+    def check(self, value: Any, free: dict[str, int]) -> None:
         """Refuse what the graph was not made for; `free` holds the free sizes that were met already.
 
         Raises:
             ValueError: it is no tensor, of another shape, or another value.
         """
         if self.dtype is None:
-            if isinstance(given, Tensor) or given != self.value:
+            if isinstance(value, Tensor) or value != self.value:
                 raise ValueError(
-                    f"input {self.name!r} must be {self.value!r}, for which the graph was made, got {_told(given)}"
+                    f"input {self.name!r} must be {self.value!r}, for which the graph was made, got {_told(value)}"
                 )
             return
-        if not isinstance(given, Tensor):
-            raise ValueError(f"input {self.name!r} must be a tensor of the shape {self._shape()}, got {_told(given)}")
-        fits = len(given.shape) == len(self.shape)
-        for size, wanted in zip(given.shape, self.shape, strict=False):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"input {self.name!r} must be a tensor of the shape {self._shape()}, got {_told(value)}")
+        fits = len(value.shape) == len(self.shape)
+        for size, wanted in zip(value.shape, self.shape, strict=False):
             fits = fits and size == (free.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
         if not fits:
-            known = ", ".join(f"{name} = {free[name]}" for name in self.shape if isinstance(name, str) and name in free)
+            sizes = ", ".join(f"{name} = {free[name]}" for name in self.shape if isinstance(name, str) and name in free)
             raise ValueError(
-                f"input {self.name!r} must have the shape {self._shape()}, got {_told(given)}"
-                + (f", where {known}" if known else "")
+                f"input {self.name!r} must have the shape {self._shape()}, got {_told(value)}"
+                + (f", where {sizes}" if sizes else "")
             )
 
     def _shape(self) -> str:
@@ -170,10 +170,10 @@ class Signature:
         Raises:
             ValueError: one is missing, unknown, or not of the shape that the graph was made for.
         """
-        given = self._by_name(args, kwargs)
+        arguments = self._by_name(args, kwargs)
         leaves: list[Any] = []
         for name, structure in self.arguments.items():
-            leaves.extend(structure.leaves(given[name], name))
+            leaves.extend(structure.leaves(arguments[name], name))
         free: dict[str, int] = {}
         for wanted, leaf in zip(self.inputs, leaves, strict=True):
             wanted.check(leaf, free)
@@ -185,16 +185,16 @@ class Signature:
             raise ValueError(
                 f"the model takes {self.num_positional} inputs by position, got {len(args)}; it takes {self}"
             )
-        given = dict(zip(names, args, strict=False))
+        arguments = dict(zip(names, args, strict=False))
         for name, value in kwargs.items():
-            if name not in self.arguments or name in given:
-                problem = "given twice" if name in given else "unknown"
+            if name not in self.arguments or name in arguments:
+                problem = "given twice" if name in arguments else "unknown"
                 raise ValueError(f"input {name!r} is {problem}; the model takes {self}")
-            given[name] = value
-        missing = [name for name in names if name not in given]
+            arguments[name] = value
+        missing = [name for name in names if name not in arguments]
         if missing:
             raise ValueError(f"input {missing[0]!r} is missing; the model takes {self}")
-        return given
+        return arguments
 
     def for_inspection(self) -> CallSignature:
         """Return it as Python has it, `self` first."""
