@@ -210,12 +210,12 @@ def refuse_complex(named: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> N
     Raises:
         CompileError: it does.
     """
-    held = next((f"{name!r} of the model" for name, tensor in named.items() if tensor.is_complex()), None)
-    if held is None and any(value.is_complex() for value in inputs):
-        held = "an example input"
-    if held is not None:
+    subject = next((f"{name!r} of the model" for name, tensor in named.items() if tensor.is_complex()), None)
+    if subject is None and any(value.is_complex() for value in inputs):
+        subject = "an example input"
+    if subject is not None:
         raise CompileError(
-            f"{held} is complex, but a program computes with real numbers; compile the part of the model without it"
+            f"{subject} is complex, but a program computes with real numbers; compile the part of the model without it"
         )
 
 

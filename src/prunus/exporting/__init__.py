@@ -138,11 +138,11 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, flo
     """
     extras.require("onnxruntime", "checking what was exported")  # before minutes of translating
     args, kwargs = call_arguments(example_inputs, 1)
-    held = {*model.parameters(), *model.buffers()}
+    tensors = {*model.parameters(), *model.buffers()}
     advice = ""
     try:
-        onnx_runtime.check_dtypes((*held, *args, *kwargs.values()), (*args, *kwargs.values()))
-        advice = onnx_runtime.advice(held)
+        onnx_runtime.check_dtypes((*tensors, *args, *kwargs.values()), (*args, *kwargs.values()))
+        advice = onnx_runtime.advice(tensors)
         host = _on_cpu(model)
         inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
         graph = trace(host, inputs)
@@ -299,14 +299,14 @@ def inputs_of(model: nn.Module) -> dict[str, Tensor] | tuple[Tensor, ...] | None
     if any(isinstance(size, str) for leaf in leaves for size in leaf.shape[1:] if not leaf.example):
         return None
 
-    def made(leaf: Input, dtype: torch.dtype) -> Tensor:
+    def random_tensor(leaf: Input, dtype: torch.dtype) -> Tensor:
         example = (2, *leaf.example[1:]) if leaf.example else (2,) * len(leaf.shape)
         sizes = [size if isinstance(size, int) else example[dim] for dim, size in enumerate(leaf.shape)]
         if not dtype.is_floating_point:
             return torch.zeros(sizes, dtype=dtype, device=device)
         return torch.randn(sizes, generator=generator).to(device, like or dtype)
 
-    tensors = [made(leaf, leaf.dtype) for leaf in leaves if leaf.dtype is not None]
+    tensors = [random_tensor(leaf, leaf.dtype) for leaf in leaves if leaf.dtype is not None]
     if signature.num_positional == len(leaves):
         return tuple(tensors)
     return dict(zip(signature.arguments, tensors, strict=True)) if signature.num_positional == 0 else None

@@ -192,10 +192,10 @@ class _View:
 def _layers(view: _View, kept: Kept) -> Iterator[LayerExplanation]:
     """Yield what there is to say of each layer, in the model's order."""
     place = {axis[0]: index for index, axis in reversed(list(enumerate(view.coupling.axes)))}
-    made = [(family, maker) for family in view.families for maker in family.makers]
-    taken = [(family, None) for family in view.families if not family.makers]
+    by_maker = [(family, maker) for family in view.families for maker in family.makers]
+    without_maker = [(family, None) for family in view.families if not family.makers]
     groups: dict[tuple[object, ...], list[tuple[Family, str | None]]] = {}
-    order = sorted([*taken, *made], key=lambda pair: (place[pair[1] or pair[0].name], pair[1] is not None))
+    order = sorted([*without_maker, *by_maker], key=lambda pair: (place[pair[1] or pair[0].name], pair[1] is not None))
     for family, maker in order:
         rows = _rows(view.coupling, family, maker)
         key = (maker or family.name, maker is None, rows, family.reason)

@@ -45,10 +45,10 @@ def check_owned(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Pa
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     own = {id(parameter) for parameter in parameters.values()}
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not any(id(parameter) in own for parameter in held):
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not any(id(parameter) in own for parameter in trained):
         raise ValueError(
-            f"the optimizer ({type(optimizer).__name__}) holds {len(held)} parameters, none of this model; give the "
+            f"the optimizer ({type(optimizer).__name__}) holds {len(trained)} parameters, none of this model; give the "
             "optimizer that trains the model, or none"
         )
 
@@ -116,10 +116,10 @@ def _states(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> list[tuple[str, dict[str, Any]]]:
     names = _names(parameters)
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return [
         (names[id(parameter)], dict(optimizer.state[parameter]))
-        for parameter in held
+        for parameter in trained
         if id(parameter) in names and optimizer.state.get(parameter)
     ]
 

@@ -8,7 +8,7 @@ from prunus.compiling.kernels.writing import Writer
 from prunus.exporting.c import sums
 from prunus.exporting.c.arrays import ctype
 from prunus.exporting.c.layer import Layer
-from prunus.exporting.c.loops import each
+from prunus.exporting.c.loops import loop
 from prunus.exporting.c.storage import Stored
 
 
@@ -17,7 +17,7 @@ def body(layer: Layer) -> str:
     write = Writer(depth=1)
     _enter_arrays(layer)
     _point(write, layer.stored, layer.prefix)
-    with each(write, "o", layer.outputs):
+    with loop(write, "o", layer.outputs):
         if not layer.stored.nonzero:
             with layer.loops(write):
                 layer.finish(write, "0")

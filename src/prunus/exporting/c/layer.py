@@ -13,7 +13,7 @@ from prunus.compiling.operations import Contract
 from prunus.exporting.c.arranging import Reading, steps
 from prunus.exporting.c.arrays import Constants, number
 from prunus.exporting.c.functions import Functions
-from prunus.exporting.c.loops import each, term
+from prunus.exporting.c.loops import loop, term
 from prunus.exporting.c.scratch import Scratch
 from prunus.exporting.c.storage import Stored
 
@@ -151,13 +151,13 @@ class Layer:
         """Write loops over positions, and over those of a pooling window."""
         pool = self.contract.pool
         _, rows, columns = self.contract.box
-        with each(write, "y", rows), each(write, "x", columns):
+        with loop(write, "y", rows), loop(write, "x", columns):
             if pool is None:
                 yield
                 return
             function, height, width = pool
             write(f"float {_POOLED[function]} = {'-INFINITY' if function == 'max' else '0'};")
-            with each(write, "v", height), each(write, "u", width):
+            with loop(write, "v", height), loop(write, "u", width):
                 yield
             pooled = "most" if function == "max" else f"total / {number(height * width)}"
             write(f"out[{self._out()}] = {self.file.functions.call(self._after(), pooled)};")

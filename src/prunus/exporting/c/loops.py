@@ -20,7 +20,7 @@ Place: TypeAlias = tuple[str, Indices]
 
 
 @contextmanager
-def each(write: Writer, name: str, count: int) -> Iterator[None]:
+def loop(write: Writer, name: str, count: int) -> Iterator[None]:
     """Write a loop around what is written inside; one that runs once is none."""
     if count == 1:
         yield
@@ -62,7 +62,7 @@ def _nested(write: Writer, names: Sequence[str], counts: Sequence[int]) -> Itera
     if not names:
         yield
         return
-    with each(write, names[0], counts[0]), _nested(write, names[1:], counts[1:]):
+    with loop(write, names[0], counts[0]), _nested(write, names[1:], counts[1:]):
         yield
 
 

@@ -72,7 +72,7 @@ class _Step:
 
 @dataclass
 class _File:
-    given: Net
+    net: Net
     stem: str
     bits: int | None
     output_names: Sequence[str] | None
@@ -82,7 +82,7 @@ class _File:
     def written(self) -> CSource:
         self.name = identifier(self.stem)
         self._arguments()
-        self.arranged = arranging.arrange(self.given)
+        self.arranged = arranging.arrange(self.net)
         self.memory = memory.arrange(self.arranged.net)
         steps = [self._step(number, operation) for number, operation in enumerate(self.arranged.net.operations)]
         steps += self._copies()
@@ -101,7 +101,7 @@ class _File:
         )
 
     def _arguments(self) -> None:
-        net = self.given
+        net = self.net
         inputs = ["input"] if len(net.inputs) == 1 else list(net.inputs)
         several = [f"output{number}" for number in range(len(net.outputs))]
         outputs = ["output"] if len(net.outputs) == 1 else list(self.output_names or several)
@@ -182,7 +182,7 @@ class _File:
         return f"{self.name}_run({', '.join(arguments)})"
 
     def _head(self, static: int) -> str:
-        size = sum(operation.weight.size for operation in self.given.operations if isinstance(operation, Contract))
+        size = sum(operation.weight.size for operation in self.net.operations if isinstance(operation, Contract))
         weights = "float32" if self.bits is None else f"int{self.bits}, a scale for each output; all else is float32"
         lines = [
             f"{self.name}: a model written as C99 by prunus {prunus.__version__}; needs no library but math.h.",
@@ -195,11 +195,11 @@ class _File:
 
     def _header(self, head: str) -> str:
         macro = self.name.upper()
-        shapes = [shape for _, shape in self.given.inputs.values()]
+        shapes = [shape for _, shape in self.net.inputs.values()]
         lines, sizes = ["Compute one sample.", ""], []
         for kind, arguments, all_shapes in (
             ("INPUT", self.inputs, shapes),
-            ("OUTPUT", self.outputs, [view.index.shape for view in self.given.outputs]),
+            ("OUTPUT", self.outputs, [view.index.shape for view in self.net.outputs]),
         ):
             for (name, count), shape in zip(arguments.items(), all_shapes, strict=True):
                 middle = kind if len(arguments) == 1 else f"{kind}_{name.upper()}"

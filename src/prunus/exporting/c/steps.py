@@ -16,7 +16,7 @@ from prunus.compiling.operations import Elementwise, Join, Normalize, Pool, Redu
 from prunus.compiling.taps import step_along
 from prunus.exporting.c.arrays import Constants, number
 from prunus.exporting.c.functions import Functions
-from prunus.exporting.c.loops import Place, each, entry, inner, over, place_in, term
+from prunus.exporting.c.loops import Place, entry, inner, loop, over, place_in, term
 
 
 @dataclass
@@ -188,7 +188,7 @@ class _Windows(_Floats):
     def outputs(self, write: Writer) -> Iterator[tuple[str, str]]:
         channels, height, width = self.operation.box
         index = self.operation.source.index
-        with each(write, "c", channels), each(write, "y", height), each(write, "x", width):
+        with loop(write, "c", channels), loop(write, "y", height), loop(write, "x", width):
             corner = self._entry(index[:, 0, 0], "c", "channel")
             rows, columns = self.operation.rows.divisors, self.operation.columns.divisors
             counts = self._entry(rows, "y", "y_count"), self._entry(columns, "x", "x_count")

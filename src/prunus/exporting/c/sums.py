@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from prunus.compiling.kernels.writing import Writer, sum_of, times
 from prunus.exporting.c.layer import Edge, Layer
-from prunus.exporting.c.loops import each, term
+from prunus.exporting.c.loops import loop, term
 from prunus.exporting.c.storage import FAR
 
 
@@ -25,7 +25,7 @@ def once(write: Writer, layer: Layer) -> None:
 
     step, columns = layer.reading.steps.channel, layer.stored.shape[1]
     if layer.stored.kind == "dense":
-        with each(write, "i", columns):
+        with loop(write, "i", columns):
             at = sum_of(term("o", columns, layer.outputs), term("i", 1, columns))
             write(f"sum += {layer.prefix}_weight[{at}] * {source(term('i', step, columns))};")
     else:
@@ -43,7 +43,7 @@ def dense(write: Writer, layer: Layer) -> None:
         for edge in layer.edges:
             _limits(write, edge)
         write("float sum = 0;")
-        with each(write, "c", channels), _taps(write, layer, "i", height), _taps(write, layer, "j", width):
+        with loop(write, "c", channels), _taps(write, layer, "i", height), _taps(write, layer, "j", width):
             weight = sum_of(
                 term("o", layer.stored.shape[1], layer.outputs),
                 term("c", height * width, channels),
@@ -148,7 +148,7 @@ def _taps(write: Writer, layer: Layer, name: str, size: int) -> Iterator[None]:
         with write.block(f"for (long {name} = {name}_first; {name} < {name}_last; ++{name})"):
             yield
     else:
-        with each(write, name, size):
+        with loop(write, name, size):
             yield
 
 

@@ -37,7 +37,7 @@ def combined(reader: Reader, call: Call, values: Sequence[Value], shape: torch.S
         labels = _merged(labels, spread)
     for value in activations:
         real = [len(shape) - value.labels.ndim + dim for dim, size in enumerate(value.shape) if size > 1]
-        if value.made and set(reader.varying(labels)) <= set(real):
+        if value.is_filled and set(reader.varying(labels)) <= set(real):
             reader.join(labels, value.labels.expand(shape))
         elif not value.labelled:
             reader.need(labels, real, "it meets a tensor that can't be cut", call.node)
@@ -50,11 +50,11 @@ def _without_channels(
     reader: Reader, parameters: Sequence[Value], activations: Sequence[Value], shape: torch.Size
 ) -> Value:
     """Combine parameters with each other, or with what has no channels."""
-    if any(not value.made and value.shape.numel() > 1 for value in activations) or not parameters:
+    if any(not value.is_filled and value.shape.numel() > 1 for value in activations) or not parameters:
         for value in parameters:
             reader.bind(value, inert(shape))
-        is_made = not parameters and len(activations) == 1 and activations[0].made
-        return Value(activations[0].labels, made=True) if is_made else Value(inert(shape))
+        is_made = not parameters and len(activations) == 1 and activations[0].is_filled
+        return Value(activations[0].labels, is_filled=True) if is_made else Value(inert(shape))
     sources = [source.moved(source.indices().expand(shape)) for value in parameters for source in value.sources]
     if len(parameters) == 1 and parameters[0].shape == shape:
         return Value(inert(shape), parameters[0].sources)

@@ -20,15 +20,15 @@ class Call(CalledOperation):
 
     @classmethod
     def of(cls, node: fx.Node, values: Mapping[fx.Node, Any]) -> Call:
-        """Return a node's call; `values` holds what is known of the nodes before."""
+        """Return a node's call; `values` holds the Value of each node before."""
 
-        def known(argument: Any) -> Any:
+        def argument_value(argument: Any) -> Any:
             if not isinstance(argument, fx.Node):
                 return argument
             value = values.get(argument)
             return value if isinstance(value, (Value, list)) else hint(argument.meta.get("val"))
 
-        return cls(node, fx.node.map_aggregate(arguments_by_name(node), known))
+        return cls(node, fx.node.map_aggregate(arguments_by_name(node), argument_value))
 
     @property
     def values(self) -> list[Value]:
@@ -42,7 +42,7 @@ class Call(CalledOperation):
     @property
     def is_touched(self) -> bool:
         """Whether any tensor holds channels, comes from parameters, or is made to measure."""
-        return any(value.sources or value.made or value.labelled for value in self.values)
+        return any(value.sources or value.is_filled or value.labelled for value in self.values)
 
     @property
     def has_several(self) -> bool:
@@ -58,14 +58,14 @@ MOST_MADE = 1 << 20
 
 
 def computed(call: Call) -> Tensor | None:
-    """Return the content of a constant that is made of whole numbers known already."""
+    """Return the content of a constant computed from whole numbers that are constants."""
     result = call.node.meta["val"]
     if not isinstance(result, Tensor) or result.is_floating_point() or result.is_complex() or result.numel() > _KNOWN:
         return None
-    if any(value.known is None for value in call.values) or call.family is Family.FILL:
+    if any(value.contents is None for value in call.values) or call.family is Family.FILL:
         return None
     try:
-        content = call_with(call, {id(value): value.known for value in call.values})
+        content = call_with(call, {id(value): value.contents for value in call.values})
         return content if isinstance(content, Tensor) else None
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         return None

@@ -40,7 +40,7 @@ def convolution(reader: Reader, call: Call) -> Value:
     bias = call["bias"]
     if bias is not None:
         moved = tuple(own.moved(along(own.indices(), dim, call.shape)) for own in bias.sources)
-        across = Value(along(bias.labels, dim, call.shape), moved, made=bias.made)
+        across = Value(along(bias.labels, dim, call.shape), moved, is_filled=bias.is_filled)
         result = plus_bias(reader, call, result, across)
     first_bias = bias.sources[0] if bias is not None and bias.sources else None
     macs = convolution_macs(call["input"].shape, weight.shape, call.shape, transposed) / reader.graph.num_samples

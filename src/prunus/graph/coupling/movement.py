@@ -26,14 +26,14 @@ def move(reader: Reader, call: Call) -> Value:
             source.moved(call_with(call, helpers | {id(value): source.indices().expand(value.shape)}))
             for source in value.sources
         ]
-        content = None if value.known is None else call_with(call, helpers | {id(value): value.known})
+        content = None if value.contents is None else call_with(call, helpers | {id(value): value.contents})
         return Value(inert(call.shape), tuple(moved), content)
-    return Value(call_with(call, helpers | {id(value): value.labels}), made=value.made)
+    return Value(call_with(call, helpers | {id(value): value.labels}), is_filled=value.is_filled)
 
 
 def _helpers(call: Call) -> dict[int, Tensor]:
     """Return what stands for all tensors but the first: their content, or else labels of their shape."""
-    return {id(other): other.labels if other.known is None else other.known for other in call.values[1:]}
+    return {id(other): other.labels if other.contents is None else other.contents for other in call.values[1:]}
 
 
 @rule(Family.TRIANGLE)
@@ -97,7 +97,7 @@ def _new(reader: Reader, labels: Tensor, dim: int, count: int) -> Tensor:
 def indexed(reader: Reader, call: Call) -> Value | list[Value]:
     """Pick by index: as any move where the index is a constant; else what is indexed must not be channels."""
     value, *indices = call.values
-    if indices and all(index.known is not None for index in indices):
+    if indices and all(index.contents is not None for index in indices):
         return move(reader, call)
     for index in indices:
         reader.keep(index.labels, "it is an index")

@@ -148,9 +148,9 @@ class Reader:
         to_measure = call.family is Family.FILL and call.node.meta["val"].is_floating_point()
         if to_measure and 0 < call.shape.numel() <= MOST_MADE:
             first = self.partition.add(call.shape.numel())
-            return Value(torch.arange(first, len(self.partition)).reshape(call.shape), made=True)
+            return Value(torch.arange(first, len(self.partition)).reshape(call.shape), is_filled=True)
         contents = computed(call)
-        outputs = [Value(inert(shape), known=contents) for shape in call.shapes]
+        outputs = [Value(inert(shape), contents=contents) for shape in call.shapes]
         return outputs if call.has_several else outputs[0]
 
     # What rules say.

@@ -42,14 +42,14 @@ class Value:
     Attributes:
         labels: int64, of the tensor's shape: each element's atom, or INERT; expanded rather than copied.
         sources: the parameters it was computed from, and nothing else; empty for what depends on the inputs.
-        known: its content, where it is a small constant of the graph.
-        made: whether it is filled with one number (zeros, ones), so that it can be cut like whatever it meets.
+        contents: its elements, where it is a small constant of the graph.
+        is_filled: whether it is filled with one number (zeros, ones), so that it can be cut like whatever it meets.
     """
 
     labels: Tensor
     sources: tuple[Source, ...] = ()
-    known: Tensor | None = None
-    made: bool = False
+    contents: Tensor | None = None
+    is_filled: bool = False
 
     @property
     def shape(self) -> torch.Size:
@@ -59,7 +59,7 @@ class Value:
     @property
     def labelled(self) -> bool:
         """Whether any element is of a channel."""
-        return not self.made and bool((compact(self.labels) >= 0).any())
+        return not self.is_filled and bool((compact(self.labels) >= 0).any())
 
 
 def inert(shape: Sequence[int]) -> Tensor:

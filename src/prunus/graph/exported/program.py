@@ -42,10 +42,10 @@ def parts(program: ExportedProgram) -> Parts:
 
 
 class _Builder:
-    def __init__(self, held: set[str]) -> None:
+    def __init__(self, names: set[str]) -> None:
         self.graph = fx.Graph()
         self.modules: set[str] = set()
-        self._held = held
+        self._tensor_names = names
 
     def build(self, program: ExportedProgram) -> None:
         _refuse(program)
@@ -104,7 +104,7 @@ class _Builder:
         path = str(next(reversed(list(stack.values())), ("",))[0]).partition("@")[0]
         names = path.split(".")
         prefixes = {".".join(names[:length]) for length in range(1, len(names) + 1)}
-        return path if all(names) and not prefixes & self._held else ""
+        return path if all(names) and not prefixes & self._tensor_names else ""
 
     @staticmethod
     def _copy_meta(copy: fx.Node, node: fx.Node) -> fx.Node:

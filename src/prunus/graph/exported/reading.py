@@ -63,7 +63,7 @@ def read(document: Any, tensors: Mapping[str, Tensor]) -> tuple[Parts, str]:
 class _Reader:
     def __init__(self, document: _Document, tensors: Mapping[str, Tensor]) -> None:
         self._document = document
-        self._given, self._names = tensors, list(tensors)
+        self._stored, self._names = tensors, list(tensors)
         self._own = next((t.device for t in tensors.values() if isinstance(t, Tensor)), torch.device("cpu"))
         self._graph = fx.Graph()
         self._kinds: dict[fx.Node, str] = {}
@@ -105,13 +105,13 @@ class _Reader:
         if len(kinds) != len(self._names):
             raise DocumentError(f"it tells the kinds of {len(kinds)} tensors, got {len(self._names)} tensors")
         read: dict[tuple[int, str], Tensor] = {}
-        for (name, tensor), kind in zip(self._given.items(), kinds, strict=True):
+        for (name, tensor), kind in zip(self._stored.items(), kinds, strict=True):
             tied = read.get((id(tensor), kind))
-            self._tensors[name] = read[id(tensor), kind] = self._made(name, tensor, kind) if tied is None else tied
+            self._tensors[name] = read[id(tensor), kind] = self._typed(name, tensor, kind) if tied is None else tied
             if kind == CONSTANT:
                 self._not_saved.add(name)
 
-    def _made(self, name: str, tensor: Tensor, kind: str) -> Tensor:
+    def _typed(self, name: str, tensor: Tensor, kind: str) -> Tensor:
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise DocumentError(f"tensor {name!r} must be a dense tensor, got {type(tensor).__name__}")
         dtype_name(tensor.dtype)
@@ -208,7 +208,7 @@ class _Reader:
         path = {"": self._last_module, ROOT: ""}.get(module, module)
         if path and (path, FLAG) not in self._attributes:
             _check_name(path)
-            if any(prefix in self._given for prefix in _prefixes(path)):
+            if any(prefix in self._stored for prefix in _prefixes(path)):
                 raise DocumentError(f"it refers to the training flag of {path!r:.60}, which is a tensor")
         return self._attribute(path, f"{path}.{FLAG}" if path else FLAG, FLAG)
 

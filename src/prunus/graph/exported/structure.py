@@ -69,7 +69,7 @@ class Structure:
             return
         parts = self._parts(value)
         if parts is None:
-            raise ValueError(f"input {name!r} must be {self}, got {_told(value)}")
+            raise ValueError(f"input {name!r} must be {self}, got {_shown(value)}")
         for path, child, part in zip(self._paths(), self.children, parts, strict=True):
             yield from child.leaves(part, f"{name}{path}")
 
@@ -129,18 +129,18 @@ class Input:
         if self.dtype is None:
             if isinstance(value, Tensor) or value != self.value:
                 raise ValueError(
-                    f"input {self.name!r} must be {self.value!r}, for which the graph was made, got {_told(value)}"
+                    f"input {self.name!r} must be {self.value!r}, for which the graph was made, got {_shown(value)}"
                 )
             return
         if not isinstance(value, Tensor):
-            raise ValueError(f"input {self.name!r} must be a tensor of the shape {self._shape()}, got {_told(value)}")
+            raise ValueError(f"input {self.name!r} must be a tensor of the shape {self._shape()}, got {_shown(value)}")
         fits = len(value.shape) == len(self.shape)
         for size, wanted in zip(value.shape, self.shape, strict=False):
             fits = fits and size == (free.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
         if not fits:
             sizes = ", ".join(f"{name} = {free[name]}" for name in self.shape if isinstance(name, str) and name in free)
             raise ValueError(
-                f"input {self.name!r} must have the shape {self._shape()}, got {_told(value)}"
+                f"input {self.name!r} must have the shape {self._shape()}, got {_shown(value)}"
                 + (f", where {sizes}" if sizes else "")
             )
 
@@ -220,7 +220,7 @@ def _keys(context: Any, number: int) -> tuple[Any, ...]:
     return ()
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, Tensor):
         return str(tuple(value.shape))
     return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else f"a {type(value).__name__}"

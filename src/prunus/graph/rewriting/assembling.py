@@ -166,8 +166,8 @@ class Assembly:
         """Return a placeholder for an index, the same one for the same index."""
         for name, tensor in self.added.items():
             if not isinstance(tensor, nn.Parameter) and torch.equal(tensor, index):
-                held: fx.Node = next(node for node in self.graph.nodes if self.names.get(node.name) == name)
-                return held
+                placeholder: fx.Node = next(node for node in self.graph.nodes if self.names.get(node.name) == name)
+                return placeholder
         return self._add("kept_indices", index)
 
     def _add(self, name: str, tensor: Tensor) -> fx.Node:
@@ -189,8 +189,8 @@ class Assembly:
         use = next(use for use in self.kept.coupling.uses if use.node is node)
         path, _, attribute = use.weight.name.rpartition(".")
         attribute = "bias" if attribute == "weight" else f"{attribute}_bias"
-        held = self._add(f"{path}.{attribute}" if path else attribute, nn.Parameter(bias))
-        new.args = (*new.args[:2], held, *new.args[3:])
+        placeholder = self._add(f"{path}.{attribute}" if path else attribute, nn.Parameter(bias))
+        new.args = (*new.args[:2], placeholder, *new.args[3:])
 
     def _write_sizes(self) -> None:
         """Write sizes that hang on the batch: in the factor they are computed with where all users agree on it."""
@@ -226,13 +226,13 @@ class Assembly:
             for user, place, index in requests:
                 self._write_index(user, place, self.index(index))
 
-    def _write_index(self, user: fx.Node, place: str, held: fx.Node) -> None:
+    def _write_index(self, user: fx.Node, place: str, index: fx.Node) -> None:
         name, _, entry = place.partition(".")
         target: Any = user.target
         position = [parameter.name for parameter in target._schema.arguments].index(name)
         if not entry:
-            user.update_arg(position, held)
+            user.update_arg(position, index)
             return
         listed = list(user.args[position])  # type: ignore[arg-type]
-        listed[int(entry)] = held
+        listed[int(entry)] = index
         user.update_arg(position, listed)

@@ -43,9 +43,9 @@ class Extents:
             masks: Masks = (None,) * value.labels.ndim
             if value.sources:
                 masks = self._of_sources(value)
-            elif value.labelled or value.made:
+            elif value.labelled or value.is_filled:
                 stays = self._stays(compact(value.labels))
-                if bool(stays.any()) or not value.made:  # zeros that no channel meets are made as before
+                if bool(stays.any()) or not value.is_filled:  # zeros that no channel meets are made as before
                     masks = _by_dimension(stays, value.shape)
             self._masks[id(value)] = value, masks
         return self._masks[id(value)][1]

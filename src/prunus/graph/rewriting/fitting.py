@@ -173,10 +173,10 @@ def _shuffle(move: Move) -> Iterator[dict[str, Any]]:
 @_fits("repeat_interleave")
 def _repeats(move: Move) -> Iterator[dict[str, Any]]:
     """Repeat what stays as often as before, where each index has a count of its own."""
-    repeats = next((helper for helper in move.helpers if helper.known is not None), None)
+    repeats = next((helper for helper in move.helpers if helper.contents is not None), None)
     stays, _ = _along(move)
-    if repeats is not None and repeats.known is not None and repeats.known.numel() == len(stays):
-        left = repeats.known[stays]
+    if repeats is not None and repeats.contents is not None and repeats.contents.numel() == len(stays):
+        left = repeats.contents[stays]
         yield {"repeats": left, "output_size": int(left.sum())}
 
 
@@ -186,9 +186,9 @@ def _index(move: Move) -> Iterator[dict[str, Any]]:
     named = {"index": move.arguments["index"]} if "index" in move.arguments else None
     picks = list(named.values()) if named else list(move.arguments["indices"])
     places = [place for place, entry in enumerate(picks) if entry is not None]
-    if len(places) != 1 or picks[places[0]].known is None or picks[places[0]].known.ndim != 1:
+    if len(places) != 1 or picks[places[0]].contents is None or picks[places[0]].contents.ndim != 1:
         return
-    index = picks[places[0]].known
+    index = picks[places[0]].contents
     (source,) = move.carriers
     dim = int(move.arguments["dim"]) % len(source.shape) if named else places[0]
     if index.dtype not in (torch.int64, torch.int32):

@@ -62,7 +62,7 @@ class Move:
         self.node = node
         # One stand-in for each argument: two arguments with the same labels are two tensors all the same.
         own = {argument: replace(value) for argument, value in _tensors(node, values).items()}
-        self._held: list[Value] = []
+        self._lasting: list[Value] = []
         self.nodes = {id(value): argument for argument, value in own.items()}
         self.masks = {id(own[argument]): extents.of(values[argument]) for argument in own}
         call = Call.of(node, {**values, **own})
@@ -104,7 +104,7 @@ class Move:
         self.nodes[id(small)] = self.nodes[id(value)]
         swapped = {name: _swapped(argument, value, small) for name, argument in self.arguments.items()}
         self.arguments = swapped
-        self._held = [*self._held, value]  # so that its id stays its own
+        self._lasting = [*self._lasting, value]  # so that its id stays its own
 
     def is_proven(self, target: Any, changes: Mapping[str, Any]) -> bool:
         """Tell whether an operation moves each element that stays to where it should.
@@ -120,7 +120,7 @@ class Move:
         def stand_in(argument: Any) -> Any:
             if not isinstance(argument, Tensor):
                 return argument
-            value = Value(argument, known=argument)
+            value = Value(argument, contents=argument)
             indices.append(value)  # held, so that its id stays its own
             fixed[id(value)] = argument
             return value
@@ -231,7 +231,7 @@ class Move:
 
 def _stand_in(helper: Value) -> Tensor:
     """Return an index's content; any index where it depends on the inputs; and nothing but a shape otherwise."""
-    return torch.zeros((), dtype=torch.int64).expand(helper.shape) if helper.known is None else helper.known
+    return torch.zeros((), dtype=torch.int64).expand(helper.shape) if helper.contents is None else helper.contents
 
 
 def _narrowed(labels: Tensor, dims: Sequence[int]) -> Tensor:

@@ -29,19 +29,19 @@ class Constants:
     """What channels hold that are the same for all inputs.
 
     Attributes:
-        held: use -> what each of its inputs holds, double; NaN where that varies or differs from place to place.
+        constants: use -> what each of its inputs holds, double; NaN where that varies or differs from place to place.
         outputs: use -> which of its outputs matter, bool.
         matters: operation, and which of its outputs -> which elements matter, bool that broadcasts to it; None where
             none does.
     """
 
-    held: dict[int, Tensor] = field(default_factory=dict)
+    constants: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
     matters: Matters = lambda node, piece: None
 
     def shift(self, coupling: Coupling, use: Use, gone: Tensor) -> Tensor | None:
         """Return what the classes that go added to each output of a use; None where they added nothing."""
-        values, outputs = self.held.get(id(use)), self.outputs.get(id(use))
+        values, outputs = self.constants.get(id(use)), self.outputs.get(id(use))
         if values is None or outputs is None or use.inputs is None:
             return None
         going = gone[coupling.class_of[use.inputs]] & ~values.isnan()
@@ -60,7 +60,7 @@ def foldable(reading: Reading, use: Use) -> Tensor:
     Across the zeros that pad a convolution, and where there is no bias that is only its own, this holds for zero.
     """
     assert use.inputs is not None
-    values = reading.held.get(id(use))
+    values = reading.constants.get(id(use))
     if values is None:
         return torch.zeros(len(use.inputs), dtype=torch.bool)
     taken = ~values.isnan() if _takes_constants(reading.coupling, use) else values == 0

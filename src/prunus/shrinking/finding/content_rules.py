@@ -27,18 +27,18 @@ def same(reading: Reading, operation: Operation) -> Contents:
     assert isinstance(source, fx.Node)
     if source in reading.distributions:
         reading.distributions.add(operation.node)
-    held = reading.single(source)
-    if held is None:
+    incoming = reading.single(source)
+    if incoming is None:
         return None
-    varies = held.varies
+    varies = incoming.varies
     if operation.get("train"):
         if "alpha_dropout" in operation.name:
             return None
-        varies = varies | (held.numbers != 0)
+        varies = varies | (incoming.numbers != 0)
     value = operation.node.meta["val"]
     if isinstance(value, (list, tuple)):
-        return [content(varies, held.numbers.to(value[0].dtype)), *[None] * (len(value) - 1)]
-    return content(varies, held.numbers.to(value.dtype))
+        return [content(varies, incoming.numbers.to(value[0].dtype)), *[None] * (len(value) - 1)]
+    return content(varies, incoming.numbers.to(value.dtype))
 
 
 @content_rule(Family.MIX)
@@ -59,19 +59,19 @@ def elementwise(reading: Reading, operation: Operation) -> Contents:
     decided = _product if operation.row.has(Trait.FACTOR) else _DECIDED.get(operation.name)
     if decided is None and all(reading.single(node) is None for node in operation.tensors):
         return None
-    held = {node: reading.known(node) for node in operation.tensors}
-    numbers = operation.compute({node: item.numbers for node, item in held.items()})
+    contents = {node: reading.content(node) for node in operation.tensors}
+    numbers = operation.compute({node: item.numbers for node, item in contents.items()})
     if decided is not None:
-        varies = decided([_operand(held, argument, operation) for argument in operation.arguments.values()][:3])
+        varies = decided([_operand(contents, argument, operation) for argument in operation.arguments.values()][:3])
     else:
-        first, *others = (item.varies for item in held.values())
+        first, *others = (item.varies for item in contents.values())
         varies = reduce(or_, others, first)
     return content(*together(varies, numbers))
 
 
-def _operand(held: dict[fx.Node, Content], argument: Any, operation: Operation) -> Content:
+def _operand(contents: dict[fx.Node, Content], argument: Any, operation: Operation) -> Content:
     if isinstance(argument, fx.Node):
-        return held[argument]
+        return contents[argument]
     number = torch.tensor(argument) if isinstance(argument, (bool, int, float)) else torch.tensor(torch.nan)
     shape = [1] * operation.num_dims
     return Content(torch.zeros(shape, dtype=torch.bool), number.reshape(shape))
@@ -101,29 +101,29 @@ _DECIDED: dict[str, Callable[[Sequence[Content]], Tensor]] = {
 @content_rule(Family.PRELU)
 def prelu(reading: Reading, operation: Operation) -> Contents:
     """Constants make constants, with one slope a channel or one for all."""
-    held, slope = reading.single(operation["self"]), reading.single(operation["weight"])
-    if held is None or slope is None or not slope.is_fixed:
+    incoming, slope = reading.single(operation["self"]), reading.single(operation["weight"])
+    if incoming is None or slope is None or not slope.is_fixed:
         return None
-    numbers = held.numbers
+    numbers = incoming.numbers
     slopes = slope.numbers
     if slopes.ndim and numbers.ndim > 1:
         slopes = slopes.reshape([1, -1, *[1] * (numbers.ndim - 2)])
     numbers = torch.where(numbers >= 0, numbers, numbers * slopes)
-    return content(*together(held.varies, numbers))
+    return content(*together(incoming.varies, numbers))
 
 
 @content_rule(Family.GLU)
 def glu(reading: Reading, operation: Operation) -> Contents:
     """Multiply one half by the sigmoid of the other."""
-    held = reading.single(operation["self"])
-    if held is None:
+    incoming = reading.single(operation["self"])
+    if incoming is None:
         return None
     dim, shape = operation["dim"], node_shape(operation["self"])
     first, second = (
         Content(varies, numbers)
         for varies, numbers in zip(
-            stretched(held.varies, dim, shape).chunk(2, dim),
-            stretched(held.numbers, dim, shape).chunk(2, dim),
+            stretched(incoming.varies, dim, shape).chunk(2, dim),
+            stretched(incoming.numbers, dim, shape).chunk(2, dim),
             strict=True,
         )
     )
@@ -143,14 +143,16 @@ def stretched(tensor: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
 def moved(reading: Reading, operation: Operation) -> Contents:
     """Run the operation on what is known of the elements."""
     data, *others = operation.tensors
-    held = reading.single(data)
-    if held is None:
+    incoming = reading.single(data)
+    if incoming is None:
         return None
     if not operation.row.has(Trait.LIKE_ANOTHER) and not all(reading.is_constant(other) for other in others):
         return None
-    tensors = {other: reading.known(other).numbers.expand(node_shape(other)) for other in others}
+    tensors = {other: reading.content(other).numbers.expand(node_shape(other)) for other in others}
     shape = node_shape(data)
-    varies, numbers = (operation.compute(tensors | {data: item.expand(shape)}) for item in (held.varies, held.numbers))
+    varies, numbers = (
+        operation.compute(tensors | {data: item.expand(shape)}) for item in (incoming.varies, incoming.numbers)
+    )
     return content(varies, numbers)
 
 
@@ -158,11 +160,11 @@ def moved(reading: Reading, operation: Operation) -> Contents:
 def parted(reading: Reading, operation: Operation) -> Contents:
     """Cut what is known into the same pieces."""
     (data,) = operation.tensors
-    held = reading.single(data)
-    if held is None:
+    incoming = reading.single(data)
+    if incoming is None:
         return None
     shape = node_shape(data)
-    pieces = [operation.compute({data: item.expand(shape)}) for item in (held.varies, held.numbers)]
+    pieces = [operation.compute({data: item.expand(shape)}) for item in (incoming.varies, incoming.numbers)]
     return [content(varies, numbers) for varies, numbers in zip(*pieces, strict=True)]
 
 
@@ -171,17 +173,17 @@ def joined(reading: Reading, operation: Operation) -> Contents:
     """Put what is known beside each other; along positions only what all pieces have in common counts."""
     if all(reading.single(node) is None for node in operation.tensors):
         return None
-    held = {node: reading.known(node) for node in operation.tensors}
-    shapes = {node: node_shape(node) for node in held}
+    contents = {node: reading.content(node) for node in operation.tensors}
+    shapes = {node: node_shape(node) for node in contents}
     if operation.row.along == "dim":
         dim = operation["dim"] % operation.num_dims
-        rest = [common_shape(item.varies, item.numbers) for item in held.values()]
+        rest = [common_shape(item.varies, item.numbers) for item in contents.values()]
         sizes = [max(own) for own in zip(*rest, strict=True)]
         shapes = {
             node: torch.Size([*sizes[:dim], node_shape(node)[dim], *sizes[dim + 1 :]]) for node in operation.tensors
         }
-    varies = operation.compute({node: item.varies.expand(shapes[node]) for node, item in held.items()})
-    numbers = operation.compute({node: item.numbers.expand(shapes[node]) for node, item in held.items()})
+    varies = operation.compute({node: item.varies.expand(shapes[node]) for node, item in contents.items()})
+    numbers = operation.compute({node: item.numbers.expand(shapes[node]) for node, item in contents.items()})
     channels = channel_dims(reading, operation.node)
     dims = [dim for dim in range(varies.ndim) if dim not in channels]
     return content(any_over(varies, dims).expand(varies.shape), numbers)
@@ -195,10 +197,10 @@ def channel_dims(reading: Reading, node: fx.Node) -> list[int]:
 
 @content_rule(Family.PAD)
 def padded(reading: Reading, operation: Operation) -> Contents:
-    """Add channels that are constants; at new positions only what is held already counts as the same."""
+    """Add channels that are constants; at new positions only what it holds already counts as the same."""
     (data,) = operation.tensors
-    held, shape = reading.known(data), node_shape(data)
-    varies, numbers = held.varies, held.numbers
+    incoming, shape = reading.content(data), node_shape(data)
+    varies, numbers = incoming.varies, incoming.numbers
     pads = list(operation["pad"])
     is_constant = operation.get("mode", "constant") == "constant"
     filler = operation.get("value") or 0
@@ -224,9 +226,9 @@ def hangs_on(number: Any) -> bool:
     return isinstance(number, fx.Node)
 
 
-def _even(held: Content, dims: Sequence[int]) -> Content:
+def _even(incoming: Content, dims: Sequence[int]) -> Content:
     """Return a content with size 1 along some dimensions: what differs along them counts as varying."""
-    varies, numbers = held.varies, held.numbers
+    varies, numbers = incoming.varies, incoming.numbers
     for dim in dims:
         first = numbers.narrow(dim, 0, 1)
         varies = varies | (numbers != first)
@@ -239,11 +241,11 @@ def resized(reading: Reading, operation: Operation) -> Contents:
     """Pool or interpolate: what is the same at all positions stays, but for zeros that are mixed in."""
     source = operation.node.args[0]
     assert isinstance(source, fx.Node)
-    held = reading.single(source)
-    if held is None:
+    incoming = reading.single(source)
+    if incoming is None:
         return None
-    rank = held.varies.ndim
-    even = _even(held, range(rank - operation.row.spatial_dims(rank), rank))
+    rank = incoming.varies.ndim
+    even = _even(incoming, range(rank - operation.row.spatial_dims(rank), rank))
     if _mixes_zeros(operation):
         even = Content(even.varies | (even.numbers != 0), even.numbers)
     return with_others(operation, content(*together(even.varies, even.numbers)))
@@ -267,11 +269,11 @@ def reduced(reading: Reading, operation: Operation) -> Contents:
     """The mean or maximum of equal numbers is that number, their sum only where they are zero."""
     if isinstance(operation.get("other"), fx.Node):
         return elementwise(reading, operation)
-    held = reading.single(operation.tensors[0])
-    if held is None or not operation.row.traits & (Trait.EQUAL | Trait.ZERO):
+    incoming = reading.single(operation.tensors[0])
+    if incoming is None or not operation.row.traits & (Trait.EQUAL | Trait.ZERO):
         return None
     dims = dims_of(operation)
-    even = _even(held, dims)
+    even = _even(incoming, dims)
     if not operation.row.has(Trait.EQUAL):
         even = Content(even.varies | (even.numbers != 0), even.numbers)
     varies, numbers = together(even.varies, even.numbers)

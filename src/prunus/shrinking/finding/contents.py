@@ -51,7 +51,7 @@ class Reading:
         coupling: what goes together, and the graph.
         of: node -> its content.
         operations: node -> the operation it is, None where it is none of ATen's.
-        held: use -> what each of its inputs holds, double; NaN where it varies or differs from place to place.
+        constants: use -> what each of its inputs holds, double; NaN where it varies or differs from place to place.
         distributions: the nodes whose last dimension sums to one, as a softmax's does.
         tangled: the nodes of which nothing can be said, as they are written over and read again.
     """
@@ -59,7 +59,7 @@ class Reading:
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.of: dict[fx.Node, Contents] = {}
-        self.held: dict[int, Tensor] = {}
+        self.constants: dict[int, Tensor] = {}
         self.distributions: set[fx.Node] = set()
         self.tangled = tangled(coupling.graph.program.graph)
         self.uses: dict[fx.Node, list[Use]] = {}
@@ -75,18 +75,18 @@ class Reading:
 
     def single(self, node: fx.Node) -> Content | None:
         """Return the content of a node with one output."""
-        held = self.of.get(node)
-        return held if isinstance(held, Content) else None
+        value = self.of.get(node)
+        return value if isinstance(value, Content) else None
 
-    def known(self, node: fx.Node) -> Content:
+    def content(self, node: fx.Node) -> Content:
         """Return the content of a node; one that varies throughout where nothing is known."""
-        held = self.single(node)
-        return unknown(rank_of(node), node.meta["val"].dtype) if held is None else held
+        value = self.single(node)
+        return unknown(rank_of(node), node.meta["val"].dtype) if value is None else value
 
     def is_constant(self, node: fx.Node) -> bool:
         """Tell whether no element of a node depends on the inputs."""
-        held = self.single(node)
-        return held is not None and held.is_fixed
+        value = self.single(node)
+        return value is not None and value.is_fixed
 
     def carries(self, use: Use) -> Tensor:
         """Return which entries of a used weight are not zero, as `nonzero`."""
@@ -97,7 +97,7 @@ class Reading:
     def may_count(self, node: fx.Node) -> Tensor:
         """Return which elements of a node are not always 0."""
         if node not in self._nonzero:
-            self._nonzero[node] = self.known(node).may_count
+            self._nonzero[node] = self.content(node).may_count
         return self._nonzero[node]
 
     def _read(self, node: fx.Node) -> Contents:
@@ -142,7 +142,7 @@ class Reading:
         if sum(sizes) > _MOST_COMPUTED or not all(self.is_constant(argument) for argument in operation.tensors):
             return None
         tensors = {
-            argument: self.known(argument).numbers.expand(node_shape(argument)) for argument in operation.tensors
+            argument: self.content(argument).numbers.expand(node_shape(argument)) for argument in operation.tensors
         }
         try:
             result = operation.compute(tensors)

@@ -74,17 +74,17 @@ def _unneeded(sweep: Sweep, operation: Operation) -> dict[fx.Node, Tensor]:
 
 def _zero(sweep: Sweep, argument: Any) -> Tensor | None:
     if isinstance(argument, fx.Node):
-        held = sweep.reading.single(argument)
-        return None if held is None else held.is_zero
+        incoming = sweep.reading.single(argument)
+        return None if incoming is None else incoming.is_zero
     return torch.tensor(True) if argument == 0 else None
 
 
 def _not_chosen(sweep: Sweep, condition: Any, one: Any, other: Any) -> dict[fx.Node, Tensor]:
-    held = sweep.reading.single(condition)
-    if held is None or one is other or condition is one or condition is other:
+    incoming = sweep.reading.single(condition)
+    if incoming is None or one is other or condition is one or condition is other:
         return {}
-    numbers = held.numbers.bool()
-    masks = ((one, ~held.varies & ~numbers), (other, ~held.varies & numbers))
+    numbers = incoming.numbers.bool()
+    masks = ((one, ~incoming.varies & ~numbers), (other, ~incoming.varies & numbers))
     return {node: mask for node, mask in masks if isinstance(node, fx.Node)}
 
 
@@ -113,10 +113,10 @@ def moved(sweep: Sweep, operation: Operation, matters: Any) -> None:
         atoms[needed[needed >= 0]] = True
         present[labels[labels >= 0]] = True
     for source in operation.tensors:
-        held = coupling.values.get(source)
-        if not isinstance(held, Value) or held.sources:
+        value = coupling.values.get(source)
+        if not isinstance(value, Value) or value.sources:
             continue
-        labels = compact(held.labels)
+        labels = compact(value.labels)
         kept = labels >= 0
         inside = labels.clamp(min=0)
         follows = operation.family is not Family.INDEX or bool(present[inside[kept]].all())
@@ -207,7 +207,7 @@ def _scaled(sweep: Sweep, operation: Operation, matters: Any, dim: int) -> Tenso
     weight = operation.get("weight")
     if own is None or weight is None or not sweep.reading.is_constant(weight):
         return own
-    scale = sweep.reading.known(weight).numbers.expand(node_shape(weight)) != 0
+    scale = sweep.reading.content(weight).numbers.expand(node_shape(weight)) != 0
     own = own & scale.reshape([*[1] * dim, *scale.shape, *[1] * (own.ndim - dim - scale.ndim)])
     return own if bool(own.any()) else None
 

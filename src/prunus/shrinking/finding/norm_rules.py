@@ -20,15 +20,15 @@ def channel_norm(reading: Reading, operation: Operation) -> Contents:
     if by_statistics or not all(reading.is_constant(node) for node in operation.tensors[1:]):
         return with_others(operation, scaled)
     source = operation["input"]
-    held, shape = reading.known(source), node_shape(source)
-    _, numbers = together(held.varies, held.numbers)
-    tensors = {node: reading.known(node).numbers.expand(node_shape(node)) for node in operation.tensors[1:]}
+    incoming, shape = reading.content(source), node_shape(source)
+    _, numbers = together(incoming.varies, incoming.numbers)
+    tensors = {node: reading.content(node).numbers.expand(node_shape(node)) for node in operation.tensors[1:]}
     if float(tensors[operation["running_var"]].min()) + operation["eps"] <= 0:
         return None
     result = operation.compute(tensors | {source: stretched(numbers, 1, shape)})
     numbers = result[0] if isinstance(result, (list, tuple)) else result
     weight = operation.get("weight")
-    varies = held.varies
+    varies = incoming.varies
     if weight is not None:
         varies = varies & (tensors[weight] != 0).reshape([1, -1, *[1] * (len(shape) - 2)])
     return with_others(operation, content(varies.expand(numbers.shape), numbers))
@@ -40,8 +40,8 @@ def _scaled_by_zero(reading: Reading, operation: Operation, dim: int) -> Content
     if weight is None or not reading.is_constant(weight) or (bias is not None and not reading.is_constant(bias)):
         return None
     num_dims = operation.num_dims
-    scale = reading.known(weight).numbers.expand(node_shape(weight))
-    shift = torch.zeros_like(scale) if bias is None else reading.known(bias).numbers.expand(node_shape(bias))
+    scale = reading.content(weight).numbers.expand(node_shape(weight))
+    shift = torch.zeros_like(scale) if bias is None else reading.content(bias).numbers.expand(node_shape(bias))
     behind = num_dims - dim - scale.ndim
     shape = [*[1] * dim, *scale.shape, *[1] * behind]
     return content((scale != 0).reshape(shape), shift.reshape(shape))

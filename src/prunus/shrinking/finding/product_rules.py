@@ -30,49 +30,49 @@ def contracted(reading: Reading, operation: Operation) -> Contents:
         return None
     weight = weight_place(reading, product)
     if weight is not None:
-        numbers = _held_inputs(product, reading.single(product.factors[1 - weight][0]), 1 - weight)
-        reading.held |= {id(use): numbers for use in reading.uses.get(operation.node, ()) if numbers is not None}
+        numbers = _input_constants(product, reading.single(product.factors[1 - weight][0]), 1 - weight)
+        reading.constants |= {id(use): numbers for use in reading.uses.get(operation.node, ()) if numbers is not None}
     if weight is not None and set(product.summed) <= set(product.factors[weight][1]):
         return _times_weight(reading, product, weight)
     if first in reading.distributions and product.summed == [left[-1]]:
-        return _weighted_mean(reading.known(second), right, product.summed[0], product.out)
+        return _weighted_mean(reading.content(second), right, product.summed[0], product.out)
     varies = meets(reading.may_count(first), left, reading.may_count(second), right, product.out)
     return _plus(reading, product, varies, torch.zeros_like(varies, dtype=operation.node.meta["val"].dtype))
 
 
 def _times_weight(reading: Reading, product: Contraction, place: int) -> Content | None:
     (weight, own), (source, letters) = product.factors[place], product.factors[1 - place]
-    held = reading.single(source)
+    incoming = reading.single(source)
     counts = reading.may_count(weight).expand(node_shape(weight))
-    numbers = reading.known(weight).numbers
-    if held is None:
+    numbers = reading.content(weight).numbers
+    if incoming is None:
         varies = reduced(counts, own, product.out)
         if bool(varies.all()):
             return None
         return _plus(reading, product, varies, torch.zeros(varies.shape, dtype=numbers.dtype))
-    varies = meets(held.varies, letters, counts, own, product.out)
+    varies = meets(incoming.varies, letters, counts, own, product.out)
     if bool(varies.all()):
         return None
     shape = node_shape(source)
     sizes = [shape[dim] if letter in product.summed else -1 for dim, letter in enumerate(letters)]
     equation = f"{letters},{own}->{product.out}"
-    values = held.numbers.to(numbers.dtype).expand(sizes)
+    values = incoming.numbers.to(numbers.dtype).expand(sizes)
     sums = torch.einsum(equation, values, numbers.expand(node_shape(weight)))
     return _plus(reading, product, varies, sums * product.scale)
 
 
 def _plus(reading: Reading, product: Contraction, varies: Tensor, numbers: Tensor) -> Content | None:
     if product.bias is not None:
-        held = reading.known(product.bias)
-        varies, numbers = varies | held.varies, numbers + product.bias_scale * held.numbers
+        incoming = reading.content(product.bias)
+        varies, numbers = varies | incoming.varies, numbers + product.bias_scale * incoming.numbers
     return content(*together(varies, numbers))
 
 
-def _weighted_mean(held: Content, letters: str, summed: str, out: str) -> Content | None:
+def _weighted_mean(incoming: Content, letters: str, summed: str, out: str) -> Content | None:
     """Return a mean of numbers, weighted with weights that sum to one: of equal numbers it is that number."""
     dim = letters.index(summed)
-    first = held.numbers.narrow(dim, 0, 1)
-    varies = held.varies | (held.numbers != first)
+    first = incoming.numbers.narrow(dim, 0, 1)
+    varies = incoming.varies | (incoming.numbers != first)
     return content(reduced(varies, letters, out), _placed(first, letters, out))
 
 
@@ -88,14 +88,14 @@ def _placed(numbers: Tensor, letters: str, out: str) -> Tensor:
 @content_rule(Family.ATTENTION)
 def attended(reading: Reading, operation: Operation) -> Contents:
     """The values of a head that are the same for all tokens are what attention gives; with a mask, zeros only."""
-    held = reading.single(operation["value"])
-    if held is None or operation.get("dropout_p"):
+    incoming = reading.single(operation["value"])
+    if incoming is None or operation.get("dropout_p"):
         return None
     if operation.get("enable_gqa"):
         times = operation.shape[-3] // node_shape(operation["value"])[-3]
-        held = Content(*(_repeated(tensor, times) for tensor in (held.varies, held.numbers)))
-    letters = row_letters(held.varies.ndim - 2) + "sd"
-    result = _weighted_mean(held, letters, "s", letters.replace("s", "t"))
+        incoming = Content(*(_repeated(tensor, times) for tensor in (incoming.varies, incoming.numbers)))
+    letters = row_letters(incoming.varies.ndim - 2) + "sd"
+    result = _weighted_mean(incoming, letters, "s", letters.replace("s", "t"))
     if result is not None and operation.get("attn_mask") is not None:
         result = content(*together(result.varies | (result.numbers != 0), result.numbers))
     return result
@@ -116,7 +116,7 @@ def convolved(reading: Reading, operation: Operation) -> Contents:
     dim = 1 if operation.num_dims == rank_of(operation["weight"]) else 0
     carries = reading.carries(use)
     numbers = channel_numbers(reading.single(source), dim, num_inputs(use, carries))
-    reading.held[id(use)] = numbers
+    reading.constants[id(use)] = numbers
     varies = produced(use, carries, numbers.isnan() | (numbers != 0) if pads(operation) else numbers.isnan())
     if bool(varies.all()):
         return None
@@ -124,7 +124,7 @@ def convolved(reading: Reading, operation: Operation) -> Contents:
     numbers = numbers.nan_to_num().to(weight.dtype)
     sums = applied(use, weight.flatten(2).sum(2), numbers)
     if operation["bias"] is not None:
-        sums = sums + widened(reading.known(operation["bias"]).numbers)
+        sums = sums + widened(reading.content(operation["bias"]).numbers)
     shape = [1] * operation.num_dims
     shape[dim] = -1
     dtype = operation.node.meta["val"].dtype
@@ -146,7 +146,7 @@ def recurring(reading: Reading, operation: Operation) -> Contents:
     if units is None:
         return None
     for use, zero in units.inputs.items():
-        reading.held[use] = torch.where(zero, 0.0, torch.nan).double()
+        reading.constants[use] = torch.where(zero, 0.0, torch.nan).double()
     dtype = operation.node.meta["val"][0].dtype
     last = torch.cat(units.by_cell[-units.directions :])
     states = torch.stack(units.by_cell)[:, None] if operation.num_dims == 3 else torch.stack(units.by_cell)
@@ -162,21 +162,22 @@ def weight_place(reading: Reading, product: Contraction) -> int | None:
     return next((place for place in (*places, *constant) if place in constant), None)
 
 
-def _held_inputs(product: Contraction, held: Content | None, place: int) -> Tensor | None:
+def _input_constants(product: Contraction, incoming: Content | None, place: int) -> Tensor | None:
     """Return what the inputs of a weight hold, in the order of its columns."""
     source, letters = product.factors[place]
     summed = [letter for letter in product.summed if letter in letters]
-    if held is None or not summed:
+    if incoming is None or not summed:
         return None
-    return merged_channels(held, letters, summed, node_shape(source))
+    return merged_channels(incoming, letters, summed, node_shape(source))
 
 
-def merged_channels(held: Content, letters: str, summed: list[str], shape: torch.Size) -> Tensor:
+def merged_channels(incoming: Content, letters: str, summed: list[str], shape: torch.Size) -> Tensor:
     """Return what each combination of the indices of several dimensions holds, as `channel_numbers`."""
     lead = [dim for dim, letter in enumerate(letters) if letter not in summed]
     order = [*(letters.index(letter) for letter in summed), *lead]
     sizes = [shape[dim] if letter in summed else -1 for dim, letter in enumerate(letters)]
     varies, numbers = (
-        tensor.expand(sizes).permute(order).flatten(0, len(summed) - 1) for tensor in (held.varies, held.numbers)
+        tensor.expand(sizes).permute(order).flatten(0, len(summed) - 1)
+        for tensor in (incoming.varies, incoming.numbers)
     )
     return channel_numbers(Content(varies, numbers), 0, varies.shape[0])

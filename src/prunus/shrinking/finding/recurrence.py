@@ -65,10 +65,10 @@ def _starts_at_zero(reading: Reading, operation: Operation, cell: int) -> Tensor
     size = node_shape(states[0])[-1]
     result = torch.ones(size, dtype=torch.bool)
     for state in states:
-        held = reading.single(state)
-        if held is None:
+        incoming = reading.single(state)
+        if incoming is None:
             return torch.zeros(size, dtype=torch.bool)
-        zero = held.is_zero
+        zero = incoming.is_zero
         own = zero.narrow(0, cell, 1) if zero.shape[0] > 1 else zero
         result &= own.reshape(-1, own.shape[-1]).all(0).expand(size)
     return result
@@ -89,7 +89,7 @@ def _zero_of_cell(
     from_inputs, from_state = (reading.carries(use)[rows] for use in uses)
     zero = starts & ~(from_inputs & ~zero_inputs).any(1)
     if len(parameters) == 4:
-        of_inputs, of_state = (reading.known(bias).numbers.expand(node_shape(bias))[rows] for bias in parameters[2:])
+        of_inputs, of_state = (reading.content(bias).numbers.expand(node_shape(bias))[rows] for bias in parameters[2:])
         if operation.name == "gru":
             zero &= (of_inputs == 0) & (of_state == 0)
         elif operation.name == "rnn_relu":

@@ -25,5 +25,5 @@ def removable(coupling: Coupling) -> tuple[Kept, Constants]:
         kept = keep(coupling, ~sweep.alive)
         back = ~kept.gone & ~sweep.alive
         if not bool((back & ~staying).any()):
-            return kept, Constants(reading.held, sweep.outputs, sweep.matters)
+            return kept, Constants(reading.constants, sweep.outputs, sweep.matters)
         staying = staying | back

@@ -52,7 +52,9 @@ class Attribute:
 
 def tell_layers(model: nn.Module, original: nn.Module, kept: Kept) -> None:
     """Let the attributes of layers tell the sizes of the tensors that they hold: PyTorch's by class, others by name."""
-    uses = {use.weight.name: (use, each) for each in (kept.training, kept) if each for use in each.coupling.uses}
+    uses = {
+        use.weight.name: (use, counted) for counted in (kept.training, kept) if counted for use in counted.coupling.uses
+    }
     changes = _size_changes(kept, ancestors=False)
     originals = dict(original.named_modules())
     for path, module in model.named_modules():
@@ -124,17 +126,17 @@ def asks_its_mode(model: nn.Module, call: Callable[[nn.Module], object]) -> bool
         model: whose modules are watched.
         call: runs its forward, and nothing else that looks at its modules.
     """
-    asked = False
+    is_read = False
 
     def note(module: nn.Module, name: str, value: object) -> None:
-        nonlocal asked
-        if name == "training" and not asked:
+        nonlocal is_read
+        if name == "training" and not is_read:
             asker = sys._getframe(2).f_globals.get("__name__", "")  # of `read`, of who reads
-            asked = not asker.startswith("torch.")
+            is_read = not asker.startswith("torch.")
 
     with _noting(model, note):
         call(model)
-    return asked
+    return is_read
 
 
 @contextlib.contextmanager

@@ -88,12 +88,12 @@ class _Checking(fx.Interpreter):
 
     def _is_changed(self, smaller: fx.Node, node: fx.Node) -> bool:
         """Tell whether the smaller graph's operation reads or makes anything else than the larger one's."""
-        values = [self._demanded.kept.coupling.values.get(each) for each in (node, *node.all_input_nodes)]
+        values = [self._demanded.kept.coupling.values.get(source) for source in (node, *node.all_input_nodes)]
         listed = [value for entry in values for value in (entry if isinstance(entry, list) else [entry])]
         if any(isinstance(value, Value) and self._demanded.extents.is_cut(value) for value in listed):
             return True
-        read = [each for each in smaller.all_input_nodes if each.op == "placeholder"]
-        names = [self._demanded.names.get(each.name) for each in read]
+        read = [source for source in smaller.all_input_nodes if source.op == "placeholder"]
+        names = [self._demanded.names.get(source.name) for source in read]
         return any(name is not None and self._is_replaced(name) for name in names)
 
     def _is_replaced(self, name: str) -> bool:

@@ -85,7 +85,7 @@ def _in_training(kept: Kept) -> Kept | None:
             gone[coupling.axis_classes(axis)[kept.gone[kept.coupling.axis_classes(axis)]]] = True
     again, others = keep(coupling, gone), unreached(graph)
     for whole, cut in ((kept.indices, again.indices), (kept.columns, again.columns)):
-        if not _equal(*({name: own for name, own in held.items() if name not in others} for held in (whole, cut))):
+        if not _equal(*({name: own for name, own in chosen.items() if name not in others} for chosen in (whole, cut))):
             return None
     return again
 
