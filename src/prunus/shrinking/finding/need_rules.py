@@ -113,10 +113,10 @@ def moved(sweep: Sweep, operation: Operation, matters: Any) -> None:
         atoms[needed[needed >= 0]] = True
         present[labels[labels >= 0]] = True
     for source in operation.tensors:
-        value = coupling.values.get(source)
-        if not isinstance(value, Value) or value.sources:
+        argument = coupling.values.get(source)
+        if not isinstance(argument, Value) or argument.sources:
             continue
-        labels = compact(value.labels)
+        labels = compact(argument.labels)
         kept = labels >= 0
         inside = labels.clamp(min=0)
         follows = operation.family is not Family.INDEX or bool(present[inside[kept]].all())
