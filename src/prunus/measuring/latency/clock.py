@@ -103,7 +103,6 @@ def _summary(nanoseconds: Sequence[int]) -> Latency:
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
