@@ -35,6 +35,8 @@ _log = logging.getLogger("prunus")
 
 # The largest difference to the model, relative to its largest output, that sums in another order explain.
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
+# Where a block of samples takes longer, a program is held against its model for one block only.
+_SLOW_SECONDS = 1.0
 # The C keeps a counter for each thread on the stack.
 MOST_THREADS = 1024
 # What a call may do where weights that are left out would meet an infinity or NaN.
@@ -147,7 +149,8 @@ def assembled(
     assembly = assemble(plans, choice.chosen, numbers, looks=nonfinite == "raise")
     engine = Engine(kernels, assembly, threads, choice.most_single)
     sizes = [math.prod(shape) for _, shape in net.inputs.values()], [view.index.size for view in net.outputs]
-    return engine.sharing() if threads > 1 and tuning.shares_steps(engine, *sizes) else engine
+    engine.share(threads > 1 and tuning.shares_steps(engine, *sizes))
+    return engine
 
 
 class _Clock:
@@ -237,31 +240,41 @@ def _converted(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _difference(model: nn.Module, program: Program, example: ExampleInputs, choice: Choice) -> float:
-    """Return the largest difference to the model on random inputs: one sample, and more than a block.
+    """Return the largest difference to the model on random inputs: one sample, and so many that there are blocks.
+
+    Raises:
+        CompileError: as `_difference_for`.
+    """
+    if program.fixed_batch is not None:
+        return _difference_for(program.fixed_batch, model, program, example)
+    start = time.perf_counter()
+    single = _difference_for(1, model, program, example)
+    is_slow = (time.perf_counter() - start) * choice.block > _SLOW_SECONDS
+    partial = choice.most_single + 1  # a block that is not full: behind a whole one, or by itself
+    return max(single, _difference_for(partial if is_slow else choice.block + partial, model, program, example))
+
+
+def _difference_for(size: int, model: nn.Module, program: Program, example: ExampleInputs) -> float:
+    """Return the largest difference to the model for a batch of random inputs.
 
     Raises:
         CompileError: it is larger than another order of sums explains, or the model can't run such a batch.
     """
-    blocks = choice.block + choice.most_single + 1  # a whole block and one that is not full
-    worst = 0.0
-    for size in (1, blocks) if program.fixed_batch is None else (program.fixed_batch,):
-        args, kwargs = call_arguments(example, size)
-        args, kwargs = random_like(tuple(value[:size] for value in args), {k: v[:size] for k, v in kwargs.items()})
-        try:
-            expected = outputs(model, args, kwargs)
-        except Exception as error:
-            raise CompileError(
-                f"the model can't run a batch of {size}, but a program takes any: {type(error).__name__}: "
-                f"{str(error)[:200]}; take the batch from the input, as in x.reshape(x.shape[0], -1)"
-            ) from error
-        actual = torch.utils._pytree.tree_leaves(program(*args, **kwargs))
-        apart = difference(expected, actual)
-        limit = _TOLERANCES[program.dtype]
-        if not apart <= limit:
-            raise CompileError(
-                f"the program computes something else than the model: for a batch of {size} its outputs differ by "
-                f"{apart:.1e} of the largest, more than the {limit:.0e} that rounding explains; the model may depend "
-                "on the batch or on chance, else please report it"
-            )
-        worst = max(worst, apart)
-    return worst
+    args, kwargs = call_arguments(example, size)
+    args, kwargs = random_like(tuple(value[:size] for value in args), {k: v[:size] for k, v in kwargs.items()})
+    try:
+        expected = outputs(model, args, kwargs)
+    except Exception as error:
+        raise CompileError(
+            f"the model can't run a batch of {size}, but a program takes any: {type(error).__name__}: "
+            f"{str(error)[:200]}; take the batch from the input, as in x.reshape(x.shape[0], -1)"
+        ) from error
+    apart = difference(expected, torch.utils._pytree.tree_leaves(program(*args, **kwargs)))
+    limit = _TOLERANCES[program.dtype]
+    if not apart <= limit:
+        raise CompileError(
+            f"the program computes something else than the model: for a batch of {size} its outputs differ by "
+            f"{apart:.1e} of the largest, more than the {limit:.0e} that rounding explains; the model may depend "
+            "on the batch or on chance, else please report it"
+        )
+    return apart

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
-import torch
 
 from prunus.compiling.assembling import Assembly
 from prunus.compiling.kernels.calls import Call
@@ -45,7 +43,6 @@ class Engine:
         assembly: the program.
         threads: the most a call may use.
         most_single: remainders of up to this many samples run one by one.
-        share_steps: whether threads share the steps of a task where there are fewer tasks than threads.
     """
 
     def __init__(
@@ -54,9 +51,9 @@ class Engine:
         assembly: Assembly,
         threads: int = 1,
         most_single: int = 0,
-        share_steps: bool = False,
     ) -> None:
-        self.threads, self.share_steps, self._most_single = threads, share_steps, most_single
+        self.threads, self._most_single = threads, most_single
+        self.share_steps = False  # whether threads share the steps of a task where there are fewer tasks than threads
         self._constants = _Memory(len(assembly.constants))
         self._constants.fill(assembly.constants)
         self._block_size = assembly.block_size
@@ -102,11 +99,11 @@ class Engine:
         self._idle.append(taken)
         return passed / times
 
-    def sharing(self) -> Engine:
-        """Return the same program with threads that share steps."""
-        shared = copy.copy(self)
-        shared.share_steps, shared._idle = True, []
-        return shared
+    def share(self, share_steps: bool) -> None:
+        """Let threads share the steps of a task, or not, from now on; no call may be running."""
+        self.share_steps = share_steps
+        for _, program, _ in self._idle:
+            program.share_steps = int(share_steps)
 
     def _take(self) -> tuple[_Memory, _Program, int]:
         try:
@@ -168,16 +165,16 @@ def _timed(function: Any, *arguments: int) -> float:
 
 
 class _Memory:
-    """Memory of zeros that begins with a cache line."""
+    """Memory of zeros that begins with a cache line; what is never touched takes none."""
 
     def __init__(self, size: int) -> None:
-        self._bytes = torch.zeros(size + _ALIGNMENT, dtype=torch.uint8, device="cpu")
-        self._skip = -self._bytes.data_ptr() % _ALIGNMENT
-        self.address = self._bytes.data_ptr() + self._skip
+        self._bytes = numpy.zeros(size + _ALIGNMENT, dtype=numpy.uint8)
+        self._skip = -self._bytes.ctypes.data % _ALIGNMENT
+        self.address = self._bytes.ctypes.data + self._skip
 
     def fill(self, content: bytes | bytearray) -> None:
         """Write to its beginning."""
-        self._bytes.numpy()[self._skip : self._skip + len(content)] = numpy.frombuffer(content, numpy.uint8)
+        self._bytes[self._skip : self._skip + len(content)] = numpy.frombuffer(content, numpy.uint8)
 
 
 def _function(function: Any, addresses: int, numbers: int, result: Any = None) -> Any:

@@ -8,6 +8,8 @@ which says for each element that it wants where it lies.
 from __future__ import annotations
 
 import abc
+import math
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -164,9 +166,33 @@ class Net:
     boxes: Mapping[int, Box] = field(default_factory=dict)
 
 
+# By length. Most views are of whole values; those of a large net would take a gigabyte if each had its own numbers.
+_COUNTING: weakref.WeakValueDictionary[int, Indices] = weakref.WeakValueDictionary()
+
+
+def counting(size: int) -> Indices:
+    """Return 0, 1, 2, ... below a size: one array, not to be written to, for all that use it at the same time."""
+    numbers = _COUNTING.get(size)
+    if numbers is None:
+        numbers = numpy.arange(size, dtype=numpy.int64)
+        numbers.flags.writeable = False
+        _COUNTING[size] = numbers
+    return numbers
+
+
+def is_counting(index: Indices) -> bool:
+    """Tell whether an index is 0, 1, 2, ... in order.
+
+    >>> is_counting(whole(0, (2, 3, 4)).index), is_counting(numpy.array([[0, 2], [1, 3]]))
+    (True, False)
+    """
+    numbers = counting(index.size)
+    return (index.base is numbers and index.flags.c_contiguous) or bool((index.reshape(-1) == numbers).all())
+
+
 def whole(value: int, box: Box) -> View:
     """Return a view of all of a value, in its own arrangement."""
-    return View(value, numpy.arange(numpy.prod(box), dtype=numpy.int64).reshape(box))
+    return View(value, counting(math.prod(box)).reshape(box))
 
 
 def box_of(shape: tuple[int, ...]) -> Box:

@@ -43,7 +43,12 @@ class Plan:
 
     def step_along(self, view: View, dim: int) -> int:
         """Return how many numbers lie from one element of a view to the next along a dimension."""
-        return step_along(self.addresses(view), dim)
+        corner = view.index[tuple(slice(1 + (axis == dim)) for axis in range(view.index.ndim))]
+        return step_along(self.addresses(View(view.value, corner)), dim)
+
+    def first_address(self, view: View) -> int:
+        """Return where in the workspace a view's first element lies."""
+        return int(self.addresses(View(view.value, view.index.reshape(-1)[:1])).item())
 
     def addresses(self, view: View) -> Indices:
         """Return where in the workspace the elements of a view lie."""

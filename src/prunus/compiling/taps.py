@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy
 
 from prunus.compiling.layout import Halo, Layout
-from prunus.compiling.net import Indices
+from prunus.compiling.net import Indices, is_counting
 from prunus.compiling.operations.contract import Contract
 
 
@@ -35,11 +35,15 @@ def step_along(index: Indices, dim: int) -> int:
     """Return by how much indices or addresses grow along a dimension; 0 where it has one element."""
     if index.shape[dim] < 2:
         return 0
-    return int(index.take(1, dim).flat[0] - index.take(0, dim).flat[0])
+    first = (0,) * index.ndim
+    second = tuple(int(axis == dim) for axis in range(index.ndim))
+    return int(index[second] - index[first])
 
 
 def steps_fit(index: Indices, rows: int, columns: int) -> bool:
     """Tell whether equal steps of places are equal steps in memory, where rows and channels may have gaps between."""
+    if index.shape[1:] == (rows, columns) and is_counting(index):
+        return True
     flat = index.reshape(len(index), -1)
     channel, rest = numpy.divmod(flat, rows * columns)
     row, column = numpy.divmod(rest, columns)
@@ -83,7 +87,7 @@ def taps_of(contract: Contract, layout: Layout, split: int | None) -> Taps:
         starts = layout.addresses(index[:, :, 0, 0])[right % split].T[:, None, :]
         offsets = starts + (down * layout.pitch + right // split) * layout.block
         return Taps(offsets, (contract.stride[0] * layout.pitch * layout.block, layout.block))
-    addresses = layout.addresses(contract.source.index)
+    addresses = layout.addresses(contract.source.index[:, :2, :2])
     steps = step_along(addresses, 1), step_along(addresses, 2)
     if halo_of(contract):
         steps = layout.pitch * layout.block, layout.block

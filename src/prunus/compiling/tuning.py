@@ -28,20 +28,25 @@ from prunus.compiling.toolchain import Target
 from prunus.machine import machine
 
 # Part of what is remembered: whatever changes the kernels makes old measurements worthless.
-_VERSION = 6
+_VERSION = 7
 
-# How many ways of computing a contraction are tried, and in how many rounds.
+# How many ways of computing a contraction are tried.
 _MOST_TRIED = 4
-_ROUNDS = 5
 
-# What one measurement should last at least, and all those of one trial at most, in seconds.
+# A contraction with more multiply-adds is tried on some of its tiles: about a millisecond.
+_MOST_MACS = 3e7
+
+# What one measurement should last at least, and after which no other of the same trial begins, in seconds.
 _LEAST_SECONDS = 50e-6
-_MOST_SECONDS = 0.02
-# A way that is so many times slower than the best at first is not tried again.
-_HOPELESS = 1.2
+_MOST_SECONDS = 0.01
+# After a call of each: a round for each of these, without ways that many times slower than the best.
+_HOPELESS = 2.0, 1.2, 1.2, 1.2, 1.2, 1.2
 
-# Threads that share each step wait for each other after each: it has to pay.
+# Threads that share each step wait for each other after each: it has to pay. Both ways are timed in so many rounds at
+# least and at most, until so many seconds are over.
 _WORTH_SHARING = 0.9
+_SHARING_ROUNDS = 4, 20
+_SHARING_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -138,42 +143,56 @@ def _tuned(
     totals = []
     for plan in plans:
         total = 0.0
+        alike: dict[
+            object, tuple[Variant, float]
+        ] = {}  # what layers of one shape have in common: the best, its seconds
         for number, operation in enumerate(plan.net.operations):
             say(f"trying kernels in {plan.mode.name} mode: operation {number + 1} of {len(plan.net.operations)}")
-            ways = variants(operation, plan, target.registers)[:_MOST_TRIED] if isinstance(operation, Contract) else []
-            seconds = _timed(operation, ways, CallWriter(plan, Constants(), numbers), trials)
-            total += min(seconds)
-            if ways:
-                chosen[plan.mode.name, operation.output] = ways[seconds.index(min(seconds))]
+            writer = CallWriter(plan, Constants(), numbers, most_macs=_MOST_MACS)
+            if not isinstance(operation, Contract):
+                total += sum(_timed(operation, [None], writer, trials))
+                continue
+            ways, key = variants(operation, plan, target.registers), _likeness(operation, plan)
+            if key not in alike or alike[key][0] not in ways:
+                seconds = _timed(operation, ways[:_MOST_TRIED], writer, trials)
+                best = min(seconds)
+                alike[key] = ways[seconds.index(best)], best / max(operation.nonzero, 1)
+            chosen[plan.mode.name, operation.output], by_weight = alike[key]
+            total += by_weight * operation.nonzero
         totals.append(total)
     in_block, singly = totals
     most_single = min(int(in_block / max(singly, 1e-9)), block - 1)
     return Choice(block, chosen, most_single), in_block / block
 
 
-def _timed(operation: Operation, ways: Sequence[Variant], writer: CallWriter, trials: Trials) -> list[float]:
-    """Return the seconds that each way to compute an operation takes; of its calls together, if it has one way only."""
-    choices: list[Variant | None] = [*ways] or [None]
-    calls = [call for way in choices for call in operation.calls(writer, way)]
+def _likeness(contract: Contract, plan: Plan) -> tuple[object, ...]:
+    """Return what layers have in common for which the same way is best: shapes, and about how many weights are zero."""
+    density = round(math.log2(max(contract.nonzero, 1) / contract.weight.size))
+    fields = contract.weight.shape, contract.groups, contract.grid, contract.pool
+    return density, *fields, plan.layouts[contract.source.value], plan.taps[contract.output].steps
+
+
+def _timed(operation: Operation, ways: Sequence[Variant | None], writer: CallWriter, trials: Trials) -> list[float]:
+    """Return the seconds that each call of some ways to compute an operation takes."""
+    calls = [call for way in ways for call in operation.calls(writer, way)]
     trials.prepare(calls, writer.constants.data)
-    seconds = _interleaved(trials, len(calls))
-    return seconds if ways else [sum(seconds)]
+    return [seconds / call.share for seconds, call in zip(_interleaved(trials, len(calls)), calls, strict=True)]
 
 
 def _interleaved(trials: Trials, count: int) -> list[float]:
     """Return the least seconds that each call took, over rounds in random orders."""
-    best = [trials.seconds(trial, 1) for trial in range(count)]  # and it warms up
-    best = [min(before, trials.seconds(trial, 1)) for trial, before in enumerate(best)]
-    times = [max(1, math.ceil(_LEAST_SECONDS / max(taken, 1e-7))) for taken in best]
-    spent = [0.0] * count
-    order = [trial for trial in range(count) if best[trial] <= _HOPELESS * min(best)]
+    trials.seconds(0, 1)  # the first to touch the memory that all of them read
+    best = [trials.seconds(trial, 1) for trial in range(count)]
+    spent = list(best)
     shuffle = random.Random(0).shuffle
-    for _ in range(_ROUNDS):
+    for hopeless in _HOPELESS:
+        order = [t for t in range(count) if best[t] <= hopeless * min(best) and spent[t] < _MOST_SECONDS]
         shuffle(order)
         for trial in order:
-            spent[trial] += times[trial] * best[trial]
-            if spent[trial] <= _MOST_SECONDS:
-                best[trial] = min(best[trial], trials.seconds(trial, times[trial]))
+            times = max(1, math.ceil(_LEAST_SECONDS / max(best[trial], 1e-7)))
+            seconds = trials.seconds(trial, times)
+            best[trial] = min(best[trial], seconds)
+            spent[trial] += times * seconds
     return best
 
 
@@ -181,7 +200,7 @@ def shares_steps(engine: Engine, inputs: Sequence[int], outputs: Sequence[int]) 
     """Tell whether threads that share the steps of one sample are faster than one that computes it alone.
 
     Args:
-        engine: whose threads do not share.
+        engine: whose threads share their steps for some of the calls.
         inputs: numbers of one sample of each input.
         outputs: likewise.
     """
@@ -190,14 +209,17 @@ def shares_steps(engine: Engine, inputs: Sequence[int], outputs: Sequence[int]) 
     addresses = [array.data_ptr() for array in arrays]
     inputs_at = (ctypes.c_void_p * len(inputs))(*addresses[: len(inputs)])
     outputs_at = (ctypes.c_void_p * len(outputs))(*addresses[len(inputs) :])
-    taken = {False: math.inf, True: math.inf}
-    engines = {False: engine, True: engine.sharing()}
-    for _ in range(4 * _ROUNDS):
-        for share, candidate in engines.items():
+    best = {False: math.inf, True: math.inf}
+    begin = time.perf_counter()
+    for number in range(_SHARING_ROUNDS[1]):
+        if number >= _SHARING_ROUNDS[0] and time.perf_counter() - begin > _SHARING_SECONDS:
+            break
+        for share in best:
+            engine.share(share)
             start = time.perf_counter()
-            candidate.run(inputs_at, outputs_at, 1)
-            taken[share] = min(taken[share], time.perf_counter() - start)
-    return taken[True] < _WORTH_SHARING * taken[False]
+            engine.run(inputs_at, outputs_at, 1)
+            best[share] = min(best[share], time.perf_counter() - start)
+    return best[True] < _WORTH_SHARING * best[False]
 
 
 def _to_json(choice: Choice) -> dict[str, object]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 
 from prunus.compiling.kernels import arguments, lists
 from prunus.compiling.kernels.contraction import ACTIVATIONS, POOL_SIDE, POOLS, kernel_activation
+from prunus.compiling.kernels.lists import Lists
 from prunus.compiling.kernels.numbers import FUNCTIONS, Numbers
 from prunus.compiling.kernels.variants import DOT, Variant, tile_of
 from prunus.compiling.kernels.writing import Constants
@@ -24,14 +25,24 @@ if TYPE_CHECKING:
     from prunus.compiling.operations import Contract, Pool
     from prunus.compiling.operations.elementwise import Step
 
+# So few tiles, or groups of outputs, tell the time of all.
+_FEWEST = 4
+
 _IN_WORK, _IN_CONSTANTS, _IS_NUMBER = range(3)
 
 
 class Call(NamedTuple):
-    """One call of a kernel: its name, and where in the constants its arguments are, in bytes."""
+    """One call of a kernel.
+
+    Attributes:
+        kernel: its name.
+        arguments_at: where its arguments are in the constants, in bytes.
+        share: how much of the operation it does.
+    """
 
     kernel: str
     arguments_at: int
+    share: float = 1.0
 
 
 class Runs(NamedTuple):
@@ -82,12 +93,16 @@ class CallWriter:
         constants: take weights, tables and arguments.
         numbers: what is computed in.
         looks: whether what contractions read is looked at for infinities and NaN before.
+        most_macs: about how many multiply-adds a contraction may do: for timing, a larger one leaves tiles out.
+        sorted_weights: those of the last contraction, by its output, the rows computed together and the parts.
     """
 
     plan: Plan
     constants: Constants
     numbers: Numbers
     looks: bool = False
+    most_macs: float = math.inf
+    sorted_weights: dict[tuple[int, int, int], Lists] = field(default_factory=dict)
 
     def output(self, operation: Operation) -> Indices:
         """Return where what an operation makes lies, of the shape of its box."""
@@ -196,7 +211,7 @@ class CallWriter:
     def contraction(self, contract: Contract, variant: Variant) -> Call:
         """Return the call of a convolution or a linear layer."""
         plan, unit = self.plan, self.plan.mode.block
-        packed = lists.lists(contract, plan, variant)
+        packed = self._lists(contract, variant)
         narrow = bool(packed.offsets.max(initial=0) < 1 << 16)
         if variant == DOT or variant.outer == "columns":
             kind = "dot" if variant == DOT else f"columns{variant.width}"
@@ -206,7 +221,9 @@ class CallWriter:
             kernel, narrow = tile.name, tile.narrow
         tiles = lists.tiles(contract, plan, variant)
         layout = plan.layouts[contract.output]
-        return self._call(
+        groups = len(contract.weight) // variant.rows
+        num_tiles, num_groups = self._fewer(len(tiles), groups, contract, variant)
+        call = self._call(
             kernel,
             arguments.CONTRACTION,
             starts_at=self.table(packed.starts),
@@ -216,8 +233,8 @@ class CallWriter:
             tiles_at=self.table(tiles),
             source=plan.places[contract.source.value],
             output=plan.places[contract.output] + layout.origin * unit,
-            groups=len(contract.weight) // variant.rows,
-            tiles=len(tiles),
+            groups=num_groups,
+            tiles=num_tiles,
             cuts=variant.parts,
             by_outputs=variant.outer == "outputs",
             down=plan.taps[contract.output].steps[0],
@@ -227,6 +244,26 @@ class CallWriter:
             **self._residual(contract, variant),
             **self._after(contract),
         )
+        return call._replace(share=num_tiles * num_groups / (len(tiles) * groups))
+
+    def _lists(self, contract: Contract, variant: Variant) -> Lists:
+        """Return a contraction's weights, sorted once for all variants that read them in the same order."""
+        key = contract.output, variant.rows, variant.parts
+        if key not in self.sorted_weights:
+            for other in [other for other in self.sorted_weights if other[0] != contract.output]:
+                del self.sorted_weights[other]
+            self.sorted_weights[key] = lists.lists(contract, self.plan, variant)
+        return self.sorted_weights[key]
+
+    def _fewer(self, tiles: int, groups: int, contract: Contract, variant: Variant) -> tuple[int, int]:
+        """Return how many of the tiles, and of the groups of outputs, are computed."""
+        if self.most_macs == math.inf:
+            return tiles, groups
+        share = self.most_macs / max(contract.macs * self.plan.mode.block, 1)
+        fewer_tiles = min(tiles, max(_FEWEST, math.ceil(share * tiles)))
+        if variant.parts > 1:  # lists of several parts are counted from all groups
+            return fewer_tiles, groups
+        return fewer_tiles, min(groups, max(_FEWEST, math.ceil(share * tiles / fewer_tiles * groups)))
 
     def _residual(self, contract: Contract, variant: Variant) -> dict[str, int]:
         if contract.residual is None:
@@ -235,7 +272,7 @@ class CallWriter:
         beside = plan.mode.single or plan.mode.block > variant.width  # vectors lie beside each other
         return {
             "has_residual": 1,
-            "residual": int(plan.addresses(contract.residual).flat[0]),
+            "residual": plan.first_address(contract.residual),
             "residual_channel": plan.step_along(contract.residual, 0),
             "residual_down": plan.step_along(contract.residual, 1),
             "residual_right": variant.width if beside else plan.step_along(contract.residual, 2),

@@ -21,7 +21,8 @@ class Lists:
     """The weights of a contraction in the order a kernel reads them.
 
     Attributes:
-        starts: where the list of each group begins, part by part, and the last one ends.
+        starts: where the list of each group begins, part by part, and the last one ends; in every other group the
+            entries are in reverse order.
         offsets: where each entry's element lies, relative to the output's, counted in numbers.
         values: (entries, rows).
     """
@@ -41,18 +42,32 @@ def lists(contract: Contract, plan: Plan, variant: Variant) -> Lists:
     taps = plan.taps[contract.output].offsets.reshape(contract.groups, -1)
     group, entry = numpy.nonzero((flat != 0).any(1))
     offsets = taps[group * rows // per_group, entry]
-    part = numpy.zeros(len(offsets), dtype=numpy.int64)
-    if variant.parts > 1:
+    if variant.parts == 1 and bool((taps[:, 1:] > taps[:, :-1]).all()):
+        bounds = numpy.bincount(group, minlength=len(flat))
+        order = _there_and_back(group, bounds)
+    else:
         low, high = int(taps.min()), int(taps.max()) + 1
         part = (offsets - low) * variant.parts // (high - low)
-    turns = numpy.where(group % 2 == 0, offsets, -offsets)  # there and back: what was read last is still in the cache
-    order = numpy.lexsort((turns, group, part))
-    bounds = numpy.bincount(part * len(flat) + group, minlength=variant.parts * len(flat))
+        order = numpy.lexsort((numpy.where(group % 2 == 0, offsets, -offsets), group, part))
+        bounds = numpy.bincount(part * len(flat) + group, minlength=variant.parts * len(flat))
     return Lists(
         numpy.concatenate([[0], numpy.cumsum(bounds)]).astype(numpy.int32),
         offsets[order],
         flat[group[order], :, entry[order]],
     )
+
+
+def _there_and_back(group: Indices, counts: Indices) -> Indices:
+    """Return the order that reverses every other group: what was read last is still in the cache.
+
+    Args:
+        group: of each entry, rising.
+        counts: entries of each group.
+    """
+    ends = numpy.cumsum(counts)
+    order = numpy.arange(len(group))
+    reverse: Indices = (2 * ends - counts - 1)[group] - order
+    return numpy.where(group % 2 == 0, order, reverse)
 
 
 def tiles(contract: Contract, plan: Plan, variant: Variant) -> Indices:

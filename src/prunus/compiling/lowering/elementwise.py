@@ -20,7 +20,7 @@ from prunus.compiling.lowering.arguments import (
     shape_of,
 )
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
-from prunus.compiling.net import Indices, Numbers, Pointwise, View, box_of
+from prunus.compiling.net import Box, Indices, Numbers, Pointwise, View, box_of, counting, is_counting, whole
 from prunus.compiling.operations import elementwise
 from prunus.graph.operations import OPERATIONS
 
@@ -159,14 +159,14 @@ def combined(reader: Reader, call: Call, function: str, first: Activation, secon
     one = reader.view(call, first)
     other = reader.view(call, second) if isinstance(second, Activation) else second
     box = reader.boxes[one.value]
-    flat = one.index.reshape(-1)
-    order = _inverse(flat, math.prod(box))
-    if order is not None:  # a rearrangement of the whole value
-        one = View(one.value, flat[order].reshape(box))
+    in_order = one.index.size == math.prod(box) and is_counting(one.index)
+    order = None if in_order else _inverse(one.index.reshape(-1), math.prod(box))
+    if in_order or order is not None:  # a rearrangement of the whole value
+        one = View(one.value, _rearranged(one.index, order, box))
         other = (
-            View(other.value, other.index.reshape(-1)[order].reshape(box))
+            View(other.value, _rearranged(other.index, order, box))
             if isinstance(other, View)
-            else numpy.asarray(other).reshape(-1)[order].reshape(box)
+            else _rearranged(numpy.asarray(other), order, box)
         )
         result = reader.make(elementwise.combined(reader.title(call), reader.next_value(), function, one, other))
         return moved(result, first.index)
@@ -178,12 +178,17 @@ def combined(reader: Reader, call: Call, function: str, first: Activation, secon
     return reader.shaped(operation, shape)
 
 
+def _rearranged(array: numpy.ndarray, order: Indices | None, box: Box) -> numpy.ndarray:
+    """Return an array in a box, its elements in some order; None is their own."""
+    return array.reshape(box) if order is None else array.reshape(-1)[order].reshape(box)
+
+
 def _inverse(index: Indices, size: int) -> Indices | None:
     """Return where each number below a size lies in an index; None where it does not hold each of them once."""
     if len(index) != size:
         return None
     order: Indices = numpy.full(size, -1, dtype=numpy.int64)
-    order[index] = numpy.arange(size)
+    order[index] = counting(size)
     return order if bool((order >= 0).all()) else None
 
 
@@ -196,6 +201,6 @@ def mapped(reader: Reader, call: Call, source: Activation, function: Pointwise) 
         small = View(source.value, source.index[0].numpy().reshape(box_of(shape)))
         operation = elementwise.pointwise(reader.title(call), reader.next_value(), small, function)
         return reader.shaped(operation, shape)
-    everything = View(source.value, numpy.arange(math.prod(box), dtype=numpy.int64).reshape(box))
+    everything = whole(source.value, box)
     result = reader.make(elementwise.pointwise(reader.title(call), reader.next_value(), everything, function))
     return moved(result, source.index)

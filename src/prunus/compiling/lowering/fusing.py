@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ import numpy
 from numpy import ndarray
 
 from prunus.compiling.kernels.numbers import RISING
-from prunus.compiling.net import Net, Numbers, Operation, View
+from prunus.compiling.net import Net, Numbers, Operation, View, is_counting
 from prunus.compiling.operations import Contract, Elementwise, Pool
 from prunus.compiling.operations.elementwise import followed
 
@@ -81,8 +82,7 @@ def _into_functions(maker: Operation, operation: Operation, view: View) -> Opera
 
 def _is_whole(view: View, maker: Operation) -> bool:
     """Tell whether a view is all of a value in its own arrangement."""
-    size = int(numpy.prod(maker.box))
-    return view.index.size == size and bool((view.index.reshape(-1) == numpy.arange(size)).all())
+    return view.index.size == math.prod(maker.box) and is_counting(view.index)
 
 
 def _scaled(maker: Contract, operation: Operation) -> Contract | None:

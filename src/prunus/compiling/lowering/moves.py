@@ -107,7 +107,7 @@ def padded(reader: Reader, call: Call, view: View, pads: Any, value: float) -> A
     """
     if len(pads) > 2 * view.index.ndim:
         raise call.refuse("it pads the batch; a program computes sample by sample")
-    places = torch.nn.functional.pad(torch.from_numpy(view.index), list(pads), value=-1).numpy()
+    places = torch.nn.functional.pad(torch.tensor(view.index), list(pads), value=-1).numpy()
     inside = places >= 0
     target = numpy.arange(places.size, dtype=numpy.int64).reshape(places.shape)
     around = target[~inside]

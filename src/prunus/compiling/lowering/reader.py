@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from prunus.compiling.net import Box, Net, Operation, View, box_of, whole
+from prunus.compiling.net import Box, Net, Operation, View, box_of, counting, whole
 from prunus.errors import CompileError
 from prunus.graph import Graph, module_path, where
 from prunus.graph.calls import CalledOperation, arguments_by_name, has_tensor, hint
@@ -149,9 +149,9 @@ class Reader:
 
     def activation(self, view: View) -> Activation:
         """Return a view of one sample as an activation of all of them."""
-        first = torch.from_numpy(view.index)
         size = int(numpy.prod(self.boxes[view.value]))
-        return Activation(view.value, torch.stack([first + sample * size for sample in range(self.samples)]))
+        samples = numpy.stack([view.index + sample * size for sample in range(self.samples)])
+        return Activation(view.value, torch.from_numpy(samples))
 
     def _input(self, node: fx.Node, name: str, tensor: Tensor) -> tuple[int, tuple[int, ...]]:
         if not tensor.is_floating_point():
@@ -187,7 +187,11 @@ class Reader:
             return None
         if first.numel() and not 0 <= int(first.min()) <= int(first.max()) < size:
             return None
-        return View(activation.value, first.contiguous().numpy())
+        first = first.contiguous()
+        ordered = counting(first.numel())
+        if numpy.array_equal(first.reshape(-1).numpy(), ordered):
+            return View(activation.value, ordered.reshape(first.shape))
+        return View(activation.value, first.numpy())
 
     def _operation(self, node: fx.Node) -> Any:
         if getattr(node.target, "__name__", "") == "getitem":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy
 
-from prunus.compiling.net import Net, Operation, View
+from prunus.compiling.net import Net, Operation, View, is_counting
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,13 @@ def _direct(net: Net) -> dict[int, int]:
 
 def is_whole(net: Net, view: View) -> bool:
     """Tell whether a view is all of a value in its own order."""
-    size = int(numpy.prod(net.boxes[view.value]))
-    return view.index.size == size and bool((view.index.reshape(-1) == numpy.arange(size)).all())
+    return view.index.size == math.prod(net.boxes[view.value]) and is_counting(view.index)
 
 
 def _replaceable(operation: Operation) -> list[int]:
     """Return values whose place the output may take: what is read of them is all of them, in their own order."""
     views = operation.overwritable
-    size = int(numpy.prod(operation.box))
-    order = numpy.arange(size)
-    in_order = {id(view): view.index.size == size and bool((view.index.reshape(-1) == order).all()) for view in views}
+    size = math.prod(operation.box)
+    in_order = {id(view): view.index.size == size and is_counting(view.index) for view in views}
     values = dict.fromkeys(view.value for view in views)
     return [value for value in values if all(in_order[id(view)] for view in views if view.value == value)]
