@@ -166,6 +166,8 @@ def test_lists_are_the_weights_that_are_not_zero(plan: Plan) -> None:
             totals = numpy.zeros((groups, variant.rows))
             for number, (start, stop) in enumerate(itertools.pairwise(packed.starts)):
                 read = workspace[place + packed.offsets[start:stop]]
+                forth = (-1) ** (number % groups)  # every other list goes back
+                assert (numpy.diff(packed.offsets[start:stop].astype(numpy.int64)) * forth >= 0).all()
                 totals[number % groups] += read @ packed.values[start:stop]
             per_group = contract.weight.shape[1]
             offsets = plan.taps[contract.output].offsets.reshape(contract.groups, per_group, *contract.weight.shape[2:])

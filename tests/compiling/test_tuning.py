@@ -1,0 +1,105 @@
+"""Timing kernels: layers of one shape once, large ones on a part of their outputs; and which batches are compared."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.compiling import building, toolchain, tuning
+from prunus.compiling.batch import read_net
+from prunus.compiling.engine import Trials
+from prunus.compiling.kernels.calls import CallWriter
+from prunus.compiling.kernels.library import library
+from prunus.compiling.kernels.numbers import FLOAT
+from prunus.compiling.kernels.variants import variants
+from prunus.compiling.kernels.writing import Constants
+from prunus.compiling.net import counting, is_counting, whole
+from prunus.compiling.operations import Contract
+from sparse_models import sparse
+
+
+def test_layers_of_one_shape_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+    measure = tuning._timed
+
+    def count(operation: Contract, *rest: object) -> list[float]:
+        timed.append(operation.name)
+        return measure(operation, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tuning, "_timed", count)
+    alike = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(5)]
+    model = sparse(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *alike, nn.Conv2d(8, 5, 3, padding=1)), 0.8)
+    images = torch.randn(3, 3, 11, 11)
+    program = prunus.compile(model, images)
+    assert sorted(timed) == ["0", "0", "1", "1", "6", "6"], "in blocks and singly"
+    torch.testing.assert_close(program(images), model(images).detach(), rtol=0, atol=1e-5)
+
+
+def test_a_part_of_a_large_layer_is_computed_as_in_the_whole() -> None:
+    model = sparse(nn.Sequential(nn.Conv2d(4, 64, 3, padding=1)), 0.5)
+    net = read_net(model, torch.randn(2, 4, 40, 40))[0]
+    target = toolchain.target("native")
+    kernels = library(target, FLOAT, lambda line: None)
+    for plan in tuning.plans_for(net, target.bytes // 4, target, FLOAT):
+        contract = next(operation for operation in plan.net.operations if isinstance(operation, Contract))
+        for variant in variants(contract, plan, target.registers)[:4]:
+            results, shares = [], []
+            for most in (float("inf"), contract.macs * plan.mode.block / 50):
+                writer = CallWriter(plan, Constants(), FLOAT, most_macs=most)
+                call = writer.contraction(contract, variant)
+                trials = Trials(kernels, plan.size * 4)
+                memory = trials._work._bytes[trials._work._skip :][: plan.size * 4].view(numpy.float32)
+                start = plan.places[contract.source.value]
+                size = plan.layouts[contract.source.value].size
+                memory[start : start + size] = numpy.random.default_rng(0).standard_normal(size)
+                trials.prepare([call], writer.constants.data)
+                trials.seconds(0, 1)
+                output = plan.places[contract.output]
+                results.append(memory[output : output + plan.layouts[contract.output].size].copy())
+                shares.append(call.share)
+            all_of_it, part = results
+            assert shares[0] == 1
+            assert 0 < shares[1] < 0.3
+            made = part != 0
+            assert 0 < made.mean() < 0.5 * (all_of_it != 0).mean()
+            assert numpy.array_equal(part[made], all_of_it[made])
+
+
+def test_a_slow_model_is_compared_for_one_sample_and_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()).eval()
+    images = torch.randn(4, 2, 9, 9)
+    compare = building._difference_for
+    monkeypatch.setattr(building, "_difference_for", lambda size, *rest: sizes.append(size) or compare(size, *rest))
+    choice = prunus.compile(model, images)._parts.choice
+    monkeypatch.setattr(building, "_SLOW_SECONDS", 0.0)
+    prunus.compile(model, images)
+    partial = choice.most_single + 1
+    assert sizes == [1, choice.block + partial, 1, partial]
+
+
+def test_views_of_whole_values_share_their_numbers() -> None:
+    views = [whole(number, (2, 3, 4)).index for number in range(3)]
+    assert all(numpy.shares_memory(views[0], view) for view in views)
+    assert views[0].tolist() == numpy.arange(24).reshape(2, 3, 4).tolist()
+    with pytest.raises(ValueError, match="read-only"):
+        views[0][0] = 1
+
+
+def test_what_is_in_order() -> None:
+    index = whole(0, (2, 3, 4)).index
+    for array in (index, index.copy(), index.reshape(6, 4), counting(1), counting(0)):
+        assert is_counting(array)
+    for array in (index[::-1], index[:, ::-1], index.swapaxes(0, 1), index + 1, index[:1] * 0, index[1:]):
+        assert not is_counting(array)
+
+
+def test_a_plain_net_takes_no_memory_for_its_views() -> None:
+    layers = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
+    net = read_net(nn.Sequential(*layers).eval(), torch.randn(2, 8, 16, 16))[0]
+    views = [view.index for operation in net.operations for view in operation.views]
+    assert len(views) == 4
+    assert all(numpy.shares_memory(views[0], view) for view in views)
