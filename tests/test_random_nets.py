@@ -1,8 +1,6 @@
-"""Every network that the strategy draws runs, depends on its inputs, exports, and is built the same each time."""
+"""Every network that the strategy draws runs, depends on its inputs, and is built the same each time."""
 
 from __future__ import annotations
-
-import warnings
 
 import pytest
 import torch
@@ -26,20 +24,6 @@ def test_rows_are_independent_and_depend_on_the_input(drawn: Drawn) -> None:
         torch.testing.assert_close(model(drawn.example_inputs(3)[:2]), outputs[:2])
         torch.testing.assert_close(again(drawn.example_inputs(3)), outputs, rtol=0, atol=0)
     assert outputs.isfinite().all()
-
-
-@given(random_nets(max_stages=3))
-@settings(SLOW, max_examples=8)
-def test_each_exports_with_a_batch_of_any_size(drawn: Drawn) -> None:
-    model = drawn.make()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(
-            model, (drawn.example_inputs(2),), strict=False, dynamic_shapes=({0: torch.export.Dim.AUTO},)
-        ).module()
-    inputs = drawn.example_inputs(5)
-    with torch.no_grad():
-        torch.testing.assert_close(program(inputs), model(inputs))
 
 
 @pytest.mark.parametrize("kind", STAGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 
@@ -22,7 +23,7 @@ from prunus.shrinking.finding.removal import removable
 from prunus.shrinking.proving import training
 from prunus.shrinking.proving.drawing import Draw, draw
 from prunus.shrinking.proving.matching import MismatchError
-from prunus.shrinking.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild_proved
+from prunus.shrinking.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild, rebuild_proved
 from prunus.shrinking.proving.stepwise import check_operations
 from prunus.shrinking.proving.trials import Checked, Trials, depends_on_chance, disagreement, run_trials
 from prunus.shrinking.verification import widened
@@ -124,6 +125,11 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     kind = type(model).__name__
     trials = _trials(model, graph)
     example = trials.example[0].inputs
+    if not bool(kept.gone.any()):
+        with contextlib.suppress(RebuildError):  # then the reason is told below
+            copy = rebuild(model, kept, {})
+            _check_outputs(copy, trials)
+            return _with_checked(copy, trials.checked(resized=True))
     biases, fresh = _biases(kept, fixed)
     try:
         cut = {name: _cut_bias(kept, use, shift) for name, (use, shift) in fresh.items()}
