@@ -10,7 +10,7 @@ run: $(VENV)/.run  ## train, prune, fine-tune and prove it: open runs/lenet/seed
 	$(BIN)/prunus run lenet $(ARGS)
 
 test: $(VENV)/.dev  ## the whole test suite, doctests included
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev  ## lint, format, types and which layer imports which
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from prunus.errors import ChannelError
 from random_nets import Drawn, random_nets
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(drawn=random_nets(max_stages=3), sparsity=st.sampled_from([0.5, 0.9, 0.99]))
 def test_random_zeros(drawn: Drawn, sparsity: float) -> None:
     model = drawn.make()
@@ -22,7 +22,7 @@ def test_random_zeros(drawn: Drawn, sparsity: float) -> None:
     assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-10
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(drawn=random_nets(max_stages=3))
 def test_zeros_of_every_kind(drawn: Drawn) -> None:
     model = drawn.make()
@@ -33,7 +33,7 @@ def test_zeros_of_every_kind(drawn: Drawn) -> None:
         assert apart(outputs(model, inputs), outputs(smaller, inputs)) <= 1e-10
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(drawn=random_nets(max_stages=3))
 def test_half_the_channels(drawn: Drawn) -> None:
     model = drawn.make()
