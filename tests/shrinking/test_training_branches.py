@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import prunus
 from branching import Branching, without_six
 from masked import apart, outputs
+from prunus.shrinking.proving import training
+from prunus.shrinking.proving.drawing import Inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -273,3 +275,13 @@ def test_a_grouped_head_of_training_that_would_lose_a_group_is_named() -> None:
     model.head.weight.data[:, :4] = 0
     with pytest.raises(prunus.ShrinkError, match=r"could not be trained any more.*'aux', 'aux_head'"):
         prunus.shrink(model, torch.zeros(1, 1, 6, 6))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-6])
+def test_numbers_drawn_are_seen_where_they_change_nothing(rate: float) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(rate))
+    state = torch.random.get_rng_state()
+    step = training.step(model, Inputs((torch.ones(2, 3),), {}))
+    assert step.is_random == (rate > 0)
+    assert torch.equal(step.outputs[0], model.eval()(torch.ones(2, 3)).detach()) == (rate == 0)
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -127,7 +127,7 @@ def check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: Biase
     has_branch = bool(others) or len(before.outputs) != len(trial.expected)
     if isinstance(smaller, ExportedModule) or not (has_branch or _asks_its_mode(graph.model, trial)):
         return
-    by_chance = difference(before.outputs, step(graph.model, trial.inputs, seed=1).outputs) > 0
+    by_chance = before.is_random or difference(before.outputs, step(graph.model, trial.inputs, seed=1).outputs) > 0
     differs = not by_chance and difference(*where_finite(before.outputs, after.outputs)) > _TOLERANCE
     try:
         again = _in_training(kept)
@@ -166,10 +166,12 @@ class Step:
     Attributes:
         outputs: the tensors that the forward gave.
         error: why it could not be done; empty where it could.
+        is_random: whether the forward drew random numbers, perhaps without an effect on these outputs.
     """
 
     outputs: list[Tensor]
     error: str = ""
+    is_random: bool = False
 
 
 def step(model: nn.Module, inputs: Inputs, seed: int = 0) -> Step:
@@ -179,12 +181,18 @@ def step(model: nn.Module, inputs: Inputs, seed: int = 0) -> Step:
         trained = copy_model(model).train()
         with torch.enable_grad(), torch.random.fork_rng(cuda), fused_attention_off():
             torch.manual_seed(seed)
+            states = _random_states(cuda)
             args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
             results = tensors(trained(*args, **kwargs))
+            is_random = any(not torch.equal(*pair) for pair in zip(states, _random_states(cuda), strict=True))
             losses = [value.abs().mean() for value in results if value.requires_grad]
             if losses:
                 torch.stack([loss.double() for loss in losses]).sum().backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever a forward raises
         lines = str(error).splitlines() or [""]
         return Step([], f"{type(error).__name__}: {lines[0]}")
-    return Step([value.detach() for value in results])
+    return Step([value.detach() for value in results], is_random=is_random)
+
+
+def _random_states(cuda: list[torch.device]) -> list[Tensor]:
+    return [torch.random.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
