@@ -219,6 +219,15 @@ def test_the_same_c_is_right_for_every_target(
     close(program(images), model(images))
 
 
+@pytest.mark.usefixtures("optimised")
+def test_a_norm_over_two_numbers_is_not_left_out() -> None:
+    """Gcc 12 takes the function of this step for one that writes nothing."""
+    model, x = nn.Sequential(nn.Unflatten(1, (4, 1)), nn.GroupNorm(2, 4, affine=False)).eval(), torch.randn(19, 4)
+    program = prunus.compile(model, x, tune=False)
+    for inputs in (x, x[:1]):
+        close(program(inputs), model(inputs))
+
+
 @pytest.fixture(scope="module")
 def caffe() -> tuple[nn.Module, Tensor]:
     """A LeNet with nine tenths of its weights gone, and images."""

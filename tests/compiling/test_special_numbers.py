@@ -188,16 +188,6 @@ def test_rows_of_huge_numbers(dtype: torch.dtype) -> None:
             assert_same(found[name], expected[name], 1e-5 if dtype == torch.float32 else 1e-12, f"{name} {way}")
 
 
-@pytest.mark.usefixtures("optimised")
-def test_a_norm_over_two_numbers_is_not_left_out() -> None:
-    """Gcc 12 takes the function of this step for one that writes nothing."""
-    model = All({"norm": lambda x: f.group_norm(x.reshape(x.shape[0], 4, 1), 2)}).eval()
-    x = torch.randn(19, 4)
-    program = prunus.compile(model, x, tune=False)
-    for inputs in (x, x[:1]):
-        torch.testing.assert_close(program(inputs)["norm"], model(inputs)["norm"], rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("limits", [(NAN, 1.0), (-1.0, NAN), (NAN, None)])
 def test_a_limit_of_nan_is_refused(limits: tuple[float, float | None]) -> None:
     with pytest.raises(CompileError, match="its limit is NaN"):

@@ -60,8 +60,7 @@ def assert_same_state(model: nn.Module, other: nn.Module) -> None:
 
 ARGUMENTS = [
     {},
-    {"num_classes": 7},
-    {"in_channels": 3, "image_size": 32},
+    {"in_channels": 3, "image_size": 32, "num_classes": 7},
     {"image_size": 45, "num_classes": 2},
 ]
 IMAGE = torch.zeros(1, 1, 28, 28)

@@ -33,8 +33,6 @@ KEEPS_ITS_CLASS = (
     *("hf-bert", "hf-gpt2", "hf-llama", "hf-vit", "hf-resnet", "hf-mobilenet-v2", "hf-convnext", "hf-whisper-encoder"),
 )
 SPARSITIES = (0.5, 0.9, 0.99)
-# What takes seconds to trace is tried with whole channels only, beside weights.
-LARGE = tuple(name for name in ZOO if name.startswith("hf-"))
 
 
 class TracedOnce:
@@ -79,7 +77,8 @@ def test_shrunk_equals_masked(case: Case, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(training, "trace_training", TracedOnce(prunus.graph.trace_training, model))
     generator = torch.Generator().manual_seed(len(case.name))
     kinds = set()
-    for sparsity in SPARSITIES if case.name not in LARGE else SPARSITIES[::2]:
+    left_out = list(ZOO).index(case.name) % 3  # two of the three for each network
+    for sparsity in (*SPARSITIES[:left_out], *SPARSITIES[left_out + 1 :]):
         model.load_state_dict(dense)
         zero_at_random(model, sparsity, generator)
         if sparsity != 0.9:  # unstructured alone at 90 %, whole channels besides at 50 and 99 %
