@@ -142,27 +142,34 @@ def _tuned(
     chosen: dict[tuple[str, int], Variant] = {}
     totals = []
     for plan in plans:
-        total = 0.0
-        alike: dict[
-            object, tuple[Variant, float]
-        ] = {}  # what layers of one shape have in common: the best, its seconds
-        for number, operation in enumerate(plan.net.operations):
-            say(f"trying kernels in {plan.mode.name} mode: operation {number + 1} of {len(plan.net.operations)}")
-            writer = CallWriter(plan, Constants(), numbers, most_macs=_MOST_MACS)
-            if not isinstance(operation, Contract):
-                total += sum(_timed(operation, [None], writer, trials))
-                continue
-            ways, key = variants(operation, plan, target.registers), _likeness(operation, plan)
-            if key not in alike or alike[key][0] not in ways:
-                seconds = _timed(operation, ways[:_MOST_TRIED], writer, trials)
-                best = min(seconds)
-                alike[key] = ways[seconds.index(best)], best / max(operation.nonzero, 1)
-            chosen[plan.mode.name, operation.output], by_weight = alike[key]
-            total += by_weight * operation.nonzero
+        ways, total = _tuned_in_mode(plan, target, numbers, trials, say)
+        chosen |= {(plan.mode.name, output): variant for output, variant in ways.items()}
         totals.append(total)
     in_block, singly = totals
     most_single = min(int(in_block / max(singly, 1e-9)), block - 1)
     return Choice(block, chosen, most_single), in_block / block
+
+
+def _tuned_in_mode(
+    plan: Plan, target: Target, numbers: Numbers, trials: Trials, say: Callable[[str], None]
+) -> tuple[dict[int, Variant], float]:
+    """Return the best variant of each contraction by its output's number, and the seconds of all operations."""
+    total, chosen = 0.0, {}
+    best_of: dict[object, tuple[Variant, float]] = {}  # layers that are alike -> their best variant, seconds a weight
+    for number, operation in enumerate(plan.net.operations):
+        say(f"trying kernels in {plan.mode.name} mode: operation {number + 1} of {len(plan.net.operations)}")
+        writer = CallWriter(plan, Constants(), numbers, most_macs=_MOST_MACS)
+        if not isinstance(operation, Contract):
+            total += sum(_timed(operation, [None], writer, trials))
+            continue
+        ways, key = variants(operation, plan, target.registers), _likeness(operation, plan)
+        if key not in best_of or best_of[key][0] not in ways:
+            seconds = _timed(operation, ways[:_MOST_TRIED], writer, trials)
+            best = min(seconds)
+            best_of[key] = ways[seconds.index(best)], best / max(operation.nonzero, 1)
+        chosen[operation.output], seconds_a_weight = best_of[key]
+        total += seconds_a_weight * operation.nonzero
+    return chosen, total
 
 
 def _likeness(contract: Contract, plan: Plan) -> tuple[object, ...]:
@@ -181,7 +188,8 @@ def _timed(operation: Operation, ways: Sequence[Variant | None], writer: CallWri
 
 def _interleaved(trials: Trials, count: int) -> list[float]:
     """Return the least seconds that each call took, over rounds in random orders."""
-    trials.seconds(0, 1)  # the first to touch the memory that all of them read
+    for trial in range(min(count, 1)):
+        trials.seconds(trial, 1)  # the first to touch the memory that all of them read
     best = [trials.seconds(trial, 1) for trial in range(count)]
     spent = list(best)
     shuffle = random.Random(0).shuffle
