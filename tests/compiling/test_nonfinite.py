@@ -113,7 +113,7 @@ def test_what_no_layer_with_weights_reads_comes_out_as_in_pytorch() -> None:
 def test_threads_that_share_steps_look_as_well() -> None:
     model, inputs = half_empty(), images(1)
     program = prunus.compile(model, inputs, tune=False, nonfinite="raise", threads=2)
-    program._engine.share(True)
+    program._engine.set_share_steps(True)
     failures: list[BaseException] = []
 
     def call() -> None:

@@ -301,7 +301,7 @@ def test_a_forked_process_makes_threads_of_its_own(caffe: tuple[nn.Module, Tenso
 def test_threads_share_the_steps_of_one_sample(caffe: tuple[nn.Module, Tensor]) -> None:
     model, images = caffe
     program = prunus.compile(model, images, threads=3, tune=False)
-    program._engine.share(True)
+    program._engine.set_share_steps(True)
     program._engine._most_single = 0
     for batch in (1, 2, 21):
         close(program(images[:batch]), model(images[:batch]))

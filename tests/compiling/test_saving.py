@@ -324,3 +324,30 @@ def test_a_view_that_reaches_outside_of_its_value_is_refused(base: int, place: s
     view["index"]["base"] = base
     with pytest.raises(ProgramError, match="reads outside of a value"):
         check(storing.decode(json.loads(json.dumps(told)), tensors))
+
+
+class Scaled(nn.Module):
+    """A factor of its own, a convolution and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(2, 6, 6))
+        self.conv, self.linear = nn.Conv2d(2, 4, 3), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
+        logits: Tensor = self.linear(self.conv(torch.sigmoid(x) * self.scale).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_program_is_saved_as_it_was_compiled_though_the_model_is_trained_on(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model, images = Scaled().to(dtype).eval(), torch.randn(3, 2, 6, 6, dtype=dtype)
+    program = prunus.compile(model, images, tune=False)
+    before = program(images)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    program.save(tmp_path / "net.program")
+    assert torch.equal(prunus.load(tmp_path / "net.program", tune=False)(images), before)

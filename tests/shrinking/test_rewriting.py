@@ -127,13 +127,13 @@ def inputs(batch: int) -> Tensor:
     return torch.randn(batch, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(batch))
 
 
-def masked(model: nn.Module, seed: int) -> tuple[nn.Module, Kept]:
-    """Prune random channels of a model; return it and what is left of them."""
+def prune_at_random(model: nn.Module, seed: int) -> Kept:
+    """Prune random channels of a model, and return what is left of it."""
     coupling = couple(trace(model, inputs(2)))
     generator = torch.Generator().manual_seed(seed)
     gone = coupling.removable & (torch.rand(coupling.num_classes, generator=generator) < 0.4)
     masks_of(coupling, keep(coupling, gone).gone).apply(model)
-    return model, keep(couple(coupling.graph), gone)
+    return keep(couple(coupling.graph), gone)
 
 
 def model_of(name: str, seed: int) -> nn.Module:
@@ -177,7 +177,8 @@ def demanded_values(demanded: Demanded, x: Tensor) -> dict[fx.Node, Any]:
 def test_every_value_is_the_originals_restricted(name: str) -> None:
     lost = 0
     for seed in range(3):
-        pruned, kept = masked(model_of(name, seed), seed)
+        pruned = model_of(name, seed)
+        kept = prune_at_random(pruned, seed)
         demanded = rewriting.demanded(kept, {}, {})
         lost += int(kept.gone.sum())
         module = demanded.module("a test")
@@ -196,7 +197,8 @@ def test_every_value_is_the_originals_restricted(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["channel_shuffle", "diagonal", "every other", "index of a part of a buffer"])
 def test_what_was_moved_saves_and_loads(name: str, tmp_path: Path) -> None:
-    pruned, kept = masked(model_of(name, 0), 0)
+    pruned = model_of(name, 0)
+    kept = prune_at_random(pruned, 0)
     module = rewriting.demanded(kept, {}, {}).module("a test")
     save(module, tmp_path / "module.prunus")
     assert torch.equal(load(tmp_path / "module.prunus")(inputs(3)), module(inputs(3)))
@@ -204,7 +206,7 @@ def test_what_was_moved_saves_and_loads(name: str, tmp_path: Path) -> None:
 
 
 def test_the_graph_that_was_read_stays() -> None:
-    _, kept = masked(model_of("channel_shuffle", 0), 0)
+    kept = prune_at_random(model_of("channel_shuffle", 0), 0)
     before = str(kept.coupling.graph.program.graph)
     shapes = [node.meta["val"].shape for node in kept.coupling.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
     demanded = rewriting.demanded(kept, {}, {})
@@ -223,17 +225,17 @@ def test_shuffles_and_rolls_that_still_fit_keep_their_operation() -> None:
     (shuffle,) = [node for node in demanded.graph.nodes if "shuffle" in str(node.target)]
     assert shuffle.args[1] == 2
     assert not demanded.moved
-    _, kept = masked(model_of("roll", 1), 1)
+    kept = prune_at_random(model_of("roll", 1), 1)
     assert not rewriting.demanded(kept, {}, {}).moved
 
 
 def test_an_index_in_a_buffer_is_renumbered_there_unless_it_serves_anything_else() -> None:
-    _, kept = masked(model_of("index of a buffer", 0), 0)
+    kept = prune_at_random(model_of("index of a buffer", 0), 0)
     demanded = rewriting.demanded(kept, {}, {})
     assert demanded.replaced == {"order"}
     left = (~kept.gone[kept.coupling.axis_classes(("first.weight", (0,)))]).nonzero().flatten().tolist()
     assert [left[place] for place in demanded.tensors["order"].tolist()] == [place for place in ORDER if place in left]
-    _, kept = masked(model_of("index that is added too", 0), 0)
+    kept = prune_at_random(model_of("index that is added too", 0), 0)
     demanded = rewriting.demanded(kept, {}, {})
     assert demanded.tensors["order"].tolist() == ORDER
     assert set(demanded.added) == {"kept_indices"}
@@ -278,7 +280,8 @@ def test_views_that_a_copy_can_not_stand_for_are_refused(function: Any, outputs:
     reasons = []
     for seed in range(4):
         torch.manual_seed(seed)
-        pruned, kept = masked(Between(function, outputs).double(), seed)
+        pruned = Between(function, outputs).double()
+        kept = prune_at_random(pruned, seed)
         try:
             module = rewriting.demanded(kept, {}, {}).module("a test")
         except RewriteError as error:
@@ -345,7 +348,8 @@ def two_sizes(y: Tensor, order: Tensor) -> Tensor:
 def test_a_size_that_serves_two() -> None:
     for seed in range(3):
         torch.manual_seed(seed)
-        pruned, kept = masked(Between(two_sizes).double().eval(), seed)
+        pruned = Between(two_sizes).double().eval()
+        kept = prune_at_random(pruned, seed)
         module = rewriting.demanded(kept, {}, {}).module("a test")
         for batch in (1, 2, 5):
             assert torch.allclose(module(inputs(batch)), pruned(inputs(batch)), rtol=0, atol=1e-12)

@@ -35,7 +35,7 @@ _log = logging.getLogger("prunus")
 
 # The largest difference to the model, relative to its largest output, that sums in another order explain.
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
-# Where a block of samples takes longer, a program is held against its model for one block only.
+# If a block of samples would take longer than this, a program is compared with its model on one partial block.
 _SLOW_SECONDS = 1.0
 # The C keeps a counter for each thread on the stack.
 MOST_THREADS = 1024
@@ -149,7 +149,7 @@ def assembled(
     assembly = assemble(plans, choice.chosen, numbers, looks=nonfinite == "raise")
     engine = Engine(kernels, assembly, threads, choice.most_single)
     sizes = [math.prod(shape) for _, shape in net.inputs.values()], [view.index.size for view in net.outputs]
-    engine.share(threads > 1 and tuning.shares_steps(engine, *sizes))
+    engine.set_share_steps(threads > 1 and tuning.is_sharing_faster(engine, *sizes))
     return engine
 
 
@@ -240,7 +240,9 @@ def _converted(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _difference(model: nn.Module, program: Program, example: ExampleInputs, choice: Choice) -> float:
-    """Return the largest difference to the model on random inputs: one sample, and so many that there are blocks.
+    """Return the largest difference to the model on random inputs: one sample, and a whole block with a partial one.
+
+    Where the model is slow, only the partial block.
 
     Raises:
         CompileError: as `_difference_for`.
@@ -250,7 +252,7 @@ def _difference(model: nn.Module, program: Program, example: ExampleInputs, choi
     start = time.perf_counter()
     single = _difference_for(1, model, program, example)
     is_slow = (time.perf_counter() - start) * choice.block > _SLOW_SECONDS
-    partial = choice.most_single + 1  # a block that is not full: behind a whole one, or by itself
+    partial = max(2, choice.most_single + 1)
     return max(single, _difference_for(partial if is_slow else choice.block + partial, model, program, example))
 
 

@@ -99,7 +99,7 @@ class Engine:
         self._idle.append(taken)
         return passed / times
 
-    def share(self, share_steps: bool) -> None:
+    def set_share_steps(self, share_steps: bool) -> None:
         """Let threads share the steps of a task, or not, from now on; no call may be running."""
         self.share_steps = share_steps
         for _, program, _ in self._idle:
@@ -138,6 +138,7 @@ class Trials:
     def __init__(self, library: Library, work_bytes: int) -> None:
         self._library = library
         self._work = _Memory(work_bytes)
+        self._work.write_zeros()  # pages that were only read are all one, which the nearest cache holds
         self._repeat = _function(library.runner.prunus_repeat, 3, 1)
 
     def prepare(self, calls: Sequence[Call], constants: bytes | bytearray) -> None:
@@ -165,12 +166,16 @@ def _timed(function: Any, *arguments: int) -> float:
 
 
 class _Memory:
-    """Memory of zeros that begins with a cache line; what is never touched takes none."""
+    """Memory of zeros that begins with a cache line; pages that were never written take none."""
 
     def __init__(self, size: int) -> None:
         self._bytes = numpy.zeros(size + _ALIGNMENT, dtype=numpy.uint8)
         self._skip = -self._bytes.ctypes.data % _ALIGNMENT
         self.address = self._bytes.ctypes.data + self._skip
+
+    def write_zeros(self) -> None:
+        """Write to all of it."""
+        self._bytes[:] = 0
 
     def fill(self, content: bytes | bytearray) -> None:
         """Write to its beginning."""

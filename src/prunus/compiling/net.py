@@ -166,33 +166,38 @@ class Net:
     boxes: Mapping[int, Box] = field(default_factory=dict)
 
 
-# By length. Most views are of whole values; those of a large net would take a gigabyte if each had its own numbers.
-_COUNTING: weakref.WeakValueDictionary[int, Indices] = weakref.WeakValueDictionary()
+# By length. Most views are of whole values; those of a large net would take a gigabyte if each had its own indices.
+_IN_ORDER: weakref.WeakValueDictionary[int, Indices] = weakref.WeakValueDictionary()
 
 
-def counting(size: int) -> Indices:
-    """Return 0, 1, 2, ... below a size: one array, not to be written to, for all that use it at the same time."""
-    numbers = _COUNTING.get(size)
-    if numbers is None:
-        numbers = numpy.arange(size, dtype=numpy.int64)
-        numbers.flags.writeable = False
-        _COUNTING[size] = numbers
-    return numbers
+def in_order(size: int) -> Indices:
+    """Return 0, 1, 2, ... below a size, as a read-only array that all callers share."""
+    indices = _IN_ORDER.get(size)
+    if indices is None:
+        indices = numpy.arange(size, dtype=numpy.int64)
+        indices.flags.writeable = False
+        _IN_ORDER[size] = indices
+    return indices
 
 
-def is_counting(index: Indices) -> bool:
-    """Tell whether an index is 0, 1, 2, ... in order.
+def is_in_order(index: Indices) -> bool:
+    """Tell whether an index is 0, 1, 2, ...
 
-    >>> is_counting(whole(0, (2, 3, 4)).index), is_counting(numpy.array([[0, 2], [1, 3]]))
+    >>> is_in_order(whole(0, (2, 3, 4)).index), is_in_order(numpy.array([[0, 2], [1, 3]]))
     (True, False)
     """
-    numbers = counting(index.size)
-    return (index.base is numbers and index.flags.c_contiguous) or bool((index.reshape(-1) == numbers).all())
+    indices = in_order(index.size)
+    return (index.base is indices and index.flags.c_contiguous) or bool((index.reshape(-1) == indices).all())
 
 
 def whole(value: int, box: Box) -> View:
     """Return a view of all of a value, in its own arrangement."""
-    return View(value, counting(math.prod(box)).reshape(box))
+    return View(value, in_order(math.prod(box)).reshape(box))
+
+
+def is_whole(view: View, box: Box) -> bool:
+    """Tell whether a view is all of a value with this box, in its own order, whatever the view's shape."""
+    return view.index.size == math.prod(box) and is_in_order(view.index)
 
 
 def box_of(shape: tuple[int, ...]) -> Box:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy
 
 from prunus.compiling.layout import Halo, Layout
-from prunus.compiling.net import Indices, is_counting
+from prunus.compiling.net import Indices, is_in_order
 from prunus.compiling.operations.contract import Contract
 
 
@@ -42,7 +42,7 @@ def step_along(index: Indices, dim: int) -> int:
 
 def steps_fit(index: Indices, rows: int, columns: int) -> bool:
     """Tell whether equal steps of places are equal steps in memory, where rows and channels may have gaps between."""
-    if index.shape[1:] == (rows, columns) and is_counting(index):
+    if index.shape[1:] == (rows, columns) and is_in_order(index):
         return True
     flat = index.reshape(len(index), -1)
     channel, rest = numpy.divmod(flat, rows * columns)

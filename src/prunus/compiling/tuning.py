@@ -36,16 +36,16 @@ _MOST_TRIED = 4
 # A contraction with more multiply-adds is tried on some of its tiles: about a millisecond.
 _MOST_MACS = 3e7
 
-# What one measurement should last at least, and after which no other of the same trial begins, in seconds.
+# One measurement lasts at least this long; a variant that has been timed for longer than the second is not timed again.
 _LEAST_SECONDS = 50e-6
 _MOST_SECONDS = 0.01
-# After a call of each: a round for each of these, without ways that many times slower than the best.
+# One round per entry; a variant slower than the best by more than this factor sits it out.
 _HOPELESS = 2.0, 1.2, 1.2, 1.2, 1.2, 1.2
 
-# Threads that share each step wait for each other after each: it has to pay. Both ways are timed in so many rounds at
-# least and at most, until so many seconds are over.
+# Threads that share each step wait for each other after each: it has to pay.
 _WORTH_SHARING = 0.9
-_SHARING_ROUNDS = 4, 20
+# Both ways are timed in so many rounds at least; further ones begin only within so many seconds.
+_FEWEST_ROUNDS, _MOST_ROUNDS = 4, 20
 _SHARING_SECONDS = 0.3
 
 
@@ -142,8 +142,8 @@ def _tuned(
     chosen: dict[tuple[str, int], Variant] = {}
     totals = []
     for plan in plans:
-        ways, total = _tuned_in_mode(plan, target, numbers, trials, say)
-        chosen |= {(plan.mode.name, output): variant for output, variant in ways.items()}
+        variant_of, total = _tuned_in_mode(plan, target, numbers, trials, say)
+        chosen |= {(plan.mode.name, output): variant for output, variant in variant_of.items()}
         totals.append(total)
     in_block, singly = totals
     most_single = min(int(in_block / max(singly, 1e-9)), block - 1)
@@ -162,18 +162,21 @@ def _tuned_in_mode(
         if not isinstance(operation, Contract):
             total += sum(_timed(operation, [None], writer, trials))
             continue
-        ways, key = variants(operation, plan, target.registers), _likeness(operation, plan)
-        if key not in best_of or best_of[key][0] not in ways:
-            seconds = _timed(operation, ways[:_MOST_TRIED], writer, trials)
-            best = min(seconds)
-            best_of[key] = ways[seconds.index(best)], best / max(operation.nonzero, 1)
+        ways, weights = variants(operation, plan, target.registers)[:_MOST_TRIED], max(operation.nonzero, 1)
+        key = *_timing_key(operation, plan), *ways
+        if key not in best_of:
+            seconds = _timed(operation, ways, writer, trials)
+            best_of[key] = ways[seconds.index(min(seconds))], min(seconds) / weights
         chosen[operation.output], seconds_a_weight = best_of[key]
-        total += seconds_a_weight * operation.nonzero
+        total += seconds_a_weight * weights
     return chosen, total
 
 
-def _likeness(contract: Contract, plan: Plan) -> tuple[object, ...]:
-    """Return what layers have in common for which the same way is best: shapes, and about how many weights are zero."""
+def _timing_key(contract: Contract, plan: Plan) -> tuple[object, ...]:
+    """Return a key, of shapes and about how many weights are zero: of contractions that share it one is timed.
+
+    How the zeros lie shows in the order of their variants.
+    """
     density = round(math.log2(max(contract.nonzero, 1) / contract.weight.size))
     fields = contract.weight.shape, contract.groups, contract.grid, contract.pool
     return density, *fields, plan.layouts[contract.source.value], plan.taps[contract.output].steps
@@ -183,18 +186,20 @@ def _timed(operation: Operation, ways: Sequence[Variant | None], writer: CallWri
     """Return the seconds that each call of some ways to compute an operation takes."""
     calls = [call for way in ways for call in operation.calls(writer, way)]
     trials.prepare(calls, writer.constants.data)
-    return [seconds / call.share for seconds, call in zip(_interleaved(trials, len(calls)), calls, strict=True)]
+    return [seconds / call.fraction for seconds, call in zip(_interleaved(trials, len(calls)), calls, strict=True)]
 
 
 def _interleaved(trials: Trials, count: int) -> list[float]:
     """Return the least seconds that each call took, over rounds in random orders."""
-    for trial in range(min(count, 1)):
-        trials.seconds(trial, 1)  # the first to touch the memory that all of them read
+    if count == 0:
+        return []
+    trials.seconds(0, 1)  # so that none of them is the first to read its source
     best = [trials.seconds(trial, 1) for trial in range(count)]
     spent = list(best)
     shuffle = random.Random(0).shuffle
     for hopeless in _HOPELESS:
-        order = [t for t in range(count) if best[t] <= hopeless * min(best) and spent[t] < _MOST_SECONDS]
+        limit = hopeless * min(best)
+        order = [trial for trial in range(count) if best[trial] <= limit and spent[trial] < _MOST_SECONDS]
         shuffle(order)
         for trial in order:
             times = max(1, math.ceil(_LEAST_SECONDS / max(best[trial], 1e-7)))
@@ -204,11 +209,11 @@ def _interleaved(trials: Trials, count: int) -> list[float]:
     return best
 
 
-def shares_steps(engine: Engine, inputs: Sequence[int], outputs: Sequence[int]) -> bool:
+def is_sharing_faster(engine: Engine, inputs: Sequence[int], outputs: Sequence[int]) -> bool:
     """Tell whether threads that share the steps of one sample are faster than one that computes it alone.
 
     Args:
-        engine: whose threads share their steps for some of the calls.
+        engine: is switched both ways while it is timed; the caller sets which one stays.
         inputs: numbers of one sample of each input.
         outputs: likewise.
     """
@@ -219,11 +224,11 @@ def shares_steps(engine: Engine, inputs: Sequence[int], outputs: Sequence[int]) 
     outputs_at = (ctypes.c_void_p * len(outputs))(*addresses[len(inputs) :])
     best = {False: math.inf, True: math.inf}
     begin = time.perf_counter()
-    for number in range(_SHARING_ROUNDS[1]):
-        if number >= _SHARING_ROUNDS[0] and time.perf_counter() - begin > _SHARING_SECONDS:
+    for number in range(_MOST_ROUNDS):
+        if number >= _FEWEST_ROUNDS and time.perf_counter() - begin > _SHARING_SECONDS:
             break
         for share in best:
-            engine.share(share)
+            engine.set_share_steps(share)
             start = time.perf_counter()
             engine.run(inputs_at, outputs_at, 1)
             best[share] = min(best[share], time.perf_counter() - start)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,8 @@ def shrink(
     itself, and the outputs on up to 64 samples of several scales. The proof holds for eval mode, for the arguments
     that the example gives, and for inputs of its sizes; others are tried where the model takes them. In training mode
     a step has to run, and branches that only training runs have to work on the channels that they worked on before.
-    A model whose code fixes the batch becomes a graph of that batch. The result's attribute `checked` tells what was
+    A model whose code fixes the batch becomes a graph of that batch. Where nothing can go, the result is a copy, of
+    which only outputs are compared. The result's attribute `checked` tells what was
     compared.
 
     Args:
@@ -125,11 +126,8 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     kind = type(model).__name__
     trials = _trials(model, graph)
     example = trials.example[0].inputs
-    if not bool(kept.gone.any()):
-        with contextlib.suppress(RebuildError):  # then the reason is told below
-            copy = rebuild(model, kept, {})
-            _check_outputs(copy, trials)
-            return _with_checked(copy, trials.checked(resized=True))
+    if not bool(kept.gone.any()) and (copy := _unchanged(model, kept, trials)) is not None:
+        return copy
     biases, fresh = _biases(kept, fixed)
     try:
         cut = {name: _cut_bias(kept, use, shift) for name, (use, shift) in fresh.items()}
@@ -161,6 +159,16 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     smaller = _as_graph(demanded, trials, why)
     _check_training(smaller, trials, kept, training_biases)
     return _with_checked(smaller, trials.checked(resized=False))
+
+
+def _unchanged(model: nn.Module, kept: Kept, trials: Trials) -> nn.Module | None:
+    """Return a copy of a model of which all is kept; None where its outputs differ, as the general way says why."""
+    copy = rebuild(model, kept, {})
+    try:
+        _check_outputs(copy, trials)
+    except RebuildError:
+        return None
+    return _with_checked(copy, replace(trials.checked(resized=True), operations=False))
 
 
 def _trials(model: nn.Module, graph: Graph) -> Trials:

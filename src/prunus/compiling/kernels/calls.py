@@ -16,7 +16,7 @@ from prunus.compiling.kernels.numbers import FUNCTIONS, Numbers
 from prunus.compiling.kernels.variants import DOT, Variant, tile_of
 from prunus.compiling.kernels.writing import Constants
 from prunus.compiling.layout import nest, shaped
-from prunus.compiling.net import Indices, Operation, View, Windows
+from prunus.compiling.net import Indices, Operation, View, Windows, in_order, whole
 from prunus.compiling.net import Numbers as Values
 from prunus.compiling.planning import Plan
 from prunus.compiling.taps import step_along
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from prunus.compiling.operations import Contract, Pool
     from prunus.compiling.operations.elementwise import Step
 
-# So few tiles, or groups of outputs, tell the time of all.
-_FEWEST = 4
+# Of a large layer at least so many tiles, and groups of outputs, are timed.
+_FEWEST_TIMED = 4
 
 _IN_WORK, _IN_CONSTANTS, _IS_NUMBER = range(3)
 
@@ -37,12 +37,12 @@ class Call(NamedTuple):
     Attributes:
         kernel: its name.
         arguments_at: where its arguments are in the constants, in bytes.
-        share: how much of the operation it does.
+        fraction: how much of the operation it does.
     """
 
     kernel: str
     arguments_at: int
-    share: float = 1.0
+    fraction: float = 1.0
 
 
 class Runs(NamedTuple):
@@ -106,8 +106,7 @@ class CallWriter:
 
     def output(self, operation: Operation) -> Indices:
         """Return where what an operation makes lies, of the shape of its box."""
-        index = numpy.arange(math.prod(operation.box), dtype=numpy.int64).reshape(operation.box)
-        return self.plan.addresses(View(operation.output, index))
+        return self.plan.addresses(whole(operation.output, operation.box))
 
     def tape(self, target: Indices, sources: Sequence[View | Values], steps: Sequence[Step]) -> Call:
         """Return the call that applies functions to each element; without any, that copies the only source."""
@@ -222,7 +221,7 @@ class CallWriter:
         tiles = lists.tiles(contract, plan, variant)
         layout = plan.layouts[contract.output]
         groups = len(contract.weight) // variant.rows
-        num_tiles, num_groups = self._fewer(len(tiles), groups, contract, variant)
+        num_tiles, num_groups = self._num_timed(len(tiles), groups, contract, variant)
         call = self._call(
             kernel,
             arguments.CONTRACTION,
@@ -244,26 +243,27 @@ class CallWriter:
             **self._residual(contract, variant),
             **self._after(contract),
         )
-        return call._replace(share=num_tiles * num_groups / (len(tiles) * groups))
+        return call._replace(fraction=num_tiles * num_groups / (len(tiles) * groups))
 
     def _lists(self, contract: Contract, variant: Variant) -> Lists:
         """Return a contraction's weights, sorted once for all variants that read them in the same order."""
         key = contract.output, variant.rows, variant.parts
         if key not in self.sorted_weights:
-            for other in [other for other in self.sorted_weights if other[0] != contract.output]:
-                del self.sorted_weights[other]
+            if any(output != contract.output for output, _, _ in self.sorted_weights):
+                self.sorted_weights.clear()
             self.sorted_weights[key] = lists.lists(contract, self.plan, variant)
         return self.sorted_weights[key]
 
-    def _fewer(self, tiles: int, groups: int, contract: Contract, variant: Variant) -> tuple[int, int]:
+    def _num_timed(self, num_tiles: int, num_groups: int, contract: Contract, variant: Variant) -> tuple[int, int]:
         """Return how many of the tiles, and of the groups of outputs, are computed."""
         if self.most_macs == math.inf:
-            return tiles, groups
-        share = self.most_macs / max(contract.macs * self.plan.mode.block, 1)
-        fewer_tiles = min(tiles, max(_FEWEST, math.ceil(share * tiles)))
+            return num_tiles, num_groups
+        fraction = self.most_macs / max(contract.macs * self.plan.mode.block, 1)
+        fewer_tiles = min(num_tiles, max(_FEWEST_TIMED, math.ceil(fraction * num_tiles)))
         if variant.parts > 1:  # lists of several parts are counted from all groups
-            return fewer_tiles, groups
-        return fewer_tiles, min(groups, max(_FEWEST, math.ceil(share * tiles / fewer_tiles * groups)))
+            return fewer_tiles, num_groups
+        left = fraction * num_tiles / fewer_tiles
+        return fewer_tiles, min(num_groups, max(_FEWEST_TIMED, math.ceil(left * num_groups)))
 
     def _residual(self, contract: Contract, variant: Variant) -> dict[str, int]:
         if contract.residual is None:
@@ -311,7 +311,7 @@ class CallWriter:
         """Return the calls that load the inputs, and those that store the outputs."""
         inputs, outputs = self.plan.net.inputs.values(), self.plan.net.outputs
         loads = [
-            self._transfer("load_input", place, View(number, numpy.arange(math.prod(shape)).reshape(shape)))
+            self._transfer("load_input", place, View(number, in_order(math.prod(shape)).reshape(shape)))
             for place, (number, shape) in enumerate(inputs)
         ]
         return loads, [self._transfer("store_output", place, view) for place, view in enumerate(outputs)]

@@ -43,21 +43,21 @@ def lists(contract: Contract, plan: Plan, variant: Variant) -> Lists:
     group, entry = numpy.nonzero((flat != 0).any(1))
     offsets = taps[group * rows // per_group, entry]
     if variant.parts == 1 and bool((taps[:, 1:] > taps[:, :-1]).all()):
-        bounds = numpy.bincount(group, minlength=len(flat))
-        order = _there_and_back(group, bounds)
+        counts = numpy.bincount(group, minlength=len(flat))
+        order = _alternating(group, counts)
     else:
         low, high = int(taps.min()), int(taps.max()) + 1
         part = (offsets - low) * variant.parts // (high - low)
         order = numpy.lexsort((numpy.where(group % 2 == 0, offsets, -offsets), group, part))
-        bounds = numpy.bincount(part * len(flat) + group, minlength=variant.parts * len(flat))
+        counts = numpy.bincount(part * len(flat) + group, minlength=variant.parts * len(flat))
     return Lists(
-        numpy.concatenate([[0], numpy.cumsum(bounds)]).astype(numpy.int32),
+        numpy.concatenate([[0], numpy.cumsum(counts)]).astype(numpy.int32),
         offsets[order],
         flat[group[order], :, entry[order]],
     )
 
 
-def _there_and_back(group: Indices, counts: Indices) -> Indices:
+def _alternating(group: Indices, counts: Indices) -> Indices:
     """Return the order that reverses every other group: what was read last is still in the cache.
 
     Args:

@@ -56,8 +56,8 @@ def pair(sizes: Any, dims: int, fill: int = 1) -> tuple[int, int]:
 
 
 def numbers_of(tensor: Tensor) -> Numbers:
-    """Return a constant tensor as numbers."""
-    return tensor.detach().cpu().double().numpy()
+    """Return a constant tensor as numbers of their own: the model may be trained on."""
+    return tensor.detach().to("cpu", torch.float64, copy=True).numpy()
 
 
 def bias_of(bias: Any, count: int) -> Numbers:

@@ -20,7 +20,7 @@ from prunus.compiling.lowering.arguments import (
     shape_of,
 )
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
-from prunus.compiling.net import Box, Indices, Numbers, Pointwise, View, box_of, counting, is_counting, whole
+from prunus.compiling.net import Box, Indices, Numbers, Pointwise, View, box_of, in_order, is_whole, whole
 from prunus.compiling.operations import elementwise
 from prunus.graph.operations import OPERATIONS
 
@@ -148,7 +148,7 @@ def _arithmetic(reader: Reader, call: Call, function: str, first: Any, second: A
 def _operand(call: Call, argument: Any, shape: torch.Size) -> Activation | Numbers:
     if isinstance(argument, Activation):
         return expanded(argument, shape)
-    full = torch.as_tensor(argument, dtype=torch.float64).expand(shape)
+    full = torch.as_tensor(argument).to(torch.float64, copy=True).expand(shape)
     if not same_for_all_samples(full):
         raise call.refuse("a constant differs from sample to sample of the batch")
     return full[0].numpy()
@@ -156,31 +156,24 @@ def _operand(call: Call, argument: Any, shape: torch.Size) -> Activation | Numbe
 
 def combined(reader: Reader, call: Call, function: str, first: Activation, second: Activation | Numbers) -> Activation:
     """Combine in the arrangement of the first's value, if that is all there is of it."""
+    title, number = reader.title(call), reader.next_value()
     one = reader.view(call, first)
     other = reader.view(call, second) if isinstance(second, Activation) else second
     box = reader.boxes[one.value]
-    in_order = one.index.size == math.prod(box) and is_counting(one.index)
-    order = None if in_order else _inverse(one.index.reshape(-1), math.prod(box))
-    if in_order or order is not None:  # a rearrangement of the whole value
-        one = View(one.value, _rearranged(one.index, order, box))
-        other = (
-            View(other.value, _rearranged(other.index, order, box))
-            if isinstance(other, View)
-            else _rearranged(numpy.asarray(other), order, box)
-        )
-        result = reader.make(elementwise.combined(reader.title(call), reader.next_value(), function, one, other))
-        return moved(result, first.index)
+    order = None if is_whole(one, box) else _inverse(one.index.reshape(-1), math.prod(box))
+    if is_whole(one, box) or order is not None:
+        pair = _in_box(one, box, order), _in_box(other, box, order)
+        return moved(reader.make(elementwise.combined(title, number, function, *pair)), first.index)
     shape = tuple(one.index.shape)
-    box = box_of(shape)
-    one = View(one.value, one.index.reshape(box))
-    other = View(other.value, other.index.reshape(box)) if isinstance(other, View) else other.reshape(box)
-    operation = elementwise.combined(reader.title(call), reader.next_value(), function, one, other)
-    return reader.shaped(operation, shape)
+    pair = _in_box(one, box_of(shape)), _in_box(other, box_of(shape))
+    return reader.shaped(elementwise.combined(title, number, function, *pair), shape)
 
 
-def _rearranged(array: numpy.ndarray, order: Indices | None, box: Box) -> numpy.ndarray:
-    """Return an array in a box, its elements in some order; None is their own."""
-    return array.reshape(box) if order is None else array.reshape(-1)[order].reshape(box)
+def _in_box(source: Any, box: Box, order: Indices | None = None) -> Any:
+    """Return a view, or constants, in a box; where an order is given, with the elements in that order."""
+    if isinstance(source, View):
+        return View(source.value, _in_box(source.index, box, order))
+    return source.reshape(box) if order is None else source.reshape(-1)[order].reshape(box)
 
 
 def _inverse(index: Indices, size: int) -> Indices | None:
@@ -188,7 +181,7 @@ def _inverse(index: Indices, size: int) -> Indices | None:
     if len(index) != size:
         return None
     order: Indices = numpy.full(size, -1, dtype=numpy.int64)
-    order[index] = counting(size)
+    order[index] = in_order(size)
     return order if bool((order >= 0).all()) else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ import numpy
 from numpy import ndarray
 
 from prunus.compiling.kernels.numbers import RISING
-from prunus.compiling.net import Net, Numbers, Operation, View, is_counting
+from prunus.compiling.net import Net, Numbers, Operation, View, is_whole
 from prunus.compiling.operations import Contract, Elementwise, Pool
 from prunus.compiling.operations.elementwise import followed
 
@@ -55,7 +54,7 @@ def _next_fusion(
     for operation in operations:
         for view in sorted(operation.views, key=lambda view: -order.get(view.value, 0)):
             maker = makers.get(view.value)
-            if maker is None or readers[view.value] != 1 or view.value in keep or not _is_whole(view, maker):
+            if maker is None or readers[view.value] != 1 or view.value in keep or not is_whole(view, maker.box):
                 continue
             fused = into(maker, operation, view)
             if fused is not None:
@@ -78,11 +77,6 @@ def _into_functions(maker: Operation, operation: Operation, view: View) -> Opera
     if not isinstance(maker, Elementwise) or not isinstance(operation, Elementwise):
         return None
     return followed(maker, operation, view)
-
-
-def _is_whole(view: View, maker: Operation) -> bool:
-    """Tell whether a view is all of a value in its own arrangement."""
-    return view.index.size == math.prod(maker.box) and is_counting(view.index)
 
 
 def _scaled(maker: Contract, operation: Operation) -> Contract | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from prunus.compiling.net import Box, Net, Operation, View, box_of, counting, whole
+from prunus.compiling.net import Box, Net, Operation, View, box_of, in_order, whole
 from prunus.errors import CompileError
 from prunus.graph import Graph, module_path, where
 from prunus.graph.calls import CalledOperation, arguments_by_name, has_tensor, hint
@@ -188,7 +188,7 @@ class Reader:
         if first.numel() and not 0 <= int(first.min()) <= int(first.max()) < size:
             return None
         first = first.contiguous()
-        ordered = counting(first.numel())
+        ordered = in_order(first.numel())
         if numpy.array_equal(first.reshape(-1).numpy(), ordered):
             return View(activation.value, ordered.reshape(first.shape))
         return View(activation.value, first.numpy())

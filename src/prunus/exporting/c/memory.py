@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy
 
-from prunus.compiling.net import Net, Operation, View, is_counting
+from prunus.compiling.net import Net, Operation, is_whole
 
 
 @dataclass(frozen=True)
@@ -92,20 +91,14 @@ def _direct(net: Net) -> dict[int, int]:
     direct: dict[int, int] = {}
     computed = {operation.output for operation in net.operations}
     for number, view in enumerate(net.outputs):
-        if view.value in computed and view.value not in direct and is_whole(net, view):
+        if view.value in computed and view.value not in direct and is_whole(view, net.boxes[view.value]):
             direct[view.value] = number
     return direct
-
-
-def is_whole(net: Net, view: View) -> bool:
-    """Tell whether a view is all of a value in its own order."""
-    return view.index.size == math.prod(net.boxes[view.value]) and is_counting(view.index)
 
 
 def _replaceable(operation: Operation) -> list[int]:
     """Return values whose place the output may take: what is read of them is all of them, in their own order."""
     views = operation.overwritable
-    size = math.prod(operation.box)
-    in_order = {id(view): view.index.size == size and is_counting(view.index) for view in views}
+    in_order = {id(view): is_whole(view, operation.box) for view in views}
     values = dict.fromkeys(view.value for view in views)
     return [value for value in values if all(in_order[id(view)] for view in views if view.value == value)]

@@ -53,8 +53,8 @@ def _without_channels(
     if any(not value.is_filled and value.shape.numel() > 1 for value in activations) or not parameters:
         for value in parameters:
             reader.bind(value, inert(shape))
-        is_made = not parameters and len(activations) == 1 and activations[0].is_filled
-        return Value(activations[0].labels, is_filled=True) if is_made else Value(inert(shape))
+        is_filled = not parameters and len(activations) == 1 and activations[0].is_filled
+        return Value(activations[0].labels, is_filled=True) if is_filled else Value(inert(shape))
     sources = [source.moved(source.indices().expand(shape)) for value in parameters for source in value.sources]
     if len(parameters) == 1 and parameters[0].shape == shape:
         return Value(inert(shape), parameters[0].sources)

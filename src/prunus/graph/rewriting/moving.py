@@ -62,7 +62,7 @@ class Move:
         self.node = node
         # One stand-in for each argument: two arguments with the same labels are two tensors all the same.
         own = {argument: replace(value) for argument, value in _tensors(node, values).items()}
-        self._lasting: list[Value] = []
+        self._kept_alive: list[Value] = []
         self.nodes = {id(value): argument for argument, value in own.items()}
         self.masks = {id(own[argument]): extents.of(values[argument]) for argument in own}
         call = Call.of(node, {**values, **own})
@@ -104,7 +104,7 @@ class Move:
         self.nodes[id(small)] = self.nodes[id(value)]
         swapped = {name: _swapped(argument, value, small) for name, argument in self.arguments.items()}
         self.arguments = swapped
-        self._lasting = [*self._lasting, value]  # so that its id stays its own
+        self._kept_alive = [*self._kept_alive, value]  # so that its id stays its own
 
     def is_proven(self, target: Any, changes: Mapping[str, Any]) -> bool:
         """Tell whether an operation moves each element that stays to where it should.

@@ -52,9 +52,7 @@ class Attribute:
 
 def tell_layers(model: nn.Module, original: nn.Module, kept: Kept) -> None:
     """Let the attributes of layers tell the sizes of the tensors that they hold: PyTorch's by class, others by name."""
-    uses = {
-        use.weight.name: (use, counted) for counted in (kept.training, kept) if counted for use in counted.coupling.uses
-    }
+    uses = {use.weight.name: (use, mode) for mode in (kept.training, kept) if mode for use in mode.coupling.uses}
     changes = _size_changes(kept, ancestors=False)
     originals = dict(original.named_modules())
     for path, module in model.named_modules():
