@@ -56,7 +56,7 @@ def test_a_batch_in_the_code(name: str, batch: int, samples: int) -> None:
 
 def test_one_sample_that_becomes_several_outputs_is_refused() -> None:
     model = Pinned(lambda x: x.flatten(1) + torch.ones(1, 32).expand(4, 32)).eval()
-    with pytest.raises(CompileError, match="no batch as its first dimension"):
+    with pytest.raises(CompileError, match="the batch is not its input's first dimension"):
         prunus.compile(model, torch.randn(1, 1, 6, 6), tune=False)
     assert prunus.compile(model, torch.randn(4, 1, 6, 6), tune=False).fixed_batch == 4
 
@@ -106,7 +106,7 @@ def test_a_model_that_makes_a_number_of_its_batch_has_a_fixed_one(samples: int) 
 
 
 def test_a_loop_over_samples_is_refused_in_words() -> None:
-    with pytest.raises(CompileError, match=r"joins along the batch|no batch as its first dimension"):
+    with pytest.raises(CompileError, match=r"joins along the batch|the batch is not its input's first dimension"):
         prunus.compile(Unrolled().eval(), torch.randn(2, 4), tune=False)
 
 

@@ -27,8 +27,8 @@ from zoo import ZOO
 
 # What has an operation that programs don't know; the message must name it.
 REFUSED = {
-    "multihead-attention": "no batch as its first dimension|attention multiplies two activations",
-    "encoder-layer": "no batch as its first dimension",
+    "multihead-attention": "the batch is not its input's first dimension|attention multiplies two activations",
+    "encoder-layer": "the batch is not its input's first dimension",
     "fused-qkv": "scaled_dot_product_attention",
     "separate-qkv": "attention multiplies two activations",
     "grouped-query-rotary": "input 'ids' is of torch.int64",

@@ -76,10 +76,15 @@ def test_scores_of_extreme_weights_are_finite(any_criterion: Criterion, dtype: t
     assert torch.isfinite(any_criterion(weight, stats_for(weight))).all()
 
 
-def test_scores_do_not_depend_on_the_weights_dimensions(any_criterion: Criterion) -> None:
-    weight, flat = weights((4, 6)), weights((24,))
-    by_shape = any_criterion(weight, stats_for(weight))
-    assert torch.equal(by_shape, any_criterion(flat, stats_for(flat)).view(4, 6))
+def test_scores_do_not_depend_on_how_a_row_is_shaped(any_criterion: Criterion) -> None:
+    matrix, kernels = weights((4, 6)), weights((4, 6)).view(4, 3, 2)
+    by_matrix = any_criterion(matrix, stats_for(matrix))
+    stats = stats_for(matrix)
+    shaped = Stats(
+        stats.name,
+        **{key: value.view(4, 3, 2) for key, value in vars(stats).items() if key != "name" and value is not None},
+    )
+    assert torch.equal(by_matrix, any_criterion(kernels, shaped).view(4, 6))
 
 
 def test_scores_do_not_depend_on_the_memory_layout(any_criterion: Criterion) -> None:

@@ -200,7 +200,7 @@ def _numbers(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype | 
     refuse_complex(named, inputs)
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(
-            f"dtype must be torch.float32 or torch.float64, got {dtype}; inputs may be of 16 bits all the same"
+            f"dtype must be torch.float32 or torch.float64, got {dtype!r}; inputs may be of 16 bits all the same"
         )
     wide = any(tensor.dtype == torch.float64 for tensor in (*named.values(), *inputs))
     kind = dtype or (torch.float64 if wide else torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,9 +196,8 @@ class Program:
         batch = self.fixed_batch or "batch"
         inputs = ", ".join(f"{name}: ({batch}, {', '.join(map(str, shape))})" for name, (_, shape) in self._inputs)
         steps = len(self._parts.net.operations)
-        return (
-            f"Program({inputs}; {steps} steps, {self._parts.target.name}, {self._parts.dtype}, {self.threads} threads)"
-        )
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return f"Program({inputs}; {steps} steps, {self._parts.target.name}, {self._parts.dtype}, {threads})"
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         names = [name for name, _ in self._inputs]
@@ -206,7 +205,7 @@ class Program:
         unknown = [name for name in kwargs if name not in names or name in by_name]
         missing = [name for name in names if name not in by_name and name not in kwargs]
         if unknown or missing or len(args) > len(names):
-            raise TypeError(f"the program takes the inputs {', '.join(names)}, got {len(args)} and {sorted(kwargs)}")
+            raise TypeError(f"the program takes the inputs {', '.join(names)}, got {_given(len(args), kwargs)}")
         return [{**by_name, **kwargs}[name] for name in names]
 
     def _tensor(self, value: Any, name: str, expected: tuple[int, tuple[int, ...]]) -> Tensor:
@@ -242,6 +241,11 @@ class Program:
         else:
             leaves = iter(results)
         return self._parts.structure.build(leaves)
+
+
+def _given(count: int, names: Iterable[str]) -> str:
+    """Say what a call was given, in words."""
+    return " and ".join([f"{count} by position", *map(repr, sorted(names))])
 
 
 def _from_numpy(array: numpy.ndarray) -> Tensor:

@@ -84,7 +84,8 @@ def _compiler(named: str, path: str) -> Compiler:
         candidate = _started(tuple(shlex.split(named)))
         if candidate is None:
             raise MissingCompilerError(
-                f"the C compiler that CC names, {named!r}, can't be started; set CC to one that can, or unset it"
+                f"the C compiler that CC names, {named!r}, can't be started, or can't tell its version; set CC to "
+                "another, or unset it"
             )
         return candidate
     for name in ("cc", "gcc", "clang"):

@@ -67,7 +67,7 @@ def _versions() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     here = machine()
     yield Finding("machine", "processor", "ok", here.processor)
-    yield Finding("machine", "cores", "ok", f"{here.cores}; PyTorch uses {here.threads} threads")
+    yield Finding("machine", "cores", "ok", f"{here.cores}; PyTorch uses {here.threads} of them")
     if here.memory_bytes is not None:
         yield Finding("machine", "memory", "ok", f"{here.memory_bytes / 2**30:.1f} GiB")
     yield Finding("machine", "accelerator", "ok", here.accelerator or "none that PyTorch can use; all runs on the CPU")

@@ -54,7 +54,7 @@ def sizes(receipt: Receipt) -> Table | None:
         for model in models
     ]
     columns = ("model", *forms, *(("C: flash", "C: RAM") if in_c else ()))
-    caption = "Bytes of each file." + (
+    caption = "Bytes of the weights as a file of each format." + (
         " C: of the exported source; its code takes a little more flash." if in_c else ""
     )
     return _of_models(receipt, columns, rows, caption)

@@ -46,6 +46,8 @@ def shrink(
 ) -> nn.Module:
     """Return a smaller model with the same outputs: without the channels, neurons and heads that can't matter.
 
+    With masks, "the same" is what the model computes with its masked weights at zero, whether or not they are yet.
+
     A channel can't matter if everything that carries it on to an output is zero: weights, the scale of a norm, a
     factor. Nor can it if it is constant, as all that makes it is zero: then what it gives to the layers behind is
     added to their biases (not across zero padding, where it would be wrong). This is repeated until nothing more

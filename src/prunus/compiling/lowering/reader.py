@@ -120,7 +120,10 @@ class Reader:
         """
         first = self._one_sample(activation)
         if first is None:
-            raise call.refuse("its input has no batch as its first dimension, or mixes samples; no program can do that")
+            raise call.refuse(
+                "here the batch is not its input's first dimension, as within PyTorch's attention, or samples are "
+                "mixed; compile the part of the model without it, or use prunus.export to ONNX"
+            )
         return first
 
     def size(self, activation: Activation) -> int:
