@@ -85,7 +85,8 @@ def _scaled(maker: Contract, operation: Operation) -> Contract | None:
     if not isinstance(numbers, ndarray) or not _ends_with_sum(maker):
         return None
     rows = numbers.reshape(maker.box[0], -1)
-    if not bool((rows == rows[:, :1]).all()):
+    is_broadcast = rows.strides[1] == 0
+    if not is_broadcast and not bool((rows == rows[:, :1]).all()):
         return None
     number = rows[:, 0]
     if function in ("add", "sub"):
