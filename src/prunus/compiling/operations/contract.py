@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ class Contract(Operation):
     pool: tuple[str, int, int] | None = None
     kind: str = "conv"
 
-    @property
+    @functools.cached_property
     def nonzero(self) -> int:
         """How many weights are not zero."""
         return int(numpy.count_nonzero(self.weight))
