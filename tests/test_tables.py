@@ -73,10 +73,14 @@ def test_what_save_wrote_prints_each_tensor_and_the_file(tmp_path):
 
 
 def test_what_shrink_compared_prints_as_pairs():
-    lines = dict(line.split("  ", 1) for line in str(prunus.shrink(small(), torch.zeros(1, 4)).checked).splitlines())
-    assert lines["at the sizes (without the batch)"].strip().startswith("4")
-    assert lines["each operation compared"].strip() == "yes"
-    assert lines["of the types"].strip() == "float32"
+    whole, halved = small(), small()
+    halved[2].weight.data[:, ::2] = 0
+    for model, compared in ((whole, "no"), (halved, "yes")):
+        text = str(prunus.shrink(model, torch.zeros(1, 4)).checked)
+        lines = dict(line.split("  ", 1) for line in text.splitlines())
+        assert lines["at the sizes (without the batch)"].strip().startswith("4")
+        assert lines["each operation compared"].strip() == compared, "of a copy only the outputs are"
+        assert lines["of the types"].strip() == "float32"
 
 
 def test_figures_of_a_model_print_with_their_units():
