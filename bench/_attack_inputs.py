@@ -1,8 +1,9 @@
-"""Networks whose output depends on tokens, integers, masks and sizes that the example does not have."""
+"""Networks whose output depends on tokens, integers, masks, sizes and arguments that the example does not have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -140,6 +141,8 @@ def scaled_first(y: Tensor) -> Tensor:
 
 
 SIZES: dict[str, Callable[..., Tensor]] = {
+    "literal in large batches": lambda net, y: scaled_first(y) if y.shape[0] > 30 else y,
+    "roll in single samples": lambda net, y: y.roll(1, 1) if y.shape[0] == 1 else y,
     "fully convolutional": lambda net, y: y,
     "literal above 8": lambda net, y: scaled_first(y) if y.shape[-1] > 8 else y,
     "roll above 8": lambda net, y: y.roll(1, 1) if y.shape[-1] > 8 else y,
@@ -195,3 +198,72 @@ def sized_subject(name: str, draw: Draw) -> Subject:
 
 for _name in SIZES:
     attempt("sizes", _name)(lambda draw, name=_name: sized_subject(name, draw))
+
+
+class Switched(nn.Module):
+    """Two layers with something between them that a further argument, which the example does not give, chooses."""
+
+    def __init__(self, between: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 12)
+        self.between = between
+
+    def run(self, x: Tensor, setting: Any) -> Tensor:
+        """Return the outputs."""
+        return self.last(self.between(torch.relu(self.first(x)), setting))
+
+
+class OfSwitch(Switched):
+    """Takes a switch."""
+
+    def forward(self, x: Tensor, setting: bool = False) -> Tensor:
+        return self.run(x, setting)
+
+
+class OfNumber(Switched):
+    """Takes a whole number."""
+
+    def forward(self, x: Tensor, setting: int = 0) -> Tensor:
+        return self.run(x, setting)
+
+
+class OfName(Switched):
+    """Takes a name."""
+
+    def forward(self, x: Tensor, setting: str = "plain") -> Tensor:
+        return self.run(x, setting)
+
+
+class OfTensor(Switched):
+    """Takes another input."""
+
+    def forward(self, x: Tensor, setting: Tensor | None = None) -> Tensor:
+        return self.run(x, setting)
+
+
+# The class, what it does between its layers, and the values that the example does not give.
+ARGUMENTS: dict[str, tuple[type[Switched], Callable[..., Tensor], tuple[Any, ...]]] = {
+    "flip where asked": (OfSwitch, lambda y, on: y.flip(1) if on else y, (True,)),
+    "literal where asked": (OfSwitch, lambda y, on: torch.cat([y[:, :4] * 2, y[:, 4:]], 1) if on else y, (True,)),
+    "literal unless asked": (OfSwitch, lambda y, on: y if on else torch.cat([y[:, :4] * 2, y[:, 4:]], 1), (True,)),
+    "mean where asked": (OfSwitch, lambda y, on: y - y.mean(1, keepdim=True) if on else y, (True,)),
+    "doubled where asked": (OfSwitch, lambda y, on: y * 2 if on else y, (True,)),
+    "rolled by a number": (OfNumber, lambda y, turns: y.roll(turns, 1), (1, 3)),
+    "times a number": (OfNumber, lambda y, factor: y * (factor + 1), (1, 3)),
+    "flip by name": (OfName, lambda y, name: y.flip(1) if name == "flip" else y, ("flip",)),
+    "doubled by name": (OfName, lambda y, name: y * 2 if name == "double" else y, ("double",)),
+    "gate of an input": (OfTensor, lambda y, gate: y if gate is None else y * gate, (torch.arange(12.0),)),
+    "scaled by an input": (OfTensor, lambda y, scale: y if scale is None else y * scale, (torch.tensor(3.0),)),
+}
+
+
+def arguments_subject(name: str, draw: Draw) -> Subject:
+    """Make a network of `ARGUMENTS`."""
+    kind, between, values = ARGUMENTS[name]
+    model = randomise(kind(between), draw.randrange(10_000))
+    others = tuple(("setting", value) for value in values)
+    return Subject(model, (Argument((6,)),), dtype=draw.choice([torch.float32, torch.float64]), others=others)
+
+
+for _name in ARGUMENTS:
+    attempt("arguments", _name)(lambda draw, name=_name: arguments_subject(name, draw))

@@ -34,8 +34,8 @@ class Verdict:
 
     Attributes:
         wrong: how it differs; "" if it does not.
-        size: how it differs at a size that its `checked` does not list; "" if it does not.
-        lost: batches and sizes that the masked model takes and it does not.
+        size: how it differs at a size or with an argument that its `checked` does not list; "" if it does not.
+        lost: batches, sizes and arguments that the masked model takes and it does not.
         ties: elements that differ by no more than amplified rounding.
     """
 
@@ -58,7 +58,7 @@ class NotTakenError(Exception):
 
 
 def judge(reference: nn.Module, smaller: nn.Module, subject: Subject, seed: int) -> Verdict:
-    """Compare on samples of all kinds, other batches and sizes; then take a step in training mode."""
+    """Compare on samples of all kinds, other batches, sizes and arguments; then take a step in training mode."""
     verdict = Verdict()
     generator = torch.Generator().manual_seed(seed)
     try:
@@ -83,13 +83,12 @@ def judge(reference: nn.Module, smaller: nn.Module, subject: Subject, seed: int)
                 verdict.lost.append(f"a batch of {batch}: {error}")
             except NotTakenError:
                 continue
-        _same_dtypes(reference, smaller, subject.inputs("normal", 2, generator))
+        _same_dtypes(reference, smaller, subject.inputs("normal", subject.batch if verdict.lost else 2, generator))
         _same_attributes(reference, smaller, subject.unchanged)
     except (DiffersError, FailsError) as error:
         verdict.wrong = str(error)
         return verdict
-    for arguments in subject.sizes:  # NotTakenError above means that the network does not run at all: it escapes
-        _at_size(reference, smaller, subject, arguments, generator, verdict)
+    _elsewhere(reference, smaller, subject, generator, verdict)  # NotTakenError escapes: the network does not run
     if subject.trains and not verdict.wrong:
         inputs = subject.inputs("normal", subject.batch if verdict.lost else 4, generator)
         verdict.wrong = in_training(reference, smaller, inputs, same=subject.same_in_training)
@@ -145,6 +144,15 @@ def _forward_backward(model: nn.Module, inputs: Call) -> list[Tensor]:
     return [value.detach() for value in tensors if isinstance(value, Tensor)]
 
 
+def _elsewhere(
+    reference: nn.Module, smaller: nn.Module, subject: Subject, generator: torch.Generator, verdict: Verdict
+) -> None:
+    for arguments in subject.sizes:
+        _at_size(reference, smaller, subject, arguments, generator, verdict)
+    for argument in subject.others:
+        _with_argument(reference, smaller, subject, argument, generator, verdict)
+
+
 def _at_size(
     reference: nn.Module,
     smaller: nn.Module,
@@ -164,6 +172,32 @@ def _at_size(
     except DiffersError as error:
         text = f"at samples of {shapes}: {error}"
         if lists_size(getattr(smaller, "checked", None), shapes):
+            verdict.wrong = text
+        else:
+            verdict.size = text
+
+
+def _with_argument(
+    reference: nn.Module,
+    smaller: nn.Module,
+    subject: Subject,
+    argument: tuple[str, Any],
+    generator: torch.Generator,
+    verdict: Verdict,
+) -> None:
+    """Compare with an argument that the example does not give; switches must not go wrong."""
+    name, value = argument
+    args, kwargs = subject.inputs("normal", subject.batch if verdict.lost else 12, generator)
+    value = in_dtype(value, torch.float64) if isinstance(value, Tensor) else value
+    try:
+        verdict.ties += _compare(reference, smaller, (args, {**kwargs, name: value}), subject.dtype)
+    except NotTakenError:
+        return
+    except FailsError as error:
+        verdict.lost.append(f"{name}={value}: {error}")
+    except DiffersError as error:
+        text = f"with {name}={value}: {error}"
+        if isinstance(value, bool) or f"{name}={value}" in smaller.checked.arguments:
             verdict.wrong = text
         else:
             verdict.size = text
@@ -218,7 +252,10 @@ def _compare(reference: nn.Module, smaller: nn.Module, inputs: Call, dtype: torc
     """
     wide_inputs = (
         tuple(in_dtype(value, torch.float64) for value in inputs[0]),
-        {key: in_dtype(value, torch.float64) for key, value in inputs[1].items()},
+        {
+            key: in_dtype(value, torch.float64) if isinstance(value, Tensor) else value
+            for key, value in inputs[1].items()
+        },
     )
     models = [in_dtype(copy.deepcopy(model), torch.float64) for model in (reference, smaller)]
     try:
@@ -281,7 +318,7 @@ def _spread(model: nn.Module, inputs: Call, expected: list[Any], relative: float
     generator = torch.Generator().manual_seed(0)
 
     def moved(value: Tensor) -> Tensor:
-        if not (value.is_floating_point() or value.is_complex()):
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         return (value * (1 + relative * noise)).to(value.dtype)
@@ -315,7 +352,9 @@ def _run(model: nn.Module, inputs: Call) -> list[Any]:
     args, kwargs = inputs
     with torch.no_grad():
         return _leaves(
-            model(*(value.clone() for value in args), **{key: value.clone() for key, value in kwargs.items()})
+            model(
+                *_pytree.tree_map_only(Tensor, torch.clone, args), **_pytree.tree_map_only(Tensor, torch.clone, kwargs)
+            )
         )
 
 

@@ -103,6 +103,7 @@ class Subject:
         arguments: what it takes, in order.
         names: the arguments' keywords; () if they are positional.
         sizes: other shapes of the arguments that it may take.
+        others: values of arguments that the example does not give; the model is run with each of them, too.
         unchanged: paths of public attributes ("layer.steps") whose values must stay.
         dtype: of its floating-point tensors.
         trains: whether it may be compared in training mode at all.
@@ -117,6 +118,7 @@ class Subject:
     arguments: tuple[Argument, ...]
     names: tuple[str, ...] = ()
     sizes: tuple[tuple[Argument, ...], ...] = ()
+    others: tuple[tuple[str, Any], ...] = ()
     unchanged: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float32
     trains: bool = True

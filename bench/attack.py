@@ -5,15 +5,15 @@
     python bench/attack.py --against OLD.json     # what an earlier run got right and this one refuses; times
 
 Families: forwards that address channels by literal index or move them; either of them hidden behind operations whose
-outputs seldom show it; channels dead for many reasons; tokens and integers that the example lacks; other sizes;
-training branches; attributes equal to sizes; complex and short numbers; random graphs; every kind of layer; the tests'
-zoo; optimizers. Zeros come from masks of whole rows and columns, by magnitude, at random, or from channel pruning. A
-case depends on its family, its index and the seed only. The judge (`_attack_judge.py`) uses none of prunus' own checks;
-it compares 280 samples of seven kinds in float64.
+outputs seldom show it; channels dead for many reasons; tokens, integers and arguments that the example lacks; other
+sizes; training branches; attributes equal to sizes; complex and short numbers; random graphs; every kind of layer; the
+tests' zoo; optimizers. Zeros come from masks of whole rows and columns, by magnitude, at random, or from channel
+pruning. A case depends on its family, its index and the seed only. The judge (`_attack_judge.py`) uses none of prunus'
+own checks; it compares 280 samples of seven kinds in float64.
 
 equal: all outputs are the masked model's. refused: ValueError or TypeError of prunus. WRONG: another output, a changed
-attribute or model, a failure in training mode, or a file that gives another model. size: equal, but not at a size that
-the result's `checked` lacks. raw: another error. slow: over the time limit of a case. smaller:
+attribute or model, a failure in training mode, or a file that gives another model. size: equal, but not at a size or
+with an argument that the result's `checked` lacks. raw: another error. slow: over the time limit of a case. smaller:
 equal, with fewer parameters. fewer inputs: equal, but a batch or size that the model takes is refused. zeroed: `prune`
 zeroed what `shrink` then refused.
 """

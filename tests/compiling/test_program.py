@@ -431,6 +431,8 @@ def test_arguments_that_are_wrong(caffe: tuple[nn.Module, Tensor]) -> None:
         prunus.compile("lenet", images)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="threads must be a whole number"):
         prunus.compile(model, images, threads=0)
+    with pytest.raises(TypeError, match="tune must be True or False, got 'yes'"):
+        prunus.compile(model, images, tune="yes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"dtype must be torch\.float32"):
         prunus.compile(model, images, dtype=torch.float16)
     with pytest.raises(ValueError, match="unknown target 'avx3'; did you mean 'avx2'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -187,3 +188,43 @@ def test_a_model_on_cuda(tmp_path: Path) -> None:
         facts = export(model, tmp_path / f"model.{suffix}", torch.randn(2, 1, 28, 28, device="cuda"))
         assert facts.difference is not None
     assert next(model.parameters()).is_cuda
+
+
+class Noisy(nn.Module):
+    """Adds noise in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x + torch.rand_like(x))
+
+
+def test_a_model_of_chance_is_named_so(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"the model \(Noisy\) draws random numbers in eval mode"):
+        export(Noisy(), tmp_path / "noisy.onnx", torch.zeros(2, 4))
+    assert not list(tmp_path.iterdir())
+
+
+def of_nan() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    nn.init.constant_(model[2].weight, math.nan)
+    return model
+
+
+@pytest.mark.parametrize(
+    "road",
+    [
+        lambda model, inputs, folder: export(model, folder / "model.onnx", inputs),
+        lambda model, inputs, folder: export(model, folder / "model.pt2", inputs),
+        lambda model, inputs, folder: export(model, folder / "model.c", inputs),
+        lambda model, inputs, folder: prunus.compile(model, inputs),
+        lambda model, inputs, folder: prunus.shrink(model, inputs),
+    ],
+    ids=["onnx", "pt2", "c", "compile", "shrink"],
+)
+def test_a_model_that_gives_nan_only_is_refused_as_nothing_can_be_compared(road: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"NaN alone for random inputs.*look for NaN in its weights"):
+        road(of_nan(), torch.zeros(2, 4), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -149,8 +149,11 @@ def test_a_pinned_batch_is_the_examples_own_and_said(run: Forward, size: int, tm
 
 @pytest.mark.parametrize(("run", "size"), [(into_two, 3), (into_three, 1), (one_row_each, 2)])
 def test_an_example_that_the_model_refuses_is_an_error(run: Forward, size: int, tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="can't run the example inputs"):
+    with pytest.raises(GraphError, match="can't run the example inputs") as refused:
         prunus.save(Net(run), tmp_path / "model.prunus", example_inputs=torch.randn(size, 4))
+    cause = refused.value.__cause__
+    assert isinstance(cause, RuntimeError), "the model's own error"
+    assert cause.__context__ is None, "and not that of torch.export, which is pages long"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -180,3 +183,28 @@ def test_an_input_that_has_no_batch_pins_nothing() -> None:
 def test_on_the_meta_device() -> None:
     model = Net(halves).to("meta")
     assert trace(model, torch.empty(4, 4, device="meta")).batch is None
+
+
+class AloneReversed(nn.Module):
+    """Treats single samples another way than batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        return self.last(y.flip(1) if x.shape[0] == 1 else y)
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_a_model_that_treats_single_samples_another_way_is_read_for_the_example_only(samples: int) -> None:
+    model = AloneReversed().eval()
+    assert trace(model, torch.randn(samples, 6)).batch == samples
+    model.last.weight.data[:, :3] = 0
+    inputs = torch.randn(samples, 6)
+    smaller = prunus.shrink(model, torch.zeros(samples, 6))
+    assert smaller.checked.batch == samples
+    assert torch.allclose(smaller(inputs), model(inputs), atol=1e-6)
+    with pytest.raises(ValueError, match="must have the shape"):
+        smaller(torch.randn(5 - samples, 6))

@@ -209,5 +209,9 @@ def test_what_is_no_criterion_is_refused() -> None:
         resolve("magnitud")
     with pytest.raises(TypeError, match="criterion must be a name or a function"):
         resolve(3)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"criterion must be a name or a function \(weight, stats\) -> scores, got <fun"
+    ):
+        resolve(lambda weight: weight)  # type: ignore[arg-type, misc]
     with pytest.raises(ValueError, match="needs must be None or one of gradient, input_norm, got 'hessian'"):
         Criterion("own", magnitude, needs="hessian")  # type: ignore[arg-type]

@@ -225,6 +225,8 @@ def test_a_state_of_another_pruner_is_refused_and_nothing_changes(network: nn.Mo
             pruner.load_state_dict(state)
     with pytest.raises(TypeError, match="must be a bool tensor"):
         pruner.load_state_dict({**good, "masks.head.weight": torch.zeros(8, 24)})
+    with pytest.raises(TypeError, match=r"state must be what state_dict\(\) returned, got int"):
+        pruner.load_state_dict(5)  # type: ignore[arg-type]
     assert pruner.masks is masks
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 

@@ -79,6 +79,8 @@ def test_what_is_no_schedule_is_refused() -> None:
         resolve("cubik")
     with pytest.raises(TypeError, match="schedule must be a name or a function"):
         resolve(1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="schedule must be a name or a function"):
+        resolve(lambda progress: progress)  # type: ignore[arg-type, misc]
 
 
 @pytest.mark.parametrize("schedule", [resolve("cubic:begin=3,every=2"), Cubic(begin=3, every=2), Schedule(cubic, 3, 2)])

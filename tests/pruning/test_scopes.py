@@ -261,6 +261,8 @@ def test_what_is_no_scope_is_refused() -> None:
         resolve("globall")
     with pytest.raises(TypeError, match="scope must be a name or a function"):
         resolve(0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="scope must be a name or a function"):
+        resolve(lambda layers: layers)  # type: ignore[arg-type, misc]
 
 
 def test_a_registered_scope_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,19 +253,59 @@ def test_a_model_that_takes_large_batches_another_way_takes_the_proved_one_only(
         smaller(torch.randn(101, 8))
 
 
-class Reversible(Branching):
-    """Has an argument that the example does not give."""
+class Optional(Branching):
+    """Has arguments that the example does not give."""
 
-    def forward(self, x: Tensor, back: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, back: bool = False, turns: int = 0, features: bool = False, gate: Tensor | None = None
+    ) -> Tensor:
         y = self.first(x).relu()
-        return self.last(y.flip(1) if back else y)
+        if features:
+            return y
+        y = y if gate is None else y * gate
+        return self.last((y.flip(1) if back else y).roll(turns, 1))
 
 
-def test_the_arguments_that_were_compared_are_told() -> None:
-    model = Reversible(torch.relu).eval()
+class Harmless(Branching):
+    """Has a switch that works with any channels, and one that it can't be called with."""
+
+    def forward(self, x: Tensor, double: bool = False, broken: bool = False) -> Tensor:
+        y = self.first(x).relu()
+        if broken:
+            raise NotImplementedError
+        return self.last(y * 2 if double else y)
+
+
+def of_six_dead_channels(model: Branching) -> Branching:
     model.last.weight.data[:, :6] = 0
-    assert prunus.shrink(model, torch.zeros(3, 8)).checked.arguments == ("x",)
-    assert prunus.shrink(model, {"x": torch.zeros(3, 8)}).checked.arguments == ("x",)
+    return model.eval()
+
+
+@pytest.mark.parametrize("argument", ["back", "turns"])
+def test_a_class_that_an_argument_would_make_wrong_is_not_kept(argument: str) -> None:
+    model = of_six_dead_channels(Optional(torch.relu))
+    given = {"back": False, "turns": 0} | {argument: None}
+    given.pop(argument)
+
+    class Bound(type(model)):  # type: ignore[misc]
+        def forward(self, x: Tensor, other: bool | int = 0) -> Tensor:
+            return super().forward(x, **given, **{argument: other})
+
+    model.__class__ = Bound
+    smaller = prunus.shrink(model, torch.zeros(3, 8))
+    assert isinstance(smaller, ExportedModule)
+    assert "other=1" in smaller.why
+    inputs = torch.randn(3, 8)
+    assert apart(outputs(model, inputs), outputs(smaller, inputs)) < 1e-5
+    with pytest.raises(ValueError, match="'other' is unknown"):
+        smaller(inputs, other=1)
+
+
+def test_a_class_that_other_arguments_leave_right_is_kept_and_told() -> None:
+    model = of_six_dead_channels(Harmless(torch.relu))
+    smaller = prunus.shrink(model, torch.zeros(3, 8))
+    assert isinstance(smaller, Harmless)
+    assert smaller.checked.arguments == ("x", "double=True")
 
 
 class Doubling(Branching):

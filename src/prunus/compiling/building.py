@@ -28,7 +28,7 @@ from prunus.errors import CompileError, ProgramError
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments
 from prunus.graph.exported.structure import Structure
-from prunus.shrinking.verification import difference, outputs, random_like
+from prunus.shrinking.verification import check_numbers, difference, outputs, random_like
 from prunus.supported import unwrap
 
 _log = logging.getLogger("prunus")
@@ -91,7 +91,7 @@ def compile(
         say: called with a line of text as each part begins.
 
     Raises:
-        TypeError: the model is not a Module, or the inputs are no tensors.
+        TypeError: the model is not a Module, the inputs are no tensors, or tune is no bool.
         ValueError: threads, dtype, target or nonfinite are wrong.
         GraphError: the model can't be traced.
         CompileError: an operation is unknown (the message names it and its place), numbers are complex, the model takes
@@ -99,6 +99,8 @@ def compile(
         MissingCompilerError: there is no C compiler.
     """
     count = checked_threads(threads)
+    if not isinstance(tune, bool):
+        raise TypeError(f"tune must be True or False, got {tune!r}")
     check_nonfinite(nonfinite)
     args, kwargs = call_arguments(example_inputs, 1)
     batch = max(2, *(len(value) for value in (*args, *kwargs.values())))
@@ -273,6 +275,7 @@ def _difference_for(size: int, model: nn.Module, program: Program, example: Exam
         ) from error
     apart = difference(expected, torch.utils._pytree.tree_leaves(program(*args, **kwargs)))
     limit = _TOLERANCES[program.dtype]
+    check_numbers(expected, CompileError)
     if not apart <= limit:
         raise CompileError(
             f"the program computes something else than the model: for a batch of {size} its outputs differ by "

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +19,19 @@ from prunus import extras, files
 from prunus.copying import copy_model
 from prunus.errors import ExportError
 from prunus.exporting import onnx as onnx_runtime
+from prunus.exporting.comparing import check_runs, compare
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
 from prunus.graph.exported import ExportedModule
 from prunus.graph.exported.structure import Input
 from prunus.packing.sizes import sizes
 from prunus.registry import unknown_name
-from prunus.shrinking.verification import difference, outputs, random_like
 from prunus.supported import check_values, problem, unwrap
 from prunus.tables import ABSENT, count, pairs
 
 if TYPE_CHECKING:
     from prunus.exporting.c import CFacts
     from prunus.graph import Graph
-
-Call: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor]]
-Run: TypeAlias = Callable[..., list[Tensor]]
-
-# The batches on which a file is held against the model: the batch must be free, and one sample a batch too.
-BATCHES = (1, 3)
-# The largest difference, relative to the largest output, that another program's kernels may make.
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,7 @@ class ExportFacts:
         bytes: of the file; of both for C.
         state_bytes: of the model's state dict as a safetensors file.
         difference: the largest between the outputs of the file and of the model, relative to the largest output, on
-            random inputs of the batches `BATCHES`; None for weights, which are compared to the bit, and for C where
+            random inputs of two batch sizes; None for weights, which are compared to the bit, and for C where
             there is no compiler.
         c: what C takes of a microcontroller; None for the others.
     """
@@ -146,10 +138,10 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, flo
         host = _on_cpu(model)
         inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
         graph = trace(host, inputs)
-        _check_runs(host, inputs)
+        check_runs(host, inputs)
         data = onnx_runtime.translate(graph)
         running = onnx_runtime.session(data)
-        return data, _compare(host, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs)
+        return data, compare(host, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs)
     except onnx_runtime.OnnxError as error:
         raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{advice}") from error
 
@@ -162,7 +154,7 @@ def _write_onnx(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
 
 def _write_program(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
     graph = trace(model, inputs)
-    _check_runs(model, inputs)
+    check_runs(model, inputs)
     _forget_sources(graph)
     with onnx_runtime.silence():
         try:
@@ -178,7 +170,7 @@ def _write_program(model: nn.Module, inputs: ExampleInputs, target: Path) -> flo
             with torch.no_grad():
                 return onnx_runtime.tensors_in(again(*args, **kwargs))
 
-        apart = _compare(model, run, inputs)
+        apart = compare(model, run, inputs)
     target.write_bytes(buffer.getbuffer())
     return apart
 
@@ -213,59 +205,6 @@ def _write_weights(model: nn.Module, path: Path) -> ExportFacts:
     files.save_tensors(path, state)
     size = path.stat().st_size
     return ExportFacts("safetensors", size, size, None)
-
-
-def _compare(model: nn.Module, run: Run, example_inputs: ExampleInputs) -> float:
-    """Return the largest relative difference to the model on random inputs of two batch sizes.
-
-    Raises:
-        ExportError: it is larger than other kernels explain.
-    """
-    worst = 0.0
-    for size in BATCHES:
-        args, kwargs = random_like(*_of_size(call_arguments(example_inputs), size))
-        expected = _running("the model", size, lambda: outputs(model, args, kwargs))  # noqa: B023 - called at once
-        actual = _running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
-        apart = difference(expected, actual)
-        limit = max((TOLERANCES.get(value.dtype, 0.0) for value in expected), default=0.0)
-        if not apart <= limit:
-            raise ExportError(
-                f"what was exported computes something else: its outputs for a batch of {size} differ from the model's "
-                f"by {apart:.1e} of the largest, more than the {limit:.0e} that rounding explains; no file was written"
-            )
-        worst = max(worst, apart)
-    return worst
-
-
-def _check_runs(model: nn.Module, example_inputs: ExampleInputs) -> None:
-    try:
-        outputs(model, *call_arguments(example_inputs, 1))
-    except Exception as error:
-        raise ExportError(
-            f"the model ({type(model).__name__}) can't run its example inputs: {type(error).__name__}: "
-            f"{str(error)[:300]}; give inputs that it takes"
-        ) from error
-
-
-def _running(what: str, size: int, call: Callable[[], list[Tensor]]) -> list[Tensor]:
-    try:
-        return call()
-    except Exception as error:
-        raise ExportError(
-            f"{what} can't run a batch of {size}: {type(error).__name__}: {str(error)[:300]}; a file for other "
-            "programs has to take any batch: let the forward ask its input for the size (x.shape[0], or -1 in a "
-            "reshape), or keep the example's batch in a .prunus file, by prunus.save"
-        ) from error
-
-
-def _of_size(call: Call, size: int) -> Call:
-    """Return a call with so many samples, made by going round those it has."""
-
-    def cut(value: Tensor) -> Tensor:
-        return value[torch.arange(size, device=value.device) % len(value)]
-
-    args, kwargs = call
-    return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
 
 def _inputs(model: nn.Module, example_inputs: ExampleInputs | None) -> ExampleInputs:

@@ -112,7 +112,8 @@ def trace_sizes(model: nn.Module, example_inputs: ExampleInputs, free: frozenset
             graph = _export(inner, *call, free | {(place, 0) for place in range(len(call[0]) + len(call[1]))})
         except Exception as error:
             if _num_samples(own) > 1:
-                raise GraphError(_why(inner, *call, error)) from error
+                why, cause = _why(inner, *call, error)
+                raise GraphError(why) from cause
             return _pinned(inner, own, free, error)
         if batch_is_free(graph.program, inner, *call):
             return graph
@@ -156,7 +157,8 @@ def trace_training(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         try:
             return _export(inner, *call, frozenset((place, 0) for place in range(len(call[0]) + len(call[1]))))
         except Exception as error:
-            raise GraphError(_why(inner, *call, error)) from error
+            why, cause = _why(inner, *call, error)
+            raise GraphError(why) from cause
 
 
 def _pinned(model: nn.Module, call: Call, free: frozenset[Place], first: Exception | None) -> Graph:
@@ -164,8 +166,8 @@ def _pinned(model: nn.Module, call: Call, free: frozenset[Place], first: Excepti
     try:
         return replace(_export(model, *call, free), batch=_num_samples(call))
     except Exception as error:
-        cause = first or error
-        raise GraphError(_why(model, *call, cause)) from cause
+        why, cause = _why(model, *call, first or error)
+        raise GraphError(why) from cause
 
 
 def _num_samples(call: Call) -> int:
@@ -176,9 +178,12 @@ def _export(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor
     shapes = _free_dims(model, args, kwargs, free)
     try:
         program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-    except Exception:
-        with torch.no_grad():  # a model may run without gradients only, as where it writes into its parameters
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        try:
+            with torch.no_grad():  # a model may run without gradients only, as where it writes into its parameters
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+        except Exception:
+            raise error from None
     flatten_in_place(program)
     program.graph.eliminate_dead_code()  # an unused mean over heads would keep them; what writes in place stays
     kinds = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -252,8 +257,10 @@ def module_path(node: fx.Node) -> str:
     return str(next(reversed(list(stack.values())), ("", ""))[0])
 
 
-def _why(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], error: Exception) -> str:
-    """Say why a model can't be traced: first see whether it runs at all."""
+def _why(
+    model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], error: Exception
+) -> tuple[str, Exception]:
+    """Say why a model can't be traced, and what tells most of it: first see whether it runs at all."""
     shapes = ", ".join(str(tuple(value.shape)) for value in (*args, *kwargs.values()))
     kind = type(model).__name__
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -263,15 +270,16 @@ def _why(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], 
         with torch.no_grad():
             model(*args, **kwargs)
     except Exception as failure:
+        failure.__context__ = None  # the same error as torch.export met it, four hundred lines
         reason = str(failure).strip().splitlines() or [type(failure).__name__]
         return (
             f"the model ({kind}) can't run the example inputs ({shapes}): {type(failure).__name__}: {reason[0]}; "
             "give inputs that it takes, the batch first"
-        )
+        ), failure
     return (
         f"the graph of the model ({kind}) can't be traced by torch.export: {type(error).__name__}: {first}{place}; "
         "a forward must not branch on the values of tensors"
-    )
+    ), error
 
 
 def _frames(error: BaseException) -> list[str]:

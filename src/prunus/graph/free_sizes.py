@@ -73,8 +73,10 @@ def batch_is_free(
     )
     if not any(map(trial.foresees, others)) and not any(map(trial.takes, others)):
         return False
-    largest = choices[-1]  # a condition such as `size == 2` may stand for one that small sizes don't tell
-    return trial.agrees(choices, huge) and (trial.foresees(largest) or trial.same_at(largest))
+    single, largest = choices[0], choices[-1]
+    # torch.export takes any free size for more than one without a note, and a condition such as `size == 2` may stand
+    # for one that small sizes don't tell.
+    return trial.agrees(choices, huge) and trial.same_at(single) and (trial.foresees(largest) or trial.same_at(largest))
 
 
 @dataclass(frozen=True)

@@ -230,8 +230,10 @@ class Pruner:
 
         Raises:
             ValueError: the state is not that of a Pruner of this model; nothing was changed.
-            TypeError: a mask in it is not a bool tensor.
+            TypeError: the state is not a mapping, or a mask in it is not a bool tensor.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be what state_dict() returned, got {type(state).__name__}")
         masks = Masks({key.removeprefix("masks."): mask for key, mask in state.items() if key.startswith("masks.")})
         if "num_steps" not in state or masks.keys() != self.masks.keys():
             raise MaskError(

@@ -81,7 +81,7 @@ def resolve(chosen: str | Score | Criterion) -> Criterion:
 
     Raises:
         ValueError: the name is unknown.
-        TypeError: it is neither a name nor callable.
+        TypeError: it is neither a name nor a function of two arguments.
     """
     if isinstance(chosen, Criterion):
         return chosen
@@ -89,8 +89,7 @@ def resolve(chosen: str | Score | Criterion) -> Criterion:
         name, settings = options.split(chosen)
         entry = CRITERIA[name]
         return options.make("criterion", name, _WITH_OPTIONS.get(entry.name), settings) if settings else entry
-    if not callable(chosen):
-        raise TypeError(f"criterion must be a name or a function (weight, stats) -> scores, got {chosen!r}")
+    options.function("criterion", chosen, "(weight, stats) -> scores")
     return Criterion(getattr(chosen, "__name__", type(chosen).__name__), chosen)
 
 

@@ -86,6 +86,27 @@ def resolve(kind: type[T], functions: Registry[F], chosen: str | F | T) -> T:
     return entry(chosen)
 
 
+def function(kind: str, chosen: object, shape: str) -> None:
+    """Check that an option is a function of two arguments.
+
+    Args:
+        kind: of the option, for the message.
+        chosen: what was given.
+        shape: its arguments and its result, for the message.
+
+    Raises:
+        TypeError: it can't be called with two arguments.
+    """
+    try:
+        if not callable(chosen):
+            raise TypeError
+        inspect.signature(chosen).bind(None, None)
+    except TypeError:
+        raise TypeError(f"{kind} must be a name or a function {shape}, got {chosen!r}") from None
+    except ValueError:  # a function of C tells no signature
+        return
+
+
 def whole(name: str, value: object, least: int) -> int:
     """Return a whole number that is at least `least`.
 

@@ -29,7 +29,7 @@ class Schedule:
         every: the number of steps between two updates of the masks; None: a hundredth of all steps, at least 1.
 
     Raises:
-        TypeError, ValueError: the shape is not a function, or a number of steps is out of range.
+        TypeError, ValueError: the shape is not a function of two arguments, or a number of steps is out of range.
     """
 
     shape: Shape
@@ -37,10 +37,7 @@ class Schedule:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.shape):
-            raise TypeError(
-                f"schedule must be a name or a function (progress, sparsity) -> fraction, got {self.shape!r}"
-            )
+        options.function("schedule", self.shape, "(progress, sparsity) -> fraction")
         options.whole("begin", self.begin, least=0)
         if self.every is not None:
             options.whole("every", self.every, least=1)

@@ -60,15 +60,15 @@ class Scope:
         min_kept: the least number of units that each layer keeps; 0 lets a layer be emptied (except for one channel).
 
     Raises:
-        TypeError, ValueError: `spreading` is not a function, or `min_kept` is not a whole number of at least 0.
+        TypeError, ValueError: `spreading` is not a function of two arguments, or `min_kept` is not a whole number of at
+            least 0.
     """
 
     spreading: Spreading
     min_kept: int = 1
 
     def __post_init__(self) -> None:
-        if not callable(self.spreading):
-            raise TypeError(f"scope must be a name or a function (layers, budget) -> counts, got {self.spreading!r}")
+        options.function("scope", self.spreading, "(layers, budget) -> counts")
         options.whole("min_kept", self.min_kept, least=0)
 
     def spread(self, layers: Sequence[Layer], budget: int) -> Spread:

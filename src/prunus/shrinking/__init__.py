@@ -25,8 +25,8 @@ from prunus.shrinking.proving.drawing import Draw, draw
 from prunus.shrinking.proving.matching import MismatchError
 from prunus.shrinking.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild, rebuild_proved
 from prunus.shrinking.proving.stepwise import check_operations
-from prunus.shrinking.proving.trials import Checked, Trials, depends_on_chance, disagreement, run_trials
-from prunus.shrinking.verification import widened
+from prunus.shrinking.proving.trials import Checked, Trials, disagreement, gives_shapes, run_trials
+from prunus.shrinking.verification import check_numbers, depends_on_chance, widened
 from prunus.supported import unwrap
 
 __all__ = ["Checked", "ShrinkError", "removable", "shrink"]
@@ -60,7 +60,8 @@ def shrink(
     that, as it addresses channels by number or hard-codes a size, the result is an `ExportedModule`
     that runs the demanded graph and says why. Either way each changed operation is held against the larger model's by
     itself, and the outputs on up to 64 samples of several scales. The proof holds for eval mode, for the arguments
-    that the example gives, and for inputs of its sizes; others are tried where the model takes them. In training mode
+    that the example gives, and for inputs of its sizes; other sizes are tried where the model takes them, and other
+    values of switches and whole numbers that the example does not give (`flip=True` for `flip=False`). In training mode
     a step has to run, and branches that only training runs have to work on the channels that they worked on before.
     A model whose code fixes the batch becomes a graph of that batch. Where nothing can go, the result is a copy, of
     which only outputs are compared. The result's attribute `checked` tells what was
@@ -128,6 +129,7 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
     kind = type(model).__name__
     trials = _trials(model, graph)
     example = trials.example[0].inputs
+    check_numbers([value for trial in trials.example for value in trial.expected], ShrinkError)
     if not bool(kept.gone.any()) and (copy := _unchanged(model, kept, trials)) is not None:
         return copy
     biases, fresh = _biases(kept, fixed)
@@ -137,7 +139,7 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
         for how in _DRAWS if trials.seconds < _QUICK else _DRAWS[:1]:
             check_operations(demanded, fixed.matters, draw(example, example.batch, how, trials.ranges))
     except (RewriteError, MismatchError) as error:
-        if depends_on_chance(model, trials.example[0]):
+        if depends_on_chance(model, example.args, example.kwargs):
             raise ShrinkError(
                 f"{kind} can't be shrunk: in eval mode too its outputs depend on random numbers, so they can't be "
                 "compared; switch what draws them off, as F.dropout with training=self.training does"
@@ -194,10 +196,12 @@ def _check_outputs(smaller: nn.Module, trials: Trials) -> None:
     """Hold the outputs of a smaller model of the same class against the larger model's.
 
     Raises:
-        RebuildError: an output differs, at another size perhaps, or the class fails where the larger model does not.
+        RebuildError: an output differs, at another size or with another argument perhaps, or the class fails where the
+            larger model does not.
     """
     try:
-        why = disagreement([*trials.example, *trials.resized], smaller)
+        trials.switched = [trial for trial in trials.switched if gives_shapes(trial, smaller)]
+        why = disagreement([*trials.example, *trials.resized, *trials.switched], smaller)
     except Exception as error:
         lines = str(error).splitlines() or [""]
         why = f"{type(error).__name__}: {lines[0]}"

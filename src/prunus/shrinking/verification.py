@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from prunus.forward import undisturbed
+from prunus.forward import devices_of, undisturbed
 from prunus.graph.tracing import fused_attention_off
 
 # The largest difference, relative to the largest output, that another order of summing may make.
@@ -46,12 +46,29 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> list[Tensor]:
+def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor | bool | int]) -> list[Tensor]:
     """Return all tensors of a model's output, in eval mode; the model and the inputs are left as they were."""
-    own = [value.clone() for value in args], {name: value.clone() for name, value in kwargs.items()}
+    own = _pytree.tree_map_only(Tensor, torch.clone, (list(args), dict(kwargs)))
     with undisturbed(model), torch.no_grad(), fused_attention_off():
         result: Any = model(*own[0], **own[1])
     return tensors(result)
+
+
+def depends_on_chance(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> bool:
+    """Tell whether a model gives other outputs for the same inputs, in eval mode, with other random numbers."""
+    with torch.random.fork_rng(devices=[device for device in devices_of(model) if device.type == "cuda"]):
+        torch.manual_seed(1)
+        first = outputs(model, args, kwargs)
+        torch.manual_seed(2)
+        return difference(first, outputs(model, args, kwargs)) > 0
+
+
+def check_numbers(values: list[Tensor], error: type[ValueError]) -> None:
+    """Raise an error of this class if a model's outputs are NaN alone, which would agree with NaN of any other."""
+    if any(value.numel() for value in values) and all(bool(value.isnan().all()) for value in values):
+        raise error(
+            "the model gives NaN alone for random inputs, so nothing can be compared; look for NaN in its weights"
+        )
 
 
 def difference(expected: list[Tensor], actual: list[Tensor]) -> float:

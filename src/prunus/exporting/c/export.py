@@ -23,7 +23,7 @@ from prunus.exporting.c.identifiers import check_path
 from prunus.exporting.c.source import CSource, write
 from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, call_arguments
-from prunus.shrinking.verification import difference, outputs, random_like
+from prunus.shrinking.verification import check_numbers, difference, outputs, random_like
 from prunus.supported import unwrap
 from prunus.tables import count, pairs
 
@@ -185,6 +185,7 @@ def _checked(
     if ran.outputs is None:
         return None, ran.code_bytes, f"what {host.version} builds does not run on this machine"
     expected = outputs(model, args, kwargs)
+    check_numbers(expected, CompileError)
     apart = _apart(expected, ran.outputs)
     limit = _MOST_APART if bits is not None else _limit(model, args, kwargs, expected, apart)
     if not apart <= limit:

@@ -196,7 +196,7 @@ def ready(name: str, timed: TimedModel, batch: Batch, threads: int) -> Call:
 
 
 def _verify(model: nn.Module, bind: Bind, batch: Batch) -> None:
-    from prunus.exporting import TOLERANCES
+    from prunus.exporting.comparing import TOLERANCES
     from prunus.shrinking.verification import difference, random_like
 
     inputs, _ = random_like(batch, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +46,8 @@ class Checked:
         dtypes: the inputs' types, in their order.
         operations: whether each operation was compared too, and each size written in it proved.
         batch: the only batch that the model takes; None where it is free.
-        arguments: the forward's arguments that the example gives; with others, nothing was compared.
+        arguments: the forward's arguments that the example gives, and others with the values that were tried, as
+            "flip=True"; with any others nothing was compared.
     """
 
     samples: int
@@ -79,6 +80,16 @@ class Trial:
     inputs: Inputs
     expected: list[Tensor]
     called: tuple[str, ...] = ()  # the functions that the forward called
+    settings: Mapping[str, bool | int] = field(default_factory=dict)  # arguments of the forward beside the inputs
+
+    @property
+    def setting(self) -> str:
+        """The arguments beside the inputs, as they are written in a call."""
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+
+    def run(self, model: nn.Module) -> list[Tensor]:
+        """Return a model's outputs for these inputs."""
+        return outputs(model, self.inputs.args, {**self.inputs.kwargs, **self.settings})
 
 
 @dataclass
@@ -90,6 +101,7 @@ class Trials:
         ranges: per input the smallest and the largest integer that it was drawn from; None where it was not drawn so.
         example: at the example's sizes.
         resized: at others that the model takes too.
+        switched: with an argument that the example does not give at another value than its default.
         seconds: how long the model takes for the example's batch.
     """
 
@@ -97,10 +109,11 @@ class Trials:
     ranges: list[tuple[int, int] | None]
     example: list[Trial] = field(default_factory=list)
     resized: list[Trial] = field(default_factory=list)
+    switched: list[Trial] = field(default_factory=list)
     seconds: float = 0.0
 
     def checked(self, *, resized: bool) -> Checked:
-        """Say what was compared; `resized` tells whether other sizes were."""
+        """Say what was compared; `resized` tells whether other sizes and arguments were."""
         called = self.example[0].called
         alike = [trial for trial in self.resized if trial.called == called]
         trials = [*self.example, *(alike if resized else [])]
@@ -109,7 +122,8 @@ class Trials:
         samples = sum(trial.inputs.batch for trial in self.example)
         graph = self.graph
         bound = inspect.signature(graph.model.forward).bind(*graph.args, **graph.kwargs).arguments
-        return Checked(samples, sizes, dtypes, batch=graph.batch, arguments=tuple(bound))
+        switched = [trial.setting for trial in self.switched] if resized else []
+        return Checked(samples, sizes, dtypes, batch=graph.batch, arguments=(*bound, *switched))
 
 
 def run_trials(model: nn.Module, graph: Graph) -> Trials:
@@ -140,21 +154,25 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
             for inputs in _resized(like, factor)
             if (trial := _try(model, draw(inputs, like.batch, Draw(5), ranges))) and _is_finite(trial)
         ]
+        tried = [_try(model, first.inputs, setting) for setting in _other_settings(graph)]
+        trials.switched = [trial for trial in tried if trial and _is_finite(trial)]
     return trials
+
+
+def _other_settings(graph: Graph) -> Iterator[dict[str, bool | int]]:
+    """Yield switches and whole numbers of the forward that the example does not give, at other values than default."""
+    signature = inspect.signature(graph.model.forward)
+    bound = signature.bind(*graph.args, **graph.kwargs).arguments
+    for name, parameter in signature.parameters.items():
+        default = parameter.default
+        if name not in bound and isinstance(default, int):
+            others = [not default] if isinstance(default, bool) else [default + 1, default - 1]
+            yield from ({name: value} for value in others)
 
 
 def _is_finite(trial: Trial) -> bool:
     """Tell whether nothing overflowed: zero times infinity is NaN, which a smaller model does not show."""
     return all(bool(value.isfinite().all()) for value in trial.expected)
-
-
-def depends_on_chance(model: nn.Module, trial: Trial) -> bool:
-    """Tell whether a model gives other outputs for the same inputs, with other random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        first = outputs(model, trial.inputs.args, trial.inputs.kwargs)
-        torch.manual_seed(2)
-        return difference(first, outputs(model, trial.inputs.args, trial.inputs.kwargs)) > 0
 
 
 def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
@@ -164,12 +182,24 @@ def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
         Exception: whatever the smaller model's forward raises.
     """
     for trial in trials:
-        expected, actual = where_finite(trial.expected, outputs(smaller, trial.inputs.args, trial.inputs.kwargs))
+        expected, actual = where_finite(trial.expected, trial.run(smaller))
         apart = difference(expected, actual)
         if apart > tolerance(expected) and not _only_flips(expected, actual):
             shapes = ", ".join(str(tuple(value.shape)) for value in trial.inputs.all)
-            return f"its outputs would differ by {apart:.1e} of the largest on inputs of {shapes}"
+            setting = f" with {trial.setting}" if trial.settings else ""
+            return f"its outputs would differ by {apart:.1e} of the largest on inputs of {shapes}{setting}"
     return ""
+
+
+def gives_shapes(trial: Trial, model: nn.Module) -> bool:
+    """Tell whether a model runs and gives outputs of the larger one's shapes.
+
+    With another argument it may not, as `return_features` gives fewer channels: that shows itself.
+    """
+    try:
+        return [value.shape for value in trial.run(model)] == [value.shape for value in trial.expected]
+    except Exception:  # whatever a forward does with what it was not called with before
+        return False
 
 
 def _only_flips(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
@@ -198,15 +228,15 @@ class _Noting(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _trial(model: nn.Module, inputs: Inputs) -> Trial:
+def _trial(model: nn.Module, inputs: Inputs, settings: Mapping[str, bool | int] | None = None) -> Trial:
     with _Noting() as noting:
-        expected = outputs(model, inputs.args, inputs.kwargs)
-    return Trial(inputs, expected, tuple(noting.called))
+        expected = outputs(model, inputs.args, {**inputs.kwargs, **(settings or {})})
+    return Trial(inputs, expected, tuple(noting.called), settings or {})
 
 
-def _try(model: nn.Module, inputs: Inputs) -> Trial | None:
+def _try(model: nn.Module, inputs: Inputs, settings: Mapping[str, bool | int] | None = None) -> Trial | None:
     try:
-        return _trial(model, inputs)
+        return _trial(model, inputs, settings)
     except Exception:  # whatever a forward raises for inputs that it was not made for
         return None
 
