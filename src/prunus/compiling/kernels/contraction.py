@@ -22,8 +22,13 @@ from prunus.compiling.kernels.writing import Writer, sum_of, times
 from prunus.compiling.net import Pointwise
 
 # What follows a sum while it is in a register: activations by their number, in the order of `ACTIVATIONS`.
-ACTIVATIONS = ("", "relu", "clamp", "leaky_relu")
+_MORE = {"clamp": ", low, high", "leaky_relu": ", low", "elu": ", low"}  # what they take besides a sum
+ACTIVATIONS = (
+    *("", "relu", "clamp", "leaky_relu", "hardswish", "hardsigmoid", "silu", "sigmoid", "tanh", "gelu", "gelu_tanh"),
+    *("elu", "mish", "softplus"),
+)
 RELU = 1
+_USED = list(enumerate(ACTIVATIONS))[RELU:]
 # Maximum and average of windows of 2x2: of vectors that hold the same element of several samples (`blocks`), or of
 # neighbours of a row (`row`).
 POOLS = ("", "max blocks", "avg blocks", "max row", "avg row")
@@ -149,7 +154,14 @@ def kernel_activation(pointwise: Pointwise) -> tuple[str, tuple[float, ...]]:
 def finish(numbers: Numbers, width: int) -> str:
     """Return the C function that does with sums what is less usual: it is given them output by output, row by row."""
     quarter, half = numbers.constant(1 / POOL_SIDE**2), numbers.constant(1 / POOL_SIDE)
-    return _FINISH.format(n=width, quarter=quarter, half=half)
+    activate = activated(width, "for (long i = 0; i < count; ++i) sums[i]", "sums[i]")
+    return _FINISH.format(n=width, quarter=quarter, half=half, activate="\n    ".join(activate))
+
+
+def activated(width: int, to: str, of: str) -> list[str]:
+    """Return the lines that apply the activation of `a` to a sum, given `low` and `high`."""
+    cases = [f"case {number}: {to} = {name}{width}({of}{_MORE.get(name, '')}); break;" for number, name in _USED]
+    return ["switch (a->activation) {", *cases, "}"]
 
 
 _FINISH = """
@@ -164,9 +176,7 @@ static __attribute__((noinline, unused)) void finish{n}(
             at += i / across % height * a->residual_down + i % across * a->residual_right;
             sums[i] += *(const loose{n} *)at;
         }}
-    if (a->activation == 1) for (long i = 0; i < count; ++i) sums[i] = relu{n}(sums[i]);
-    if (a->activation == 2) for (long i = 0; i < count; ++i) sums[i] = clamp{n}(sums[i], low, high);
-    if (a->activation == 3) for (long i = 0; i < count; ++i) sums[i] = leaky_relu{n}(sums[i], low);
+    {activate}
     const int most = a->pool == 1 || a->pool == 3;
     real line[{n}] __attribute__((aligned(64)));
     for (long row = 0; row < rows; ++row, to += a->output_channel)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from prunus.compiling.kernels.contraction import ACTIVATIONS, HEAD, RELU, arrays
+from prunus.compiling.kernels.contraction import HEAD, RELU, activated, arrays
 from prunus.compiling.kernels.writing import Writer
+
+_LIMITS = "const real low = a->low, high = a->high;"
 
 
 def special() -> str:
@@ -11,8 +13,7 @@ def special() -> str:
     write = Writer()
     head = "static __attribute__((noinline)) real special_dot(const contraction *a, real sum, const real *add)"
     with write.block(head):
-        write("if (a->has_residual) sum += *add;", "const long activation = a->activation;")
-        write(*_activated(1), "return sum;")
+        write("if (a->has_residual) sum += *add;", _LIMITS, *activated(1, "sum", "sum"), "return sum;")
     return write.text()
 
 
@@ -57,16 +58,7 @@ def by_columns(width: int, narrow: bool) -> str:
             write(f"vec{width} sum = (sum0 + sum1) + (sum2 + sum3);")
             loop = f"for (int i = 0; i < {width}; ++i)"
             write(f"if (has_residual) {loop} sum[i] += add[({first} + i) * residual_channel];")
-            write(*_activated(width))
+            write(_LIMITS, *activated(width, "sum", "sum"))
             write(f"if (output_channel == 1) *(loose{width} *)(out + {first}) = sum;")
             write(f"else {loop} out[({first} + i) * output_channel] = sum[i];")
     return write.text()
-
-
-def _activated(width: int) -> list[str]:
-    more = {"relu": "", "clamp": ", (real)a->low, (real)a->high", "leaky_relu": ", (real)a->low"}
-    return [
-        f"if (activation == {number}) sum = {function}{width}(sum{more[function]});"
-        for number, function in enumerate(ACTIVATIONS)
-        if function
-    ]

@@ -10,7 +10,7 @@ from importlib import resources
 
 from prunus.compiling import toolchain
 from prunus.compiling.kernels import arguments, contraction, dots, rows
-from prunus.compiling.kernels.numbers import SCALARS, Numbers, apply_functions, function, scalar_types, vector_types
+from prunus.compiling.kernels.numbers import Numbers, apply_functions, functions, scalar_types, vector_types
 from prunus.compiling.kernels.squares import transpose
 from prunus.compiling.toolchain import Target
 
@@ -105,7 +105,7 @@ def _head(numbers: Numbers, widths: list[int]) -> str:
             "#define CONSTANTS(type, field) ((const type *)(frame->constants + a->field))",
             "#define WORK ((real *)frame->work)\n",
             *(vector_types(numbers, width) for width in widths),
-            *(function(numbers, name, width) for name in SCALARS for width in (1, *widths)),
+            *(functions(numbers, width) for width in (1, *widths)),
             *(contraction.finish(numbers, width) for width in widths),
         ]
     )

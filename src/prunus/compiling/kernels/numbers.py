@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy
 
+from prunus.compiling.kernels import exponentials
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -53,7 +55,8 @@ DOUBLE = Numbers("double", "int64_t", 8, "", 17, 0x7FF0000000000000)
 
 # Functions of x for one number, f standing for the suffix of math.h's functions; a, b are the constants. They are the
 # formulas of PyTorch's own kernels, step by step, so that infinities, NaN and overflows come out as there. (For gelu,
-# oneDNN has another, which PyTorch prefers for some tensors: gelu(inf) is inf here and in PyTorch's, NaN in oneDNN's.)
+# oneDNN has another, which PyTorch prefers for some tensors: gelu(inf) is inf here and in PyTorch's, NaN in oneDNN's.
+# gelu_tanh is x / 2 * (1 + tanh(y)) as x / (1 + exp(-2y)), which does not cancel below zero.)
 SCALARS = {
     "relu": "x < 0 ? 0 : x",
     "relu6": "x < 0 ? 0 : x > 6 ? 6 : x",
@@ -64,7 +67,7 @@ SCALARS = {
     "silu": "x / (1 + exp{f}(-x))",
     "mish": "x * tanh{f}(log1p{f}(exp{f}(x)))",
     "gelu": "x * {half} * (1 + erf{f}(x * {sqrt_half}))",
-    "gelu_tanh": "x * {half} * (1 + tanh{f}({gelu_scale} * (x + {gelu_cubic} * x * x * x)))",
+    "gelu_tanh": "x / (1 + exp{f}({gelu_scale} * (x + {gelu_cubic} * x * x * x)))",
     "elu": "x > 0 ? x : a * expm1{f}(x)",
     "hardsigmoid": "(x + 3 < 0 ? 0 : x + 3 > 6 ? 6 : x + 3) / 6",
     "hardswish": "x * (x + 3 < 0 ? 0 : x + 3 > 6 ? 6 : x + 3) / 6",
@@ -78,7 +81,8 @@ SCALARS = {
     "reciprocal": "1 / x",
 }
 
-# The same for vectors, where it is not computed number by number: x of type {vec}, masks of type {mask}.
+# The same for vectors, where it is not computed number by number: x of type {vec}, masks of type {mask}. Exponentials
+# of float vectors are in `exponentials`.
 _VECTOR = {
     "relu": "return ({vec})(({mask})x & ~(x < 0));",
     "relu6": "x = ({vec})(({mask})x & ~(x < 0)); return choose{n}(x > 6, splat{n}(6), x);",
@@ -87,6 +91,9 @@ _VECTOR = {
     "neg": "return -x;",
     "square": "return x * x;",
     "reciprocal": "return 1 / x;",
+    "abs": "return ({vec})(({mask})x & ~({mask})splat{n}(-0.0));",
+    "hardsigmoid": "return clamp{n}(x + 3, 0, 6) / 6;",
+    "hardswish": "return x * clamp{n}(x + 3, 0, 6) / 6;",
 }
 
 _NUM_CONSTANTS = {"leaky_relu": 1, "clamp": 2, "elu": 1}
@@ -152,8 +159,15 @@ static inline {mask} nonfinite{width}({vec} x) {{
 """
 
 
+def functions(numbers: Numbers, width: int) -> str:
+    """Return the C of all functions of `SCALARS` for vectors of so many numbers; with a width of 1 for single ones."""
+    in_vectors = exponentials.FUNCTIONS if numbers == FLOAT and width > 1 else ()
+    others = "".join(function(numbers, name, width) for name in SCALARS if name not in in_vectors)
+    return others + (exponentials.text(width) if in_vectors else "")
+
+
 def function(numbers: Numbers, name: str, width: int) -> str:
-    """Return the C of a function of vectors of so many numbers; of single numbers for a width of 1."""
+    """Return the C of a function of vectors of so many numbers, that loops over them if need be; 1: of single ones."""
     more = "".join(f", real {letter}" for letter in "ab"[: constants_of(name)])
     if width == 1:
         return f"static inline real {name}1(real x{more}) {{ return {_expression(numbers, name)}; }}\n"
@@ -171,7 +185,7 @@ def _expression(numbers: Numbers, name: str) -> str:
         f=numbers.suffix,
         half=numbers.constant(0.5),
         sqrt_half=numbers.constant(0.5**0.5),
-        gelu_scale=numbers.constant((2 / 3.141592653589793) ** 0.5),
+        gelu_scale=numbers.constant(-2 * (2 / 3.141592653589793) ** 0.5),
         gelu_cubic=numbers.constant(0.044715),
     )
 
