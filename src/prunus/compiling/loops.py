@@ -7,8 +7,9 @@ constants of the text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from prunus.compiling.kernels.writing import Writer
 from prunus.compiling.net import Pointwise
@@ -42,6 +43,23 @@ class Dialect(Protocol):
         """Return a function of a number."""
 
 
+class Element(NamedTuple):
+    """An element of a row in the text of a loop, or several at once.
+
+    Attributes:
+        numbers: how it is written.
+        here, there: where it lies behind the row's pointers to the source and to the output.
+        place: its number.
+        suffix: behind the name of what is gathered over the elements.
+    """
+
+    numbers: Dialect
+    here: str
+    there: str
+    place: str
+    suffix: str = ""
+
+
 class RowLoops(Dialect, Protocol):
     """A dialect with loops over rows that are alike, and over the elements of a row.
 
@@ -56,10 +74,16 @@ class RowLoops(Dialect, Protocol):
     def rows(self, write: Writer) -> AbstractContextManager[tuple[str, str]]:
         """Loop over rows and give pointers to where one begins in the source and in the output."""
 
-    def elements(self, write: Writer) -> AbstractContextManager[tuple[str, str, str]]:
-        """Loop over a row's elements and give where each lies behind both pointers, and its number."""
+    def gather(self, write: Writer, name: str, begin: float) -> None:
+        """Begin what is gathered over the elements."""
 
-    def of_element(self, name: str, element: str) -> str:
+    def elements(self, write: Writer) -> Iterator[Element]:
+        """Loop over a row's elements: once for several at a time where a dialect can, and once for single ones."""
+
+    def gathered(self, write: Writer, name: str, function: str) -> None:
+        """End what was gathered: by ``sum``, ``amax`` or ``amin`` over what several at a time came to."""
+
+    def of_element(self, name: str, element: Element) -> str:
         """Return an element's scale or shift; nothing where it changes nothing."""
 
 

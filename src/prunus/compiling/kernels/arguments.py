@@ -41,6 +41,8 @@ class Arguments:
 
 
 # `unit`: the numbers of one element (the samples of a block beside each other; 1 where samples run one by one).
+# `dense`: whether a row's elements lie side by side, in the source and in the output.
+# `size`: of windows of columns that are alike (else 0), `stride` from one to the next, `before` the `side` columns.
 CONTRACTION = Arguments(
     "contraction",
     (
@@ -65,13 +67,14 @@ POOL = Arguments(
         *("output", "output_channel", "output_down", "output_right"),
         *("row_first_at", "row_last_at", "row_divisor_at", "row_step"),
         *("column_first_at", "column_last_at", "column_divisor_at", "column_step"),
+        *("size", "stride", "before", "side"),
     ),
 )
 ROWS = Arguments(
     "rows",
     (
         *("unit", "rows", "count", "sources_at", "outputs_at", "here_at", "there_at"),
-        *("scale_at", "shift_at"),
+        *("scale_at", "shift_at", "dense"),
     ),
     ("eps",),
 )

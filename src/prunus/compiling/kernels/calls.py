@@ -11,6 +11,7 @@ import numpy
 
 from prunus.compiling.kernels import arguments, lists
 from prunus.compiling.kernels.contraction import ACTIVATIONS, POOL_SIDE, POOLS, kernel_activation
+from prunus.compiling.kernels.lines import regular
 from prunus.compiling.kernels.lists import Lists
 from prunus.compiling.kernels.numbers import FUNCTIONS, Numbers
 from prunus.compiling.kernels.variants import DOT, Variant, tile_of
@@ -165,6 +166,7 @@ class CallWriter:
         addresses = self.plan.addresses(source)
         count = addresses.shape[1]
         norm = "norm" in kernel
+        here, there = addresses[0] - addresses[0, 0], target[0] - target[0, 0]
         return self._call(
             f"{kernel}{self._width}",
             arguments.ROWS,
@@ -173,8 +175,9 @@ class CallWriter:
             count=count,
             sources_at=self.table(addresses[:, 0]),
             outputs_at=self.table(target[:, 0]),
-            here_at=self.table(addresses[0] - addresses[0, 0]),
-            there_at=self.table(target[0] - target[0, 0]),
+            here_at=self.table(here),
+            there_at=self.table(there),
+            dense=self.plan.mode.single and all(bool((numpy.diff(line) == 1).all()) for line in (here, there)),
             scale_at=self.array(numpy.ones(count) if scale is None else scale) if norm else 0,
             shift_at=self.array(numpy.zeros(count) if shift is None else shift) if norm else 0,
             eps=eps,
@@ -184,6 +187,9 @@ class CallWriter:
         """Return the call of a pooling."""
         source, target = self.plan.addresses(operation.source), self.output(operation)
         channels, rows, columns = operation.box
+        right, side = step_along(source, 2), operation.source.index.shape[2]
+        is_line = self.plan.mode.single and right == 1
+        size, stride, before = (regular(operation.columns, side) if is_line else None) or (0, 0, 0)
         return self._call(
             f"pool_{operation.function}{self._width}",
             arguments.POOL,
@@ -193,7 +199,11 @@ class CallWriter:
             columns=columns,
             corners_at=self.table(source[:, 0, 0]),
             down=step_along(source, 1),
-            right=step_along(source, 2),
+            right=right,
+            size=size,
+            stride=stride,
+            before=before,
+            side=side,
             output=int(target.flat[0]),
             output_channel=step_along(target, 0),
             output_down=step_along(target, 1),

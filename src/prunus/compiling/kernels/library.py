@@ -73,7 +73,7 @@ def _others(head: str, numbers: Numbers, vector: int) -> tuple[str, list[str]]:
     """Return the C of everything but kernels with tiles, and its names."""
     one_by_one = [dots.special(), *(dots.by_numbers(narrow) for narrow in (True, False))]
     one_by_one += [dots.by_columns(w, narrow) for w in contraction.widths(vector)[:2] for narrow in (True, False)]
-    looping = [text for width in (1, vector) for text in rows.kernels(numbers, width)]
+    looping = [text for width in (1, vector) for text in rows.kernels(numbers, width, contraction.widths(vector))]
     resource = [_resource("tape.c").replace("\nvoid run_tape", f"\n{apply_functions(numbers, vector)}\nvoid run_tape")]
     parts = [
         head,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prunus.compiling.kernels import lines
 from prunus.compiling.kernels.numbers import Numbers
 from prunus.compiling.kernels.writing import Writer
+from prunus.compiling.loops import Element
 from prunus.compiling.net import Pointwise
 from prunus.compiling.operations import normalize, pool, reduce
 
@@ -14,19 +16,27 @@ _HEAD = "void {name}(const prunus_frame *frame, const {arguments} *a, long part,
 _SHARE = "for (long {0} = a->{1} * part / parts; {0} < a->{1} * (part + 1) / parts; ++{0})"
 
 
-def kernels(numbers: Numbers, width: int) -> Iterator[str]:
-    """Yield the C of every reduction, softmax, norm and pooling for vectors of so many numbers; 1: for single ones."""
+def kernels(numbers: Numbers, width: int, widths: list[int]) -> Iterator[str]:
+    """Yield the C of every reduction, softmax, norm and pooling for vectors of so many numbers; 1: for single ones.
+
+    Args:
+        numbers: what is computed in.
+        width: numbers of one element that lie beside each other, and are computed at once.
+        widths: sizes of vectors for the elements of single samples.
+    """
     for kind in (reduce, normalize):
         prefix = "reduce_" if kind is reduce else ""
         for function in kind.FUNCTIONS:
             write = Writer()
             with write.block(_HEAD.format(name=f"{prefix}{function}{width}", arguments="rows")):
-                kind.loop(function, write, _Rows(numbers, width))
+                kind.loop(function, write, _Rows(numbers, width) if width > 1 else _Along(numbers, widths[0]))
             yield write.text()
     for function in pool.FUNCTIONS:
         write = Writer()
+        if width == 1:
+            yield lines.pool(function, numbers, widths)
         with write.block(_HEAD.format(name=f"pool_{function}{width}", arguments="pool")):
-            pool.loop(function, write, _Windows(numbers, width))
+            pool.loop(function, write, _Windows(numbers, width, f"pool_{function}_line"))
         yield write.text()
 
 
@@ -80,19 +90,57 @@ class _Rows(_Vectors):
             write("const real *from = WORK + sources[row] + lane;", "real *to = WORK + outputs[row] + lane;")
             yield "from", "to"
 
-    @contextmanager
-    def elements(self, write: Writer) -> Iterator[tuple[str, str, str]]:
-        with write.block("for (long e = 0; e < a->count; ++e)"):
-            yield "here[e]", "there[e]", "e"
+    def gather(self, write: Writer, name: str, begin: float) -> None:
+        write(f"{self.type} {name} = {self.constant(begin)};")
 
-    def of_element(self, name: str, element: str) -> str:
-        return f"{name}[{element}]"
+    def elements(self, write: Writer) -> Iterator[Element]:
+        with write.block("for (long e = 0; e < a->count; ++e)"):
+            yield Element(self, "here[e]", "there[e]", "e")
+
+    def gathered(self, write: Writer, name: str, function: str) -> None:
+        pass
+
+    def of_element(self, name: str, element: Element) -> str:
+        return f"{name}[{element.place}]"
+
+
+class _Along(_Rows):
+    """Loops over rows of one sample: as many elements at once as a vector has where they lie side by side."""
+
+    def __init__(self, numbers: Numbers, width: int) -> None:
+        super().__init__(numbers, 1)
+        self._vectors = _Vectors(numbers, width)
+
+    def gather(self, write: Writer, name: str, begin: float) -> None:
+        super().gather(write, name, begin)
+        write(f"{self._vectors.type} {name}s = {self._vectors.constant(begin)};")
+
+    def elements(self, write: Writer) -> Iterator[Element]:
+        width = self._vectors.width
+        with write.block(""):
+            write("long e = 0;", "if (a->dense)")
+            with write.block(f"for (; e + {width} <= a->count; e += {width})"):
+                yield Element(self._vectors, "e", "e", "e", "s")
+            with write.block("for (; e < a->count; ++e)"):
+                yield Element(self, "here[e]", "there[e]", "e")
+
+    def gathered(self, write: Writer, name: str, function: str) -> None:
+        lane = f"{name}s[lane]"
+        combined = {"amax": self.larger(name, lane), "amin": self.smaller(name, lane)}.get(function, f"{name} + {lane}")
+        write(f"if (a->dense) for (int lane = 0; lane < {self._vectors.width}; ++lane) {name} = {combined};")
+
+    def of_element(self, name: str, element: Element) -> str:
+        return element.numbers.load(name, element.place)
 
 
 class _Windows(_Vectors):
     """Loops over windows: the first and the last row and column of each are tables."""
 
     area = "(real)(row_divisor[y] * column_divisor[x])"
+
+    def __init__(self, numbers: Numbers, width: int, line: str) -> None:
+        super().__init__(numbers, width)
+        self._line = line
 
     @contextmanager
     def outputs(self, write: Writer) -> Iterator[tuple[str, str]]:
@@ -102,16 +150,15 @@ class _Windows(_Vectors):
         ):
             write(f"const int32_t *{name} = CONSTANTS(int32_t, {name}_at);")
         write("(void)row_divisor, (void)column_divisor;")
-        with (
-            write.block(_SHARE.format("c", "channels")),
-            write.block("for (long y = 0; y < a->rows; ++y)"),
-            write.block("for (long x = 0; x < a->columns; ++x)"),
-            self.lanes(write),
-        ):
-            write("const real *corner = WORK + corners[c] + lane;")
-            steps = ("c", "channel"), ("y", "down"), ("x", "right")
-            write(f"real *to = WORK + a->output + lane + {' + '.join(f'{n} * a->output_{s}' for n, s in steps)};")
-            yield "to", "corner"
+        with write.block(_SHARE.format("c", "channels")), write.block("for (long y = 0; y < a->rows; ++y)"):
+            write("real *line = WORK + a->output + c * a->output_channel + y * a->output_down;")
+            if self.width == 1:
+                with write.block("if (a->size)"):
+                    write(f"{self._line}(frame, a, c, y, line);", "continue;")
+            with write.block("for (long x = 0; x < a->columns; ++x)"), self.lanes(write):
+                write("const real *corner = WORK + corners[c] + lane;")
+                write("real *to = line + lane + x * a->output_right;")
+                yield "to", "corner"
 
     @contextmanager
     def window(self, write: Writer) -> Iterator[str]:

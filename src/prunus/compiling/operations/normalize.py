@@ -65,19 +65,23 @@ def loop(function: str, write: Writer, dialect: RowLoops) -> None:
 def _softmax(function: str, write: Writer, dialect: RowLoops, source: str, to: str) -> None:
     """Write exp(x - max) / sum, or x - max - log(sum), from left to right: max may be much larger than the sum."""
     log = function == "log_softmax"
-    write(f"{dialect.type} most = {dialect.constant(-math.inf)}, total = {dialect.constant(0.0)};")
-    with dialect.elements(write) as (here, _, _):
-        write(f"most = {dialect.larger('most', dialect.load(source, here))};")
-    with dialect.elements(write) as (here, there, _):
-        power = dialect.call(Pointwise("exp"), f"{dialect.load(source, here)} - most")
-        write(f"const {dialect.type} power = {power};", "total += power;")
+    dialect.gather(write, "most", -math.inf)
+    dialect.gather(write, "total", 0.0)
+    for element in dialect.elements(write):
+        most = f"most{element.suffix}"
+        write(f"{most} = {element.numbers.larger(most, element.numbers.load(source, element.here))};")
+    dialect.gathered(write, "most", "amax")
+    for numbers, here, there, _, suffix in dialect.elements(write):
+        power = numbers.call(Pointwise("exp"), f"{numbers.load(source, here)} - most")
+        write(f"const {numbers.type} power = {power};", f"total{suffix} += power;")
         if not log:
-            write(dialect.store(to, there, "power"))
+            write(numbers.store(to, there, "power"))
+    dialect.gathered(write, "total", "sum")
     if log:
         write(f"total = {dialect.call(Pointwise('log'), 'total')};")
-    with dialect.elements(write) as (here, there, _):
-        apart = f"{dialect.load(source, here)} - most - total"
-        write(dialect.store(to, there, apart if log else f"{dialect.load(to, there)} / total"))
+    for numbers, here, there, _, _ in dialect.elements(write):
+        apart = f"{numbers.load(source, here)} - most - total"
+        write(numbers.store(to, there, apart if log else f"{numbers.load(to, there)} / total"))
 
 
 def _norm(function: str, write: Writer, dialect: RowLoops, source: str, to: str) -> None:
@@ -86,19 +90,22 @@ def _norm(function: str, write: Writer, dialect: RowLoops, source: str, to: str)
     A variance that overflows makes NaN: zeros would hide it, and PyTorch makes NaN of it in most rows.
     """
     centred = function == "layer_norm"
-    mean = " - mean" if centred else ""
+    less = " - mean" if centred else ""
     if centred:
-        write(f"{dialect.type} mean = {dialect.constant(0.0)};")
-        with dialect.elements(write) as (here, _, _):
-            write(f"mean += {dialect.load(source, here)};")
+        dialect.gather(write, "mean", 0.0)
+        for numbers, here, _, _, suffix in dialect.elements(write):
+            write(f"mean{suffix} += {numbers.load(source, here)};")
+        dialect.gathered(write, "mean", "sum")
         write(f"mean = mean / {dialect.count};")
-    write(f"{dialect.type} squares = {dialect.constant(0.0)};")
-    with dialect.elements(write) as (here, _, _):
-        write(f"const {dialect.type} apart = {dialect.load(source, here)}{mean};", "squares += apart * apart;")
+    dialect.gather(write, "squares", 0.0)
+    for numbers, here, _, _, suffix in dialect.elements(write):
+        write(f"const {numbers.type} apart = {numbers.load(source, here)}{less};", f"squares{suffix} += apart * apart;")
+    dialect.gathered(write, "squares", "sum")
     root = dialect.call(Pointwise("sqrt"), f"squares / {dialect.count} + {dialect.eps}")
     write(f"const {dialect.type} root = {root};")
     write(f"const {dialect.type} factor = 1 / root{' + (root - root)' if centred else ''};")
-    with dialect.elements(write) as (here, there, element):
+    for element in dialect.elements(write):
         scale, shift = dialect.of_element("scale", element), dialect.of_element("shift", element)
-        value = f"({dialect.load(source, here)}{mean}) * factor"
-        write(dialect.store(to, there, value + (f" * {scale}" if scale else "") + (f" + {shift}" if shift else "")))
+        value = f"({element.numbers.load(source, element.here)}{less}) * factor"
+        value += (f" * {scale}" if scale else "") + (f" + {shift}" if shift else "")
+        write(element.numbers.store(to, element.there, value))

@@ -44,9 +44,13 @@ class Reduce(Operation):
 def loop(function: str, write: Writer, dialect: RowLoops) -> None:
     """Write the loop of a reduction."""
     with dialect.rows(write) as (source, to):
-        write(f"{dialect.type} total = {dialect.constant(_BEGIN.get(function, 0.0))};")
-        with dialect.elements(write) as (here, _, _):
-            number = dialect.load(source, here)
-            combined = {"amax": dialect.larger, "amin": dialect.smaller}
-            write(f"total = {combined[function]('total', number)};" if function in combined else f"total += {number};")
+        dialect.gather(write, "total", _BEGIN.get(function, 0.0))
+        for element in dialect.elements(write):
+            numbers, total = element.numbers, f"total{element.suffix}"
+            number = numbers.load(source, element.here)
+            combined = {"amax": numbers.larger, "amin": numbers.smaller}
+            write(
+                f"{total} = {combined[function](total, number)};" if function in combined else f"{total} += {number};"
+            )
+        dialect.gathered(write, "total", function)
         write(dialect.store(to, "0", f"total / {dialect.count}" if function == "mean" else "total"))

@@ -11,6 +11,7 @@ import numpy
 from prunus.compiling.kernels.numbers import COMBINED
 from prunus.compiling.kernels.writing import Writer, sum_of, times
 from prunus.compiling.layout import nest, shaped
+from prunus.compiling.loops import Element
 from prunus.compiling.net import Indices, Numbers, Operation, Pointwise, View
 from prunus.compiling.operations import Elementwise, Join, Normalize, Pool, Reduce, normalize, pool, reduce
 from prunus.compiling.taps import step_along
@@ -154,8 +155,13 @@ class _Rows(_Floats):
             write(f"const float *from = &{begin};", f"float *to = &{to};")
             yield "from", "to"
 
-    @contextmanager
-    def elements(self, write: Writer) -> Iterator[tuple[str, str, str]]:
+    def gather(self, write: Writer, name: str, begin: float) -> None:
+        write(f"float {name} = {number(begin)};")
+
+    def gathered(self, write: Writer, name: str, function: str) -> None:
+        pass
+
+    def elements(self, write: Writer) -> Iterator[Element]:
         index = self.operation.source.index
         order = numpy.arange(index.shape[1], dtype=numpy.int64)
         loops = nest(shaped([index[0] - index[0, 0], order]))
@@ -163,16 +169,16 @@ class _Rows(_Floats):
             here, element = (
                 place_in(loops, b, names, self.file.constants, f"{self.file.prefix}_element{b}") for b in range(2)
             )
-            yield here, element, element
+            yield Element(self, here, element, element)
 
-    def of_element(self, name: str, element: str) -> str:
+    def of_element(self, name: str, element: Element) -> str:
         array: Numbers | None = getattr(self.operation, name)
         if array is None or bool((array == {"scale": 1.0, "shift": 0.0}[name]).all()):
             return ""
         if name not in self._arrays:
             title = f"{self.file.prefix}_{name}"
             self._arrays[name] = self.file.constants.add(title, array.astype(numpy.float32))
-        return f"{self._arrays[name]}[{element}]"
+        return f"{self._arrays[name]}[{element.place}]"
 
 
 class _Windows(_Floats):
