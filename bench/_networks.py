@@ -1,7 +1,7 @@
 """Networks that `networks.py` times: from packages, some with trained weights that lie in the wheel, and two of our own.
 
 torchvision's wheels on PyPI don't load their operators beside a torch for processors alone. Nothing here calls them, so
-they are only declared; what a package imports for its data alone (librosa, webrtcvad) is an empty module.
+they are only declared; what a package imports for its data alone (librosa, torchaudio, ...) is an empty module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DECLARED = torch.library.Library("torchvision", "DEF")
 for _name in _OPERATORS:
     for _operator in (_name, f"_{_name}_backward"):
         _DECLARED.define(f"{_operator}(Tensor x) -> Tensor")
-for _name in ("librosa", "resampy", "webrtcvad", "httpx2"):
+for _name in ("librosa", "resampy", "torchaudio", "webrtcvad"):
     sys.modules.setdefault(_name, types.ModuleType(_name))
 
 Made = tuple[nn.Module, tuple[int, ...]]

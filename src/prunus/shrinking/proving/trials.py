@@ -122,7 +122,7 @@ class Trials:
         samples = sum(trial.inputs.batch for trial in self.example)
         graph = self.graph
         bound = inspect.signature(graph.model.forward).bind(*graph.args, **graph.kwargs).arguments
-        switched = [trial.setting for trial in self.switched] if resized else []
+        switched = dict.fromkeys(trial.setting for trial in self.switched) if resized else ()
         return Checked(samples, sizes, dtypes, batch=graph.batch, arguments=(*bound, *switched))
 
 
@@ -154,7 +154,8 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
             for inputs in _resized(like, factor)
             if (trial := _try(model, draw(inputs, like.batch, Draw(5), ranges))) and _is_finite(trial)
         ]
-        tried = [_try(model, first.inputs, setting) for setting in _other_settings(graph)]
+        settings = list(_other_settings(graph))
+        tried = [_try(model, trial.inputs, setting) for setting in settings for trial in trials.example]
         trials.switched = [trial for trial in tried if trial and _is_finite(trial)]
     return trials
 
