@@ -184,6 +184,9 @@ def test_tiles_cover_every_output_and_in_blocks_nothing_else(plan: Plan) -> None
         if variant == DOT or variant.outer == "columns" or contract.pool is not None:
             continue
         found = plan.layouts[contract.output]
+        if contract.output in plan.along:
+            assert_one_long_row_is_covered(contract, variant, plan)
+            continue
         across = variant.tile[1] * variant.width // mode.block
         covered = numpy.zeros((contract.grid[0], contract.grid[1] + across), dtype=bool)
         for source, output, _, room in tiles(contract, plan, variant).tolist():
@@ -194,6 +197,18 @@ def test_tiles_cover_every_output_and_in_blocks_nothing_else(plan: Plan) -> None
             covered[row : row + variant.tile[0], column : column + across] = True
         assert covered[:, : contract.grid[1]].all()
         assert mode.single or not covered[:, contract.grid[1] :].any()
+
+
+def assert_one_long_row_is_covered(contract: Contract, variant: Variant, plan: Plan) -> None:
+    """Every place of a plane is in one tile, and none lies beyond what the plane has room for."""
+    layout, several = plan.layouts[contract.output], variant.tile[1] * variant.width
+    rows = tiles(contract, plan, variant)
+    length = (contract.grid[0] - 1) * layout.pitch + contract.grid[1]
+    numpy.testing.assert_array_equal(rows[:, 1], numpy.arange(len(rows)) * several)
+    assert (rows[:, 0] == rows[:, 1]).all(), "a step right or down is the same in the source and in the output"
+    assert rows[-1, 1] < length <= rows[-1, 1] + several
+    assert layout.origin + rows[-1, 1] + several <= layout.plane
+    assert layout.pitch == plan.layouts[contract.source.value].pitch
 
 
 def test_pooled_outputs_are_made_by_tiles_of_whole_windows() -> None:

@@ -2,8 +2,8 @@
 
 In *blocks*, an element is as many numbers as there are samples in the block, beside each other: whatever the shape of
 an operation, a vector holds the same element of neighbouring samples. *Singly*, an element is one number and a vector
-holds neighbours along a row, so a row is as long as whole vectors need. Either way zeros may lie around the rows: what
-a convolution pads with is read like everything else.
+holds neighbours along a row, and runs on into the next row where the plane is computed as one long row. Either way
+zeros may lie around the rows: what a convolution pads with is read like everything else.
 """
 
 from __future__ import annotations
@@ -90,6 +90,11 @@ class Layout:
         rows_below = self.halo.bottom * self.pitch + self.halo.right  # the last row's right halo lies in the next one
         return (self.box[0] * self.plane + self.halo.left + rows_below) * self.block
 
+    @property
+    def beyond(self) -> int:
+        """Numbers that vectors may read beyond the value's end."""
+        return (self.halo.bottom * self.pitch + self.halo.left + self.halo.right + self.plane) * self.block
+
     def addresses(self, index: Indices) -> Indices:
         """Return where elements lie."""
         _, height, width = self.box
@@ -99,17 +104,47 @@ class Layout:
         return addresses
 
 
-def layout(box: Box, halo: Halo, mode: Mode) -> Layout:
-    """Lay a value out: the zeros right of a row are those left of the next."""
+def narrowest(box: Box, halo: Halo) -> int:
+    """Return the least pitch of a value: the zeros right of a row are those left of the next."""
+    return box[2] + max(halo.left, halo.right)
+
+
+def layout(box: Box, halo: Halo, mode: Mode, pitch: int | None = None) -> Layout:
+    """Lay a value out.
+
+    Singly, vectors run on over the ends of rows. What one leaves beyond the end of a row is written over with the next
+    row, and behind the last row there is room for it.
+
+    Args:
+        box: what the value holds.
+        halo: zeros around it.
+        mode: how samples lie in memory.
+        pitch: elements from one row to the next; None for as few as possible.
+    """
     _, height, width = box
-    across = max(halo.left, halo.right)
+    pitch = pitch or narrowest(box, halo)
+    plane = (halo.top + height + halo.bottom) * pitch
     if mode.single and width > 1:
-        whole = -(-width // mode.vector) * mode.vector  # the last vector of a row may reach beyond its end
-        pitch = max(whole + halo.left, width + across)
-    else:
-        pitch = width + across
-    rows = halo.top + height + halo.bottom
-    return Layout(box, halo, pitch, rows * pitch, mode.block)
+        room = (height - 1) * pitch + _vectors(width, mode.vector) * mode.vector
+        if height > 1:
+            room = most_along(length_of(height, width, pitch), mode.vector) * mode.vector
+        plane = max(plane, halo.top * pitch + halo.left + room)
+    return Layout(box, halo, pitch, plane, mode.block)
+
+
+def length_of(height: int, width: int, pitch: int) -> int:
+    """Return how many numbers lie from the first element of a plane to its last."""
+    return (height - 1) * pitch + width
+
+
+def most_along(length: int, vector: int) -> int:
+    """Return how many vectors a plane that is computed as one row has room for: a few more than it needs."""
+    needed = _vectors(length, vector)
+    return needed + max(1, needed // 16)
+
+
+def _vectors(length: int, vector: int) -> int:
+    return -(-length // vector)
 
 
 @dataclass(frozen=True, eq=False)

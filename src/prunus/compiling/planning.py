@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy
 
 from prunus.compiling.arranging import Arranger
 from prunus.compiling.kernels.contraction import POOL_SIDE, kernel_activation
-from prunus.compiling.layout import Halo, Layout, Mode, layout
-from prunus.compiling.net import Indices, Net, Operation, View, Windows, whole
+from prunus.compiling.layout import Halo, Layout, Mode, layout, narrowest
+from prunus.compiling.net import Indices, Net, Operation, Pair, View, Windows, whole
 from prunus.compiling.operations.contract import Contract
 from prunus.compiling.operations.elementwise import Elementwise, pointwise
 from prunus.compiling.operations.join import Join
@@ -20,6 +21,8 @@ from prunus.errors import CompileError
 
 # Addresses have 32 bits: in tables, and where an offset becomes numbers.
 _MOST_NUMBERS = 1 << 31
+# An output of fewer weights, as of a depthwise convolution, takes less time than what gaps between rows cost elsewhere.
+_FEW_WEIGHTS = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class Plan:
         places: where in the workspace each value begins, in numbers.
         size: numbers of the workspace up to its end.
         taps: of each contraction, by the number of its output.
+        along: outputs of contractions whose planes are computed as one long row each.
     """
 
     mode: Mode
@@ -40,6 +44,7 @@ class Plan:
     places: dict[int, int]
     size: int
     taps: dict[int, Taps]
+    along: frozenset[int] = frozenset()
 
     def step_along(self, view: View, dim: int) -> int:
         """Return how many numbers lie from one element of a view to the next along a dimension."""
@@ -69,7 +74,11 @@ def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
     """
     planner = _Planner(net, mode)
     arranged = planner.arranged()
-    layouts = {number: layout(box, planner.halos.get(number, Halo()), mode) for number, box in planner.boxes.items()}
+    pitches = planner.pitches(arranged.operations)
+    layouts = {
+        number: layout(box, planner.halos.get(number, Halo()), mode, pitches.get(number))
+        for number, box in planner.boxes.items()
+    }
     places, size = placed(arranged, layouts, mode, number_bytes, start)
     if size >= _MOST_NUMBERS:
         raise CompileError(
@@ -81,7 +90,7 @@ def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
         for operation in arranged.operations
         if isinstance(operation, Contract)
     }
-    return Plan(mode, arranged, layouts, places, size, taps)
+    return Plan(mode, arranged, layouts, places, size, taps, frozenset(planner.along))
 
 
 def is_dot(contract: Contract, mode: Mode) -> bool:
@@ -90,12 +99,23 @@ def is_dot(contract: Contract, mode: Mode) -> bool:
     return mode.single and (width == 1 or (contract.kind == "linear" and height * width < mode.vector // 2))
 
 
-def row_width(contract: Contract, mode: Mode, vector: int) -> int:
+def row_width(grid: Pair, mode: Mode, vector: int) -> int:
     """Return how many numbers a vector has: as many as can be; for short rows the fewest of as many vectors."""
     width = vector
-    while mode.single and width > 4 and -(-contract.grid[1] // (width // 2)) <= -(-contract.grid[1] // width):
+    while mode.single and width > 4 and -(-grid[1] // (width // 2)) <= -(-grid[1] // width):
         width //= 2
     return width
+
+
+def _made_equal(pitches: dict[int, int], groups: list[list[int]]) -> dict[int, int]:
+    """Return pitches raised until those of each group are equal."""
+    before: dict[int, int] = {}
+    after = dict(pitches)
+    while before != after:
+        before = dict(after)
+        for numbers in groups:
+            after |= dict.fromkeys(numbers, max(after[number] for number in numbers))
+    return after
 
 
 class _Planner(Arranger):
@@ -105,6 +125,8 @@ class _Planner(Arranger):
         self.halos: dict[int, Halo] = {}
         self.splits: dict[int, int] = {}
         self.dense: set[int] = set()  # values whose rows have one element, and are read as if they were one row
+        self.along: dict[int, list[int]] = {}  # outputs of planes that are one long row, and the values of their pitch
+        self.weights: dict[int, float] = {}  # how many weights an output of those has
 
     def contraction(self, contract: Contract) -> list[Operation]:
         """Return a contraction behind the copies that it needs, and what its kernel can't do behind it."""
@@ -131,7 +153,43 @@ class _Planner(Arranger):
             contract = replace(contract, residual=whole(copy.output, copy.box))
         if contract.residual is not None:
             self._keep_dense(contract.residual, contract)
+        views = [contract.source, *([contract.residual] if contract.residual is not None else [])]
+        if self._runs_along(contract) and all(map(self._is_planes, views)):
+            self.along[contract.output] = [contract.output, *(view.value for view in views)]
+            self.weights[contract.output] = contract.nonzero / len(contract.weight)
         return [*before, contract]
+
+    def _runs_along(self, contract: Contract) -> bool:
+        """Tell whether a plane of the output may be one long row: each step right and down is one in the source."""
+        plain = contract.stride == (1, 1) and contract.pool is None and contract.output not in self.splits
+        return plain and self._in_vectors(contract) and min(contract.grid) > 1
+
+    def _is_planes(self, view: View) -> bool:
+        """Tell whether a view is whole planes of its value, each in its order."""
+        (_, height, width), (_, rows, columns) = view.index.shape, self.boxes[view.value]
+        starts = view.index[:, :1, :1]
+        in_order = bool((starts % (rows * columns) == 0).all()) and (height, width) == (rows, columns)
+        return in_order and bool((view.index == starts + plane(height, width, columns, 1)).all())
+
+    def pitches(self, operations: Sequence[Operation]) -> dict[int, int]:
+        """Return the pitch of each value: the same for what a contraction of one long row reads and makes.
+
+        Gaps between rows slow down operations that are no contractions: few weights don't pay for those.
+        """
+        others = [operation for operation in operations if not isinstance(operation, Contract)]
+        slowed = {view.value for operation in others for view in operation.views} | {other.output for other in others}
+        pitches = {number: narrowest(self.boxes[number], self.halos.get(number, Halo())) for number in self.boxes}
+        light = [output for output in self.along if self.weights[output] < _FEW_WEIGHTS]
+        groups = [numbers for output, numbers in self.along.items() if output not in light]
+        pitches = _made_equal(pitches, groups)
+        for output in light:
+            wider = _made_equal(pitches, [*groups, self.along[output]])
+            if any(wider[number] > pitches[number] for number in slowed):
+                del self.along[output]
+            else:
+                pitches = wider
+                groups.append(self.along[output])
+        return pitches
 
     def _fits(self, contract: Contract) -> bool:
         """Tell whether a contraction can read its source where it lies."""

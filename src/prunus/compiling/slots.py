@@ -44,4 +44,6 @@ def placed(
         for number in {view.value for view in operation.views} | {operation.output}:
             if last.get(number, step) == step:
                 free[key(number)].append(places[number])
+    if mode.single:  # of the value that lies last
+        top += unit * -(-max(layout.beyond for layout in layouts.values()) // unit)
     return places, top

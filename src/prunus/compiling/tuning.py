@@ -28,7 +28,7 @@ from prunus.compiling.toolchain import Target
 from prunus.machine import machine
 
 # Part of what is remembered: whatever changes the kernels makes old measurements worthless.
-_VERSION = 7
+_VERSION = 8
 
 # How many ways of computing a contraction are tried.
 _MOST_TRIED = 4
@@ -178,7 +178,7 @@ def _timing_key(contract: Contract, plan: Plan) -> tuple[object, ...]:
     How the zeros lie shows in the order of their variants.
     """
     density = round(math.log2(max(contract.nonzero, 1) / contract.weight.size))
-    fields = contract.weight.shape, contract.groups, contract.grid, contract.pool
+    fields = contract.weight.shape, contract.groups, contract.grid, contract.pool, contract.output in plan.along
     return density, *fields, plan.layouts[contract.source.value], plan.taps[contract.output].steps
 
 

@@ -51,7 +51,7 @@ CONTRACTION = Arguments(
         *("groups", "tiles", "cuts", "by_outputs"),
         *("down", "output_down", "output_channel"),
         *("has_residual", "residual_down", "residual_right", "residual_channel"),
-        *("activation", "pool", "masked"),
+        *("activation", "pool", "masked", "mask_at"),
     ),
     ("low", "high"),
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy
 
 from prunus.compiling.kernels import arguments, lists
-from prunus.compiling.kernels.contraction import ACTIVATIONS, POOL_SIDE, POOLS, kernel_activation
+from prunus.compiling.kernels.contraction import ACTIVATIONS, MASKED_ALONG, POOL_SIDE, POOLS, kernel_activation
 from prunus.compiling.kernels.lines import regular
 from prunus.compiling.kernels.lists import Lists
 from prunus.compiling.kernels.numbers import FUNCTIONS, Numbers
@@ -249,7 +249,7 @@ class CallWriter:
             down=plan.taps[contract.output].steps[0],
             output_down=layout.pitch * unit,
             output_channel=layout.plane * unit,
-            masked=_is_masked(contract, plan, variant),
+            **self._mask(contract, variant),
             **self._residual(contract, variant),
             **self._after(contract),
         )
@@ -287,6 +287,18 @@ class CallWriter:
             "residual_down": plan.step_along(contract.residual, 1),
             "residual_right": variant.width if beside else plan.step_along(contract.residual, 2),
         }
+
+    def _mask(self, contract: Contract, variant: Variant) -> dict[str, int]:
+        """Return how it is told where there have to be zeros, because vectors reach beyond the end of a row."""
+        layout = self.plan.layouts[contract.output]
+        if not self.plan.mode.single or not layout.halo or contract.pool is not None:
+            return {}
+        if contract.output not in self.plan.along:
+            return {"masked": int(variant.width > 1 and layout.box[2] % variant.width != 0)}
+        places = numpy.arange(layout.plane)
+        inside = (places % layout.pitch < layout.box[2]) & (places < layout.pitch * layout.box[1])
+        ones = numpy.where(inside, -1, 0).astype(numpy.int32 if self.numbers.bytes == 4 else numpy.int64)
+        return {"masked": MASKED_ALONG, "mask_at": self.constants.add(ones)}
 
     def _after(self, contract: Contract) -> dict[str, float]:
         """Return what follows the sums: activation and pooling."""
@@ -358,13 +370,6 @@ class CallWriter:
 
     def _call(self, kernel: str, kind: arguments.Arguments, **values: float) -> Call:
         return Call(kernel, self.constants.add_bytes(kind.pack(**values)))
-
-
-def _is_masked(contract: Contract, plan: Plan, variant: Variant) -> bool:
-    """Tell whether there have to be zeros where vectors reach beyond the end of an output's row."""
-    layout = plan.layouts[contract.output]
-    reaches = variant.width > 1 and layout.box[2] % variant.width != 0 and contract.pool is None
-    return plan.mode.single and layout.halo.right > 0 and reaches
 
 
 def _compact(numbers: Values) -> tuple[Values, Indices]:

@@ -34,6 +34,8 @@ _USED = list(enumerate(ACTIVATIONS))[RELU:]
 POOLS = ("", "max blocks", "avg blocks", "max row", "avg row")
 MAX_BLOCKS = 1
 POOL_SIDE = 2
+# Where zeros have to lie beyond the ends of rows: by the room to a row's end, or by a mask for a plane that is one row.
+MASKED_ALONG = 2
 # Small tiles split each output into several sums, so that one multiply-add doesn't wait for the one before; all of
 # them together are at most so many vectors.
 _MOST_CHAINED = 8
@@ -166,7 +168,8 @@ def activated(width: int, to: str, of: str) -> list[str]:
 
 _FINISH = """
 static __attribute__((noinline, unused)) void finish{n}(
-    const contraction *a, vec{n} *sums, long rows, long height, long across, long room, real *to, const real *plus)
+    const contraction *a, vec{n} *sums, long rows, long height, long across, long room, real *to, const real *plus,
+    const real *mask)
 {{
     const long count = rows * height * across;
     const real low = a->low, high = a->high;
@@ -186,7 +189,8 @@ static __attribute__((noinline, unused)) void finish{n}(
             if (a->pool == 0) {{
                 for (long x = 0; x < across; ++x) {{
                     vec{n} value = one[x];
-                    if (a->masked) for (long i = 0; i < {n}; ++i) if (x * {n} + i >= room) value[i] = 0;
+                    if (mask) value = (vec{n})((mask{n})value & (mask{n})*(const loose{n} *)(mask + x * {n}));
+                    else if (a->masked) for (long i = 0; i < {n}; ++i) if (x * {n} + i >= room) value[i] = 0;
                     *(loose{n} *)(line_to + x * {n}) = value;
                 }}
             }} else if (a->pool < 3) {{
@@ -213,6 +217,7 @@ static __attribute__((noinline, unused)) void finish{n}(
 """
 
 
+_MASK = f"masked == {MASKED_ALONG} ? mask + tile->output : 0"
 HEAD = "void {name}(const prunus_frame *frame, const contraction *a, long part, long parts)"
 _ARRAYS = (
     "const int32_t *restrict starts = CONSTANTS(int32_t, starts_at);",
@@ -221,6 +226,7 @@ _ARRAYS = (
     "const contraction_tile *restrict tiles = CONSTANTS(contraction_tile, tiles_at);",
     "const real *restrict in = WORK + a->source, *restrict add = WORK + a->residual;",
     "real *restrict out = WORK + a->output;",
+    "const real *const mask = CONSTANTS(real, mask_at);",
     "const long first = a->groups * part / parts, last = a->groups * (part + 1) / parts;",
     "const long output_channel = a->output_channel, has_residual = a->has_residual, activation = a->activation;",
     "const long residual_channel = a->residual_channel, tile_count = a->tiles;",
@@ -343,7 +349,7 @@ class _Kernel:
         tile = self.tile
         write(f"const real *plus = add + tile->residual + group * {tile.rows} * residual_channel;")
         write(f"{self.vec} sums[] = {{{', '.join(sums)}}};")
-        where = "tile->room, to, has_residual ? plus : 0"
+        where = f"tile->room, to, has_residual ? plus : 0, {_MASK}"
         write(f"finish{tile.width}(a, sums, {tile.rows}, {tile.height}, {tile.across}, {where});", "continue;")
 
     def _special(self, write: Writer, sums: list[str], relu: str) -> None:
@@ -363,10 +369,17 @@ class _Kernel:
         with write.block("if (unusual)"):
             write(f"{self.vec} sums[] = {{{', '.join(sums)}}};")
             write(
-                f"finish{tile.width}(a, sums, {tile.rows}, {tile.height}, {tile.across}, tile->room, to, 0);",
+                f"finish{tile.width}(a, sums, {tile.rows}, {tile.height}, {tile.across}, tile->room, to, 0, {_MASK});",
                 "continue;",
             )
-        with write.block("if (masked)"):
+        if tile.height == 1:
+            with write.block(f"if (masked == {MASKED_ALONG})"):
+                write("const real *ones = mask + tile->output;")
+                for row in range(tile.rows):
+                    for i in range(len(self.places)):
+                        name, ones = self._sum(row, i), f"*(const {self.loose} *)(ones + {i * tile.width})"
+                        write(f"{name} = ({self.vec})((mask{tile.width}){name} & (mask{tile.width}){ones});")
+        with write.block(f"{'else ' if tile.height == 1 else ''}if (masked)"):
             lanes = ", ".join(map(str, range(tile.width)))
             write(f"const mask{tile.width} lanes = {{{lanes}}};")
             for row in range(tile.rows):

@@ -11,7 +11,7 @@ from importlib import resources
 from prunus.compiling import toolchain
 from prunus.compiling.kernels import arguments, contraction, dots, rows
 from prunus.compiling.kernels.numbers import Numbers, apply_functions, functions, scalar_types, vector_types
-from prunus.compiling.kernels.squares import transpose
+from prunus.compiling.kernels.squares import every_other, transpose
 from prunus.compiling.toolchain import Target
 
 # Into how many libraries the kernels of contractions are put, so that several compilers work at once and it can be
@@ -78,7 +78,9 @@ def _others(head: str, numbers: Numbers, vector: int) -> tuple[str, list[str]]:
     parts = [
         head,
         f"enum {{ WIDTH = {vector} }};\ntypedef vec{vector} vec;\ntypedef loose{vector} loose;\n",
+        f"#define SPLAT splat{vector}\n",
         transpose(vector),
+        every_other(vector),
         *resource,
         _resource("transfer.c"),
         *one_by_one,

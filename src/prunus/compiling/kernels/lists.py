@@ -9,6 +9,7 @@ import numpy
 
 from prunus.compiling.kernels.contraction import POOL_SIDE
 from prunus.compiling.kernels.variants import Variant
+from prunus.compiling.layout import length_of
 from prunus.compiling.net import Indices
 from prunus.compiling.planning import Plan
 
@@ -81,6 +82,10 @@ def tiles(contract: Contract, plan: Plan, variant: Variant) -> Indices:
     """
     mode = plan.mode
     height, width = contract.grid
+    if contract.output in plan.along:
+        length = length_of(height, width, plan.layouts[contract.output].pitch)
+        places = numpy.arange(0, length, variant.tile[1] * variant.width)
+        return numpy.stack([places, places, places, length - places], axis=1)
     pool = POOL_SIDE if contract.pool is not None else 1
     height, width = height // pool * pool, width // pool * pool
     lanes = 1 if mode.single else mode.block // variant.width

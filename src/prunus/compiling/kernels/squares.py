@@ -1,4 +1,4 @@
-"""The C that transposes a square of numbers in registers."""
+"""The C that moves numbers between registers: a square is transposed, every other number is picked."""
 
 from __future__ import annotations
 
@@ -28,4 +28,17 @@ def transpose(width: int) -> str:
         f"static inline void transpose({vec} *rows) {{ (void)rows; }}",
         "#endif",
     )
+    return write.text()
+
+
+def every_other(width: int) -> str:
+    """Return the C of a function of the first of so many pairs of numbers beside each other, as a vector."""
+    vec, loose = f"vec{width}", f"loose{width}"
+    lanes = ", ".join(str(2 * lane) for lane in range(width))
+    singly = ", ".join(f"from[{2 * lane}]" for lane in range(width))
+    write = Writer()
+    with write.block(f"static inline {vec} every_other(const real *from)"):
+        write("#if SQUARES")
+        write(f"return __builtin_shufflevector(*(const {loose} *)from, *(const {loose} *)(from + {width}), {lanes});")
+        write("#else", f"return ({vec}){{{singly}}};", "#endif")
     return write.text()

@@ -5,7 +5,7 @@
  * is stored. Without steps the only operand is: a copy.
  */
 
-enum { TILE = 2048 / sizeof(real), SLOTS = 16, IN_WORK = 0, IN_CONSTANTS = 1, IS_NUMBER = 2 };
+enum { TILE = 2048 / sizeof(real), SLOTS = 16, IN_WORK = 0, IN_CONSTANTS = 1, IS_NUMBER = 2, SHORT = 3 * WIDTH };
 
 typedef void apply_function(real *to, const real *x, const real *y, real a, real b, long n);
 
@@ -16,7 +16,18 @@ static inline void copy_numbers(real *restrict to, const real *restrict from, lo
 }
 
 static inline void fill_numbers(real *to, real value, long n) {
-    for (long i = 0; i < n; ++i) to[i] = value;
+    const vec all = SPLAT(value);
+    long i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) *(loose *)(to + i) = all;
+    for (; i < n; ++i) to[i] = value;
+}
+
+/* Bring numbers that are some steps apart together; every other one is taken out of vectors. */
+static inline void pick_numbers(real *restrict to, const real *restrict from, long step, long n) {
+    long i = 0;
+    if (step == 0) { fill_numbers(to, *from, n); return; }
+    if (step == 2) for (; i + WIDTH < n; i += WIDTH) *(loose *)(to + i) = every_other(from + 2 * i);
+    for (; i < n; ++i) to[i] = from[i * step];
 }
 
 /* Bring elements `from` to `from + length` of some runs into one piece. */
@@ -30,7 +41,7 @@ static void gather(real *restrict to, const prunus_frame *frame, const operand *
         } else if (x->step == unit) {
             copy_numbers(to, source, length * unit);
         } else if (unit == 1) {
-            for (long i = 0; i < length; ++i) to[i] = source[i * x->step];
+            pick_numbers(to, source, x->step, length);
         } else {
             for (long i = 0; i < length; ++i) copy_numbers(to + i * unit, source + i * x->step, unit);
         }
@@ -70,6 +81,7 @@ static void copy_runs(const prunus_frame *frame, const tape *a, const operand *x
         const real *from = WORK + from_starts[run];
         real *restrict to = WORK + to_starts[run];
         if (whole) copy_numbers(to, from, length * unit);
+        else if (unit == 1 && to_step == 1) pick_numbers(to, from, from_step, length);
         else if (unit == 1) for (long i = 0; i < length; ++i) to[i * to_step] = from[i * from_step];
         else for (long i = 0; i < length; ++i) copy_numbers(to + i * to_step, from + i * from_step, unit);
     }
@@ -89,8 +101,8 @@ void run_tape(const prunus_frame *frame, const tape *a, long part, long parts) {
         values[i] = slots[i];
         if (operands[i].kind == IS_NUMBER) fill_numbers(slots[i], operands[i].number, TILE);
     }
-    /* whole runs together, or long ones in pieces; threads share the runs, or the elements of an only one */
-    const long together = a->length < most ? most / a->length : 1;
+    /* short runs together, others where they lie, long ones in pieces; threads share runs, or elements of an only one */
+    const long together = a->length * unit < SHORT && a->length < most ? most / a->length : 1;
     const long shared = a->runs > 1 ? a->runs : a->length;
     const long first = shared * part / parts, last = shared * (part + 1) / parts;
     const long run_first = a->runs > 1 ? first : 0, run_last = a->runs > 1 ? last : last > first;

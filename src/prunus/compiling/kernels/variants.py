@@ -10,7 +10,7 @@ import numpy
 
 from prunus.compiling.kernels import contraction
 from prunus.compiling.kernels.contraction import POOL_SIDE, Tile
-from prunus.compiling.layout import Mode
+from prunus.compiling.layout import Mode, length_of, most_along
 from prunus.compiling.planning import Plan, is_dot, row_width
 
 if TYPE_CHECKING:
@@ -72,13 +72,22 @@ def variants(contract: Contract, plan: Plan, registers: int) -> list[Variant]:
         dense = any(_entries(contract, choice.rows) < _DENSE * contract.nonzero for choice in wide)
         return [*wide, DOT] if dense else [DOT, *wide]
     costs: dict[Variant, float] = {}
-    width = row_width(contract, plan.mode, vector)
     entries = {rows: _entries(contract, rows) for rows in (1, 2, 4) if _divides(contract, rows)}
-    for rows, height, across in contraction.tiles(width, vector, registers):
-        outputs = _outputs_across(contract, plan, rows, height, across, width)
-        if rows in entries and outputs:
-            cost = entries[rows] * _cost(contract, plan.mode, (height, across), outputs, rows, width)
-            costs[Variant(rows, (height, across), width)] = cost
+    if contract.output in plan.along:
+        length = length_of(*contract.grid, plan.layouts[contract.output].pitch)
+        width = row_width((1, length), plan.mode, vector)
+        needed = -(-length // width)
+        for rows, height, across in contraction.tiles(width, vector, registers):
+            tiles = -(-needed // across)
+            if rows in entries and height == 1 and tiles * across * width <= most_along(length, vector) * vector:
+                costs[Variant(rows, (1, across), width)] = entries[rows] * tiles * _cost_of_tile(rows, across)
+    else:
+        width = row_width(contract.grid, plan.mode, vector)
+        for rows, height, across in contraction.tiles(width, vector, registers):
+            outputs = _outputs_across(contract, plan, rows, height, across, width)
+            if rows in entries and outputs:
+                cost = entries[rows] * _cost(contract, plan.mode, (height, across), outputs, rows, width)
+                costs[Variant(rows, (height, across), width)] = cost
     best = sorted(costs, key=lambda variant: costs[variant])
     return [*_otherwise(contract, plan.mode, best[0]), *best[1:]]
 
@@ -101,8 +110,10 @@ def _outputs_across(contract: Contract, plan: Plan, rows: int, height: int, acro
     grid = contract.grid
     if height > grid[0] or (contract.pool is not None and height % POOL_SIDE):
         return 0
-    if plan.mode.single:  # a vector beyond the row is another row's
-        return across if -(-grid[1] // width) % across == 0 else 0
+    if plan.mode.single:  # what reaches beyond a row is written over with the next row: that must not be there yet
+        vectors = -(-grid[1] // width)
+        in_turn = height == 1 or across == vectors or grid[1] % width == 0 or contract.pool is not None
+        return across if vectors % across == 0 and in_turn else 0
     lanes = plan.mode.block // width
     outputs, rest = divmod(across, lanes)
     if rest or outputs > grid[1] or (contract.pool is not None and outputs % POOL_SIDE):
@@ -143,6 +154,8 @@ def _cost(contract: Contract, mode: Mode, tile: tuple[int, int], outputs: int, r
     """
     columns = -(-contract.grid[1] // width) if mode.single else contract.grid[1]
     tiles = -(-contract.grid[0] // tile[0]) * -(-columns // outputs)
-    vectors = math.prod(tile)
-    busy = max(rows * vectors / 2, (vectors + rows) / 2)
-    return tiles * (busy + 0.75)
+    return tiles * _cost_of_tile(rows, math.prod(tile))
+
+
+def _cost_of_tile(rows: int, vectors: int) -> float:
+    return max(rows * vectors / 2, (vectors + rows) / 2) + 0.75

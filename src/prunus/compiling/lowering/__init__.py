@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from prunus.compiling.lowering import elementwise, moves, norms, products, transposed  # noqa: F401 - each enters its rules
 from prunus.compiling.lowering.fusing import FUSIONS, Fusion, fuse
 from prunus.compiling.lowering.reader import Reader
+from prunus.compiling.lowering.turning import turned
 from prunus.compiling.net import Net
 from prunus.graph import Graph
 
@@ -27,4 +28,4 @@ def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS) -> Net:
     Raises:
         CompileError: an operation can't be lowered; the message names it and where it is in the model.
     """
-    return fuse(Reader(graph).read(), fusions)
+    return fuse(turned(Reader(graph).read()), fusions)
