@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prunus.compiling.building import compile
 from prunus.compiling.loading import load
+from prunus.compiling.mixed import MixedProfile, MixedProgram, Part
 from prunus.compiling.profiling import Profile, StepFacts
 from prunus.compiling.program import Program
 from prunus.compiling.saving import load_program
@@ -13,7 +14,10 @@ from prunus.errors import CompileError, NonFiniteError, ProgramError
 __all__ = [
     "CompileError",
     "MissingCompilerError",
+    "MixedProfile",
+    "MixedProgram",
     "NonFiniteError",
+    "Part",
     "Profile",
     "Program",
     "ProgramError",

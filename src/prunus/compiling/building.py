@@ -7,18 +7,20 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from prunus.compiling import toolchain, tuning
 from prunus.compiling.assembling import assemble
-from prunus.compiling.batch import read_net
+from prunus.compiling.batch import read_net, trace_batch
 from prunus.compiling.checking import check
 from prunus.compiling.engine import Engine
 from prunus.compiling.kernels.library import Library, library
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT, Numbers
 from prunus.compiling.lowering.fusing import EXACT_FUSIONS, FUSIONS
+from prunus.compiling.mixed import Compiler, MixedProgram, mixed
 from prunus.compiling.net import Net
 from prunus.compiling.program import Parts, Program
 from prunus.compiling.toolchain import Target
@@ -26,7 +28,7 @@ from prunus.compiling.tuning import Choice
 from prunus.copying import copy_model
 from prunus.errors import CompileError, ProgramError
 from prunus.forward import devices_of, undisturbed
-from prunus.graph import ExampleInputs, call_arguments
+from prunus.graph import ExampleInputs, Graph, call_arguments
 from prunus.graph.exported.structure import Structure
 from prunus.shrinking.verification import check_numbers, difference, outputs, random_like
 from prunus.supported import unwrap
@@ -43,6 +45,7 @@ MOST_THREADS = 1024
 NONFINITE = ("ignore", "raise")
 
 
+@overload
 def compile(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -52,8 +55,38 @@ def compile(
     target: str = "native",
     tune: bool = True,
     nonfinite: str = "ignore",
+    fallback: Literal[False] = False,
     say: Callable[[str], None] = _log.info,
-) -> Program:
+) -> Program: ...
+
+
+@overload
+def compile(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    threads: int | None = None,
+    dtype: torch.dtype | None = None,
+    target: str = "native",
+    tune: bool = True,
+    nonfinite: str = "ignore",
+    fallback: bool,
+    say: Callable[[str], None] = _log.info,
+) -> Program | MixedProgram: ...
+
+
+def compile(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    threads: int | None = None,
+    dtype: torch.dtype | None = None,
+    target: str = "native",
+    tune: bool = True,
+    nonfinite: str = "ignore",
+    fallback: bool = False,
+    say: Callable[[str], None] = _log.info,
+) -> Program | MixedProgram:
     """Make a program that computes what a model computes in eval mode, and skips its zeros.
 
     The model's graph becomes a short list of operations, and these become calls of kernels with packed weights; for
@@ -75,6 +108,10 @@ def compile(
     two, where PyTorch's own kernels differ: gelu(inf) is inf (NaN where PyTorch takes oneDNN's), and a norm whose
     variance overflows is NaN (NaN or 0 in PyTorch, by the row's length; its InstanceNorm sums up in double).
 
+    **Models that hold more than that.** With ``fallback=True`` a model with an operation that a program can't compute,
+    such as attention, gives a `MixedProgram`: parts with convolutions and products become programs, the rest stays in
+    PyTorch. Its `parts` tell which and why, its `profile` how long each takes. Without it such a model is refused.
+
     Args:
         model: any module whose operations are known, such as convolutions, linear layers, norms, activations and
             pooling; it may be pruned, shrunk, or dense.
@@ -88,10 +125,11 @@ def compile(
             ``scalar``.
         tune: whether kernels are timed; else they are chosen by counting.
         nonfinite: ``ignore``, or ``raise`` to raise `NonFiniteError` as told above.
+        fallback: whether what a program can't compute may stay in PyTorch.
         say: called with a line of text as each part begins.
 
     Raises:
-        TypeError: the model is not a Module, the inputs are no tensors, or tune is no bool.
+        TypeError: the model is not a Module, the inputs are no tensors, or tune or fallback is no bool.
         ValueError: threads, dtype, target or nonfinite are wrong.
         GraphError: the model can't be traced.
         CompileError: an operation is unknown (the message names it and its place), numbers are complex, the model takes
@@ -99,8 +137,9 @@ def compile(
         MissingCompilerError: there is no C compiler.
     """
     count = checked_threads(threads)
-    if not isinstance(tune, bool):
-        raise TypeError(f"tune must be True or False, got {tune!r}")
+    for name, flag in (("tune", tune), ("fallback", fallback)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
     check_nonfinite(nonfinite)
     args, kwargs = call_arguments(example_inputs, 1)
     batch = max(2, *(len(value) for value in (*args, *kwargs.values())))
@@ -114,11 +153,17 @@ def compile(
         if args
         else {name: _converted(value, kind) for name, value in kwargs.items()}
     )
-    net, graph = read_net(host, example, FUSIONS if nonfinite == "ignore" else EXACT_FUSIONS)
     try:
-        check(net)
-    except ProgramError as error:
-        raise CompileError(f"the model can't become a program: {error}") from error
+        net, graph = _checked_net(host, example, nonfinite)
+    except CompileError as error:
+        if not fallback:
+            raise
+        say(f"making programs of parts ({str(error)[:200]})")
+
+        def compile_part(part: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
+            return compile(part, inputs, threads=count, dtype=kind, target=target, tune=tune, nonfinite=nonfinite)
+
+        return _mixed(host if host is not model else copy_model(host), example, kind, compile_part)
     spec = graph.program.call_spec.out_spec
     assert spec is not None
     clock.lap("trace")
@@ -135,6 +180,23 @@ def compile(
     apart = _difference(host, Program(parts, engine), example, choice)
     clock.lap("check")
     return Program(replace(parts, difference=apart, seconds=clock.seconds), engine)
+
+
+def _checked_net(model: nn.Module, example: ExampleInputs, nonfinite: str) -> tuple[Net, Graph]:
+    net, graph = read_net(model, example, FUSIONS if nonfinite == "ignore" else EXACT_FUSIONS)
+    try:
+        check(net)
+    except ProgramError as error:
+        raise CompileError(f"the model can't become a program: {error}") from error
+    return net, graph
+
+
+def _mixed(model: nn.Module, example: ExampleInputs, dtype: torch.dtype, compile_part: Compiler) -> MixedProgram:
+    """Return a model of which parts are programs, compared with the whole."""
+    program = mixed(trace_batch(model, example), dtype, compile_part)
+    sizes = (1, 3) if program.fixed_batch is None else (program.fixed_batch,)
+    program.difference = max(_difference_for(size, model, program, example) for size in sizes)
+    return program
 
 
 def assembled(
@@ -258,7 +320,7 @@ def _difference(model: nn.Module, program: Program, example: ExampleInputs, choi
     return max(single, _difference_for(partial if is_slow else choice.block + partial, model, program, example))
 
 
-def _difference_for(size: int, model: nn.Module, program: Program, example: ExampleInputs) -> float:
+def _difference_for(size: int, model: nn.Module, program: Program | MixedProgram, example: ExampleInputs) -> float:
     """Return the largest difference to the model for a batch of random inputs.
 
     Raises:

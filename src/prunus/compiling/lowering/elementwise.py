@@ -52,6 +52,27 @@ def pointwise(reader: Reader, call: Call) -> Activation:
     return mapped(reader, call, activation_of(call, "self"), _function(call))
 
 
+# A power as the functions that come to it, one after the other.
+_POWERS: dict[float, tuple[str, ...]] = {
+    2.0: ("square",), 4.0: ("square", "square"), 0.5: ("sqrt",), -0.5: ("sqrt", "reciprocal"),
+    -1.0: ("reciprocal",), -2.0: ("square", "reciprocal"),
+}  # fmt: skip
+
+
+@rule("pow", "rsqrt")
+def power(reader: Reader, call: Call) -> Activation:
+    """Raise to a constant power: 2, 3, 4, 1/2, -1/2, -1 or -2."""
+    source = activation_of(call, "self")
+    exponent = -0.5 if call.name == "rsqrt" else call["exponent"]
+    if exponent == 3:
+        return combined(reader, call, "mul", mapped(reader, call, source, Pointwise("square")), source)
+    if isinstance(exponent, (Tensor, Activation)) or exponent not in _POWERS:
+        raise call.refuse(f"only powers of 3, {', '.join(f'{one:g}' for one in _POWERS)}")
+    for function in _POWERS[exponent]:
+        source = mapped(reader, call, source, Pointwise(function))
+    return source
+
+
 def _function(call: Call) -> Pointwise:
     name = call.name
     if name == "softplus" and (call["beta"] != 1 or call["threshold"] != 20):
