@@ -20,8 +20,9 @@ from prunus import tables
 from prunus.compiling.lowering.reader import RULES
 from prunus.compiling.program import Program
 from prunus.compiling.toolchain import MissingCompilerError
-from prunus.errors import CompileError
-from prunus.graph import Graph
+from prunus.errors import CompileError, ProgramError
+from prunus.graph import Graph, where
+from prunus.graph.calls import arguments_by_name
 from prunus.graph.operations import find
 
 # What makes a part worth a program: elsewhere a call of its own costs more than it saves.
@@ -100,12 +101,12 @@ class MixedProgram:
         fixed_batch: the only batch size it takes; None if it takes any.
     """
 
-    def __init__(
-        self, module: fx.GraphModule, parts: Sequence[Part], dtype: torch.dtype, fixed_batch: int | None
-    ) -> None:
+    def __init__(self, module: fx.GraphModule, parts: Sequence[Part], dtype: torch.dtype, graph: Graph) -> None:
         self._module, self.parts = module, tuple(parts)
-        self.dtype, self.fixed_batch = dtype, fixed_batch
+        self.dtype, self.fixed_batch = dtype, graph.batch
         self.difference: float | None = None
+        names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+        self._by_position, self._by_name = names[: len(graph.args)], list(graph.kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the outputs of a batch, as the model does.
@@ -113,12 +114,36 @@ class MixedProgram:
         Raises:
             TypeError, ProgramError: an input is not what the model was traced with.
         """
+        inputs = self._bound(args, kwargs)
+        count = len(self._by_position)
         with torch.no_grad():
-            return self._module(*args, **kwargs)
+            return self._module(*inputs[:count], **dict(zip(self._by_name, inputs[count:], strict=True)))
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """Return the inputs in the order of the graph.
+
+        Raises:
+            TypeError: they are others than the model's, or no tensors.
+            ProgramError: they have another number of samples than it takes.
+        """
+        names = [*self._by_position, *self._by_name]
+        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        if len(args) + len(kwargs) != len(names) or given.keys() != set(names):
+            told = ", ".join([*map(str, range(len(args))), *kwargs]) or "none"
+            raise TypeError(f"the program takes the inputs {', '.join(names)}, got {told}")
+        inputs = [given[name] for name in names]
+        if not all(isinstance(value, Tensor) for value in inputs):
+            raise TypeError(f"inputs must be tensors, got {', '.join(type(value).__name__ for value in inputs)}")
+        if self.fixed_batch is not None and any(len(value) != self.fixed_batch for value in inputs):
+            raise ProgramError(
+                f"the program takes batches of {self.fixed_batch} only, as the model's code holds the number of "
+                f"samples; got {', '.join(str(len(value)) for value in inputs)}"
+            )
+        return inputs
 
     def profile(self, *args: Any, **kwargs: Any) -> MixedProfile:
         """Return how long each part takes for these inputs: it is measured now, the least of five runs."""
-        inputs = [*args, *kwargs.values()]
+        inputs = self._bound(args, kwargs)
         part_of = _parts_of(self._module, {part.name for part in self.parts if part.program})
         least: dict[str, float] = {}
         with torch.no_grad():
@@ -146,6 +171,9 @@ def mixed(graph: Graph, dtype: torch.dtype, compile_part: Compiler) -> MixedProg
     Raises:
         CompileError: no part can become a program; the message says why.
     """
+    for node in graph.nodes:
+        if node.op == "call_function" and _counted(node) and arguments_by_name(node).get("training") is True:
+            raise CompileError(f"{_counted(node)} at {where(node)}: it is in training mode; call model.eval() before")
     refused: dict[str, str] = {}  # node, by its name -> why it is in no program
     while True:
         module = _prepared(graph)
@@ -166,7 +194,7 @@ def mixed(graph: Graph, dtype: torch.dtype, compile_part: Compiler) -> MixedProg
     parts = _parts(fused, programs, refused)
     for name, program in programs.items():
         fused.set_submodule(name, _Call(program))
-    return MixedProgram(fused, parts, dtype, graph.batch)
+    return MixedProgram(fused, parts, dtype, graph)
 
 
 def _prepared(graph: Graph) -> fx.GraphModule:
@@ -286,7 +314,10 @@ def _programs(fused: fx.GraphModule, graph: Graph, compile_part: Compiler) -> tu
         if sizes:
             return {}, {user.name: "it is given a size" for node in sizes for user in node.users}
         try:
-            programs[name] = compile_part(part, given)
+            program = compile_part(part, given)
+            if graph.batch is None and program.fixed_batch is not None:
+                raise CompileError("it mixes samples")
+            programs[name] = program
         except MissingCompilerError:
             raise
         except ValueError as error:

@@ -28,6 +28,8 @@ from prunus.graph.operations import OPERATIONS
 @rule("batch_norm")
 def batch_norm(reader: Reader, call: Call) -> Activation:
     """Scale and shift each channel by what the running statistics tell."""
+    if call.get("training"):
+        raise call.refuse("it is in training mode whatever the model's is, so its output depends on the other samples")
     if call["running_mean"] is None:
         raise call.refuse("it has no running statistics, so its output depends on the other samples of the batch")
     source = activation_of(call, "input")
