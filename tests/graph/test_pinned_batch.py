@@ -208,3 +208,18 @@ def test_a_model_that_treats_single_samples_another_way_is_read_for_the_example_
     assert torch.allclose(smaller(inputs), model(inputs), atol=1e-6)
     with pytest.raises(ValueError, match="must have the shape"):
         smaller(torch.randn(5 - samples, 6))
+
+
+class SeldomAnother(AloneReversed):
+    """Treats large batches another way, which shows where the first channel is above zero: hardly ever."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        return self.last(torch.cat([y[:, :1] * 2, y[:, 1:]], 1) if x.shape[0] > 30 else y)
+
+
+def test_other_functions_tell_what_outputs_seldom_show() -> None:
+    model = SeldomAnother().eval()
+    model.first.bias.data[0] = -50
+    assert trace(model, torch.randn(3, 6)).batch == 3
+    assert trace(nn.Sequential(model.first, model.last), torch.randn(3, 6)).batch is None

@@ -18,6 +18,7 @@ import torch
 from torch import SymInt, Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from prunus.forward import undisturbed
@@ -129,12 +130,32 @@ class Trial:
         return outputs(self.model, *resized(self.args, self.kwargs, self._shapes(sizes))) is not None
 
     def same_at(self, sizes: Mapping[str, int]) -> bool:
-        """Tell whether program and model give the same at other sizes, or the model refuses these."""
-        args, kwargs = resized(self.args, self.kwargs, self._shapes(sizes))
-        expected = outputs(self.model, args, kwargs)
+        """Tell whether program and model give the same at other sizes, or the model refuses these.
+
+        A model that calls other functions where a condition of the program fails is another one, whether or not these
+        inputs show it. Inputs are random, as copies of a few samples seldom show what only some do; where these give
+        NaN, copies.
+        """
+        copies = resized(self.args, self.kwargs, self._shapes(sizes))
+        args, kwargs = _random_like(copies)
+        with NotedCalls() as noted:
+            expected = outputs(self.model, args, kwargs)
+        if expected is not None and noted.called != self._called and not self.foresees(sizes):
+            return False
+        if expected is None or any(isinstance(value, Tensor) and _has_nan(value) for value in expected):
+            args, kwargs = copies
+            expected = outputs(self.model, args, kwargs)
         if expected is None:
             return True
         return self._module is None or same(outputs(self._module, args, kwargs), expected)
+
+    @functools.cached_property
+    def _called(self) -> list[str]:
+        """The functions that the model calls at the sizes of the trace."""
+        with NotedCalls() as noted:
+            outputs(self.model, self.args, self.kwargs)
+        called: list[str] = noted.called
+        return called
 
     @functools.cached_property
     def _module(self) -> ExportedModule | None:
@@ -167,6 +188,20 @@ class Trial:
         )
 
 
+class NotedCalls(TorchFunctionMode):
+    """Notes which of PyTorch's functions are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.called.append(getattr(func, "__name__", repr(func)))
+        return func(*args, **(kwargs or {}))
+
+
 def _by_argument(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> dict[str, Any]:
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
@@ -184,6 +219,26 @@ def _resized(value: Tensor, shape: tuple[int, ...]) -> Tensor:
         if size != value.shape[dim]:
             value = value.index_select(dim, torch.arange(size, device=value.device) % value.shape[dim])
     return value
+
+
+def _random_like(call: tuple[tuple[Tensor, ...], dict[str, Tensor]]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return normal numbers of the mean and the deviation of each floating point input; others stay."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(value: Tensor) -> Tensor:
+        if not value.is_floating_point() or value.is_meta or not value.numel():
+            return value
+        wide = value.double()
+        deviation = float(wide.std(correction=0)) or 1.0
+        numbers = torch.randn(value.shape, generator=generator, dtype=torch.float64) * deviation + float(wide.mean())
+        return numbers.to(value.device, value.dtype)
+
+    args, kwargs = call
+    return tuple(map(drawn, args)), {name: drawn(value) for name, value in kwargs.items()}
+
+
+def _has_nan(value: Tensor) -> bool:
+    return value.is_floating_point() and not value.is_meta and bool(value.isnan().any())
 
 
 def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> list[Any] | None:

@@ -6,13 +6,12 @@ import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from prunus.graph import Graph
+from prunus.graph.free_sizes import NotedCalls
 from prunus.shrinking.proving.drawing import Draw, Inputs, draw, integer_ranges
 from prunus.shrinking.verification import difference, outputs, tolerance, where_finite
 from prunus.tables import ABSENT, count, pairs, shape
@@ -215,22 +214,8 @@ def _only_flips(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> bool:
     return True
 
 
-class _Noting(TorchFunctionMode):
-    """Notes which of PyTorch's functions are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.called: list[str] = []
-
-    def __torch_function__(
-        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.called.append(getattr(func, "__name__", repr(func)))
-        return func(*args, **(kwargs or {}))
-
-
 def _trial(model: nn.Module, inputs: Inputs, settings: Mapping[str, bool | int] | None = None) -> Trial:
-    with _Noting() as noting:
+    with NotedCalls() as noting:
         expected = outputs(model, inputs.args, {**inputs.kwargs, **(settings or {})})
     return Trial(inputs, expected, tuple(noting.called), settings or {})
 
