@@ -9,7 +9,7 @@ import numpy
 
 from prunus.compiling.arranging import Arranger
 from prunus.compiling.kernels.contraction import POOL_SIDE, kernel_activation
-from prunus.compiling.layout import Halo, Layout, Mode, layout, narrowest
+from prunus.compiling.layout import Halo, Layout, Mode, layout, length_of, narrowest
 from prunus.compiling.net import Indices, Net, Operation, Pair, View, Windows, whole
 from prunus.compiling.operations.contract import Contract
 from prunus.compiling.operations.elementwise import Elementwise, pointwise
@@ -179,6 +179,11 @@ class _Planner(Arranger):
         others = [operation for operation in operations if not isinstance(operation, Contract)]
         slowed = {view.value for operation in others for view in operation.views} | {other.output for other in others}
         pitches = {number: narrowest(self.boxes[number], self.halos.get(number, Halo())) for number in self.boxes}
+        self.along = {
+            output: numbers
+            for output, numbers in self.along.items()
+            if self._saves_vectors(output, max(pitches[number] for number in numbers))
+        }
         light = [output for output in self.along if self.weights[output] < _FEW_WEIGHTS]
         groups = [numbers for output, numbers in self.along.items() if output not in light]
         pitches = _made_equal(pitches, groups)
@@ -189,7 +194,21 @@ class _Planner(Arranger):
             else:
                 pitches = wider
                 groups.append(self.along[output])
-        return pitches
+        by_rows = pitches.keys() - slowed - {number for numbers in self.along.values() for number in numbers}
+        return pitches | {number: self._whole(number, pitches[number]) for number in by_rows}
+
+    def _saves_vectors(self, output: int, pitch: int) -> bool:
+        """Tell whether one long row takes no more vectors than the rows by themselves."""
+        _, height, width = self.boxes[output]
+        vectors = -(-length_of(height, width, pitch) // self.mode.vector)
+        return vectors <= height * -(-width // self.mode.vector)
+
+    def _whole(self, number: int, pitch: int) -> int:
+        """Return a pitch of whole vectors, for a value that is read row by row: its rows begin alike then."""
+        width = self.boxes[number][2]
+        whole = -(-width // self.mode.vector) * self.mode.vector
+        left = self.halos.get(number, Halo()).left
+        return max(pitch, whole + left) if self.mode.single and width > 1 else pitch
 
     def _fits(self, contract: Contract) -> bool:
         """Tell whether a contraction can read its source where it lies."""

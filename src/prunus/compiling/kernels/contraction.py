@@ -327,7 +327,7 @@ class _Kernel:
             if rows == 1:
                 write(f"{self._sum(0, i, chain)} += w0 * *(const {self.loose} *)({near});")
                 continue
-            write(f"const {self.vec} x{i} = *(const {self.loose} *)({near});")
+            write(f"{self.vec} x{i} = *(const {self.loose} *)({near});", f"LOADED(x{i});")
             write(" ".join(f"{self._sum(row, i, chain)} += w{row} * x{i};" for row in range(rows)))
 
     def _finish(self, write: Writer) -> None:

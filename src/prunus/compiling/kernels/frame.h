@@ -29,3 +29,14 @@ typedef struct { int32_t source, output, residual, room; } contraction_tile;
 /* Keep a pointer in a register of its own: else compilers precompute the sum of every step and distance for each access,
  * and keep those in more registers than there are. */
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
+
+/* Keep a vector that is used several times in its register: else compilers read it anew for each use. */
+#if defined(__AVX512F__)
+#define LOADED(vector) __asm__("" : "+v"(vector))
+#elif defined(__x86_64__)
+#define LOADED(vector) __asm__("" : "+x"(vector))
+#elif defined(__aarch64__)
+#define LOADED(vector) __asm__("" : "+w"(vector))
+#else
+#define LOADED(vector)
+#endif
