@@ -1,4 +1,4 @@
-"""Networks that `networks.py` times: from packages, some with trained weights that lie in the wheel, and two of our own.
+"""Networks that `networks.py` times: from packages, some with trained weights that lie in the wheel, and two made here.
 
 torchvision's wheels on PyPI don't load their operators beside a torch for processors alone. Nothing here calls them, so
 they are only declared; what a package imports for its data alone (librosa, torchaudio, ...) is an empty module.
@@ -6,6 +6,7 @@ they are only declared; what a package imports for its data alone (librosa, torc
 
 from __future__ import annotations
 
+import itertools
 import sys
 import types
 from collections.abc import Callable
@@ -16,7 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_OPERATORS = "nms qnms roi_align qroi_align roi_pool ps_roi_align ps_roi_pool deform_conv2d box_iou_rotated".split()
+_OPERATORS = (
+    *("nms", "qnms", "roi_align", "qroi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"),
+    *("deform_conv2d", "box_iou_rotated"),
+)
 _DECLARED = torch.library.Library("torchvision", "DEF")
 for _name in _OPERATORS:
     for _operator in (_name, f"_{_name}_backward"):
@@ -98,7 +102,7 @@ class _Pyramid(nn.Module):
         self.stem = nn.Sequential(*_norm(3, 32, 3, 2), nn.ReLU())
         self.stages = nn.ModuleList(
             nn.Sequential(*_norm(a, b, 3, 2), nn.ReLU(), *_norm(b, b, 3), nn.ReLU())
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in itertools.pairwise(widths)
         )
         self.beside = nn.ModuleList(nn.Conv2d(width, 64, 1) for width in widths[1:])
         self.heads = nn.ModuleList(nn.Conv2d(64, 64, 3, padding=1) for _ in widths[1:])
