@@ -90,3 +90,72 @@ def test_networks(name: str) -> None:
     for one, other in pairs:
         if isinstance(other, Tensor):
             close(one, other)
+
+
+@torch.no_grad()
+def test_models_of_one_class_keep_their_own_weights() -> None:
+    one, other = small(), small()
+    fast = [torch.compile(model, backend="prunus") for model in (one, other)]
+    x = torch.randn(4, 3, 8, 8)
+    for _ in range(2):
+        for model, compiled in zip((one, other), fast, strict=True):
+            close(compiled(x), model(x))
+    one[0].weight = nn.Parameter(torch.randn_like(one[0].weight))
+    one.load_state_dict({name: value + 1 for name, value in other.state_dict().items()}, assign=True)
+    close(fast[0](x), one(x))
+
+
+def test_what_an_optimizer_writes_without_a_trace_is_seen() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    fast, x = torch.compile(model, backend="prunus"), torch.randn(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5, fused=True)
+    for _ in range(3):
+        optimizer.zero_grad()
+        fast(x).square().mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            close(fast(x), model(x))
+
+
+class Counting(nn.Module):
+    """Counts its calls, and doubles its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        x.mul_(2)
+        return self.layer(x) + self.count
+
+
+@torch.no_grad()
+def test_what_a_graph_writes_to_is_written_to() -> None:
+    model = Counting().eval()
+    fast = torch.compile(model, backend="prunus")
+    for calls in (1, 2, 3):
+        x = torch.ones(2, 4)
+        close(fast(x), model.layer(torch.full((2, 4), 2.0)) + calls)
+        assert torch.equal(x, torch.full((2, 4), 2.0))
+
+
+@torch.no_grad()
+def test_a_size_that_no_tensor_has_leaves_the_graph_in_pytorch() -> None:
+    layer = nn.Linear(4, 4).eval()
+    fast = torch.compile(lambda x, n: layer(x) * n, backend="prunus")
+    x = torch.randn(3, 4)
+    for number in (2, 3, 5):
+        close(fast(x, number), layer(x) * number)
+    cut = torch.randn(10, 12)
+    alone = torch.compile(layer, backend="prunus")
+    for inputs in (x, cut[::2, ::3]):
+        close(alone(inputs), layer(inputs))
+
+
+@torch.no_grad()
+def test_number_types_of_outputs_are_kept() -> None:
+    layer = nn.Linear(4, 4).eval()
+    fast = torch.compile(lambda x: layer(x).double(), backend="prunus")
+    assert fast(torch.randn(2, 4)).dtype == torch.float64

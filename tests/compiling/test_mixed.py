@@ -130,8 +130,11 @@ def test_where_no_part_can_be_a_program_that_is_an_error() -> None:
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
     program = prunus.compile(Attentive(), torch.randn(2, 3, 8, 8), fallback=True)
-    with pytest.raises((ProgramError, RuntimeError, ValueError)):
-        program(torch.randn(2, 4, 8, 8))
+    for wrong in (torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8, 8).double(), torch.tensor(1.0)):
+        with pytest.raises(
+            ProgramError, match=r"input 'x' must be of the shape \(batch, 3, 8, 8\) and of torch.float32"
+        ):
+            program(wrong)
     with pytest.raises(TypeError, match="takes the inputs x, got 0, 1"):
         program(torch.randn(2, 3, 8, 8), torch.randn(2))
     with pytest.raises(TypeError, match="takes the inputs x, got y"):
@@ -150,5 +153,63 @@ def test_a_batch_that_the_code_holds_is_the_only_one() -> None:
     program = prunus.compile(model, x, fallback=True)
     assert program.fixed_batch == 2
     assert apart(program(x), model(x)) < 1e-5
-    with pytest.raises(ProgramError, match="takes batches of 2 only"):
+    with pytest.raises(ProgramError, match=r"inputs must be of 2 samples only, got \[3\]"):
         program(torch.randn(3, 3, 8, 8))
+
+
+class Changing(nn.Module):
+    """Counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return self.layer(x) + self.count
+
+
+def test_a_model_that_changes_itself_is_refused() -> None:
+    with pytest.raises(CompileError, match=r"add at .*: it changes a parameter or a buffer"):
+        prunus.compile(Changing(), torch.randn(2, 4))
+
+
+class Sized(nn.Module):
+    """Computes with the number of samples, and gives what is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        batch = x.shape[0]
+        count = torch.zeros(batch).cumsum(0)
+        y = x.flatten(0, 1).view(batch * 5, 8).relu()
+        return {"y": self.layer(y).cumsum(1), "count": count, "width": x.shape[2]}
+
+
+def test_sizes_and_outputs_that_are_no_tensors() -> None:
+    model, x = Sized().eval(), torch.randn(3, 5, 8)
+    program = prunus.compile(model, x, fallback=True)
+    assert isinstance(program, MixedProgram)
+    for samples in (1, 3, 4):
+        inputs = torch.randn(samples, 5, 8)
+        found, expected = program(inputs), model(inputs)
+        assert apart(found["y"], expected["y"]) < 1e-5
+        assert found["width"] == 8
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).cumsum(1) + 1e-7 * torch.rand(4)
+
+
+def test_random_numbers_are_drawn_in_each_call() -> None:
+    x = torch.randn(2, 4)
+    program = prunus.compile(Noisy(), x, fallback=True)
+    assert not torch.equal(program(x), program(x))

@@ -120,3 +120,13 @@ def test_other_powers_are_refused() -> None:
 
     with pytest.raises(prunus.CompileError, match=r"pow at .* only powers of 3, 2, 4"):
         prunus.compile(Power(), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(2), nn.MaxPool2d(2, 1, 1), nn.AdaptiveAvgPool2d((3, 1))])
+@pytest.mark.parametrize("height", [2, 5])
+def test_columns_that_windows_make_wider(pool: nn.Module, height: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), pool).eval()
+    x = torch.randn(3, 3, height, 1)
+    program = prunus.compile(model, x, tune=False)
+    torch.testing.assert_close(program(x[:1]), model(x[:1]))
+    torch.testing.assert_close(program(x.repeat(6, 1, 1, 1)), model(x.repeat(6, 1, 1, 1)))

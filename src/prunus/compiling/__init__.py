@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunus.compiling.building import compile
 from prunus.compiling.loading import load
-from prunus.compiling.mixed import MixedProfile, MixedProgram, Part, PartTime
+from prunus.compiling.mixed_program import MixedProfile, MixedProgram, Part, PartTime
 from prunus.compiling.profiling import Profile, StepFacts
 from prunus.compiling.program import Program
 from prunus.compiling.saving import load_program

@@ -20,7 +20,8 @@ from prunus.compiling.engine import Engine
 from prunus.compiling.kernels.library import Library, library
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT, Numbers
 from prunus.compiling.lowering.fusing import EXACT_FUSIONS, FUSIONS
-from prunus.compiling.mixed import Compiler, MixedProgram, mixed
+from prunus.compiling.mixed import Compiler, mixed
+from prunus.compiling.mixed_program import MixedProgram
 from prunus.compiling.net import Net
 from prunus.compiling.program import Parts, Program
 from prunus.compiling.toolchain import Target
@@ -30,7 +31,7 @@ from prunus.errors import CompileError, ProgramError
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, Graph, call_arguments
 from prunus.graph.exported.structure import Structure
-from prunus.shrinking.verification import check_numbers, difference, outputs, random_like
+from prunus.shrinking.verification import check_numbers, difference, outputs, random_like, tensors
 from prunus.supported import unwrap
 
 _log = logging.getLogger("prunus")
@@ -93,7 +94,8 @@ def compile(
     each layer the fastest of several kernels is chosen by timing them on this machine. The program is compared with the
     model on random inputs before it is returned. The kernels are the same for all models: they are built once, by the
     system's C compiler, and kept in a cache (``PRUNUS_CACHE``, else in the user's cache folder) with what was measured;
-    no other model needs a compiler. A cache that other users may write to is not used. The model is left as it was.
+    no other model needs a compiler. A cache that other users may write to is not used. The model is left as it was. A
+    program does not change its inputs, even where the model's forward writes to them.
 
     **Infinities and NaN.** In PyTorch, a zero weight times an infinity or NaN is NaN; a program leaves the product out,
     so its output may be finite where the model's is NaN. With ``nonfinite="raise"`` a call raises instead: every number
@@ -335,7 +337,7 @@ def _difference_for(size: int, model: nn.Module, program: Program | MixedProgram
             f"the model can't run a batch of {size}, but a program takes any: {type(error).__name__}: "
             f"{str(error)[:200]}; take the batch from the input, as in x.reshape(x.shape[0], -1)"
         ) from error
-    apart = difference(expected, torch.utils._pytree.tree_leaves(program(*args, **kwargs)))
+    apart = difference(expected, tensors(program(*args, **kwargs)))
     limit = _TOLERANCES[program.dtype]
     check_numbers(expected, CompileError)
     if not apart <= limit:

@@ -245,7 +245,8 @@ def outputs(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Ten
     """Return the leaves of what a model gives, whose buffers stay as they are; None where it raises."""
     try:
         with undisturbed(model), torch.no_grad():
-            return list(pytree.tree_leaves(model(*(value.clone() for value in args), **kwargs)))
+            copies = {name: value.clone() for name, value in kwargs.items()}
+            return list(pytree.tree_leaves(model(*(value.clone() for value in args), **copies)))
     except Exception:
         return None
 

@@ -205,6 +205,8 @@ class Reader:
             return hint(node.meta.get("val"))
         call = Call(node, fx.node.map_aggregate(arguments_by_name(node), self._known))
         if not any(isinstance(argument, Activation) for argument in pytree.tree_leaves(call.arguments)):
+            if node.target._schema.is_mutable and _root(node).op == "placeholder":
+                raise call.refuse("it changes a parameter or a buffer, and a program keeps nothing between calls")
             return _computed(call)
         reads = RULES.get(call.name)
         if reads is None:
@@ -242,6 +244,13 @@ class Reader:
             other = isinstance(value, Activation) and value.value == before.value and node is not target
             if other and any(user not in self.done and user is not call.node for user in node.users):
                 raise call.refuse("it writes over a tensor that is read under another name later")
+
+
+def _root(node: fx.Node) -> fx.Node:
+    """Return the tensor that an operation writes to, through views of it."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
 
 
 def _computed(call: Call) -> Any:

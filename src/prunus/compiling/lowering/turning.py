@@ -24,7 +24,7 @@ def turned(net: Net) -> Net:
 def _turned(operation: Operation) -> Operation:
     if isinstance(operation, Contract):
         return _contraction(operation)
-    if isinstance(operation, Pool) and _is_column(operation.source.index.shape):
+    if isinstance(operation, Pool) and _is_column(operation.source.index.shape) and operation.box[2] == 1:
         source = _reshaped(operation.source)
         return replace(
             operation, box=_row(operation.box), source=source, rows=operation.columns, columns=operation.rows

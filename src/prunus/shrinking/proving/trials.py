@@ -154,7 +154,9 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
             if (trial := _try(model, draw(inputs, like.batch, Draw(5), ranges))) and _is_finite(trial)
         ]
         settings = list(_other_settings(graph))
-        tried = [_try(model, trial.inputs, setting) for setting in settings for trial in trials.example]
+        whole = seconds * sum(trial.inputs.batch for trial in trials.example) * len(settings) < _SECONDS_RESIZED
+        shown = trials.example if whole else trials.example[:1]
+        tried = [_try(model, trial.inputs, setting) for setting in settings for trial in shown]
         trials.switched = [trial for trial in tried if trial and _is_finite(trial)]
     return trials
 
