@@ -87,3 +87,13 @@ def test_rows_of_single_samples(length: int) -> None:
 class Turned(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
+
+
+@pytest.mark.parametrize("mean", [0, 100])
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4), nn.GroupNorm(2, 4)])
+def test_sums_of_long_rows_lose_few_digits(norm: nn.Module, mean: int) -> None:
+    x = torch.randn(17, 4, 64, 64, generator=torch.Generator().manual_seed(0)) + mean
+    exact = norm.double()(x.double()).detach()
+    program = prunus.compile(norm.float().eval(), x, tune=False)
+    for found in (program(x), torch.cat([program(sample[None]) for sample in x])):
+        assert float((found - exact).abs().max() / exact.abs().max()) < 2e-5

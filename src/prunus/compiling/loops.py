@@ -7,6 +7,7 @@ constants of the text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
@@ -43,6 +44,10 @@ class Dialect(Protocol):
         """Return a function of a number."""
 
 
+# What is gathered over elements, and from where.
+GATHERED_FROM = {"sum": 0.0, "amax": -math.inf, "amin": math.inf}
+
+
 class Element(NamedTuple):
     """An element of a row in the text of a loop, or several at once.
 
@@ -74,14 +79,14 @@ class RowLoops(Dialect, Protocol):
     def rows(self, write: Writer) -> AbstractContextManager[tuple[str, str]]:
         """Loop over rows and give pointers to where one begins in the source and in the output."""
 
-    def gather(self, write: Writer, name: str, begin: float) -> None:
-        """Begin what is gathered over the elements."""
+    def gather(self, write: Writer, name: str, function: str) -> None:
+        """Begin what is gathered over the elements, by a function of `GATHERED_FROM`."""
 
     def elements(self, write: Writer) -> Iterator[Element]:
         """Loop over a row's elements: once for several at a time where a dialect can, and once for single ones."""
 
-    def gathered(self, write: Writer, name: str, function: str) -> None:
-        """End what was gathered: by ``sum``, ``amax`` or ``amin`` over what several at a time came to."""
+    def gathered(self, write: Writer, name: str) -> None:
+        """End what was gathered: `name` holds it."""
 
     def of_element(self, name: str, element: Element) -> str:
         """Return an element's scale or shift; nothing where it changes nothing."""

@@ -123,6 +123,8 @@ def _is_foldable(node: fx.Node) -> bool:
 
 def _is_written_to(node: fx.Node) -> bool:
     """Tell whether an operation writes in place, or what it makes is written to by another, perhaps through a view."""
+    if node.target == torch.ops.aten.detach_.default:  # it writes no number
+        return False
     if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
         return True
     return any(_is_written_to(user) for user in node.users if user.op == "call_function" and _hands_on(user))

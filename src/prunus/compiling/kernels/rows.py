@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from prunus.compiling.kernels import lines
 from prunus.compiling.kernels.numbers import Numbers
 from prunus.compiling.kernels.writing import Writer
-from prunus.compiling.loops import Element
+from prunus.compiling.loops import GATHERED_FROM, Element
 from prunus.compiling.net import Pointwise
 from prunus.compiling.operations import normalize, pool, reduce
 
 _HEAD = "void {name}(const prunus_frame *frame, const {arguments} *a, long part, long parts)"
+# So many elements are summed up before they are added to the sum of those before.
+_PART = 64
 _SHARE = "for (long {0} = a->{1} * part / parts; {0} < a->{1} * (part + 1) / parts; ++{0})"
 
 
@@ -80,6 +82,10 @@ class _Rows(_Vectors):
     count = "(real)a->count"
     eps = "(real)a->eps"
 
+    def __init__(self, numbers: Numbers, width: int) -> None:
+        super().__init__(numbers, width)
+        self._gathering: dict[str, str] = {}  # names -> functions
+
     @contextmanager
     def rows(self, write: Writer) -> Iterator[tuple[str, str]]:
         for name in ("sources", "outputs", "here", "there"):
@@ -90,15 +96,30 @@ class _Rows(_Vectors):
             write("const real *from = WORK + sources[row] + lane;", "real *to = WORK + outputs[row] + lane;")
             yield "from", "to"
 
-    def gather(self, write: Writer, name: str, begin: float) -> None:
-        write(f"{self.type} {name} = {self.constant(begin)};")
+    def gather(self, write: Writer, name: str, function: str) -> None:
+        """Begin a sum of parts, and a part: rounding grows with the longer of both, not with the row."""
+        begin = self.constant(GATHERED_FROM[function])
+        write(f"{self.type} {name} = {begin}, {name}part = {begin};")
+        self._gathering[name] = function
 
     def elements(self, write: Writer) -> Iterator[Element]:
-        with write.block("for (long e = 0; e < a->count; ++e)"):
-            yield Element(self, "here[e]", "there[e]", "e")
+        with write.block(f"for (long first = 0; first < a->count; first += {_PART})"):
+            write(f"const long last = first + {_PART} < a->count ? first + {_PART} : a->count;")
+            with write.block("for (long e = first; e < last; ++e)"):
+                yield Element(self, "here[e]", "there[e]", "e", "part")
+            self._add_parts(write)
 
-    def gathered(self, write: Writer, name: str, function: str) -> None:
-        pass
+    def _add_parts(self, write: Writer) -> None:
+        for name, function in self._gathering.items():
+            begin = self.constant(GATHERED_FROM[function])
+            write(f"{name} = {self._combined(function, name, f'{name}part')};", f"{name}part = {begin};")
+
+    def _combined(self, function: str, one: str, other: str) -> str:
+        combined = {"amax": self.larger(one, other), "amin": self.smaller(one, other)}
+        return combined.get(function, f"{one} + {other}")
+
+    def gathered(self, write: Writer, name: str) -> None:
+        del self._gathering[name]
 
     def of_element(self, name: str, element: Element) -> str:
         return f"{name}[{element.place}]"
@@ -111,23 +132,25 @@ class _Along(_Rows):
         super().__init__(numbers, 1)
         self._vectors = _Vectors(numbers, width)
 
-    def gather(self, write: Writer, name: str, begin: float) -> None:
-        super().gather(write, name, begin)
-        write(f"{self._vectors.type} {name}s = {self._vectors.constant(begin)};")
+    def gather(self, write: Writer, name: str, function: str) -> None:
+        super().gather(write, name, function)
+        begin = self._vectors.constant(GATHERED_FROM[function])
+        write(f"{self._vectors.type} {name}s = {begin};")
 
     def elements(self, write: Writer) -> Iterator[Element]:
         width = self._vectors.width
-        with write.block(""):
-            write("long e = 0;", "if (a->dense)")
-            with write.block(f"for (; e + {width} <= a->count; e += {width})"):
+        with write.block(f"for (long first = 0; first < a->count; first += {_PART * width})"):
+            write(f"const long last = first + {_PART * width} < a->count ? first + {_PART * width} : a->count;")
+            write("long e = first;", "if (a->dense)")
+            with write.block(f"for (; e + {width} <= last; e += {width})"):
                 yield Element(self._vectors, "e", "e", "e", "s")
-            with write.block("for (; e < a->count; ++e)"):
-                yield Element(self, "here[e]", "there[e]", "e")
-
-    def gathered(self, write: Writer, name: str, function: str) -> None:
-        lane = f"{name}s[lane]"
-        combined = {"amax": self.larger(name, lane), "amin": self.smaller(name, lane)}.get(function, f"{name} + {lane}")
-        write(f"if (a->dense) for (int lane = 0; lane < {self._vectors.width}; ++lane) {name} = {combined};")
+            with write.block("for (; e < last; ++e)"):
+                yield Element(self, "here[e]", "there[e]", "e", "part")
+            for name, function in self._gathering.items():
+                combined = self._combined(function, f"{name}part", f"{name}s[lane]")
+                write(f"if (a->dense) for (int lane = 0; lane < {width}; ++lane) {name}part = {combined};")
+                write(f"{name}s = {self._vectors.constant(GATHERED_FROM[function])};")
+            self._add_parts(write)
 
     def of_element(self, name: str, element: Element) -> str:
         return element.numbers.load(name, element.place)

@@ -205,7 +205,7 @@ class Reader:
             return hint(node.meta.get("val"))
         call = Call(node, fx.node.map_aggregate(arguments_by_name(node), self._known))
         if not any(isinstance(argument, Activation) for argument in pytree.tree_leaves(call.arguments)):
-            if node.target._schema.is_mutable and _root(node).op == "placeholder":
+            if node.target._schema.is_mutable and call.name != "detach" and self._is_state(_root(node)):
                 raise call.refuse("it changes a parameter or a buffer, and a program keeps nothing between calls")
             return _computed(call)
         reads = RULES.get(call.name)
@@ -224,6 +224,11 @@ class Reader:
         if node.target._schema.is_mutable:
             self._overwrite(call, result)
         return result
+
+    def _is_state(self, node: fx.Node) -> bool:
+        """Tell whether a tensor is a parameter or a buffer, no constant of the code."""
+        name, model = self.graph.tensors.get(node.name), self.graph.model
+        return any(name == other for other, _ in (*model.named_parameters(), *model.named_buffers()))
 
     def _known(self, argument: Any) -> Any:
         return self.values[argument] if isinstance(argument, fx.Node) else argument

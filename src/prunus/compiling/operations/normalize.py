@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,18 +64,18 @@ def loop(function: str, write: Writer, dialect: RowLoops) -> None:
 def _softmax(function: str, write: Writer, dialect: RowLoops, source: str, to: str) -> None:
     """Write exp(x - max) / sum, or x - max - log(sum), from left to right: max may be much larger than the sum."""
     log = function == "log_softmax"
-    dialect.gather(write, "most", -math.inf)
-    dialect.gather(write, "total", 0.0)
+    dialect.gather(write, "most", "amax")
     for element in dialect.elements(write):
         most = f"most{element.suffix}"
         write(f"{most} = {element.numbers.larger(most, element.numbers.load(source, element.here))};")
-    dialect.gathered(write, "most", "amax")
+    dialect.gathered(write, "most")
+    dialect.gather(write, "total", "sum")
     for numbers, here, there, _, suffix in dialect.elements(write):
         power = numbers.call(Pointwise("exp"), f"{numbers.load(source, here)} - most")
         write(f"const {numbers.type} power = {power};", f"total{suffix} += power;")
         if not log:
             write(numbers.store(to, there, "power"))
-    dialect.gathered(write, "total", "sum")
+    dialect.gathered(write, "total")
     if log:
         write(f"total = {dialect.call(Pointwise('log'), 'total')};")
     for numbers, here, there, _, _ in dialect.elements(write):
@@ -92,15 +91,15 @@ def _norm(function: str, write: Writer, dialect: RowLoops, source: str, to: str)
     centred = function == "layer_norm"
     less = " - mean" if centred else ""
     if centred:
-        dialect.gather(write, "mean", 0.0)
+        dialect.gather(write, "mean", "sum")
         for numbers, here, _, _, suffix in dialect.elements(write):
             write(f"mean{suffix} += {numbers.load(source, here)};")
-        dialect.gathered(write, "mean", "sum")
+        dialect.gathered(write, "mean")
         write(f"mean = mean / {dialect.count};")
-    dialect.gather(write, "squares", 0.0)
+    dialect.gather(write, "squares", "sum")
     for numbers, here, _, _, suffix in dialect.elements(write):
         write(f"const {numbers.type} apart = {numbers.load(source, here)}{less};", f"squares{suffix} += apart * apart;")
-    dialect.gathered(write, "squares", "sum")
+    dialect.gathered(write, "squares")
     root = dialect.call(Pointwise("sqrt"), f"squares / {dialect.count} + {dialect.eps}")
     write(f"const {dialect.type} root = {root};")
     write(f"const {dialect.type} factor = 1 / root{' + (root - root)' if centred else ''};")

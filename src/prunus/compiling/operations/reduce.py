@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from prunus.compiling.kernels.writing import Writer
 
 FUNCTIONS = ("mean", "sum", "amax", "amin")
-_BEGIN = {"amax": -math.inf, "amin": math.inf}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,8 @@ class Reduce(Operation):
 def loop(function: str, write: Writer, dialect: RowLoops) -> None:
     """Write the loop of a reduction."""
     with dialect.rows(write) as (source, to):
-        dialect.gather(write, "total", _BEGIN.get(function, 0.0))
+        gathered = "sum" if function == "mean" else function
+        dialect.gather(write, "total", gathered)
         for element in dialect.elements(write):
             numbers, total = element.numbers, f"total{element.suffix}"
             number = numbers.load(source, element.here)
@@ -52,5 +52,5 @@ def loop(function: str, write: Writer, dialect: RowLoops) -> None:
             write(
                 f"{total} = {combined[function](total, number)};" if function in combined else f"{total} += {number};"
             )
-        dialect.gathered(write, "total", function)
+        dialect.gathered(write, "total")
         write(dialect.store(to, "0", f"total / {dialect.count}" if function == "mean" else "total"))

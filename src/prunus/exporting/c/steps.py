@@ -11,7 +11,7 @@ import numpy
 from prunus.compiling.kernels.numbers import COMBINED
 from prunus.compiling.kernels.writing import Writer, sum_of, times
 from prunus.compiling.layout import nest, shaped
-from prunus.compiling.loops import Element
+from prunus.compiling.loops import GATHERED_FROM, Element
 from prunus.compiling.net import Indices, Numbers, Operation, Pointwise, View
 from prunus.compiling.operations import Elementwise, Join, Normalize, Pool, Reduce, normalize, pool, reduce
 from prunus.compiling.taps import step_along
@@ -155,10 +155,10 @@ class _Rows(_Floats):
             write(f"const float *from = &{begin};", f"float *to = &{to};")
             yield "from", "to"
 
-    def gather(self, write: Writer, name: str, begin: float) -> None:
-        write(f"float {name} = {number(begin)};")
+    def gather(self, write: Writer, name: str, function: str) -> None:
+        write(f"float {name} = {number(GATHERED_FROM[function])};")
 
-    def gathered(self, write: Writer, name: str, function: str) -> None:
+    def gathered(self, write: Writer, name: str) -> None:
         pass
 
     def elements(self, write: Writer) -> Iterator[Element]:
