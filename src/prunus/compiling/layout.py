@@ -113,7 +113,7 @@ def layout(box: Box, halo: Halo, mode: Mode, pitch: int | None = None) -> Layout
     """Lay a value out.
 
     Singly, vectors run on over the ends of rows. What one leaves beyond the end of a row is written over with the next
-    row; where a plane is one long row it stays, masked where zeros have to lie. Behind the last row there is room for it.
+    row; where a plane is one long row it stays, masked where zeros have to lie. Behind the last row there is room.
 
     Args:
         box: what the value holds.

@@ -1,9 +1,9 @@
 """The C of exponentials, logarithms and what is made of them, for vectors of float: a few dozen instructions for all
 numbers of a vector, where math.h takes one number after the other.
 
-Each is within a few units in the last place (ulp) of the exact value: the tests hold the bounds of `MOST_ULP` for |x| below
-87 and results above 1e-30, and infinities, NaN and overflows as in PyTorch. Polynomials are minimax fits of our own to the functions named beside them, on the
-interval that the reduction leaves.
+Each is within a few units in the last place (ulp) of the exact value: the tests hold the bounds of `MOST_ULP` for |x|
+below 87 and results above 1e-30, and infinities, NaN and overflows as in PyTorch. Polynomials are minimax fits of our
+own to the functions named beside them, on the interval that the reduction leaves.
 """
 
 from __future__ import annotations
