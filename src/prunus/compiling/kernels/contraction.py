@@ -145,7 +145,7 @@ def text(tile: Tile, numbers: Numbers, registers: int) -> str:
 def kernel_activation(pointwise: Pointwise) -> tuple[str, tuple[float, ...]]:
     """Return an activation as kernels of contractions know it, with its constants; nothing where they don't.
 
-    >>> kernel_activation(Pointwise("relu6")), kernel_activation(Pointwise("silu"))
+    >>> kernel_activation(Pointwise("relu6")), kernel_activation(Pointwise("sqrt"))
     (('clamp', (0.0, 6.0)), ('', ()))
     """
     if pointwise.function == "relu6":
