@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from prunus.errors import ProgramError
 from prunus.graph import Graph
 
 _ROUNDS = 5
+_WHY_WIDTH = 100  # `parts` has all of it
 _IN_TORCH = "torch_"
 
 
@@ -67,7 +69,7 @@ class MixedProfile:
                 f"{row.share:.0%}",
                 "program" if row.part.program else "PyTorch",
                 _listed(row.part.operations),
-                row.part.why,
+                textwrap.shorten(row.part.why, _WHY_WIDTH, placeholder=" ..."),
             )
             for row in self.times
         )
