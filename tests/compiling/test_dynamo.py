@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from counting import Counting
 from prunus.compiling import dynamo
 from zoo import ZOO
 
@@ -115,20 +116,6 @@ def test_what_an_optimizer_writes_without_a_trace_is_seen() -> None:
         optimizer.step()
         with torch.no_grad():
             close(fast(x), model(x))
-
-
-class Counting(nn.Module):
-    """Counts its calls, and doubles its input in place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-        self.register_buffer("count", torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.count += 1
-        x.mul_(2)
-        return self.layer(x) + self.count
 
 
 @torch.no_grad()

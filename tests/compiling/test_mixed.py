@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import prunus
+from counting import Counting
 from prunus.compiling import MixedProgram
 from prunus.errors import CompileError, ProgramError
 from sparse_models import sparse
@@ -157,22 +158,9 @@ def test_a_batch_that_the_code_holds_is_the_only_one() -> None:
         program(torch.randn(3, 3, 8, 8))
 
 
-class Changing(nn.Module):
-    """Counts its calls in a buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-        self.register_buffer("count", torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.count += 1
-        return self.layer(x) + self.count
-
-
 def test_a_model_that_changes_itself_is_refused() -> None:
     with pytest.raises(CompileError, match=r"add at .*: it changes a parameter or a buffer"):
-        prunus.compile(Changing(), torch.randn(2, 4))
+        prunus.compile(Counting(), torch.randn(2, 4))
 
 
 class Sized(nn.Module):

@@ -101,9 +101,11 @@ def _checks(model: nn.Module) -> Iterator[str]:
         return
     sizes = [" and ".join(terminal.by_x(shape) or "one number" for shape in shapes) for shapes in checked.sizes]
     others = f"; other sizes too: {', '.join(sizes[1:])}" if sizes[1:] else ""
-    yield (
-        f"Checked: each operation by itself, and the outputs of {checked.samples} random samples of {sizes[0]}{others}."
-    )
+    operations = "each operation by itself, and " if checked.operations else ""
+    yield f"Checked: {operations}the outputs of {checked.samples} random samples of {sizes[0]}{others}."
+    settings = [argument for argument in checked.arguments if "=" in argument]
+    if settings:
+        yield f"Also tried with: {', '.join(settings)}."
     if checked.batch is not None:
         yield f"The model's code fixes the batch to {checked.batch}, so the smaller model takes no other."
 
