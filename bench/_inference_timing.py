@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from _inference_runtimes import Call, Way, as_tensor
 from prunus.measuring.latency import interleaved
 from prunus.measuring.receipt import Latency
-from prunus.shrinking.verification import difference
+from prunus.proving.verification import difference
 
 SAME = 1e-4  # of the largest output
 CHOOSING_SECONDS = 0.15  # for each way, before those that count are timed

@@ -32,8 +32,8 @@ from prunus.files import save_tensors, write_json, write_text
 from prunus.graph import call_arguments
 from prunus.graph.exported import ExportedModule
 from prunus.machine import machine
+from prunus.proving import verification
 from prunus.pruning.channels import ChannelFamilies
-from prunus.shrinking import verification
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from zoo import ZOO, Case
@@ -48,7 +48,7 @@ import json, sys
 from pathlib import Path
 import torch, prunus
 from prunus.files import load_tensors
-from prunus.shrinking import verification
+from prunus.proving import verification
 found = {}
 for path in sorted(Path(sys.argv[1]).glob("*.prunus")):
     tensors = load_tensors(path.with_suffix(".safetensors"))

@@ -13,8 +13,8 @@ import prunus
 from branching import Branching
 from masked import apart, outputs
 from prunus.graph.exported import ExportedModule
-from prunus.shrinking.proving.drawing import Inputs
-from prunus.shrinking.proving.trials import Trial, disagreement
+from prunus.proving.drawing import Inputs
+from prunus.proving.trials import Trial, disagreement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

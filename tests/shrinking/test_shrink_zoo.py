@@ -18,7 +18,7 @@ from masked import apart, cast, kill_channels, num_parameters, outputs, zero_at_
 from prunus.graph import ExampleInputs, Graph
 from prunus.graph.coupling import couple
 from prunus.graph.exported import ExportedModule
-from prunus.shrinking.proving import training
+from prunus.proving import training
 from zoo import ZOO, Case
 
 pytestmark = pytest.mark.usefixtures("one_thread")

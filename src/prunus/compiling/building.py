@@ -31,7 +31,7 @@ from prunus.errors import CompileError, ProgramError
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, Graph, call_arguments
 from prunus.graph.exported.structure import Structure
-from prunus.shrinking.verification import check_numbers, difference, outputs, random_like, tensors
+from prunus.proving.verification import check_numbers, difference, outputs, random_like, tensors
 from prunus.supported import unwrap
 
 _log = logging.getLogger("prunus")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.errors import ExportError
 from prunus.graph import ExampleInputs, call_arguments
-from prunus.shrinking.verification import check_numbers, depends_on_chance, difference, outputs, random_like
+from prunus.proving.verification import check_numbers, depends_on_chance, difference, outputs, random_like
 
 Call: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor]]
 Run: TypeAlias = Callable[..., list[Tensor]]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from prunus.lab.recipe import PruneSection, Recipe
 from prunus.measuring.macs import count_macs
 from prunus.measuring.receipt import Check
+from prunus.proving.verification import TOLERANCES, difference
 from prunus.pruning.masks import Masks
 from prunus.pruning.patterns import num_gone
 from prunus.pruning.targets import resolve
-from prunus.shrinking.verification import TOLERANCES, difference
 
 # The tolerance for a target of whole channels, since single channels are steps.
 CHANNEL_TOLERANCE = 0.02

@@ -16,17 +16,17 @@ from prunus.graph.coupling import Use, couple
 from prunus.graph.exported import ExportedModule
 from prunus.graph.kept import Kept
 from prunus.graph.rewriting import Demanded, RewriteError
+from prunus.proving import training
+from prunus.proving.drawing import Draw, draw
+from prunus.proving.matching import MismatchError
+from prunus.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild, rebuild_proved
+from prunus.proving.trials import Checked, Trials, disagreement, gives_shapes, run_trials
+from prunus.proving.verification import check_numbers, depends_on_chance, widened
 from prunus.pruning.masks import Masks
 from prunus.shrinking import optimizers
 from prunus.shrinking.finding.constants import Constants
 from prunus.shrinking.finding.removal import removable
-from prunus.shrinking.proving import training
-from prunus.shrinking.proving.drawing import Draw, draw
-from prunus.shrinking.proving.matching import MismatchError
-from prunus.shrinking.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild, rebuild_proved
-from prunus.shrinking.proving.stepwise import check_operations
-from prunus.shrinking.proving.trials import Checked, Trials, disagreement, gives_shapes, run_trials
-from prunus.shrinking.verification import check_numbers, depends_on_chance, widened
+from prunus.shrinking.stepwise import check_operations
 from prunus.supported import unwrap
 
 __all__ = ["Checked", "ShrinkError", "removable", "shrink"]
@@ -237,14 +237,8 @@ def _check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: trai
     try:
         training.check_training(smaller, trials, kept, biases)
     except training.TrainingError as error:
-        names = [name.rpartition(".")[0] or name for name in training.unreached(trials.graph)]
-        layers = list(dict.fromkeys(names))
-        named = f"{', '.join(map(repr, layers[:3]))}{' and others' if len(layers) > 3 else ''}"
-        raise ShrinkError(
-            f"{type(trials.graph.model).__name__} can't be shrunk: it could not be trained any more ({error}); take "
-            f"what only training runs, {named or 'a branch by self.training'}, off the model first, or leave the "
-            "layers whole that it reads"
-        ) from error
+        graph = trials.graph
+        raise ShrinkError(f"{type(graph.model).__name__} can't be shrunk: {error.advice(graph)}") from error
 
 
 def _with_checked(smaller: nn.Module, checked: Checked) -> nn.Module:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import prunus
+from branching import Branching
 from prunus.errors import ChannelError
 from topologies import TOPOLOGIES
 
@@ -74,3 +75,49 @@ def test_a_bias_joined_from_parts_goes_with_its_outputs() -> None:
     assert heads.any(1).tolist() == heads.all(1).tolist()
     assert torch.equal(masks["1.q_bias"], masks["1.v_bias"])
     assert torch.equal(masks["1.q_bias"], masks["1.qkv.weight"][:16].any(1))
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda y: y[:, 9], "aten.select has index"),
+        (lambda y: y[:, 4:8] * 2, "needs channels"),
+        (lambda y: y.roll(3, 1)[:, :2], "aten.roll"),
+    ],
+    ids=["one", "some", "rolled"],
+)
+def test_what_a_branch_of_training_addresses_by_number_is_not_zeroed(
+    function: Callable[[Tensor], Tensor], why: str
+) -> None:
+    model = Branching(function)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ChannelError, match=rf"could not be trained any more .*{why}.*self\.training"):
+        prunus.prune(model, 0.375, pattern="channel", example_inputs=torch.zeros(1, 8))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_schedule_is_refused_before_training_where_a_branch_of_training_forbids_it() -> None:
+    model = Branching(lambda y: y[:, 9])
+    with pytest.raises(ChannelError, match="could not be trained any more"):
+        prunus.Pruner(model, sparsity=0.375, steps=2, pattern="channel", example_inputs=torch.zeros(1, 8))
+
+
+class Halved(Branching):
+    """Halves all channels in training."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda y: y * 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        return self.last(self.function(y) if self.training else y)
+
+
+def test_a_branch_of_training_that_can_be_cut_along_is_no_hindrance() -> None:
+    model = Halved()
+    prunus.prune(model, 0.375, pattern="channel", example_inputs=torch.zeros(1, 8))
+    smaller = prunus.shrink(model, torch.zeros(1, 8))
+    x = torch.randn(3, 8)
+    assert smaller.first.out_features == 10
+    assert torch.allclose(smaller(x), model(x), rtol=0, atol=1e-6)
+    assert torch.allclose(smaller.train()(x), model.train()(x), rtol=0, atol=1e-6)

@@ -23,7 +23,7 @@ from prunus.exporting.c.identifiers import check_path
 from prunus.exporting.c.source import CSource, write
 from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, call_arguments
-from prunus.shrinking.verification import check_numbers, difference, outputs, random_like
+from prunus.proving.verification import check_numbers, difference, outputs, random_like
 from prunus.supported import unwrap
 from prunus.tables import count, pairs
 

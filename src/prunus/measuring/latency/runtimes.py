@@ -197,7 +197,7 @@ def ready(name: str, timed: TimedModel, batch: Batch, threads: int) -> Call:
 
 def _verify(model: nn.Module, bind: Bind, batch: Batch) -> None:
     from prunus.exporting.comparing import TOLERANCES
-    from prunus.shrinking.verification import difference, random_like
+    from prunus.proving.verification import difference, random_like
 
     inputs, _ = random_like(batch, {})
     with torch.inference_mode():

@@ -12,11 +12,11 @@ from torch import Tensor, fx
 from prunus.graph.calls import arguments_by_name
 from prunus.graph.coupling import Coupling, Use
 from prunus.graph.operations import Family
+from prunus.proving.verification import widened
 from prunus.shrinking.finding.contents import Reading
 from prunus.shrinking.finding.operation import Operation
 from prunus.shrinking.finding.product_rules import pads
 from prunus.shrinking.finding.weights import applied, consumed, matrix, num_outputs
-from prunus.shrinking.verification import widened
 
 Matters: TypeAlias = Callable[[fx.Node, int], Tensor | None]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.graph.coupling.values import compact, tidy
-from prunus.shrinking.verification import widened
+from prunus.proving.verification import widened
 
 # Constants of more elements are not searched for dimensions along which they are equal.
 _MOST_TIDIED = 1 << 16

@@ -10,13 +10,13 @@ from torch import Tensor
 from prunus.graph.coupling import Value
 from prunus.graph.letters import row_letters
 from prunus.graph.operations import Family
+from prunus.proving.verification import widened
 from prunus.shrinking.finding.content import Content, channel_numbers, content, together
 from prunus.shrinking.finding.contents import Contents, Reading, content_rule
 from prunus.shrinking.finding.contractions import Contraction, contraction_of, meets, reduced
 from prunus.shrinking.finding.operation import Operation, node_shape, rank_of
 from prunus.shrinking.finding.recurrence import zero_units
 from prunus.shrinking.finding.weights import applied, matrix, num_inputs, produced
-from prunus.shrinking.verification import widened
 
 
 @content_rule(Family.LINEAR, Family.MATMUL, Family.ADDMM, Family.EINSUM)

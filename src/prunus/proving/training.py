@@ -12,16 +12,16 @@ from prunus.copying import copy_model
 from prunus.errors import GraphError
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import Graph, trace_training
-from prunus.graph.coupling import couple
+from prunus.graph.coupling import Coupling, couple
 from prunus.graph.exported import ExportedModule
 from prunus.graph.kept import Kept, keep
 from prunus.graph.rewriting import RewriteError, demanded
 from prunus.graph.tracing import fused_attention_off
-from prunus.shrinking.proving.attributes import asks_its_mode
-from prunus.shrinking.proving.drawing import Inputs
-from prunus.shrinking.proving.matching import MismatchError, match
-from prunus.shrinking.proving.trials import Trial, Trials
-from prunus.shrinking.verification import difference, tensors, where_finite
+from prunus.proving.attributes import asks_its_mode
+from prunus.proving.drawing import Inputs
+from prunus.proving.matching import MismatchError, match
+from prunus.proving.trials import Trials
+from prunus.proving.verification import difference, tensors, where_finite
 
 # Outputs of training mode that differ by less are the same: a norm over few samples makes much of rounding.
 _TOLERANCE = 1e-3
@@ -79,15 +79,20 @@ def _in_training(kept: Kept) -> Kept | None:
     """
     graph = kept.coupling.graph
     coupling = couple(trace_training(graph.model, graph.example_inputs), "counted")
-    gone = torch.zeros(coupling.num_classes, dtype=torch.bool)
-    for axis in kept.coupling.axes:
-        if axis in coupling.axes:
-            gone[coupling.axis_classes(axis)[kept.gone[kept.coupling.axis_classes(axis)]]] = True
-    again, others = keep(coupling, gone), unreached(graph)
+    again, others = keep(coupling, carried(kept.gone, kept.coupling, coupling)), unreached(graph)
     for whole, cut in ((kept.indices, again.indices), (kept.columns, again.columns)):
         if not _equal(*({name: own for name, own in chosen.items() if name not in others} for chosen in (whole, cut))):
             return None
     return again
+
+
+def carried(gone: Tensor, coupling: Coupling, other: Coupling) -> Tensor:
+    """Return which classes of another coupling of a model go where these of one do, bool per class."""
+    others = torch.zeros(other.num_classes, dtype=torch.bool)
+    for axis in coupling.axes:
+        if axis in other.axes:
+            others[other.axis_classes(axis)[gone[coupling.axis_classes(axis)]]] = True
+    return others
 
 
 def _equal(one: object, other: object) -> bool:
@@ -98,6 +103,15 @@ def _equal(one: object, other: object) -> bool:
 
 class TrainingError(ValueError):
     """A smaller model that would not train as the larger one does; the message says why."""
+
+    def advice(self, graph: Graph) -> str:
+        """Say what could be done about it; the graph is the larger model's."""
+        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in unreached(graph)))
+        named = f"{', '.join(map(repr, layers[:3]))}{' and others' if len(layers) > 3 else ''}"
+        return (
+            f"it could not be trained any more ({self}); take what only training runs, "
+            f"{named or 'a branch by self.training'}, off the model first, or leave the layers whole that it reads"
+        )
 
 
 def check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: Biases) -> None:
@@ -117,43 +131,62 @@ def check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: Biase
     Raises:
         TrainingError: it would not.
     """
-    graph, trial = kept.coupling.graph, trials.example[0]
-    before, after = step(graph.model, trial.inputs), step(smaller, trial.inputs)
-    if before.error:
+    graph, inputs = kept.coupling.graph, trials.example[0].inputs
+    steps = check_steps(graph.model, smaller, inputs)
+    if steps is None or isinstance(smaller, ExportedModule) or not has_branch(graph, inputs):
         return
-    if after.error or len(after.outputs) != len(before.outputs):
-        raise TrainingError(after.error or "its training gives more outputs than its graph in eval mode")
-    others = unreached(graph)
-    has_branch = bool(others) or len(before.outputs) != len(trial.expected)
-    if isinstance(smaller, ExportedModule) or not (has_branch or _asks_its_mode(graph.model, trial)):
-        return
-    by_chance = before.is_random or difference(before.outputs, step(graph.model, trial.inputs, seed=1).outputs) > 0
-    differs = not by_chance and difference(*where_finite(before.outputs, after.outputs)) > _TOLERANCE
+    before, after = (one.outputs for one in steps)
+    by_chance = steps[0].is_random or difference(before, step(graph.model, inputs, seed=1).outputs) > 0
+    differs = not by_chance and difference(*where_finite(before, after)) > _TOLERANCE
     try:
-        again = _in_training(kept)
-        rebuilt = trace_training(smaller, graph.example_inputs)
+        rebuilt = check_branches(smaller, kept, biases)
     except GraphError as error:
         if differs:
             raise TrainingError("its outputs of training mode would be others") from error
         return  # nothing else can be seen
-    _match_branches(rebuilt, again, biases)
-    if differs and not others and not any("batch_norm" in str(node.target) for node in rebuilt.nodes):
+    if differs and not unreached(graph) and not any("batch_norm" in str(node.target) for node in rebuilt.nodes):
         raise TrainingError("in training mode channels that go hold constants that a layer would miss")
 
 
-def _match_branches(rebuilt: Graph, kept: Kept | None, biases: Biases) -> None:
-    if kept is None:
+def check_steps(model: nn.Module, smaller: nn.Module, inputs: Inputs) -> tuple[Step, Step] | None:
+    """Take a step in training mode with both models; None where the larger one can't.
+
+    Raises:
+        TrainingError: the smaller one can't.
+    """
+    before, after = step(model, inputs), step(smaller, inputs)
+    if before.error:
+        return None
+    if after.error or len(after.outputs) != len(before.outputs):
+        raise TrainingError(after.error or "its training gives more outputs than its graph in eval mode")
+    return before, after
+
+
+def check_branches(smaller: nn.Module, kept: Kept, biases: Biases) -> Graph:
+    """Hold the graph of training mode of a smaller model against the one that is demanded, and return it.
+
+    Raises:
+        GraphError: training mode can't be read.
+        TrainingError: it is another one.
+    """
+    graph = kept.coupling.graph
+    again, rebuilt = _in_training(kept), trace_training(smaller, graph.example_inputs)
+    if again is None:
         raise TrainingError("what only training runs needs channels that would go")
-    uses = kept.coupling.uses
+    uses = again.coupling.uses
     new = {use.node.name: biases.new[use.weight.name] for use in uses if use.weight.name in biases.new}
     try:
-        match(demanded(kept, biases.whole, new), rebuilt)
+        match(demanded(again, biases.whole, new), rebuilt)
     except (MismatchError, RewriteError) as error:
         raise TrainingError(f"in training mode {error}") from error
+    return rebuilt
 
 
-def _asks_its_mode(model: nn.Module, trial: Trial) -> bool:
-    inputs = trial.inputs
+def has_branch(graph: Graph, inputs: Inputs) -> bool:
+    """Tell whether a model may do something in training that its graph of eval mode does not hold."""
+    if unreached(graph):
+        return True
+    model = graph.model
     args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
     with undisturbed(model), torch.no_grad(), fused_attention_off():
         return asks_its_mode(model, lambda watched: watched(*args, **kwargs))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import prunus
 from branching import Branching, without_six
 from masked import apart, outputs
-from prunus.shrinking.proving import training
-from prunus.shrinking.proving.drawing import Inputs
+from prunus.proving import training
+from prunus.proving.drawing import Inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,10 +15,10 @@ from prunus.graph.coupling import Value
 from prunus.graph.rewriting import Demanded
 from prunus.graph.rewriting.extents import taken
 from prunus.graph.tracing import fused_attention_off
+from prunus.proving.drawing import Inputs
+from prunus.proving.matching import MismatchError
+from prunus.proving.verification import difference, where_finite
 from prunus.shrinking.finding.constants import Matters
-from prunus.shrinking.proving.drawing import Inputs
-from prunus.shrinking.proving.matching import MismatchError
-from prunus.shrinking.verification import difference
 
 # The largest difference that rounding may make in one operation, relative to its largest output: inputs are equal.
 _TOLERANCES = {
@@ -143,7 +143,6 @@ class _Checking(fx.Interpreter):
         if not bool(matters.all()):
             inside = taken(matters.expand(whole.shape), masks).to(output.device)
             expected, output = expected[inside], output[inside]
-        finite = expected.isfinite()  # zero times infinity is NaN, which a smaller model does not show
-        apart = difference([expected[finite]], [output[finite]])
+        apart = difference(*where_finite([expected], [output]))
         if apart > _TOLERANCES.get(expected.dtype, 0.0):
             raise MismatchError(f"{node.target} would differ by {apart:.1e} of its largest output; in {where(node)}")

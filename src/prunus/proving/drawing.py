@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from prunus.graph import Graph
 from prunus.graph.operations import Family, find
-from prunus.shrinking.verification import normal
+from prunus.proving.verification import normal
 
 # Operations that hand integers on as they are, on their way to the table that they are looked up in.
 _HAND_ON = (Family.SAME, Family.MOVE, Family.PARTS)

@@ -14,8 +14,8 @@ import prunus
 from prunus.graph import rewriting, trace
 from prunus.graph.coupling import couple
 from prunus.graph.kept import keep
+from prunus.proving.matching import MismatchError, match
 from prunus.shrinking.finding.constants import Constants
-from prunus.shrinking.proving.matching import MismatchError, match
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

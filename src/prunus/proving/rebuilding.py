@@ -13,10 +13,10 @@ from prunus.graph import trace
 from prunus.graph.coupling import Coupling
 from prunus.graph.kept import Kept
 from prunus.graph.rewriting import Demanded
-from prunus.shrinking.proving.attributes import Attribute, candidates, tell_layers
-from prunus.shrinking.proving.matching import MismatchError, match
-from prunus.shrinking.proving.trials import Trial, disagreement
-from prunus.shrinking.verification import outputs
+from prunus.proving.attributes import Attribute, candidates, tell_layers
+from prunus.proving.matching import MismatchError, match
+from prunus.proving.trials import Trial, disagreement
+from prunus.proving.verification import outputs
 
 # Of more attributes than these no subsets are tried.
 _MOST_ATTRIBUTES = 8

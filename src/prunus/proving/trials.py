@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from prunus.graph import Graph
 from prunus.graph.free_sizes import NotedCalls
-from prunus.shrinking.proving.drawing import Draw, Inputs, draw, integer_ranges
-from prunus.shrinking.verification import difference, outputs, tolerance, where_finite
+from prunus.proving.drawing import Draw, Inputs, draw, integer_ranges
+from prunus.proving.verification import difference, outputs, tolerance, where_finite
 from prunus.tables import ABSENT, count, pairs, shape
 
 # As many samples as both models run within two seconds, but no fewer and no more than these.
