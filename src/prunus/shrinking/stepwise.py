@@ -142,7 +142,7 @@ class _Checking(fx.Interpreter):
             return
         if not bool(matters.all()):
             inside = taken(matters.expand(whole.shape), masks).to(output.device)
-            expected, output = expected[inside], output[inside]
+            expected, output = (torch.where(inside, values, 0) for values in (expected, output))
         apart = difference(*where_finite([expected], [output]))
         if apart > _TOLERANCES.get(expected.dtype, 0.0):
             raise MismatchError(f"{node.target} would differ by {apart:.1e} of its largest output; in {where(node)}")
