@@ -69,3 +69,21 @@ def test_c_tells_flash_and_ram(command: Command, linear_file: Path, folder: Path
     result = command("export", *options, "--bits", 8, "--force")
     assert result.exit_code == 0, result.output
     assert (folder / "net.c").exists()
+
+
+def test_a_model_or_a_program_becomes_a_library(command: Command, linear_file: Path, folder: Path) -> None:
+    options = ["--model", "my_models:linear", "--weights", linear_file, "--shape", 3]
+    result = command("export", *options, "--out", "net.so")
+    assert result.exit_code == 0, result.output
+    assert f"'net.so' has {Path('net.so').stat().st_size:,} bytes" in result.stdout
+    assert "On random inputs it computes what the program does" in result.stdout
+    assert "cc main.c net.so -Wl,-rpath,." in result.stdout
+    assert "struct net_program" in Path("net.h").read_text()
+    assert "net.so' is there already" in refused(command("export", *options, "--out", "net.so"))
+    (folder / "net.so").unlink()
+    assert "net.h' is there already" in refused(command("export", *options, "--out", "net.so"))
+    assert command("compile", *options, "--out", "net.program").exit_code == 0
+    result = command("export", "net.program", "--out", "other.so")
+    assert result.exit_code == 0, result.output
+    assert f"'net.program' has {Path('net.program').stat().st_size:,}" in result.stdout
+    assert "is not named as a .prunus file is" in refused(command("export", "net.program", "--out", "net.onnx"))

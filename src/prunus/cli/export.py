@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import prunus
-from prunus.cli import outputs, terminal
+from prunus.cli import outputs, subjects, terminal
 from prunus.cli.options import File, Force, Name
 from prunus.cli.subjects import OneModel, Packed
 
@@ -30,27 +30,32 @@ def export(
 ) -> None:
     """Export a model as a file for other programs.
 
-    To ONNX, to a program of torch.export, to C for microcontrollers, or as plain weights. The file is loaded again
-    and run, in ONNX Runtime, in PyTorch or built by a C compiler, before it takes its name: its outputs on random
-    inputs must be the model's. The batch size stays free; C computes one sample at a time, and its flash and RAM
-    are told.
+    To ONNX, to a program of torch.export, to a shared library that skips the zeros, to C for microcontrollers, or as
+    plain weights. The file is loaded again and run, in ONNX Runtime, in PyTorch or built by a C compiler, before it
+    takes its name: its outputs on random inputs must be the model's. The batch size stays free; C computes one
+    sample at a time, and its flash and RAM are told.
 
     For example:
       prunus export lenet.prunus --out lenet.onnx
+      prunus export lenet.program --out lenet.so
       prunus export --model lenet --weights lenet.safetensors --out lenet.pt2
       prunus export lenet.prunus --out lenet.c --bits 8
 
     Args:
-        out: Where it goes; the suffix tells the format: .onnx, .pt2, .c (with a .h), .safetensors.
-        format: The format, whatever the suffix: onnx, pt2, c or safetensors.
+        out: Where it goes; the suffix tells the format: .onnx, .pt2, .so or .c (both with a .h), .safetensors.
+        format: The format, whatever the suffix: onnx, pt2, so, c or safetensors.
         bits: For C: weights of 8 bits, with a scale for each output channel; otherwise float32.
     """
     from prunus.exporting import FORMATS
 
     kind = format or out.suffix.removeprefix(".").lower()
-    outputs.check_free(force, out, *([out.with_suffix(".h")] if kind == "c" else []))
+    outputs.check_free(force, out, *([out.with_suffix(".h")] if kind in ("so", "c") else []))
+    if kind == "so" and source.model is None and file is not None and not subjects.is_packed(file) and file.is_file():
+        before = [(str(file), file.stat().st_size)]
+        terminal.show(*_sentences(prunus.export(file, out, format=format, bits=bits), out, before))
+        return
     subject, network = source.load(file)
-    inputs = source.inputs(subject, network) if kind in (*FORMATS, "c") else None
+    inputs = source.inputs(subject, network) if kind in (*FORMATS, "so", "c") else None
     before = [] if subject.weights is None else [(str(subject.weights), subject.weights.stat().st_size)]
     facts = prunus.export(network, out, inputs, format=format, bits=bits)
     terminal.show(*_sentences(facts, out, before))
@@ -58,8 +63,9 @@ def export(
 
 def _sentences(facts: ExportFacts, out: Path, before: list[tuple[str, int]]) -> Iterator[str]:
     sizes = [f"{str(out)!r} has {facts.bytes:,} bytes"]
+    header = str(out.with_suffix(".h"))
     if facts.c is not None:
-        sizes = [f"{str(out)!r} and {str(out.with_suffix('.h'))!r} are written, with {facts.bytes:,} bytes"]
+        sizes = [f"{str(out)!r} and {header!r} are written, with {facts.bytes:,} bytes"]
     sizes += [f"{path!r} has {size:,}" for path, size in before]
     if facts.state_bytes is not None and facts.format != "safetensors":
         sizes.append(f"the weights as safetensors have {facts.state_bytes:,}")
@@ -67,8 +73,11 @@ def _sentences(facts: ExportFacts, out: Path, before: list[tuple[str, int]]) -> 
     if facts.c is not None:
         yield from _sentences_of_c(facts.c, out)
     elif facts.difference is not None:
-        runtime = {"onnx": "ONNX Runtime", "pt2": "PyTorch, from the file,"}[facts.format]
-        yield f"On random inputs {runtime} computes what the model does: {_apart(facts.difference)}."
+        runtime = {"onnx": "ONNX Runtime", "pt2": "PyTorch, from the file,", "so": "it"}[facts.format]
+        what = "program" if facts.format == "so" else "model"
+        yield f"On random inputs {runtime} computes what the {what} does: {_apart(facts.difference)}."
+    if facts.format == "so":
+        yield f"To use it: {header!r} says how; build with: cc main.c {out} -Wl,-rpath,{out.parent}"
     if facts.format == "pt2":
         yield f"To have it back: torch.export.load({str(out)!r}).module()"
 

@@ -75,6 +75,16 @@ class Program:
         self._only = torch.Size(self._inputs[0][1][1]) if plain else None  # shape of a sample of the only input
 
     @property
+    def parts(self) -> Parts:
+        """What it is made of."""
+        return self._parts
+
+    @property
+    def shares_steps(self) -> bool:
+        """Whether threads share the steps of a call where it has fewer blocks of samples than threads."""
+        return self._engine.share_steps
+
+    @property
     def threads(self) -> int:
         """How many threads a call may use."""
         return self._engine.threads

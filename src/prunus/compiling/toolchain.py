@@ -27,7 +27,8 @@ from prunus.machine import machine
 # For how long a compiler may take over one library, in seconds.
 _PATIENCE = 600
 
-_FLAGS = ("-std=gnu99", "-O2", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
+# For all that is built.
+FLAGS = ("-std=gnu99", "-O2", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-pthread", "-w")
 
 # name -> (flags, macro that the compiler then defines, bytes of a vector register, how many there are)
 _KINDS = {
@@ -147,6 +148,11 @@ def _found_target(name: str) -> Target:
     return Target(kind, native, *_KINDS[kind][2:])
 
 
+def portable(wanted: Target) -> Target:
+    """Return the same kind of vector instructions for any machine that has them, not for this one alone."""
+    return Target(wanted.name, _KINDS[wanted.name][0], wanted.bytes, wanted.registers)
+
+
 def _native(host: Compiler) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the flags that build for this machine, and the macros that are defined then.
 
@@ -191,7 +197,7 @@ def build(texts: Sequence[str], wanted: Target, say: Callable[[str], None]) -> l
         CompileError: the compiler refuses a text, or the cache can't be written or loaded from.
     """
     folder = cache.private_folder()
-    paths = [folder / f"{_key(text, *wanted.flags, *_FLAGS)}.so" for text in texts]
+    paths = [folder / f"{_key(text, *wanted.flags, *FLAGS)}.so" for text in texts]
     kept = [_kept(path) for path in paths]
     missing = [number for number, library in enumerate(kept) if library is None]
     if missing:
@@ -272,13 +278,31 @@ def _compile(text: str, host: Compiler, wanted: Target, where: Path) -> bytes:
         source = Path(folder) / "kernels.c"
         source.write_text(text, encoding="utf-8")
         built = Path(folder) / "kernels.so"
-        flags = (*_FLAGS, *wanted.flags, *own_flags())
-        command = [*host.command, *flags, "-o", str(built), str(source), "-lm"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise CompileError(f"the C compiler took more than {_PATIENCE} s over the kernels") from error
-        if done.returncode != 0 or not built.is_file():
-            said = done.stderr.strip()[:2000] or f"exit code {done.returncode}"
-            raise CompileError(f"the C compiler {host.version!r} can't build the kernels: {said}")
+        flags = (*FLAGS, "-shared", *wanted.flags, *own_flags())
+        run(host, [*flags, "-o", str(built), str(source), "-lm"], "the kernels", built)
         return built.read_bytes()
+
+
+def run(host: Compiler, arguments: Sequence[str], what: str, makes: Path, folder: Path | None = None) -> None:
+    """Run the compiler.
+
+    Args:
+        host: the compiler.
+        arguments: it is given.
+        what: it works on, in words.
+        makes: the file that must be there when it is done.
+        folder: where it runs; None: where this process does.
+
+    Raises:
+        CompileError: it fails, or takes too long.
+    """
+    command = [*host.command, *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(f"the C compiler took more than {_PATIENCE} s over {what}") from error
+    if done.returncode != 0 or not makes.is_file():
+        said = done.stderr.strip()[:2000] or f"exit code {done.returncode}"
+        raise CompileError(f"the C compiler {host.version!r} can't build {what}: {said}")

@@ -1,4 +1,4 @@
-"""A model for other programs: ONNX, PyTorch's exported program, C, or plain weights; checked before the file is there.
+"""A model for other programs: ONNX, PyTorch's exported program, a library, C, or weights; checked before it is there.
 
 prunus.export(model, "model.onnx", example_inputs)
 """
@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus import extras, files
+from prunus.compiling.building import compile
+from prunus.compiling.loading import load
+from prunus.compiling.mixed_program import MixedProgram
+from prunus.compiling.program import Program
 from prunus.copying import copy_model
 from prunus.errors import ExportError
 from prunus.exporting import onnx as onnx_runtime
@@ -39,12 +43,12 @@ class ExportFacts:
     """What `export` wrote.
 
     Attributes:
-        format: "onnx", "pt2", "c" or "safetensors".
+        format: "onnx", "pt2", "so", "c" or "safetensors".
         bytes: of the file; of both for C.
-        state_bytes: of the model's state dict as a safetensors file.
-        difference: the largest between the outputs of the file and of the model, relative to the largest output, on
-            random inputs of two batch sizes; None for weights, which are compared to the bit, and for C where
-            there is no compiler.
+        state_bytes: of the model's state dict as a safetensors file; None for a program.
+        difference: the largest between the outputs of the file and of the model or program, relative to the largest
+            output, on random inputs of two batch sizes; None for weights, which are compared to the bit, and for C
+            where there is no compiler.
         c: what C takes of a microcontroller; None for the others.
     """
 
@@ -65,25 +69,28 @@ class ExportFacts:
 
 
 def export(
-    model: nn.Module | Path | str,
+    model: nn.Module | Program | Path | str,
     path: Path | str,
     example_inputs: ExampleInputs | None = None,
     *,
     format: str | None = None,
     bits: int | None = None,
 ) -> ExportFacts:
-    """Write a model as a file for other programs.
+    """Write a model, or a program of one, as a file for other programs.
 
     The batch stays free. Before the file takes its name it is loaded and run on random inputs of two batch sizes: the
     outputs must be the model's.
 
     Args:
-        model: any module, in any mode and on any device; or a ``.prunus`` file. It is left as it was.
+        model: any module, in any mode and on any device; or a ``.prunus`` file; for ``"so"`` also what `compile`
+            returned, or its file. It is left as it was.
         path: where the file goes.
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first; None
             is enough for a `prunus.graph.exported.ExportedModule`, which knows its inputs, and for ``"safetensors"``.
         format: ``"onnx"`` (weights inside; checked by ONNX's checker and in ONNX Runtime on the CPU), ``"pt2"``
-            (`torch.export.save`, for the model's device; loading it is PyTorch's part), ``"c"`` (C99 for
+            (`torch.export.save`, for the model's device; loading it is PyTorch's part), ``"so"`` (a shared library
+            that skips the zeros, as fast as the program, for any batch and several threads, with a C header beside it;
+            a model is compiled first, for the batch of the example), ``"c"`` (C99 for
             microcontrollers, which computes one sample at a time: the path's .c and a .h beside it; zero weights are
             left out, also those that an infinity or NaN would turn into NaN), or
             ``"safetensors"`` (the state dict). None takes the path's suffix.
@@ -92,6 +99,7 @@ def export(
     Raises:
         ValueError: the format is unknown, example inputs are missing, or bits are given for a format other than C.
         GraphError: the model can't be traced.
+        CompileError: the model can't become a program, which a library is, or there is no C compiler.
         ExportError: the format can't hold the model, or what was written computes something else.
         MissingExtraError: a package that ONNX takes is not installed.
 
@@ -104,6 +112,10 @@ def export(
     kind = _format(Path(path), format)
     if bits is not None and kind != "c":
         raise ValueError(f"bits are for the format c, got bits={bits!r} for {kind}; prunus.save takes bits too")
+    if kind == "so":
+        return _write_library(model, Path(path), example_inputs)
+    if isinstance(model, Program):
+        raise TypeError(f"a program can be exported as a library, such as net.so, not as {kind}; give the model")
     module = unwrap(_loaded(model))
     if kind == "safetensors":
         return _write_weights(module, Path(path))
@@ -180,7 +192,23 @@ FORMATS: Mapping[str, Callable[[nn.Module, ExampleInputs, Path], float]] = {
     "onnx": _write_onnx,
     "pt2": _write_program,
 }
-_ALL_FORMATS = (*FORMATS, "c", "safetensors")
+_ALL_FORMATS = (*FORMATS, "so", "c", "safetensors")
+
+
+def _write_library(model: nn.Module | Program | Path | str, path: Path, inputs: ExampleInputs | None) -> ExportFacts:
+    from prunus.exporting.library import write_library
+
+    subject = load(model) if isinstance(model, (Path, str)) else model
+    state_bytes = None
+    if isinstance(subject, nn.Module):
+        state_bytes = _state_bytes(subject)
+        subject = compile(subject, _inputs(unwrap(subject), inputs))
+    elif isinstance(subject, MixedProgram):
+        raise TypeError("a program with parts that stay in PyTorch can't become a library; export one without")
+    elif not isinstance(subject, Program):
+        raise TypeError(f"model must be a torch.nn.Module, a Program or a file, got {type(subject).__name__}")
+    size, apart = write_library(subject, path)
+    return ExportFacts("so", size, state_bytes, apart)
 
 
 def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, bits: int | None) -> ExportFacts:
@@ -268,9 +296,7 @@ def _loaded(model: nn.Module | Path | str) -> nn.Module:
         return model
     if not isinstance(model, (str, Path)):
         raise TypeError(f"model must be a torch.nn.Module or a .prunus file, got {type(model).__name__}")
-    from prunus.packing import load
-
-    return load(model)
+    return load(model, expect=nn.Module)
 
 
 def _state_bytes(model: nn.Module) -> int | None:

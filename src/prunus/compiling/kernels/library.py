@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -53,6 +53,21 @@ def library(target: Target, numbers: Numbers, say: Callable[[str], None]) -> Lib
         for name in kernels
     }
     return Library(addresses, built[0])
+
+
+def sources(target: Target, numbers: Numbers, names: Collection[str]) -> list[str]:
+    """Return the C of some kernels in two files, and of what runs a program in a third, for a library of its own.
+
+    Args:
+        target: what it will be built for.
+        numbers: what is computed in.
+        names: the kernels that must be in it.
+    """
+    vector, registers = target.bytes // numbers.bytes, target.registers
+    head = _head(numbers, contraction.widths(vector))
+    tiles = [tile for tile in contraction.kernels(vector, registers) if tile.name in names]
+    text = "\n".join([head, *(contraction.text(tile, numbers, registers) for tile in tiles)])
+    return [_others(head, numbers, vector)[0], text, _runner()]
 
 
 @lru_cache(maxsize=8)

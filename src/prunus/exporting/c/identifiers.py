@@ -56,15 +56,16 @@ def distinct(names: Iterable[str]) -> list[str]:
     return chosen
 
 
-def check_path(path: Path) -> None:
-    """Refuse a path that can't be that of a C file with a header beside it.
+def check_path(path: Path, suffix: str = ".c") -> None:
+    """Refuse a path that can't be that of a file with a C header beside it.
 
     Raises:
-        ValueError: it does not end in .c, or its header would be found in the place of one of C's own.
+        ValueError: it does not end in the suffix, or its header would be found in the place of one of C's own.
     """
-    if path.suffix != ".c":
+    if path.suffix != suffix:
         raise ValueError(
-            f"C is two files, NAME.c and NAME.h; give the path of the first, such as net.c, got {str(path)!r}"
+            f"two files are written, NAME{suffix} and NAME.h; give the path of the first, such as net{suffix}, got "
+            f"{str(path)!r}"
         )
     if path.stem.lower() in _HEADERS.split():
         raise ValueError(f"{path.stem}.h is the name of a header of C itself; give {str(path)!r} another name")
