@@ -221,9 +221,3 @@ def test_complex_numbers_are_refused(model: nn.Module, example: Tensor, tmp_path
         prunus.compile(model.eval(), example, tune=False)
     with pytest.raises(prunus.ExportError, match="complex"):
         prunus.export(model, tmp_path / "model.c", example)
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
-def test_whole_numbers_are_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(CompileError, match=rf"input 'x' is of {dtype}, but a program takes floating point only"):
-        prunus.compile(Doubled(), torch.ones(3, 4, dtype=dtype), tune=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,8 @@ class Program:
             parts.fixed_batch is None and len(self._inputs) == len(self._shapes) == 1 and parts.structure.kind == "leaf"
         )
         self._only = torch.Size(self._inputs[0][1][1]) if plain else None  # shape of a sample of the only input
+        self._whole = {name: getattr(torch, kind) for name, kind in parts.net.whole.items()}
+        self._only_dtype = self._whole.get(self._inputs[0][0], parts.dtype)
 
     @property
     def parts(self) -> Parts:
@@ -127,7 +129,7 @@ class Program:
         Raises:
             TypeError: an input is missing, unknown, or no tensor or array.
             ProgramError: an input has another shape, dtype or device than the program takes, or not `fixed_batch`
-                samples.
+                samples; or a number of it is none of a row of the table that is looked up with it.
             NonFiniteError: with ``nonfinite="raise"``, a layer with weights was to read an infinity or NaN.
         """
         if self._only is not None and len(args) == 1 and not kwargs:
@@ -138,15 +140,15 @@ class Program:
 
     def _quickly(self, value: Any) -> Tensor | None:
         """Compute the usual: a tensor of the program's dtype to a tensor; None where it is anything else."""
-        if type(value) is not Tensor or value.dtype is not self._parts.dtype or not value.is_cpu:
+        if type(value) is not Tensor or value.dtype is not self._only_dtype or not value.is_cpu:
             return None
         batch, *sides = shape if (shape := value.shape) else (0,)
         if tuple(sides) != self._only or not batch or not value.is_contiguous() or value.is_neg():
             return None
         output = torch.empty((batch, *self._shapes[0]), dtype=self._parts.dtype, device="cpu")
-        nonfinite = self._engine.call(value.data_ptr(), output.data_ptr(), batch)
-        if nonfinite:
-            raise self._not_finite(nonfinite)
+        refused = self._engine.call(value.data_ptr(), output.data_ptr(), batch)
+        if refused:
+            raise self._refused(refused)
         return output
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -163,16 +165,22 @@ class Program:
         results = [torch.empty((batch, *shape), dtype=self._parts.dtype, device="cpu") for shape in self._shapes]
         if batch:
             inputs, outputs = self._pointers
-            nonfinite = self._engine.run(
+            refused = self._engine.run(
                 inputs(*[tensor.data_ptr() for tensor in tensors]),
                 outputs(*[tensor.data_ptr() for tensor in results]),
                 batch,
             )
-            if nonfinite:
-                raise self._not_finite(nonfinite)
-        return self._arranged(results, values[0])
+            if refused:
+                raise self._refused(refused)
+        like = next((v for v, (name, _) in zip(values, self._inputs, strict=True) if name not in self._whole), None)
+        return self._arranged(results, like, as_arrays=isinstance(values[0], numpy.ndarray))
 
-    def _not_finite(self, output: int) -> NonFiniteError:
+    def _refused(self, output: int) -> ProgramError | NonFiniteError:
+        if output < 0:
+            return ProgramError(
+                f"layer {self._layers[-output]!r} was to look up a row that its table does not have: a number of an "
+                "input is negative or too large"
+            )
         return NonFiniteError(
             f"what layer {self._layers[output]!r} reads is not finite: it holds an infinity or NaN, which zero weights "
             "turn into NaN in PyTorch but not in a program; compare with the model, or compile with nonfinite='ignore'"
@@ -228,7 +236,7 @@ class Program:
             raise ProgramError(f"input {name!r} must be of the shape (batch, {sides}), got {tuple(value.shape)}")
         if value.layout != torch.strided:
             raise ProgramError(f"input {name!r} is {value.layout}; give {name}.to_dense()")
-        if value.dtype != self._parts.dtype or value.device.type != "cpu":
+        if value.dtype != self._whole.get(name, self._parts.dtype) or value.device.type != "cpu":
             value = self._converted(value, name)
         tensor: Tensor = value.contiguous().resolve_neg()
         return tensor
@@ -236,6 +244,8 @@ class Program:
     def _converted(self, value: Tensor, name: str) -> Tensor:
         if value.device.type != "cpu":
             raise ProgramError(f"input {name!r} is on {value.device}; a program computes on the CPU: give {name}.cpu()")
+        if name in self._whole:
+            raise ProgramError(f"input {name!r} must be of {self._whole[name]}, got {value.dtype}; convert it")
         if value.dtype not in (*_HALVES, torch.float32 if self._parts.dtype == torch.float64 else None):
             raise ProgramError(
                 f"input {name!r} must be of {self._parts.dtype} (16 bits will do), got {value.dtype}; convert it, or "
@@ -243,14 +253,14 @@ class Program:
             )
         return value.to(self._parts.dtype)
 
-    def _arranged(self, results: list[Tensor], like: Any) -> Any:
-        if isinstance(like, numpy.ndarray):
-            leaves: Iterator[Any] = iter([tensor.numpy().astype(like.dtype, copy=False) for tensor in results])
-        elif like.dtype != self._parts.dtype:
-            leaves = iter([tensor.to(like.dtype) for tensor in results])
-        else:
-            leaves = iter(results)
-        return self._parts.structure.build(leaves)
+    def _arranged(self, results: list[Tensor], like: Any, *, as_arrays: bool) -> Any:
+        """Return results in the model's structure, in the dtype of the first input of floating point numbers."""
+        if as_arrays:
+            arrays = [tensor.numpy() for tensor in results]
+            wanted = (arrays[0] if like is None else numpy.asarray(like)).dtype
+            return self._parts.structure.build(iter([array.astype(wanted, copy=False) for array in arrays]))
+        dtype = like.dtype if isinstance(like, Tensor) else self._parts.dtype
+        return self._parts.structure.build(iter([tensor.to(dtype) for tensor in results]))
 
 
 def _given(count: int, names: Iterable[str]) -> str:

@@ -22,7 +22,8 @@ from prunus.files import strict_json
 from prunus.graph.exported.structure import PLAIN, Structure
 from prunus.machine import cores
 
-_FORMAT, _OLD_FORMAT = "prunus program 2", "prunus program 1"
+# A program that takes whole numbers is in a format of its own: earlier versions would take them for floating point.
+_FORMAT, _WHOLE_FORMAT, _OLD_FORMAT = "prunus program 2", "prunus program 3", "prunus program 1"
 _DEEPEST = 20
 _NO_STRUCTURE = f"its outputs must be a tensor, tuple, list or dict, at most {_DEEPEST} deep in each other"
 
@@ -40,7 +41,7 @@ def save(parts: Parts, threads: int, path: Path | str) -> None:
     """
     tree, tensors = storing.encode(parts.net)
     settings = {
-        "format": _FORMAT,
+        "format": _WHOLE_FORMAT if parts.net.whole else _FORMAT,
         "net": tree,
         "structure": _structure_to_json(parts.structure),
         "dtype": "float64" if parts.dtype == torch.float64 else "float32",
@@ -149,7 +150,7 @@ def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str
         raise ProgramError(f"its header can't be read ({error})") from error
     if isinstance(header, dict) and header.get("format") == _OLD_FORMAT:
         raise ProgramError("it was written by prunus 0.1, whose programs are not read any more; compile the model anew")
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+    if not isinstance(header, dict) or header.get("format") not in (_FORMAT, _WHOLE_FORMAT):
         raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
     if metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
         raise ProgramError("what it holds is not what was written; copy it anew")

@@ -39,7 +39,8 @@ def encode(net: Net) -> tuple[dict[str, Any], dict[str, Tensor]]:
     operations = [writer.operation(operation) for operation in net.operations]
     outputs = [writer.value(view) for view in net.outputs]
     boxes = [[number, list(box)] for number, box in net.boxes.items()]
-    return {"inputs": inputs, "operations": operations, "outputs": outputs, "boxes": boxes}, writer.tensors
+    tree = {"inputs": inputs, "operations": operations, "outputs": outputs, "boxes": boxes}
+    return tree | ({"whole": dict(net.whole)} if net.whole else {}), writer.tensors
 
 
 def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Net:
@@ -54,7 +55,8 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Net:
         operations = tuple(reader.operation(entry) for entry in tree["operations"])
         outputs = tuple(reader.value(entry) for entry in tree["outputs"])
         boxes = {int(number): tuple(map(int, box)) for number, box in tree["boxes"]}
-    return Net(inputs, operations, outputs, boxes)  # type: ignore[arg-type]
+        whole = {str(name): str(kind) for name, kind in tree.get("whole", {}).items()}
+    return Net(inputs, operations, outputs, boxes, whole)  # type: ignore[arg-type]
 
 
 def num_bytes(tree: Any, tensors: Mapping[str, Tensor]) -> int:

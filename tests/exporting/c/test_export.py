@@ -93,7 +93,7 @@ def test_mistakes_are_told_before_anything_is_written(model: nn.Module, tmp_path
         (
             "net",
             None,
-            r"two files are written, NAME.c and NAME.h; give the path of the first, such as net.c, got '.*net'",
+            r"NAME.c and NAME.h; give the path of the first, such as net.c, got '.*net'",
         ),
         ("math.c", None, r"math.h is the name of a header of C itself"),
         ("net.c", 4, r"bits must be 8, for weights of int8, or None for float32; got 4"),

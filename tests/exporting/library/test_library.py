@@ -107,9 +107,34 @@ def test_several_inputs_and_outputs_in_double_precision(tmp_path: Path) -> None:
     prunus.export(program, tmp_path / "two.so")
     header = (tmp_path / "two.h").read_text()
     assert " * inputs[0], image: double[batch][6]\n * inputs[1], new_2: double[batch][3]\n" in header
-    outputs = library.run(loaded(tmp_path / "two.so"), "two", inputs, [(7, 4), (7, 4)])
+    outputs = library.run(loaded(tmp_path / "two.so"), "two", inputs, [(7, 4), (7, 4)], torch.float64)
     for one, other in zip(outputs, model(*inputs).values(), strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+class Tokens(nn.Module):
+    """Looks up tokens, and scales images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.last = nn.Embedding(50, 6), nn.Linear(6, 4)
+
+    def forward(self, tokens: Tensor, image: Tensor) -> Tensor:
+        return self.last(self.table(tokens).mean(1) + image.float().mean((1, 2), keepdim=True)[:, 0] / 255)
+
+
+def test_whole_numbers_are_taken(tmp_path: Path) -> None:
+    model = Tokens().eval()
+    inputs = torch.randint(0, 50, (21, 7)), torch.randint(0, 256, (21, 3, 3), dtype=torch.uint8)
+    prunus.export(model, tmp_path / "net.so", inputs)
+    header = (tmp_path / "net.h").read_text()
+    assert " * inputs[0], tokens: int64_t[batch][7]\n * inputs[1], image: uint8_t[batch][3][3]\n" in header
+    (outputs,) = library.run(loaded(tmp_path / "net.so"), "net", inputs, [(21, 4)])
+    assert torch.allclose(outputs, model(*inputs), rtol=0, atol=1e-5)
+    inputs[0][20, 6] = 50
+    with pytest.raises(ExportError, match="none of a row of the table"):
+        library.run(loaded(tmp_path / "net.so"), "net", inputs, [(21, 4)])
 
 
 def test_a_program_from_a_file_is_exported(tmp_path: Path) -> None:
@@ -225,10 +250,10 @@ def test_a_library_that_computes_something_else_is_not_written(tmp_path: Path, m
         (lambda to: prunus.export(small(), to / "net.so"), ValueError, "give example_inputs"),
         (lambda to: prunus.export(small(), to / "net.so", torch.zeros(2, 3, 8, 8), bits=8), ValueError, "format c"),
         (lambda to: prunus.export(3, to / "net.so"), TypeError, "a Program or a file, got int"),
-        (lambda to: prunus.export(nn.SELU(), to / "net.so", torch.zeros(2, 3)), CompileError, "selu"),
+        (lambda to: prunus.export(nn.Hardshrink(), to / "net.so", torch.zeros(2, 3)), CompileError, "hardshrink"),
         (
             lambda to: prunus.export(
-                prunus.compile(nn.Sequential(nn.Linear(3, 3), nn.SELU()), torch.zeros(2, 3), fallback=True),
+                prunus.compile(nn.Sequential(nn.Linear(3, 3), nn.Hardshrink()), torch.zeros(2, 3), fallback=True),
                 to / "net.so",
             ),
             TypeError,

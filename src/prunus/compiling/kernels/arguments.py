@@ -79,7 +79,10 @@ ROWS = Arguments(
     ("eps",),
 )
 TRANSFER = Arguments(
-    "transfer", ("unit", "array", "size", "runs", "length", "here_at", "there_at", "here_step", "there_step")
+    "transfer", ("unit", "array", "size", "runs", "length", "here_at", "there_at", "here_step", "there_step", "whole")
+)
+LOOKUP = Arguments(
+    "lookup", ("unit", "count", "rows", "width", "sources_at", "outputs_at", "step", "table_at", "layer")
 )
 LOOK = Arguments("look", ("unit", "runs", "length", "starts_at", "step", "layer"))
-ALL = (CONTRACTION, TAPE, OPERAND, STEP, POOL, ROWS, TRANSFER, LOOK)
+ALL = (CONTRACTION, TAPE, OPERAND, STEP, POOL, ROWS, TRANSFER, LOOKUP, LOOK)

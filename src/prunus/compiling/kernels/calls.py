@@ -17,13 +17,13 @@ from prunus.compiling.kernels.numbers import FUNCTIONS, Numbers
 from prunus.compiling.kernels.variants import DOT, Variant, tile_of
 from prunus.compiling.kernels.writing import Constants
 from prunus.compiling.layout import nest, shaped
-from prunus.compiling.net import Indices, Operation, View, Windows, in_order, whole
+from prunus.compiling.net import WHOLE, Indices, Operation, View, Windows, in_order, whole
 from prunus.compiling.net import Numbers as Values
 from prunus.compiling.planning import Plan
 from prunus.compiling.taps import step_along
 
 if TYPE_CHECKING:
-    from prunus.compiling.operations import Contract, Pool
+    from prunus.compiling.operations import Contract, Lookup, Pool
     from prunus.compiling.operations.elementwise import Step
 
 # Of a large layer at least so many tiles, and groups of outputs, are timed.
@@ -332,13 +332,19 @@ class CallWriter:
     def transfers(self) -> tuple[list[Call], list[Call]]:
         """Return the calls that load the inputs, and those that store the outputs."""
         inputs, outputs = self.plan.net.inputs.values(), self.plan.net.outputs
+        whole = [self.plan.net.whole.get(name) for name in self.plan.net.inputs]
         loads = [
-            self._transfer("load_input", place, View(number, in_order(math.prod(shape)).reshape(shape)))
-            for place, (number, shape) in enumerate(inputs)
+            self._transfer(
+                "load_input" if kind is None else "load_whole",
+                place,
+                View(number, in_order(math.prod(shape)).reshape(shape)),
+                0 if kind is None else WHOLE.index(kind),
+            )
+            for place, ((number, shape), kind) in enumerate(zip(inputs, whole, strict=True))
         ]
         return loads, [self._transfer("store_output", place, view) for place, view in enumerate(outputs)]
 
-    def _transfer(self, kernel: str, array: int, view: View) -> Call:
+    def _transfer(self, kernel: str, array: int, view: View, whole: int = 0) -> Call:
         order = numpy.arange(view.index.size, dtype=numpy.int64).reshape(view.index.shape)
         spans = runs([self.plan.addresses(view), order])
         return self._call(
@@ -353,6 +359,25 @@ class CallWriter:
             there_at=self.table(spans.starts[1]),
             here_step=spans.steps[0],
             there_step=spans.steps[1],
+            whole=whole,
+        )
+
+    def look_up(self, operation: Lookup) -> Call:
+        """Return the call that takes rows of a table."""
+        target = self.output(operation)
+        rows, width = operation.table.shape
+        return self._call(
+            "look_up",
+            arguments.LOOKUP,
+            unit=self.plan.mode.block,
+            count=target.shape[2],
+            rows=rows,
+            width=width,
+            sources_at=self.table(self.plan.addresses(operation.source)),
+            outputs_at=self.table(target[0, 0]),
+            step=step_along(target, 0),
+            table_at=self.array(operation.table),
+            layer=operation.output + 1,
         )
 
     def table(self, array: Indices) -> int:

@@ -37,6 +37,46 @@ void load_input(const prunus_frame *frame, const transfer *a, long part, long pa
     }
 }
 
+/* Whole numbers, which become those that are computed with; lanes without a sample get the first one's again. */
+#define LOAD(type)                                                                                                 \
+    for (long run = first; run < last; ++run)                                                                      \
+        for (long lane = 0; lane < unit; ++lane) {                                                                 \
+            const long sample = frame->sample + (lane < frame->count ? lane : 0);                                  \
+            const type *restrict const from = (const type *)frame->inputs[a->array] + sample * a->size + there[run]; \
+            real *restrict const to = WORK + here[run] + lane;                                                     \
+            for (long i = 0; i < a->length; ++i) to[i * a->here_step] = (real)from[i * a->there_step];             \
+        }                                                                                                          \
+    break;
+
+void load_whole(const prunus_frame *frame, const transfer *a, long part, long parts) {
+    const int32_t *here = CONSTANTS(int32_t, here_at), *there = CONSTANTS(int32_t, there_at);
+    const long first = a->runs * part / parts, last = a->runs * (part + 1) / parts, unit = a->unit;
+    switch (a->whole) {
+    case 0: LOAD(uint8_t)
+    case 1: LOAD(int8_t)
+    case 2: LOAD(int16_t)
+    case 3: LOAD(int32_t)
+    case 4: LOAD(int64_t)
+    case 5: LOAD(_Bool)
+    }
+}
+
+/* Rows of a table by their numbers; a number that no row has is told as the layer's, negative. */
+void look_up(const prunus_frame *frame, const lookup *a, long part, long parts) {
+    const int32_t *sources = CONSTANTS(int32_t, sources_at), *outputs = CONSTANTS(int32_t, outputs_at);
+    const real *table = CONSTANTS(real, table_at);
+    const long first = a->count * part / parts, last = a->count * (part + 1) / parts;
+    for (long i = first; i < last; ++i)
+        for (long lane = 0; lane < a->unit; ++lane) {
+            const real number = (WORK + sources[i])[lane];
+            const int is_row = number >= 0 && number < a->rows;
+            if (!is_row) __atomic_store_n(frame->nonfinite, -a->layer, __ATOMIC_RELAXED);
+            const real *restrict const row = table + (is_row ? (long)number : 0) * a->width;
+            real *restrict const to = WORK + outputs[i] + lane;
+            for (long j = 0; j < a->width; ++j) to[j * a->step] = row[j];
+        }
+}
+
 void store_output(const prunus_frame *frame, const transfer *a, long part, long parts) {
     const int32_t *here = CONSTANTS(int32_t, here_at), *there = CONSTANTS(int32_t, there_at);
     real *array = (real *)frame->outputs[a->array] + frame->sample * a->size;

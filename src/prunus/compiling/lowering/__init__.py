@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prunus.compiling.lowering import elementwise, moves, norms, products, transposed  # noqa: F401 - each enters its rules
+from prunus.compiling.lowering import (  # noqa: F401 - each enters its rules
+    elementwise,
+    moves,
+    norms,
+    products,
+    resampling,
+    tables,
+    transposed,
+)
 from prunus.compiling.lowering.fusing import FUSIONS, Fusion, fuse
 from prunus.compiling.lowering.reader import Reader
 from prunus.compiling.lowering.turning import turned

@@ -75,6 +75,27 @@ def power(reader: Reader, call: Call) -> Activation:
     return source
 
 
+@rule("selu", "celu", "log_sigmoid")
+def composed(reader: Reader, call: Call) -> Activation:
+    """Functions that others come to."""
+    source = activation_of(call, "self")
+    if call.name == "log_sigmoid":  # -softplus(-x)
+        for function in ("neg", "softplus", "neg"):
+            source = mapped(reader, call, source, Pointwise(function))
+        return source
+    alpha, scale = (_SELU_ALPHA, _SELU_SCALE) if call.name == "selu" else (1.0, float(call["alpha"]))
+    if call.name == "celu" and scale != 1:  # alpha * elu(x / alpha)
+        source = _scaled(reader, call, source, 1 / scale)
+    return _scaled(reader, call, mapped(reader, call, source, Pointwise("elu", (alpha,))), scale)
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def _scaled(reader: Reader, call: Call, source: Activation, factor: float) -> Activation:
+    return combined(reader, call, "mul", source, numpy.full(tuple(source.index.shape[1:]), factor))
+
+
 def _function(call: Call) -> Pointwise:
     name = call.name
     if name == "softplus" and (call["beta"] != 1 or call["threshold"] != 20):
@@ -183,7 +204,8 @@ def combined(reader: Reader, call: Call, function: str, first: Activation, secon
     one = reader.view(call, first)
     other = reader.view(call, second) if isinstance(second, Activation) else second
     box = reader.boxes[one.value]
-    order = None if is_whole(one, box) else _inverse(one.index.reshape(-1), math.prod(box))
+    in_own_order = is_whole(one, box) or reader.is_input(one.value)  # images with channels last get them first
+    order = None if in_own_order else _inverse(one.index.reshape(-1), math.prod(box))
     if is_whole(one, box) or order is not None:
         pair = _in_box(one, box, order), _in_box(other, box, order)
         return moved(reader.make(elementwise.combined(title, number, function, *pair)), first.index)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy
 import torch
+from torch import Tensor, fx
 
 from prunus.compiling.lowering.arguments import activation_of, listed, numbers_of, same_for_all_samples, shape_of
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule, swapped
@@ -15,6 +16,11 @@ from prunus.compiling.operations import Join
 from prunus.graph.calls import run
 from prunus.graph.operations import OPERATIONS, Family, Trait
 
+# What moves elements, but takes no whole numbers.
+_FLOATING_MOVES = (
+    *("upsample_nearest1d", "upsample_nearest2d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d"),
+    *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
+)
 _MOVES = [
     *(
         name
@@ -22,8 +28,7 @@ _MOVES = [
         if (row.family in (Family.MOVE, Family.PARTS, Family.SAME) and not row.has(Trait.CASTS))
         if name != "native_dropout"  # it gives a mask as well
     ),
-    "upsample_nearest1d",
-    "upsample_nearest2d",
+    *_FLOATING_MOVES,
 ]
 
 
@@ -31,20 +36,23 @@ _MOVES = [
 def move(reader: Reader, call: Call) -> Any:
     """Run what only moves elements on their indices."""
     source = next(value for value in listed(call) if isinstance(value, Activation))
-    index = source.index
-    floating = call.name.startswith("upsample")  # it takes no whole numbers; doubles hold them exactly
+    index = source.index.double() if call.name in _FLOATING_MOVES else source.index  # doubles hold them exactly
     with torch.no_grad():
-        moved_index = run(call.node.target, swapped(call, source, index.double() if floating else index))
+        moved_index = run(call.node.target, swapped(call, source, index))
     if isinstance(moved_index, (list, tuple)):
         return [moved(source, piece) for piece in moved_index]
     return moved(source, moved_index.long())
 
 
 @rule(*(name for name, row in OPERATIONS.items() if row.family is Family.SAME and row.has(Trait.CASTS)))
-def cast(reader: Reader, call: Call) -> Activation:
-    """Leave a cast out: a program computes in one dtype."""
-    source = call["self"]
-    if isinstance(source, Activation) and call.node.meta["val"].dtype.is_floating_point:
+def cast(reader: Reader, call: Call) -> Activation | Tensor:
+    """Leave a cast out: a program computes in one dtype, in which it holds whole numbers too."""
+    source, dtype = call["self"], call.node.meta["val"].dtype
+    before = call.node.args[0]
+    if isinstance(source, Tensor):  # another argument, whose type it takes, depends on the inputs
+        return source.to("cpu", dtype)
+    assert isinstance(source, Activation)
+    if dtype.is_floating_point or (isinstance(before, fx.Node) and before.meta["val"].dtype == dtype):
         return source
     raise call.refuse("it makes other than floating point numbers of an activation, which a program can't hold")
 
@@ -87,12 +95,12 @@ def _flat(piece: View | Numbers, where: Any) -> tuple[View | Numbers, Any]:
 
 @rule("constant_pad_nd", "pad")
 def pad(reader: Reader, call: Call) -> Activation:
-    """Put constants around."""
+    """Put constants around, or what lies inside of the edge."""
+    source = activation_of(call, "self")
     if call.get("mode", "constant") != "constant":
-        raise call.refuse("only padding with a constant")
-    return padded(
-        reader, call, reader.view(call, activation_of(call, "self")), call["pad"], float(call.get("value") or 0)
-    )
+        index = torch.nn.functional.pad(source.index.double(), list(call["pad"]), mode=call["mode"])
+        return moved(source, index.long())
+    return padded(reader, call, reader.view(call, source), call["pad"], float(call.get("value") or 0))
 
 
 def padded(reader: Reader, call: Call, view: View, pads: Any, value: float) -> Activation:

@@ -9,10 +9,10 @@ import numpy
 import torch
 
 from prunus.compiling.lowering import windows
-from prunus.compiling.lowering.arguments import activation_of, numbers_of, with_height
-from prunus.compiling.lowering.elementwise import combined, spread
+from prunus.compiling.lowering.arguments import activation_of, expanded, numbers_of, with_height
+from prunus.compiling.lowering.elementwise import combined, mapped, spread
 from prunus.compiling.lowering.reader import Activation, Call, Reader, moved, rule
-from prunus.compiling.net import Numbers, View, box_of
+from prunus.compiling.net import Numbers, Pointwise, View, box_of
 from prunus.compiling.operations import Normalize, Pool, Reduce
 
 
@@ -34,7 +34,39 @@ def pool(reader: Reader, call: Call) -> Any:
 @rule("mean", "sum", "amax", "amin")
 def reduce(reader: Reader, call: Call) -> Activation:
     """Reduce over some dimensions of a sample."""
+    return _reduced(reader, call, activation_of(call, "self"), call.name, keepdim=bool(call.get("keepdim")))
+
+
+@rule("linalg_vector_norm")
+def vector_norm(reader: Reader, call: Call) -> Activation:
+    """The root of a sum of squares, or a sum of magnitudes."""
+    source, order = activation_of(call, "self"), call["ord"]
+    if order not in (1, 2):
+        raise call.refuse("only of the first or second order")
+    source = mapped(reader, call, source, Pointwise("square" if order == 2 else "abs"))
+    total = _reduced(reader, call, source, "sum", keepdim=bool(call.get("keepdim")))
+    return mapped(reader, call, total, Pointwise("sqrt")) if order == 2 else total
+
+
+@rule("var", "std")
+def variance(reader: Reader, call: Call) -> Activation:
+    """The mean of the squares of what is apart from the mean, corrected for the samples it was taken of."""
     source = activation_of(call, "self")
+    mean = _reduced(reader, call, source, "mean", keepdim=True)
+    apart = combined(reader, call, "sub", source, expanded(mean, source.index.shape))
+    squares = mapped(reader, call, apart, Pointwise("square"))
+    result = _reduced(reader, call, squares, "mean", keepdim=bool(call.get("keepdim")))
+    count = source.index.numel() // mean.index.numel()
+    correction = call["correction"] if "correction" in call.arguments else float(bool(call.get("unbiased", True)))
+    correction = 1 if correction is None else correction
+    if count <= correction:
+        raise call.refuse(f"it is NaN or infinite: it divides by {count:g} less {correction:g}")
+    factor = numpy.full(tuple(result.index.shape[1:]), count / (count - correction))
+    result = combined(reader, call, "mul", result, factor)
+    return mapped(reader, call, result, Pointwise("sqrt")) if call.name == "std" else result
+
+
+def _reduced(reader: Reader, call: Call, source: Activation, function: str, *, keepdim: bool) -> Activation:
     dims, ndim = call.get("dim"), source.index.ndim
     over = sorted({int(dim) % ndim for dim in ([dims] if isinstance(dims, int) else dims or range(ndim))})
     if 0 in over:
@@ -44,9 +76,9 @@ def reduce(reader: Reader, call: Call) -> Activation:
     arranged = view.index.transpose([dim - 1 for dim in (*kept, *over)])
     outer = tuple(view.index.shape[dim - 1] for dim in kept)
     flat = View(view.value, arranged.reshape(max(math.prod(outer), 1), -1))
-    operation = Reduce(reader.title(call), reader.next_value(), box_of(outer), call.name, flat)
+    operation = Reduce(reader.title(call), reader.next_value(), box_of(outer), function, flat)
     shape = tuple(1 if dim in over else view.index.shape[dim - 1] for dim in range(1, ndim))
-    return reader.shaped(operation, shape if call.get("keepdim") else outer)
+    return reader.shaped(operation, shape if keepdim else outer)
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from prunus.compiling.net import Box, Net, Operation, View, box_of, in_order, whole
+from prunus.compiling.lowering.known import check_known
+from prunus.compiling.net import WHOLE, Box, Net, Operation, View, box_of, in_order, whole
 from prunus.errors import CompileError
 from prunus.graph import Graph, module_path, where
 from prunus.graph.calls import CalledOperation, arguments_by_name, has_tensor, hint
-from prunus.graph.operations import OPERATIONS
+from prunus.graph.operations import OPERATIONS, Family
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +86,12 @@ class Reader:
         """Read every operation.
 
         Raises:
-            CompileError: one can't be lowered.
+            CompileError: one can't be lowered; all that are unknown are named before any work.
         """
+        check_known(self.graph, RULES)
         arguments = iter([*self.graph.args, *self.graph.kwargs.items()])
         inputs: dict[str, tuple[int, tuple[int, ...]]] = {}
+        whole_numbers: dict[str, str] = {}
         outputs: list[View] = []
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.tensors:
@@ -97,13 +100,15 @@ class Reader:
                 entry = next(arguments)
                 name, tensor = entry if isinstance(entry, tuple) else (node.name, entry)
                 inputs[name] = self._input(node, name, tensor)
+                if not tensor.is_floating_point():
+                    whole_numbers[name] = _kind_of(name, tensor)
             elif node.op == "call_function":
                 self.values[node] = self._operation(node)
             elif node.op == "output":
                 leaves = pytree.tree_leaves(node.args[0])
-                outputs = [self._output(self.values[leaf] if isinstance(leaf, fx.Node) else leaf) for leaf in leaves]
+                outputs = [self._output(leaf) for leaf in leaves]
             self._forget(node)
-        return Net(inputs, tuple(self.operations), tuple(outputs), self.boxes)
+        return Net(inputs, tuple(self.operations), tuple(outputs), self.boxes, whole_numbers)
 
     def _forget(self, node: fx.Node) -> None:
         """Let go of what no later operation reads: the indices of large activations take much memory."""
@@ -129,6 +134,10 @@ class Reader:
     def size(self, activation: Activation) -> int:
         """Return how many elements the value of an activation has."""
         return int(numpy.prod(self.boxes[activation.value]))
+
+    def is_input(self, value: int) -> bool:
+        """Tell whether a value is an input of the model."""
+        return all(operation.output != value for operation in self.operations)
 
     def make(self, operation: Operation, index: numpy.ndarray[Any, Any] | None = None) -> Activation:
         """Add an operation and return what it makes: its whole box, or that in some arrangement, as for one sample."""
@@ -157,11 +166,6 @@ class Reader:
         return Activation(view.value, torch.from_numpy(samples))
 
     def _input(self, node: fx.Node, name: str, tensor: Tensor) -> tuple[int, tuple[int, ...]]:
-        if not tensor.is_floating_point():
-            raise CompileError(
-                f"input {name!r} is of {tensor.dtype}, but a program takes floating point only; compile the part of "
-                "the model behind the embedding"
-            )
         shape = tuple(tensor.shape[1:])
         if 0 in shape:
             raise CompileError(f"a sample of the input {name!r} has the shape {shape}, so there is nothing to compute")
@@ -170,8 +174,11 @@ class Reader:
         self.values[node] = self.activation(View(number, whole(number, box).index.reshape(shape)))
         return number, shape
 
-    def _output(self, value: Any) -> View:
+    def _output(self, leaf: Any) -> View:
+        value = self.values[leaf] if isinstance(leaf, fx.Node) else leaf
         view = self._one_sample(value) if isinstance(value, Activation) else None
+        if view is not None and _is_whole(leaf):
+            raise CompileError("an output of the model is of whole numbers, but a program computes in floating point")
         if view is None:
             raise CompileError(
                 "an output of the model does not depend on its inputs, or has no batch as its first dimension; return "
@@ -208,15 +215,10 @@ class Reader:
             if node.target._schema.is_mutable and call.name != "detach" and self._is_state(_root(node)):
                 raise call.refuse("it changes a parameter or a buffer, and a program keeps nothing between calls")
             return _computed(call)
-        reads = RULES.get(call.name)
-        if reads is None:
-            raise call.refuse(
-                "prunus.compile doesn't know this operation; compile the part of the model without it, or use "
-                "prunus.export to ONNX, whose runtime knows more"
-            )
-        _refuse_complex(call)
+        if _is_whole(node) and not (OPERATIONS[call.name].family in _HANDING_ON or call.name in _JOINING):
+            raise call.refuse("it computes with whole numbers, but a program computes in floating point")
         try:
-            result = reads(self, call)
+            result = RULES[call.name](self, call)
         except CompileError:
             raise
         except Exception as error:  # arguments that the rule didn't expect
@@ -249,6 +251,31 @@ class Reader:
             other = isinstance(value, Activation) and value.value == before.value and node is not target
             if other and any(user not in self.done and user is not call.node for user in node.users):
                 raise call.refuse("it writes over a tensor that is read under another name later")
+
+
+# What gives whole numbers on as they are.
+_HANDING_ON = (Family.MOVE, Family.PARTS, Family.SAME)
+_JOINING = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack")
+
+
+def _is_whole(node: Any) -> bool:
+    """Tell whether a node makes whole numbers, in the first tensor if there are several."""
+    leaves = pytree.tree_leaves(node.meta.get("val")) if isinstance(node, fx.Node) else []
+    first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+    return first is not None and not (first.is_floating_point() or first.is_complex())
+
+
+def _kind_of(name: str, tensor: Tensor) -> str:
+    """Return what a program calls the type of an input of whole numbers.
+
+    Raises:
+        CompileError: it takes none of them.
+    """
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in WHOLE:
+        kinds = ", ".join(WHOLE)
+        raise CompileError(f"input {name!r} is of {tensor.dtype}; a program takes floating point, or {kinds}")
+    return kind
 
 
 def _root(node: fx.Node) -> fx.Node:
@@ -284,17 +311,6 @@ def swapped(call: Call, of: Activation, index: Tensor) -> dict[str, Any]:
 def moved(activation: Activation, index: Tensor) -> Activation:
     """Return the same value in another arrangement."""
     return replace(activation, index=index)
-
-
-def _refuse_complex(call: Call) -> None:
-    """Refuse an operation that makes complex numbers, or takes some: a program would lose their imaginary parts.
-
-    Raises:
-        CompileError: it does.
-    """
-    tensors = [*pytree.tree_leaves(call.node.meta.get("val")), *pytree.tree_leaves(dict(call.arguments))]
-    if any(isinstance(leaf, complex) or (isinstance(leaf, Tensor) and leaf.is_complex()) for leaf in tensors):
-        raise call.refuse("it computes with complex numbers, which a program can't hold")
 
 
 def _on_cpu(argument: Any) -> Any:

@@ -8,13 +8,14 @@ from prunus.compiling.net import Operation
 from prunus.compiling.operations.contract import Contract
 from prunus.compiling.operations.elementwise import Elementwise
 from prunus.compiling.operations.join import Join
+from prunus.compiling.operations.lookup import Lookup
 from prunus.compiling.operations.normalize import Normalize
 from prunus.compiling.operations.pool import Pool
 from prunus.compiling.operations.reduce import Reduce
 
-__all__ = ["KINDS", "Contract", "Elementwise", "Join", "Normalize", "Pool", "Reduce"]
+__all__ = ["KINDS", "Contract", "Elementwise", "Join", "Lookup", "Normalize", "Pool", "Reduce"]
 
 # What a file calls each.
 KINDS: Mapping[str, type[Operation]] = {
-    kind.__name__.lower(): kind for kind in (Contract, Elementwise, Join, Normalize, Pool, Reduce)
+    kind.__name__.lower(): kind for kind in (Contract, Elementwise, Join, Lookup, Normalize, Pool, Reduce)
 }

@@ -20,6 +20,8 @@ from prunus.compiling.assembling import Assembly, CallSequence, assemble
 from prunus.compiling.building import MOST_THREADS
 from prunus.compiling.kernels.library import sources
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT
+from prunus.compiling.net import Net
+from prunus.compiling.operations import Lookup
 from prunus.compiling.program import Parts, Program
 from prunus.errors import ExportError
 from prunus.exporting.c.identifiers import check_path, distinct, identifier
@@ -151,11 +153,13 @@ def _header(parts: Parts, name: str, stem: str) -> str:
     shapes = [view.index.shape for view in net.outputs]
     outputs = {"output" if len(shapes) == 1 else f"output{place}": shape for place, shape in enumerate(shapes)}
     real = "double" if parts.dtype == torch.float64 else "float"
+    whole = [net.whole.get(original) for original in net.inputs]
+    types = [real if kind is None else "bool" if kind == "bool" else f"{kind}_t" for kind in whole]
     batch = parts.fixed_batch or "batch"
     arrays = [
-        f" * {kind}[{place}], {called}: {real}[{batch}]{''.join(f'[{side}]' for side in shape)}"
-        for kind, arguments in (("inputs", inputs), ("outputs", outputs))
-        for place, (called, shape) in enumerate(arguments.items())
+        f" * {kind}[{place}], {called}: {type_}[{batch}]{''.join(f'[{side}]' for side in shape)}"
+        for kind, arguments, kinds in (("inputs", inputs, types), ("outputs", outputs, [real] * len(outputs)))
+        for place, ((called, shape), type_) in enumerate(zip(arguments.items(), kinds, strict=True))
     ]
     sizes = [
         f"    {name}_{kind}{place}_size = {math.prod(shape)} /* numbers of one sample of {called} */"
@@ -185,18 +189,33 @@ def _difference(program: Program, library: ctypes.CDLL, name: str) -> float:
     parts, worst = program.parts, 0.0
     free = (1, parts.choice.block + parts.choice.most_single + 1)
     for batch in free if parts.fixed_batch is None else (parts.fixed_batch,):
-        generator = torch.Generator().manual_seed(batch)
-        inputs = [
-            torch.randn((batch, *shape), generator=generator, dtype=parts.dtype)
-            for _, shape in parts.net.inputs.values()
-        ]
+        inputs = _inputs(parts.net, parts.dtype, batch)
         shapes = [(batch, *view.index.shape) for view in parts.net.outputs]
-        expected = tensors(program(*inputs))
-        worst = max(worst, difference(expected, run(library, name, inputs, shapes)))
+        worst = max(worst, difference(tensors(program(*inputs)), run(library, name, inputs, shapes, parts.dtype)))
     return worst
 
 
-def run(library: ctypes.CDLL, name: str, inputs: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+def _inputs(net: Net, dtype: torch.dtype, batch: int) -> list[Tensor]:
+    """Return random inputs: whole numbers that are rows of all tables."""
+    generator = torch.Generator().manual_seed(batch)
+    rows = min((len(step.table) for step in net.operations if isinstance(step, Lookup)), default=2)
+    inputs = []
+    for name, (_, shape) in net.inputs.items():
+        if name in net.whole:
+            kind = getattr(torch, net.whole[name])
+            inputs.append(torch.randint(0, min(rows, 100), (batch, *shape), generator=generator).to(kind))
+        else:
+            inputs.append(torch.randn((batch, *shape), generator=generator, dtype=dtype))
+    return inputs
+
+
+def run(
+    library: ctypes.CDLL,
+    name: str,
+    inputs: Sequence[Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    dtype: torch.dtype = torch.float32,
+) -> list[Tensor]:
     """Compute a batch with a library.
 
     Args:
@@ -204,6 +223,7 @@ def run(library: ctypes.CDLL, name: str, inputs: Sequence[Tensor], shapes: Seque
         name: what its functions are called after.
         inputs: (batch, ...), contiguous.
         shapes: of the outputs.
+        dtype: of the outputs.
 
     Raises:
         ExportError: it says that something is wrong.
@@ -214,7 +234,7 @@ def run(library: ctypes.CDLL, name: str, inputs: Sequence[Tensor], shapes: Seque
     create.argtypes, free.argtypes = [ctypes.c_void_p, ctypes.c_long], [ctypes.c_void_p]
     program = ctypes.c_void_p()
     problem = create(ctypes.byref(program), 1)
-    outputs = [torch.empty(shape, dtype=inputs[0].dtype) for shape in shapes]
+    outputs = [torch.empty(shape, dtype=dtype) for shape in shapes]
     if problem is None:
         pointers = [(ctypes.c_void_p * len(group))(*[t.data_ptr() for t in group]) for group in (inputs, outputs)]
         problem = call(program, *pointers, len(inputs[0]))

@@ -60,7 +60,9 @@ VISIBLE const char *RUN(struct PROGRAM *program, const void *const *inputs, void
         if (!inputs[i]) return "a pointer of inputs is null";
     for (int i = 0; i < NUM_OUTPUTS; ++i)
         if (!outputs[i]) return "a pointer of outputs is null";
-    return prunus_run(&program->program, inputs, outputs, batch) ? "a layer was to read an infinity or NaN" : NULL;
+    const long layer = prunus_run(&program->program, inputs, outputs, batch);
+    if (layer < 0) return "a number of an input is none of a row of the table that is looked up with it";
+    return layer ? "a layer was to read an infinity or NaN" : NULL;
 }
 
 VISIBLE void FREE(struct PROGRAM *program) {
