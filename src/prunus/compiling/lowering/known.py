@@ -34,9 +34,8 @@ def check_known(graph: Graph, known: Collection[str]) -> None:
             continue
         depends.add(node)
         if _is_complex(node):
-            raise CompileError(
-                f"{find(node.target).name} at {where(node)}: it computes with complex numbers, which a program can't hold"
-            )
+            what = f"{find(node.target).name} at {where(node)}"
+            raise CompileError(f"{what}: it computes with complex numbers, which a program can't hold")
         if isinstance(node.target, torch._ops.OpOverload) and (name := find(node.target).name) not in known:
             unknown.setdefault(name, []).append(node)
     if not unknown:
@@ -53,13 +52,8 @@ def check_known(graph: Graph, known: Collection[str]) -> None:
 
 def _is_complex(node: fx.Node) -> bool:
     """Tell whether an operation makes complex numbers, or takes some: a program would lose their imaginary parts."""
-    values = [
-        node.meta.get("val"),
-        *(source.meta.get("val") for source in node.all_input_nodes),
-        node.args,
-        node.kwargs,
-    ]
-    leaves = pytree.tree_leaves(values)
+    read = [source.meta.get("val") for source in node.all_input_nodes]
+    leaves = pytree.tree_leaves([node.meta.get("val"), read, node.args, node.kwargs])
     return any(isinstance(leaf, complex) or (isinstance(leaf, Tensor) and leaf.is_complex()) for leaf in leaves)
 
 
