@@ -104,11 +104,11 @@ class Memory:
 
     def expected(self, contract: Contract, y: int, x: int) -> Indices:
         """Return what the weights of a convolution meet for one output: (channels, kernel height, kernel width)."""
-        index, step = contract.source.index, 1
-        if index.ndim == 4:  # columns of each remainder by the stride lie together
-            step = len(index)
-            index = index.transpose(1, 2, 3, 0).reshape(*index.shape[1:3], -1)
-        padded = numpy.pad(self.written[contract.source.value][index], ((0, 0), *((200, 200),) * 2))
+        index = contract.source.index
+        content = self.written[contract.source.value][index]
+        if index.ndim == 5:  # rows and columns of each remainder by the strides lie together
+            content = put_back(contract, content)
+        padded = numpy.pad(content, ((0, 0), *((200, 200),) * 2))
         starts = [
             200 + at * stride - pad for at, stride, pad in zip((y, x), contract.stride, contract.padding, strict=True)
         ]
@@ -116,9 +116,23 @@ class Memory:
             start + gap * numpy.arange(size)
             for start, gap, size in zip(starts, contract.dilation, contract.weight.shape[2:], strict=True)
         )
-        assert step in (1, contract.stride[1])
         part: Indices = padded[:, rows][:, :, columns]
         return part
+
+
+def put_back(contract: Contract, content: Indices) -> Indices:
+    """Return (channels, rows, columns) of what was sorted by remainders; -1 what is not there."""
+    down, right = contract.stride
+    whole_planes: Indices = numpy.full((content.shape[2], content.shape[3] * down, content.shape[4] * right), -1)
+    read = [
+        sorted({(gap * place - pad) % step for place in range(size)})
+        for gap, pad, step, size in zip(
+            contract.dilation, contract.padding, contract.stride, contract.weight.shape[2:], strict=True
+        )
+    ]
+    for row, column in itertools.product(*map(enumerate, read)):  # type: ignore[call-overload]
+        whole_planes[:, row[1] :: down, column[1] :: right] = content[row[0], column[0]]
+    return whole_planes
 
 
 def test_who_reads_finds_what_was_written_and_zeros_around_it_call_after_call(plan: Plan) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,7 +15,7 @@ from prunus.compiling import toolchain, tuning
 from prunus.compiling.assembling import assemble
 from prunus.compiling.batch import read_net, trace_batch
 from prunus.compiling.checking import check
-from prunus.compiling.engine import Engine
+from prunus.compiling.engine import ALL_SINGLY, Engine
 from prunus.compiling.kernels.library import Library, library
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT, Numbers
 from prunus.compiling.lowering.fusing import EXACT_FUSIONS, FUSIONS
@@ -214,8 +213,7 @@ def assembled(
     plans = tuning.plans_for(net, choice.block, wanted, numbers)
     assembly = assemble(plans, choice.chosen, numbers, looks=nonfinite == "raise")
     engine = Engine(kernels, assembly, threads, choice.most_single)
-    sizes = [math.prod(shape) for _, shape in net.inputs.values()], [view.index.size for view in net.outputs]
-    engine.set_share_steps(threads > 1 and tuning.is_sharing_faster(engine, *sizes))
+    engine.set_share_steps(threads > 1 and tuning.is_sharing_faster(engine, net))
     return engine
 
 
@@ -318,6 +316,8 @@ def _difference(model: nn.Module, program: Program, example: ExampleInputs, choi
     start = time.perf_counter()
     single = _difference_for(1, model, program, example)
     is_slow = (time.perf_counter() - start) * choice.block > _SLOW_SECONDS
+    if choice.most_single == ALL_SINGLY:
+        return max(single, _difference_for(2, model, program, example))
     partial = max(2, choice.most_single + 1)
     return max(single, _difference_for(partial if is_slow else choice.block + partial, model, program, example))
 

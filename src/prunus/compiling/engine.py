@@ -15,6 +15,9 @@ from prunus.compiling.kernels.library import Library
 
 _ALIGNMENT = 64
 
+# Of `most_single`: there are no blocks, however many samples a call has.
+ALL_SINGLY = 1 << 31
+
 
 class _Step(ctypes.Structure):
     """What C calls prunus_step."""
@@ -42,7 +45,7 @@ class Engine:
         library: the kernels.
         assembly: the program.
         threads: the most a call may use.
-        most_single: remainders of up to this many samples run one by one.
+        most_single: remainders of up to this many samples run one by one; `ALL_SINGLY`: all samples do.
     """
 
     def __init__(
@@ -104,6 +107,12 @@ class Engine:
         self.share_steps = share_steps
         for _, program, _ in self._idle:
             program.share_steps = int(share_steps)
+
+    def set_most_single(self, most_single: int) -> None:
+        """Have remainders of up to so many samples run one by one from now on; no call may be running."""
+        self._most_single = most_single
+        for _, program, _ in self._idle:
+            program.most_single = most_single
 
     def _take(self) -> tuple[_Memory, _Program, int]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from prunus.compiling.operations.elementwise import Elementwise, pointwise
 from prunus.compiling.operations.join import Join
 from prunus.compiling.operations.pool import Pool
 from prunus.compiling.slots import placed
-from prunus.compiling.taps import Taps, halo_of, plane, reach, step_along, steps_fit, taps_of
+from prunus.compiling.taps import Split, Taps, halo_of, plane, remainders, split_halo, step_along, steps_fit, taps_of
 from prunus.errors import CompileError
 
 # Addresses have 32 bits: in tables, and where an offset becomes numbers.
@@ -123,7 +124,7 @@ class _Planner(Arranger):
         super().__init__(net)
         self.mode = mode
         self.halos: dict[int, Halo] = {}
-        self.splits: dict[int, int] = {}
+        self.splits: dict[int, Split] = {}
         self.dense: set[int] = set()  # values whose rows have one element, and are read as if they were one row
         self.along: dict[int, list[int]] = {}  # outputs of planes that are one long row, and the values of their pitch
         self.weights: dict[int, float] = {}  # how many weights an output of those has
@@ -153,15 +154,16 @@ class _Planner(Arranger):
             contract = replace(contract, residual=whole(copy.output, copy.box))
         if contract.residual is not None:
             self._keep_dense(contract.residual, contract)
-        views = [contract.source, *([contract.residual] if contract.residual is not None else [])]
+        split = contract.output in self.splits
+        views = [*([] if split else [contract.source]), *([] if contract.residual is None else [contract.residual])]
         if self._runs_along(contract) and all(map(self._is_planes, views)):
-            self.along[contract.output] = [contract.output, *(view.value for view in views)]
+            self.along[contract.output] = [contract.output, contract.source.value, *(view.value for view in views)]
             self.weights[contract.output] = contract.nonzero / len(contract.weight)
         return [*before, contract]
 
     def _runs_along(self, contract: Contract) -> bool:
         """Tell whether a plane of the output may be one long row: each step right and down is one in the source."""
-        plain = contract.stride == (1, 1) and contract.pool is None and contract.output not in self.splits
+        plain = contract.pool is None and (contract.stride == (1, 1) or contract.output in self.splits)
         return plain and self._in_vectors(contract) and min(contract.grid) > 1
 
     def _is_planes(self, view: View) -> bool:
@@ -310,26 +312,30 @@ class _Planner(Arranger):
             self.halos[value] = self.halos.get(value, Halo()).with_(halo)
 
     def _split(self, contract: Contract) -> tuple[Join, Contract]:
-        """Put the columns of each remainder by the stride together, so that what a row reads are neighbours again."""
-        step = contract.stride[1]
+        """Put rows and columns of each remainder by the strides together: what is read for a row are neighbours then.
+
+        What no weight reads is left out.
+        """
+        split = Split(contract.stride, *remainders(contract))
         index = contract.source.index
-        channels, height, width = index.shape
-        columns = -(-width // step)
-        box = (channels * step, height, columns)
-        target = numpy.arange(numpy.prod(box), dtype=numpy.int64).reshape(step, channels, height, columns)
+        channels, *sides = index.shape
+        rows, columns = (-(-side // step) for side, step in zip(sides, contract.stride, strict=True))
+        planes = len(split.rows), len(split.columns), channels, rows, columns
+        target = numpy.arange(math.prod(planes), dtype=numpy.int64).reshape(planes)
         pieces: list[tuple[View | numpy.ndarray, Indices]] = []
-        for rest in range(step):
-            part = index[:, :, rest::step]
-            pieces.append((View(contract.source.value, part), target[rest, :, :, : part.shape[2]]))
-            if part.shape[2] < columns:
-                end = target[rest, :, :, part.shape[2] :]
-                pieces.append((numpy.zeros(end.shape), end))
+        around = numpy.ones(planes, dtype=bool)
+        for row, first in enumerate(split.rows):
+            for column, left in enumerate(split.columns):
+                part = index[:, first :: contract.stride[0], left :: contract.stride[1]]
+                inside = row, column, slice(None), slice(part.shape[1]), slice(part.shape[2])
+                around[inside] = False
+                if part.size:
+                    pieces.append((View(contract.source.value, part), target[inside]))
+        if around.any():
+            pieces.append((numpy.zeros(int(around.sum())), target[around]))
+        box = math.prod(planes[:3]), rows, columns
         number = self.new(box)
-        halo, reached = halo_of(contract), reach(contract)
-        first = -(contract.padding[1] // -step) if contract.padding[1] else 0
-        last = (reached[1] - contract.padding[1]) // step + contract.grid[1] - 1
-        self._demand(number, Halo(halo.top, halo.bottom, first, max(0, last - columns + 1)))
-        self.splits[contract.output] = step
-        return Join(f"{contract.name} (columns)", number, box, tuple(pieces)), replace(
-            contract, source=View(number, target)
-        )
+        self._demand(number, split_halo(contract, (rows, columns)))
+        self.splits[contract.output] = split
+        join = Join(f"{contract.name} (columns)", number, box, tuple(pieces))
+        return join, replace(contract, source=View(number, target))

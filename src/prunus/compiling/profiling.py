@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunus.compiling import tuning
-from prunus.compiling.engine import Engine
+from prunus.compiling.engine import ALL_SINGLY, Engine
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT
 from prunus.compiling.net import Operation
 from prunus.compiling.operations import Contract
@@ -48,7 +48,7 @@ class Profile:
     Attributes:
         block: samples in a block.
         in_blocks, singly: the steps of each.
-        most_single: so many samples beside whole blocks are computed one by one.
+        most_single: so many samples beside whole blocks are computed one by one; `ALL_SINGLY`: all are.
     """
 
     block: int
@@ -61,6 +61,8 @@ class Profile:
             f"In blocks of {self.block} samples:",
             f"One by one (up to {self.most_single} samples beside whole blocks):",
         )
+        if self.most_single == ALL_SINGLY:
+            return "\n".join(["One by one (all samples, which is faster than in blocks):", *_table(self.singly)])
         return "\n".join(
             line
             for head, steps in zip(heads, (self.in_blocks, self.singly), strict=True)

@@ -77,16 +77,61 @@ def halo_of(contract: Contract) -> Halo:
     return Halo(contract.padding[0], max(beyond[0], 0), contract.padding[1], max(beyond[1], 0))
 
 
-def taps_of(contract: Contract, layout: Layout, split: int | None) -> Taps:
-    """Return what a contraction reads, from where its source lies; `split` is a stride whose columns were sorted."""
+@dataclass(frozen=True)
+class Split:
+    """A source whose rows and columns were sorted by their remainders by the strides.
+
+    Attributes:
+        stride: down, and to the right.
+        rows: the remainders of the rows that weights read, in their order; the others are not there.
+        columns: likewise.
+    """
+
+    stride: tuple[int, int]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def _places(contract: Contract) -> tuple[Indices, Indices]:
+    """Return the rows, and the columns, that the weights of an output in the corner read."""
     height, width = contract.weight.shape[2:]
-    down = numpy.arange(height)[:, None] * contract.dilation[0] - contract.padding[0]
-    right = numpy.arange(width) * contract.dilation[1] - contract.padding[1]
+    down = numpy.arange(height) * contract.dilation[0] - contract.padding[0]
+    return down, numpy.arange(width) * contract.dilation[1] - contract.padding[1]
+
+
+def remainders(contract: Contract) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the remainders by the strides of the rows, and of the columns, that weights read."""
+    rows, columns = (
+        tuple(sorted({int(place) % step for place in places}))
+        for places, step in zip(_places(contract), contract.stride, strict=True)
+    )
+    return rows, columns
+
+
+def split_halo(contract: Contract, sides: tuple[int, int]) -> Halo:
+    """Return the zeros that a contraction reads around planes, of so many rows and columns, that were split for it."""
+    before = [-(pad // -step) for pad, step in zip(contract.padding, contract.stride, strict=True)]
+    last = [
+        (reached - pad) // step + outputs - 1
+        for reached, pad, step, outputs in zip(
+            reach(contract), contract.padding, contract.stride, contract.grid, strict=True
+        )
+    ]
+    after = [max(0, place - side + 1) for place, side in zip(last, sides, strict=True)]
+    return Halo(before[0], after[0], before[1], after[1])
+
+
+def taps_of(contract: Contract, layout: Layout, split: Split | None) -> Taps:
+    """Return what a contraction reads, from where its source lies."""
+    rows, right = _places(contract)
+    down = rows[:, None]
     if split is not None:
-        index = contract.source.index  # (remainder, channels, height, columns)
-        starts = layout.addresses(index[:, :, 0, 0])[right % split].T[:, None, :]
-        offsets = starts + (down * layout.pitch + right // split) * layout.block
-        return Taps(offsets, (contract.stride[0] * layout.pitch * layout.block, layout.block))
+        starts = layout.addresses(contract.source.index[:, :, :, 0, 0])  # (row's remainder, column's, channels)
+        row = numpy.searchsorted(split.rows, rows % split.stride[0])
+        column = numpy.searchsorted(split.columns, right % split.stride[1])
+        beyond = (down // split.stride[0]) * layout.pitch + right // split.stride[1]
+        offsets = starts[row[:, None], column].transpose(2, 0, 1) + beyond * layout.block
+        return Taps(offsets, (layout.pitch * layout.block, layout.block))
     addresses = layout.addresses(contract.source.index[:, :2, :2])
     steps = step_along(addresses, 1), step_along(addresses, 2)
     if halo_of(contract):

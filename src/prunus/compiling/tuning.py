@@ -8,13 +8,16 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from prunus.compiling import cache, planning, storing, toolchain
-from prunus.compiling.engine import Engine, Trials
+from prunus.compiling.assembling import assemble
+from prunus.compiling.engine import ALL_SINGLY, Engine, Trials
 from prunus.compiling.kernels.calls import CallWriter
 from prunus.compiling.kernels.library import Library
 from prunus.compiling.kernels.numbers import Numbers
@@ -28,7 +31,7 @@ from prunus.compiling.toolchain import Target
 from prunus.machine import machine
 
 # Part of what is remembered: whatever changes the kernels makes old measurements worthless.
-_VERSION = 9
+_VERSION = 10
 
 # How many ways of computing a contraction are tried.
 _MOST_TRIED = 4
@@ -41,6 +44,11 @@ _LEAST_SECONDS = 50e-6
 _MOST_SECONDS = 0.01
 # One round per entry; a variant slower than the best by more than this factor sits it out.
 _HOPELESS = 2.0, 1.2, 1.2, 1.2, 1.2, 1.2
+
+# Blocks whose values take less than this many bytes stay in a cache.
+_LARGE = 1 << 20
+_FEWEST_ROUNDS_OF_BLOCKS = 2
+_WORTH_SINGLY = 0.97
 
 # Threads that share each step wait for each other after each: it has to pay.
 _WORTH_SHARING = 0.9
@@ -56,7 +64,8 @@ class Choice:
     Attributes:
         block: samples of a block.
         chosen: (mode, number of the output) -> how that contraction is computed.
-        most_single: remainders of up to this many samples run one by one, larger ones as another block.
+        most_single: remainders of up to this many samples run one by one, larger ones as another block; `ALL_SINGLY`:
+            there are no blocks.
     """
 
     block: int
@@ -118,6 +127,7 @@ def measured(
         (_tuned(net, block, target, numbers, library, say) for block in _blocks(net, target, numbers, batch)),
         key=lambda tuned: tuned[1],
     )[0]
+    choice = _without_blocks_if_faster(choice, net, target, numbers, library, say)
     cache.write(remembered, json.dumps(_to_json(choice), allow_nan=False).encode())
     return choice
 
@@ -209,19 +219,61 @@ def _interleaved(trials: Trials, count: int) -> list[float]:
     return best
 
 
-def is_sharing_faster(engine: Engine, inputs: Sequence[int], outputs: Sequence[int]) -> bool:
+def _without_blocks_if_faster(
+    choice: Choice, net: Net, target: Target, numbers: Numbers, library: Library, say: Callable[[str], None]
+) -> Choice:
+    """Return a choice without blocks where a block of samples takes longer than the same samples one by one.
+
+    Where samples of a block don't fit the caches together, they do so one by one; single operations, which find what
+    they read in a cache, don't tell.
+    """
+    plans = plans_for(net, choice.block, target, numbers)
+    if plans[0].size * numbers.bytes < _LARGE:
+        return choice
+    say("trying samples one by one")
+    engine = Engine(library, assemble(plans, choice.chosen, numbers), 1, choice.most_single)
+    best = {choice.most_single: math.inf, ALL_SINGLY: math.inf}
+    call = _zeros(net, choice.block)
+    begin = time.perf_counter()
+    for number in range(_MOST_ROUNDS):
+        if number >= _FEWEST_ROUNDS_OF_BLOCKS and time.perf_counter() - begin > _SHARING_SECONDS:
+            break
+        for most_single in best:
+            engine.set_most_single(most_single)
+            start = time.perf_counter()
+            engine.run(call.inputs, call.outputs, choice.block)
+            best[most_single] = min(best[most_single], time.perf_counter() - start)
+    worth = best[ALL_SINGLY] < _WORTH_SINGLY * best[choice.most_single]
+    return replace(choice, most_single=ALL_SINGLY) if worth else choice
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Arrays of a call, and where they lie, as C takes them."""
+
+    arrays: Sequence[Tensor]
+    inputs: Any
+    outputs: Any
+
+
+def _zeros(net: Net, batch: int) -> _Call:
+    """Return the inputs and outputs of a call, of any type: zeros."""
+    shapes = [shape for _, shape in net.inputs.values()]
+    sizes = [batch * math.prod(shape) for shape in (*shapes, *(view.index.shape for view in net.outputs))]
+    arrays = [torch.zeros(size, dtype=torch.float64, device="cpu") for size in sizes]
+    inputs, outputs = arrays[: len(shapes)], arrays[len(shapes) :]
+    places = [(ctypes.c_void_p * len(group))(*[array.data_ptr() for array in group]) for group in (inputs, outputs)]
+    return _Call(arrays, *places)
+
+
+def is_sharing_faster(engine: Engine, net: Net) -> bool:
     """Tell whether threads that share the steps of one sample are faster than one that computes it alone.
 
     Args:
         engine: is switched both ways while it is timed; the caller sets which one stays.
-        inputs: numbers of one sample of each input.
-        outputs: likewise.
+        net: what it computes.
     """
-    # large enough for either dtype
-    arrays = [torch.zeros(size, dtype=torch.float64, device="cpu") for size in (*inputs, *outputs)]
-    addresses = [array.data_ptr() for array in arrays]
-    inputs_at = (ctypes.c_void_p * len(inputs))(*addresses[: len(inputs)])
-    outputs_at = (ctypes.c_void_p * len(outputs))(*addresses[len(inputs) :])
+    call = _zeros(net, 1)
     best = {False: math.inf, True: math.inf}
     begin = time.perf_counter()
     for number in range(_MOST_ROUNDS):
@@ -230,7 +282,7 @@ def is_sharing_faster(engine: Engine, inputs: Sequence[int], outputs: Sequence[i
         for share in best:
             engine.set_share_steps(share)
             start = time.perf_counter()
-            engine.run(inputs_at, outputs_at, 1)
+            engine.run(call.inputs, call.outputs, 1)
             best[share] = min(best[share], time.perf_counter() - start)
     return best[True] < _WORTH_SHARING * best[False]
 
@@ -253,7 +305,7 @@ def _read(path: Path, net: Net, target: Target, numbers: Numbers, batch: int) ->
             for mode, number, rows, tile, width, outer, parts in tree["chosen"]
         }
         block, most_single = int(tree["block"]), int(tree["most_single"])
-        if block not in _blocks(net, target, numbers, batch) or most_single not in range(block):
+        if block not in _blocks(net, target, numbers, batch) or most_single not in (*range(block), ALL_SINGLY):
             return None
         chosen = {}
         for plan in plans_for(net, block, target, numbers):

@@ -6,7 +6,7 @@
 /* A program: the steps for a block of samples, and those for one sample, of which the first load and the last store.
  *
  * work: a workspace for each thread, zeros the first time. most_single: if that many samples or fewer are left beside
- * whole blocks, they are computed one by one. share_steps: whether several threads share the steps of one task where
+ * whole blocks, they are computed one by one; if it is not less than a block, all samples are. share_steps: whether several threads share the steps of one task where
  * there are fewer tasks than threads.
  */
 typedef struct {
@@ -162,7 +162,8 @@ static void prunus_share(prunus_work work, void *argument, long parts) {
 /* Compute a batch; return the layer that was to read an infinity or NaN, counted from 1; 0 for none, or where the
  * program doesn't look. */
 long prunus_run(const prunus_program *program, const void *const *inputs, void *const *outputs, long batch) {
-    const long blocks = batch / program->block, left = batch % program->block, threads = program->threads;
+    const long blocks = program->most_single < program->block ? batch / program->block : 0;
+    const long left = batch - blocks * program->block, threads = program->threads;
     long begun[threads], nonfinite = 0;
     prunus_job job = {.program = program, .batch = batch, .blocks = blocks, .tasks = blocks + left, .begun = begun};
     job.frame = (prunus_frame){program->constants, program->work, inputs, outputs, 0, 0, &nonfinite};

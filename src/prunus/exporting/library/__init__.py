@@ -187,7 +187,7 @@ def _header(parts: Parts, name: str, stem: str) -> str:
 def _difference(program: Program, library: ctypes.CDLL, name: str) -> float:
     """Return the largest difference of a library's outputs to the program's on random inputs of two batch sizes."""
     parts, worst = program.parts, 0.0
-    free = (1, parts.choice.block + parts.choice.most_single + 1)
+    free = (1, 2 * parts.choice.block)
     for batch in free if parts.fixed_batch is None else (parts.fixed_batch,):
         inputs = _inputs(parts.net, parts.dtype, batch)
         shapes = [(batch, *view.index.shape) for view in parts.net.outputs]
