@@ -82,7 +82,7 @@ def test_a_model_or_a_program_becomes_a_library(command: Command, linear_file: P
     assert "net.so' is there already" in refused(command("export", *options, "--out", "net.so"))
     (folder / "net.so").unlink()
     assert "net.h' is there already" in refused(command("export", *options, "--out", "net.so"))
-    assert command("compile", *options, "--out", "net.program").exit_code == 0
+    assert command("compile", *options, "--no-dense", "--out", "net.program").exit_code == 0
     result = command("export", "net.program", "--out", "other.so")
     assert result.exit_code == 0, result.output
     assert f"'net.program' has {Path('net.program').stat().st_size:,}" in result.stdout

@@ -80,7 +80,7 @@ def test_a_graph_in_a_file_is_explained_shrunk_compiled_and_packed_again_without
     for words in (
         ["explain", "graph.prunus"],
         ["shrink", "graph.prunus", "--out", "small.prunus"],
-        ["compile", "small.prunus", "--batch-size", "2", "--cores", "1", "--out", "small.program"],
+        ["compile", "small.prunus", "--batch-size", "2", "--cores", "1", "--no-dense", "--out", "small.program"],
         ["pack", "small.prunus", "--bits", "1", "--out", "bits.prunus"],
     ):
         result = command(*words)

@@ -21,14 +21,16 @@ def compile(
     batch_size: PositiveInt = 64,
     cores: PositiveInt | None = None,
     target: Name = "native",
+    no_dense: bool = False,
     out: File | None = None,
     force: Force = False,
 ) -> None:
     """Compile a model to a program that skips its zeros.
 
     The program is built by the system's C compiler and held against the model before it is written. Each of its
-    steps is shown: what it skips, how it is computed, and how much of the time it takes. In Python,
-    prunus.load(FILE) has it back, and calls it as the model was called.
+    steps is shown: what it skips, how it is computed, and how much of the time it takes; then the time of a call,
+    beside those of the dense runtimes that are installed. In Python, prunus.load(FILE) has it back, and calls it as
+    the model was called.
 
     For example:
       prunus compile small.prunus --out small.program
@@ -39,21 +41,27 @@ def compile(
         batch_size: The batch size it is made for; it takes any.
         cores: Cores a call may use; otherwise all.
         target: What to build for: native, or the vector instructions avx512, avx2, sse, neon, scalar.
+        no_dense: Do not time the dense runtimes beside it.
         out: Where the program goes, such as small.program; otherwise it is only shown.
     """
     from torch.utils import _pytree as pytree
 
     from prunus import machine
+    from prunus.measuring.beside import beside_dense
 
     if out is not None:
         outputs.check_free(force, out)
     subject, network = source.load(file)
     inputs = source.inputs(subject, network)
     batch = pytree.tree_map(lambda value: value[:1].expand(batch_size, *value.shape[1:]), inputs)
-    program = prunus.compile(network, batch, threads=cores or machine.cores(), target=target, say=terminal.say)
+    threads = cores or machine.cores()
+    program = prunus.compile(network, batch, threads=threads, target=target, say=terminal.say)
     if out is not None:
         program.save(out)
     terminal.show(str(program.profile()), "", *_sentences(program, out))
+    if not no_dense and target == "native" and not isinstance(batch, dict):
+        terminal.say("timing the dense runtimes")
+        terminal.show(str(beside_dense(network, batch, batch=batch_size, threads=threads)))
 
 
 def _sentences(program: prunus.Program, out: Path | None) -> Iterator[str]:

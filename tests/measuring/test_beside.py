@@ -1,0 +1,45 @@
+"""A program beside the dense runtimes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from prunus.errors import CompileError
+from prunus.measuring.beside import Beside, beside_dense
+from prunus.measuring.times import Latency
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def of(microseconds: float) -> Latency:
+    return Latency(microseconds, microseconds, microseconds, 10)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (100, "For 16 samples on 1 thread the program takes 100 µs; ONNX Runtime, the fastest of PyTorch and ONNX "
+              "Runtime, takes 250 µs: 2.50 times as long."),
+        (300, "For 16 samples on 1 thread the program takes 300 µs; ONNX Runtime, the fastest of PyTorch and ONNX "
+              "Runtime, takes 250 µs, which is less: use that, or prune more."),
+    ],
+)  # fmt: skip
+def test_the_fastest_dense_runtime_is_named(program: int, said: str) -> None:
+    beside = Beside(16, 1, of(program), {"torch": of(400), "onnxruntime": of(250)})
+    assert beside.fastest == "onnxruntime"
+    assert str(beside) == said
+
+
+def test_all_runtimes_that_are_installed_take_part() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    beside = beside_dense(model, torch.randn(1, 8), batch=4, threads=1, seconds=0.01)
+    assert {"torch", "onnxruntime"} <= beside.dense_us.keys()
+    assert "prunus" not in beside.dense_us
+    assert beside.program_us.median > 0
+
+
+def test_a_model_that_can_not_become_a_program_is_told() -> None:
+    with pytest.raises(CompileError, match="hardshrink"):
+        beside_dense(nn.Hardshrink(), torch.randn(1, 8), batch=4, threads=1, seconds=0.01)
