@@ -2,8 +2,8 @@
 
     python bench/mutate.py [--count 10000] [--seed 0] [--only program] [--out runs/bench/mutate.json]
 
-Nine files are changed in turn: four `.prunus` files (a pruned model, one with a norm, one of few shared values, weights
-of many number types), two programs, masks and two recipes. They are cut, spliced, overwritten, bits are
+Ten files are changed in turn: four `.prunus` files (a pruned model, one with a norm, one of few shared values, weights
+of many number types), three programs, masks and two recipes. They are cut, spliced, overwritten, bits are
 flipped, their headers and texts edited, numbers and settings replaced by hostile ones, aliases and nesting put in;
 where a file has a checksum, most changes compute it anew, as a forger would.
 
@@ -91,6 +91,19 @@ class Branches(nn.Module):
         return {"logits": self.fc(x).softmax(-1), "features": x}
 
 
+class Tokens(nn.Module):
+    """Looks up tokens, and scales an image of bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.conv, self.fc = nn.Embedding(20, 6), nn.Conv1d(6, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, tokens: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Return one output."""
+        x = self.conv(self.table(tokens).transpose(1, 2)).amax(2)
+        return self.fc(x + image.float().mean((1, 2))[:, None] / 255)
+
+
 def write_originals(folder: Path) -> dict[str, Path]:
     """Write the files that are to be changed."""
     torch.manual_seed(0)
@@ -105,6 +118,7 @@ def write_originals(folder: Path) -> dict[str, Path]:
     examples = {
         "program lenet": (lenet, torch.randn(2, 1, 28, 28)),
         "program all": (Branches(), torch.randn(2, 2, 9, 9)),
+        "program tokens": (Tokens(), (torch.zeros(2, 9, dtype=torch.int64), torch.zeros(2, 4, 4, dtype=torch.uint8))),
     }
     for name, (model, example) in examples.items():
         paths[name] = folder / f"{name}.safetensors"
@@ -149,7 +163,12 @@ def outputs_of(path: Path) -> list[torch.Tensor]:
         with guarded_memory(place):
             program._engine._idle.clear()  # so that its workspace is made anew
             torch.manual_seed(0)
-            inputs = [torch.randn(3, *shape, dtype=program.dtype) for _, (_, shape) in program._inputs]
+            inputs = [
+                torch.randint(0, 20, (3, *shape)).to(program._whole[name])
+                if name in program._whole
+                else torch.randn(3, *shape, dtype=program.dtype)
+                for name, (_, shape) in program._inputs
+            ]
             results.append([leaf.clone() for leaf in torch.utils._pytree.tree_leaves(program(*inputs))])
     same = all(torch.equal(one.nan_to_num(7), other.nan_to_num(7)) for one, other in zip(*results, strict=True))
     assert same, "two calls on the same inputs differ"
