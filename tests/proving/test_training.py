@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import prunus
 from branching import Branching, without_six
 from masked import apart, outputs
+from prunus.graph import trace
 from prunus.proving import training
 from prunus.proving.drawing import Inputs
 
@@ -285,3 +286,38 @@ def test_numbers_drawn_are_seen_where_they_change_nothing(rate: float) -> None:
     assert [step.is_random for step in steps] == [rate > 0] * 2
     assert torch.equal(steps[0].outputs[0], steps[1].outputs[0])
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+BRANCHES: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], bool]] = {
+    "none": (lambda model, y: y, False),
+    "dropout": (lambda model, y: F.dropout(y, 0.5, model.training), False),
+    "the same": (lambda model, y: y * 2 if model.training else y * 2, False),
+    "another factor": (lambda model, y: y * 2 if model.training else y * 3, True),
+    "other channels": (lambda model, y: (y[:, 2:6] if model.training else y[:, :4]).repeat(1, 4), True),
+    "another order": (lambda model, y: y[:, torch.arange(16) if model.training else torch.arange(15, -1, -1)], True),
+    "another constant": (lambda model, y: y[:, torch.tensor([1 if model.training else 0] * 16)], True),
+    "more": (lambda model, y: y + 0 * y.sum() if model.training else y, True),
+}
+
+
+class Normed(nn.Module):
+    """Two layers with a norm, and a function of the channels between."""
+
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.norm, self.last, self.function = (
+            nn.Linear(8, 16),
+            nn.BatchNorm1d(16),
+            nn.Linear(16, 4),
+            function,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self, self.norm(self.first(x)).relu()))
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_branch_is_what_training_calls_otherwise(name: str) -> None:
+    function, differs = BRANCHES[name]
+    graph = trace(Normed(function).eval(), torch.zeros(2, 8))
+    assert training.has_branch(graph, Inputs(graph.args, graph.kwargs)) == differs

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from prunus.copying import copy_model
 from prunus.errors import GraphError
+from prunus.files import content_hash
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import Graph, trace_training
+from prunus.graph.calls import arguments_by_name
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.exported import ExportedModule
 from prunus.graph.kept import Kept, keep
@@ -183,10 +186,45 @@ def check_branches(smaller: nn.Module, kept: Kept, biases: Biases) -> Graph:
 
 
 def has_branch(graph: Graph, inputs: Inputs) -> bool:
-    """Tell whether a model may do something in training that its graph of eval mode does not hold."""
-    if unreached(graph):
+    """Tell whether a model does something in training that its graph of eval mode does not hold."""
+    if not (unreached(graph) or _asks_its_mode(graph.model, inputs)):
+        return False
+    try:
+        return _calls(graph) != _calls(trace_training(graph.model, graph.example_inputs))
+    except GraphError:
         return True
-    model = graph.model
+
+
+# Arguments of operations that tell the mode.
+_MODES = ("training", "train")
+
+
+def _calls(graph: Graph) -> list[str]:
+    """Return what is called on what depends on the inputs, with all arguments but the mode, in order."""
+    names: dict[fx.Node, str] = {}
+    calls: list[str] = []
+    own = {name for name, _ in (*graph.model.named_parameters(), *graph.model.named_buffers())}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            name = graph.tensors.get(node.name)
+            is_constant = name is not None and name not in own
+            names[node] = content_hash({"": graph.tensor(name)}) if name and is_constant else name or "input"
+        elif node.op in ("call_function", "output"):
+            call = f"{node.target} {fx.node.map_arg(_arguments(node), lambda source: names[source])}"
+            depends = any(names[source].startswith("input") for source in node.all_input_nodes)
+            calls += [call] if depends else []
+            names[node] = f"input {len(calls)}" if depends else f"constant {hash(call)}"
+    return calls
+
+
+def _arguments(node: fx.Node) -> Any:
+    """Return the arguments of a call; those of an operation by name, without the mode."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.args
+    return {name: value for name, value in arguments_by_name(node).items() if name not in _MODES}
+
+
+def _asks_its_mode(model: nn.Module, inputs: Inputs) -> bool:
     args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
     with undisturbed(model), torch.no_grad(), fused_attention_off():
         return asks_its_mode(model, lambda watched: watched(*args, **kwargs))

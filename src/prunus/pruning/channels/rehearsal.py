@@ -15,7 +15,7 @@ from prunus.proving.trials import Trial
 from prunus.proving.verification import outputs
 
 
-def check_cut(coupling: Coupling, gone: Tensor) -> None:
+def check_cut(coupling: Coupling, gone: Tensor, *, trained: bool = True) -> None:
     """Check that channels can be removed from a model: the smaller graph is built and run on the meta device.
 
     Where a model does something else in training, the smaller model is built, and has to do the same there.
@@ -23,6 +23,7 @@ def check_cut(coupling: Coupling, gone: Tensor) -> None:
     Args:
         coupling: the coupled channels of the model.
         gone: the classes to remove, bool per class.
+        trained: whether training mode is looked at, which can take as long as `prunus.shrink`.
 
     Raises:
         ChannelError: they can't; the message names the operation, its module and its line.
@@ -36,7 +37,7 @@ def check_cut(coupling: Coupling, gone: Tensor) -> None:
                 f"the channels to prune could be set to zero but not cut out of the model: {error}; exclude the layers "
                 "that make these channels, or write the operation otherwise"
             ) from error
-    has_weights = not any(parameter.is_meta for parameter in graph.model.parameters())
+    has_weights = trained and not any(parameter.is_meta for parameter in graph.model.parameters())
     if not has_weights or not bool(gone.any()) or not training.has_branch(graph, Inputs(graph.args, graph.kwargs)):
         return
     try:
