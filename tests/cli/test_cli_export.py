@@ -82,7 +82,10 @@ def test_a_model_or_a_program_becomes_a_library(command: Command, linear_file: P
     assert "net.so' is there already" in refused(command("export", *options, "--out", "net.so"))
     (folder / "net.so").unlink()
     assert "net.h' is there already" in refused(command("export", *options, "--out", "net.so"))
-    assert command("compile", *options, "--no-dense", "--out", "net.program").exit_code == 0
+    result = command("compile", *options, "--batch-size", 4, "--cores", 1, "--out", "net.program")
+    assert result.exit_code == 0, result.output
+    assert "For 4 samples on 1 thread the program takes" in result.stdout
+    assert "the fastest of PyTorch and ONNX Runtime" in result.stdout
     result = command("export", "net.program", "--out", "other.so")
     assert result.exit_code == 0, result.output
     assert f"'net.program' has {Path('net.program').stat().st_size:,}" in result.stdout

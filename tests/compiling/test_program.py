@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy
 import pytest
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 import prunus
-from prunus.compiling import toolchain
+from prunus.compiling import toolchain, tuning
+from prunus.compiling.engine import ALL_SINGLY
 from prunus.errors import CompileError, ProgramError
 from prunus.lab import models
 from sparse_models import close, sparse
@@ -302,9 +304,46 @@ def test_threads_share_the_steps_of_one_sample(caffe: tuple[nn.Module, Tensor]) 
     model, images = caffe
     program = prunus.compile(model, images, threads=3, tune=False)
     program._engine.set_share_steps(True)
-    program._engine._most_single = 0
+    program._engine.set_most_single(0)
     for batch in (1, 2, 21):
         close(program(images[:batch]), model(images[:batch]))
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_all_samples_one_by_one(caffe: tuple[nn.Module, Tensor], threads: int, share: bool) -> None:
+    model, images = caffe
+    program = prunus.compile(model, images, threads=threads, tune=False)
+    before = program(images[:21])
+    program._engine.set_most_single(ALL_SINGLY)
+    program._engine.set_share_steps(share)
+    for batch in (1, 2, 21):
+        close(program(images[:batch]), model(images[:batch]))
+    singles = torch.cat([program(images[place : place + 1]) for place in range(21)])
+    assert torch.equal(program(images[:21]), singles)
+    assert not torch.equal(before, singles), "blocks add up in another order"
+
+
+def test_a_program_without_blocks_says_so_and_is_remembered(
+    caffe: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tuning, "_LARGE", 0)
+    monkeypatch.setattr(tuning, "_WORTH_SINGLY", 1e9)
+    model, images = caffe
+    program = prunus.compile(model, images, threads=1)
+    assert program.parts.choice.most_single == ALL_SINGLY
+    assert str(program.profile()).startswith("One by one (all samples, which is faster than in blocks):")
+    monkeypatch.setattr(tuning, "_WORTH_SINGLY", 0)
+    again = prunus.compile(model, images, threads=1)
+    assert again.parts.choice.most_single == ALL_SINGLY
+    close(again(images[:21]), model(images[:21]))
+
+
+def test_a_number_is_no_batch() -> None:
+    program = prunus.compile(nn.Linear(3, 2), torch.zeros(2, 3), tune=False)
+    with pytest.raises(ProgramError, match=r"must be of the shape \(batch, 3\), got \(\)"):
+        program(torch.tensor(1.0))
 
 
 @settings(max_examples=25, deadline=None)

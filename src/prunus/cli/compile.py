@@ -29,8 +29,8 @@ def compile(
 
     The program is built by the system's C compiler and held against the model before it is written. Each of its
     steps is shown: what it skips, how it is computed, and how much of the time it takes; then the time of a call,
-    beside those of the dense runtimes that are installed. In Python, prunus.load(FILE) has it back, and calls it as
-    the model was called.
+    beside PyTorch, and ONNX Runtime and OpenVINO where they are installed, for a native program of a model that takes
+    its inputs by position. In Python, prunus.load(FILE) has it back, and calls it as the model was called.
 
     For example:
       prunus compile small.prunus --out small.program

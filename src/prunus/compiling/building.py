@@ -117,8 +117,10 @@ def compile(
         model: any module whose operations are known, such as convolutions, linear layers, norms, activations and
             pooling; it may be pruned, shrunk, or dense.
         example_inputs: a tensor, a tuple of tensors, or a mapping of argument names to tensors, (batch, ...). The batch
-            stays free; its size here is what blocks are made for. Where the model's code holds the number of samples,
-            as ``x.view(2, -1)`` does, the program takes the example's batch only: see `Program.fixed_batch`.
+            stays free; its size here is what blocks are made for. Whole numbers (int8 to int64, uint8, bool) are looked
+            up in embeddings or made floating point; the comparison with the model takes the example's. Where the
+            model's code holds the number of samples, as ``x.view(2, -1)`` does, the program takes the example's batch
+            only: see `Program.fixed_batch`.
         threads: the most that a call may use; None: as many as PyTorch's now.
         dtype: float32 or float64 to compute in; None: float64 if a parameter, a buffer or an example input is, else
             float32.
@@ -133,8 +135,9 @@ def compile(
         TypeError: the model is not a Module, the inputs are no tensors, or tune or fallback is no bool.
         ValueError: threads, dtype, target or nonfinite are wrong.
         GraphError: the model can't be traced.
-        CompileError: an operation is unknown (the message names it and its place), numbers are complex, the model takes
-            one batch size only and the example has another, the compiler fails, or the program differs from the model.
+        CompileError: operations are unknown (the message names all and their places), numbers are complex, the model
+            takes one batch size only and the example has another, the compiler fails, or the program differs from the
+            model.
         MissingCompilerError: there is no C compiler.
     """
     count = checked_threads(threads)

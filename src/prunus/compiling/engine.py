@@ -15,8 +15,8 @@ from prunus.compiling.kernels.library import Library
 
 _ALIGNMENT = 64
 
-# Of `most_single`: there are no blocks, however many samples a call has.
-ALL_SINGLY = 1 << 31
+# Of `most_single`: there are no blocks. The largest int64: no call has more samples.
+ALL_SINGLY = (1 << 63) - 1
 
 
 class _Step(ctypes.Structure):
@@ -75,20 +75,20 @@ class Engine:
         """Compute a batch; inputs and outputs are ctypes arrays of addresses.
 
         Returns:
-            0; where the program looks for infinities and NaN and a contraction was to read one, that one's output
-            counted from 1.
+            0; or the output, counted from 1, of a contraction that was to read an infinity or NaN, where the program
+            looks for those; or less that of a layer that was to look up a row that its table does not have.
         """
         taken = self._take()
-        nonfinite: int = self._run(taken[2], inputs, outputs, batch)
+        refused: int = self._run(taken[2], inputs, outputs, batch)
         self._idle.append(taken)
-        return nonfinite
+        return refused
 
     def call(self, source: int, target: int, batch: int) -> int:
         """Compute a batch of one input and one output, given their addresses; returns what `run` does."""
         taken = self._take()
-        nonfinite: int = self._call(taken[2], source, target, batch)
+        refused: int = self._call(taken[2], source, target, batch)
         self._idle.append(taken)
-        return nonfinite
+        return refused
 
     def operations_of(self, single: bool) -> Sequence[int | None]:
         """Return, for each call of one sample or of a block, the number of the operation it belongs to in its plan."""

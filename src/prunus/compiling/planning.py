@@ -337,5 +337,5 @@ class _Planner(Arranger):
         number = self.new(box)
         self._demand(number, split_halo(contract, (rows, columns)))
         self.splits[contract.output] = split
-        join = Join(f"{contract.name} (columns)", number, box, tuple(pieces))
+        join = Join(f"{contract.name} (sorted)", number, box, tuple(pieces))
         return join, replace(contract, source=View(number, target))

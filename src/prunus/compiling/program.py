@@ -73,7 +73,8 @@ class Program:
             parts.fixed_batch is None and len(self._inputs) == len(self._shapes) == 1 and parts.structure.kind == "leaf"
         )
         self._only = torch.Size(self._inputs[0][1][1]) if plain else None  # shape of a sample of the only input
-        self._last = torch.Size(), torch.empty(0)  # shape of the input of the last call, and an output like its
+        # shape of the last input, and an output of the matching shape, which is never written to
+        self._last: tuple[torch.Size | None, Tensor] = None, torch.empty(0)
         self._whole = {name: getattr(torch, kind) for name, kind in parts.net.whole.items()}
         self._only_dtype = self._whole.get(self._inputs[0][0], parts.dtype)
 
@@ -125,12 +126,12 @@ class Program:
             **kwargs: those given by name.
 
         Returns:
-            What the model returns, in the dtype of the inputs.
+            What the model returns, in the dtype of the first floating point input, else the program's.
 
         Raises:
             TypeError: an input is missing, unknown, or no tensor or array.
             ProgramError: an input has another shape, dtype or device than the program takes, or not `fixed_batch`
-                samples; or a number of it is none of a row of the table that is looked up with it.
+                samples; or an index is outside the table that it looks up.
             NonFiniteError: with ``nonfinite="raise"``, a layer with weights was to read an infinity or NaN.
         """
         if self._only is not None and len(args) == 1 and not kwargs:
@@ -140,19 +141,19 @@ class Program:
         return self._call(args, kwargs)
 
     def _quickly(self, value: Any) -> Tensor | None:
-        """Compute the usual: a tensor of the program's dtype to a tensor; None where it is anything else."""
+        """Compute the usual: a tensor of the input's dtype to a tensor; None where it is anything else."""
         if type(value) is not Tensor or value.dtype is not self._only_dtype or not value.is_cpu:
             return None
         shape, like = self._last
         if value.shape != shape:
             shape = value.shape
-            if not shape or not shape[0] or shape[1:] != self._only:
+            if not len(shape) or not shape[0] or shape[1:] != self._only:
                 return None
             like = torch.empty((shape[0], *self._shapes[0]), dtype=self._parts.dtype, device="cpu")
             self._last = shape, like
         if not value.is_contiguous() or value.is_neg():
             return None
-        output = torch.empty_like(like)  # half the time of `torch.empty`
+        output = torch.empty_like(like)  # cheaper than torch.empty, whose arguments Python has to pack
         refused = self._engine.call(value.data_ptr(), output.data_ptr(), shape[0])
         if refused:
             raise self._refused(refused)
@@ -264,7 +265,7 @@ class Program:
         """Return results in the model's structure, in the dtype of the first input of floating point numbers."""
         if as_arrays:
             arrays = [tensor.numpy() for tensor in results]
-            wanted = (arrays[0] if like is None else numpy.asarray(like)).dtype
+            wanted = like.dtype if isinstance(like, numpy.ndarray) else arrays[0].dtype
             return self._parts.structure.build(iter([array.astype(wanted, copy=False) for array in arrays]))
         dtype = like.dtype if isinstance(like, Tensor) else self._parts.dtype
         return self._parts.structure.build(iter([tensor.to(dtype) for tensor in results]))

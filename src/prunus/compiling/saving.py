@@ -151,7 +151,7 @@ def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str
     if isinstance(header, dict) and header.get("format") == _OLD_FORMAT:
         raise ProgramError("it was written by prunus 0.1, whose programs are not read any more; compile the model anew")
     if not isinstance(header, dict) or header.get("format") not in (_FORMAT, _WHOLE_FORMAT):
-        raise ProgramError(f"it is not in the format {_FORMAT!r}; Program.save writes one")
+        raise ProgramError(f"it is neither in the format {_FORMAT!r} nor {_WHOLE_FORMAT!r}; Program.save writes one")
     if metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
         raise ProgramError("what it holds is not what was written; copy it anew")
     limits = {"threads": MOST_THREADS, "batch": 2**31}

@@ -54,7 +54,7 @@ _WORTH_SINGLY = 0.97
 _WORTH_SHARING = 0.9
 # Both ways are timed in so many rounds at least; further ones begin only within so many seconds.
 _FEWEST_ROUNDS, _MOST_ROUNDS = 4, 20
-_SHARING_SECONDS = 0.3
+_TRYING_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -224,27 +224,34 @@ def _without_blocks_if_faster(
 ) -> Choice:
     """Return a choice without blocks where a block of samples takes longer than the same samples one by one.
 
-    Where samples of a block don't fit the caches together, they do so one by one; single operations, which find what
-    they read in a cache, don't tell.
+    Blocks may not fit the caches where single samples do. Timing single operations, whose inputs are cached, does not
+    show it.
     """
     plans = plans_for(net, choice.block, target, numbers)
     if plans[0].size * numbers.bytes < _LARGE:
         return choice
     say("trying samples one by one")
     engine = Engine(library, assemble(plans, choice.chosen, numbers), 1, choice.most_single)
-    best = {choice.most_single: math.inf, ALL_SINGLY: math.inf}
-    call = _zeros(net, choice.block)
+    ways = [lambda: engine.set_most_single(choice.most_single), lambda: engine.set_most_single(ALL_SINGLY)]
+    in_blocks, singly = _best_seconds(engine, ways, _zeros(net, choice.block), choice.block, _FEWEST_ROUNDS_OF_BLOCKS)
+    return replace(choice, most_single=ALL_SINGLY) if singly < _WORTH_SINGLY * in_blocks else choice
+
+
+def _best_seconds(
+    engine: Engine, ways: Sequence[Callable[[], None]], call: _Call, batch: int, fewest_rounds: int
+) -> list[float]:
+    """Return the least seconds that a call takes, after an engine was switched in each of some ways, in turns."""
+    best = [math.inf for _ in ways]
     begin = time.perf_counter()
     for number in range(_MOST_ROUNDS):
-        if number >= _FEWEST_ROUNDS_OF_BLOCKS and time.perf_counter() - begin > _SHARING_SECONDS:
+        if number >= fewest_rounds and time.perf_counter() - begin > _TRYING_SECONDS:
             break
-        for most_single in best:
-            engine.set_most_single(most_single)
+        for place, switch in enumerate(ways):
+            switch()
             start = time.perf_counter()
-            engine.run(call.inputs, call.outputs, choice.block)
-            best[most_single] = min(best[most_single], time.perf_counter() - start)
-    worth = best[ALL_SINGLY] < _WORTH_SINGLY * best[choice.most_single]
-    return replace(choice, most_single=ALL_SINGLY) if worth else choice
+            engine.run(call.inputs, call.outputs, batch)
+            best[place] = min(best[place], time.perf_counter() - start)
+    return best
 
 
 @dataclass(frozen=True)
@@ -273,18 +280,9 @@ def is_sharing_faster(engine: Engine, net: Net) -> bool:
         engine: is switched both ways while it is timed; the caller sets which one stays.
         net: what it computes.
     """
-    call = _zeros(net, 1)
-    best = {False: math.inf, True: math.inf}
-    begin = time.perf_counter()
-    for number in range(_MOST_ROUNDS):
-        if number >= _FEWEST_ROUNDS and time.perf_counter() - begin > _SHARING_SECONDS:
-            break
-        for share in best:
-            engine.set_share_steps(share)
-            start = time.perf_counter()
-            engine.run(call.inputs, call.outputs, 1)
-            best[share] = min(best[share], time.perf_counter() - start)
-    return best[True] < _WORTH_SHARING * best[False]
+    ways = [lambda: engine.set_share_steps(False), lambda: engine.set_share_steps(True)]
+    alone, shared = _best_seconds(engine, ways, _zeros(net, 1), 1, _FEWEST_ROUNDS)
+    return shared < _WORTH_SHARING * alone
 
 
 def _to_json(choice: Choice) -> dict[str, object]:

@@ -78,26 +78,29 @@ def export(
 ) -> ExportFacts:
     """Write a model, or a program of one, as a file for other programs.
 
-    The batch stays free. Before the file takes its name it is loaded and run on random inputs of two batch sizes: the
-    outputs must be the model's.
+    The batch stays free, if the model leaves it free. Before the file takes its name it is loaded and run on random
+    inputs of two batch sizes: the outputs must be the model's, or the program's.
 
     Args:
         model: any module, in any mode and on any device; or a ``.prunus`` file; for ``"so"`` also what `compile`
             returned, or its file. It is left as it was.
         path: where the file goes.
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first; None
-            is enough for a `prunus.graph.exported.ExportedModule`, which knows its inputs, and for ``"safetensors"``.
+            is enough for a `prunus.graph.exported.ExportedModule` and a program, which know their inputs, and for
+            ``"safetensors"``.
         format: ``"onnx"`` (weights inside; checked by ONNX's checker and in ONNX Runtime on the CPU), ``"pt2"``
             (`torch.export.save`, for the model's device; loading it is PyTorch's part), ``"so"`` (a shared library
-            that skips the zeros, as fast as the program, for any batch and several threads, with a C header beside it;
-            a model is compiled first, for the batch of the example), ``"c"`` (C99 for
+            that skips the zeros, for any batch and several threads, with a C header beside it; a model is compiled
+            first, for the batch of the example), ``"c"`` (C99 for
             microcontrollers, which computes one sample at a time: the path's .c and a .h beside it; zero weights are
             left out, also those that an infinity or NaN would turn into NaN), or
             ``"safetensors"`` (the state dict). None takes the path's suffix.
         bits: for C: None keeps float32, 8 rounds weights to int8 with a scale for each output channel.
 
     Raises:
-        ValueError: the format is unknown, example inputs are missing, or bits are given for a format other than C.
+        TypeError: the model is none, or it is a program and the format no library.
+        ValueError: the format is unknown, example inputs are missing or a program's, or bits are given for a format
+            other than C.
         GraphError: the model can't be traced.
         CompileError: the model can't become a program, which a library is, or there is no C compiler.
         ExportError: the format can't hold the model, or what was written computes something else.
@@ -207,6 +210,8 @@ def _write_library(model: nn.Module | Program | Path | str, path: Path, inputs: 
         raise TypeError("a program with parts that stay in PyTorch can't become a library; export one without")
     elif not isinstance(subject, Program):
         raise TypeError(f"model must be a torch.nn.Module, a Program or a file, got {type(subject).__name__}")
+    elif inputs is not None:
+        raise ValueError("a program knows what it takes; leave out example_inputs")
     size, apart = write_library(subject, path)
     return ExportFacts("so", size, state_bytes, apart)
 

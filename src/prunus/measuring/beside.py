@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from prunus.errors import CompileError
 from prunus.measuring import spell
 from prunus.measuring.latency import ONNX_RUNTIME, OPENVINO, PRUNUS, RUNTIMES, TORCH, timings
 from prunus.measuring.times import Latency
@@ -51,7 +52,7 @@ class Beside:
 def beside_dense(
     model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, batch: int, threads: int, seconds: float = 0.5
 ) -> Beside:
-    """Time a model's program and the dense runtimes that are installed, in turns.
+    """Time a model's program, and PyTorch, ONNX Runtime and OpenVINO where they are installed, in turns.
 
     Args:
         model: as pruned; every runtime gets the same zeros.
@@ -64,8 +65,6 @@ def beside_dense(
         TypeError, ValueError: as `prunus.measuring.latency.timings`.
         CompileError: the model can't become a program.
     """
-    from prunus.errors import CompileError
-
     runtimes = [name for name in _DENSE if RUNTIMES[name].installed]
     timing = timings(
         {"model": model},

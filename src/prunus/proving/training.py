@@ -90,7 +90,16 @@ def _in_training(kept: Kept) -> Kept | None:
 
 
 def carried(gone: Tensor, coupling: Coupling, other: Coupling) -> Tensor:
-    """Return which classes of another coupling of a model go where these of one do, bool per class."""
+    """Translate the classes that go from one coupling of a model to another, such as that of training mode.
+
+    Args:
+        gone: bool per class of `coupling`.
+        coupling: one coupling.
+        other: another, of the same parameters.
+
+    Returns:
+        bool per class of `other`.
+    """
     others = torch.zeros(other.num_classes, dtype=torch.bool)
     for axis in coupling.axes:
         if axis in other.axes:

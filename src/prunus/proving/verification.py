@@ -84,7 +84,8 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
 
 def _apart_where_finite(expected: Tensor, value: Tensor) -> float | None:
     """Do what `_apart` does in the tensors' own precision, reading them once; None where they are not all finite."""
-    if expected.dtype not in (torch.float32, torch.float64) or value.dtype != expected.dtype or not expected.numel():
+    alike = value.dtype == expected.dtype and value.device == expected.device
+    if expected.dtype not in (torch.float32, torch.float64) or not alike or not expected.numel():
         return None
     apart, scale = (expected - value).abs().amax(), expected.abs().amax()
     return float(apart) / max(float(scale), 1e-30) if bool((apart + scale).isfinite()) else None

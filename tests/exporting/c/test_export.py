@@ -90,11 +90,7 @@ def test_c_that_computes_something_else_is_not_written(
 def test_mistakes_are_told_before_anything_is_written(model: nn.Module, tmp_path: Path) -> None:
     x = torch.randn(1, 6)
     for path, bits, message in (
-        (
-            "net",
-            None,
-            r"NAME.c and NAME.h; give the path of the first, such as net.c, got '.*net'",
-        ),
+        ("net", None, r"two files are written, NAME.c and NAME.h; .* such as net.c, got '.*net'"),
         ("math.c", None, r"math.h is the name of a header of C itself"),
         ("net.c", 4, r"bits must be 8, for weights of int8, or None for float32; got 4"),
         ("net.c", True, r"bits must be 8"),

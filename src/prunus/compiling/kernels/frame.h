@@ -3,8 +3,8 @@
 /* What every kernel is given beside its arguments.
  *
  * constants: the program's weights, tables and arguments. work: the workspace of a thread. inputs, outputs: the caller's
- * arrays. sample, count: which samples are computed. nonfinite: takes the number of a layer that was to read an infinity
- * or NaN.
+ * arrays. sample, count: which samples are computed. refused: takes the number of a layer that was to read an infinity
+ * or NaN, or less the number of one that was to look up a row that is not there.
  */
 typedef struct {
     const char *constants;
@@ -12,7 +12,7 @@ typedef struct {
     const void *const *inputs;
     void *const *outputs;
     long sample, count;
-    long *nonfinite;
+    long *refused;
 } prunus_frame;
 
 /* One call of a kernel; several threads share it in parts. */

@@ -6,8 +6,8 @@
 /* A program: the steps for a block of samples, and those for one sample, of which the first load and the last store.
  *
  * work: a workspace for each thread, zeros the first time. most_single: if that many samples or fewer are left beside
- * whole blocks, they are computed one by one; if it is not less than a block, all samples are. share_steps: whether several threads share the steps of one task where
- * there are fewer tasks than threads.
+ * whole blocks, they are computed one by one; if it is not less than a block, all samples are. share_steps: whether
+ * several threads share the steps of one task where there are fewer tasks than threads.
  */
 typedef struct {
     const char *constants;
@@ -159,21 +159,21 @@ static void prunus_share(prunus_work work, void *argument, long parts) {
     pthread_mutex_unlock(&prunus_pool.taken);
 }
 
-/* Compute a batch; return the layer that was to read an infinity or NaN, counted from 1; 0 for none, or where the
- * program doesn't look. */
+/* Compute a batch. Returns 0; or the number of a layer, counted from 1, that was to read an infinity or NaN, where the
+ * program looks for those; or less the number of one that was to look up a row that its table does not have. */
 long prunus_run(const prunus_program *program, const void *const *inputs, void *const *outputs, long batch) {
     const long blocks = program->most_single < program->block ? batch / program->block : 0;
     const long left = batch - blocks * program->block, threads = program->threads;
-    long begun[threads], nonfinite = 0;
+    long begun[threads], refused = 0;
     prunus_job job = {.program = program, .batch = batch, .blocks = blocks, .tasks = blocks + left, .begun = begun};
-    job.frame = (prunus_frame){program->constants, program->work, inputs, outputs, 0, 0, &nonfinite};
+    job.frame = (prunus_frame){program->constants, program->work, inputs, outputs, 0, 0, &refused};
     for (long part = 0; part < threads; ++part) begun[part] = 0;
     if (left > program->most_single) job.tasks = ++job.blocks;
     if (program->share_steps && threads > job.tasks)
         prunus_share(prunus_together, &job, threads);
     else
         prunus_share(prunus_apart, &job, threads < job.tasks ? threads : job.tasks);
-    return nonfinite;
+    return refused;
 }
 
 /* Compute a batch of a model of one input and one output. */
@@ -183,7 +183,7 @@ long prunus_call(const prunus_program *program, const void *input, void *output,
 
 /* Compute a step repeatedly on one thread, for timing. */
 void prunus_repeat(const char *constants, void *work, const prunus_step *step, long times) {
-    long nonfinite = 0;
-    const prunus_frame frame = {constants, work, 0, 0, 0, 1, &nonfinite};
+    long refused = 0;
+    const prunus_frame frame = {constants, work, 0, 0, 0, 1, &refused};
     for (long i = 0; i < times; ++i) step->kernel(&frame, step->arguments, 0, 1);
 }

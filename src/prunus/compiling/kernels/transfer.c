@@ -70,7 +70,7 @@ void look_up(const prunus_frame *frame, const lookup *a, long part, long parts) 
         for (long lane = 0; lane < a->unit; ++lane) {
             const real number = (WORK + sources[i])[lane];
             const int is_row = number >= 0 && number < a->rows;
-            if (!is_row) __atomic_store_n(frame->nonfinite, -a->layer, __ATOMIC_RELAXED);
+            if (!is_row) __atomic_store_n(frame->refused, -a->layer, __ATOMIC_RELAXED);
             const real *restrict const row = table + (is_row ? (long)number : 0) * a->width;
             real *restrict const to = WORK + outputs[i] + lane;
             for (long j = 0; j < a->width; ++j) to[j * a->step] = row[j];
@@ -112,5 +112,5 @@ void look_for_nonfinite(const prunus_frame *frame, const look *a, long part, lon
     for (long run = first; run < last; ++run)
         for (long i = 0; i < a->length; ++i)
             for (long lane = 0; lane < a->unit; ++lane) bad |= nonfinite1((WORK + starts[run])[i * a->step + lane]);
-    if (bad) __atomic_store_n(frame->nonfinite, a->layer, __ATOMIC_RELAXED);
+    if (bad) __atomic_store_n(frame->refused, a->layer, __ATOMIC_RELAXED);
 }

@@ -77,7 +77,7 @@ def power(reader: Reader, call: Call) -> Activation:
 
 @rule("selu", "celu", "log_sigmoid")
 def composed(reader: Reader, call: Call) -> Activation:
-    """Functions that others come to."""
+    """Write selu and celu as elu, and log_sigmoid as softplus."""
     source = activation_of(call, "self")
     if call.name == "log_sigmoid":  # -softplus(-x)
         for function in ("neg", "softplus", "neg"):
@@ -89,6 +89,7 @@ def composed(reader: Reader, call: Call) -> Activation:
     return _scaled(reader, call, mapped(reader, call, source, Pointwise("elu", (alpha,))), scale)
 
 
+# Klambauer et al., "Self-normalizing neural networks", NIPS 2017: alpha and lambda.
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
@@ -204,8 +205,9 @@ def combined(reader: Reader, call: Call, function: str, first: Activation, secon
     one = reader.view(call, first)
     other = reader.view(call, second) if isinstance(second, Activation) else second
     box = reader.boxes[one.value]
-    in_own_order = is_whole(one, box) or reader.is_input(one.value)  # images with channels last get them first
-    order = None if in_own_order else _inverse(one.index.reshape(-1), math.prod(box))
+    # an input in another arrangement is computed in that: it is read once, and what follows finds its rows in order
+    in_own_order = not is_whole(one, box) and not reader.is_input(one.value)
+    order = _inverse(one.index.reshape(-1), math.prod(box)) if in_own_order else None
     if is_whole(one, box) or order is not None:
         pair = _in_box(one, box, order), _in_box(other, box, order)
         return moved(reader.make(elementwise.combined(title, number, function, *pair)), first.index)

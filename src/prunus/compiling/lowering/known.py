@@ -45,8 +45,8 @@ def check_known(graph: Graph, known: Collection[str]) -> None:
     if len(told) > 1:
         what = f"prunus.compile doesn't know {len(told)} operations: {'; '.join(told)}"
     raise CompileError(
-        f"{what}; compile with fallback=True, which leaves {'it' if len(told) == 1 else 'them'} to PyTorch, or use "
-        "prunus.export to ONNX, whose runtime knows more"
+        f"{what}; prunus.compile with fallback=True leaves {'it' if len(told) == 1 else 'them'} to PyTorch, and ONNX, "
+        "which prunus.export writes, knows more"
     )
 
 

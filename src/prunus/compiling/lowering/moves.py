@@ -95,7 +95,7 @@ def _flat(piece: View | Numbers, where: Any) -> tuple[View | Numbers, Any]:
 
 @rule("constant_pad_nd", "pad")
 def pad(reader: Reader, call: Call) -> Activation:
-    """Put constants around, or what lies inside of the edge."""
+    """Pad with a constant, by reflection, by replication, or circularly."""
     source = activation_of(call, "self")
     if call.get("mode", "constant") != "constant":
         index = torch.nn.functional.pad(source.index.double(), list(call["pad"]), mode=call["mode"])

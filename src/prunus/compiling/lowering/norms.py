@@ -39,7 +39,7 @@ def reduce(reader: Reader, call: Call) -> Activation:
 
 @rule("linalg_vector_norm")
 def vector_norm(reader: Reader, call: Call) -> Activation:
-    """The root of a sum of squares, or a sum of magnitudes."""
+    """Sum of |x|, or the root of the sum of x^2."""
     source, order = activation_of(call, "self"), call["ord"]
     if order not in (1, 2):
         raise call.refuse("only of the first or second order")
@@ -50,7 +50,7 @@ def vector_norm(reader: Reader, call: Call) -> Activation:
 
 @rule("var", "std")
 def variance(reader: Reader, call: Call) -> Activation:
-    """The mean of the squares of what is apart from the mean, corrected for the samples it was taken of."""
+    """Sum of (x - mean)^2, divided by the count less the correction; `std` is its root."""
     source = activation_of(call, "self")
     mean = _reduced(reader, call, source, "mean", keepdim=True)
     apart = combined(reader, call, "sub", source, expanded(mean, source.index.shape))

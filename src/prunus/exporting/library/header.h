@@ -36,7 +36,7 @@ const char *{name}_create(struct {name}_program **program, long threads);
 const char *{name}_run(
     struct {name}_program *program, const void *const *inputs, void *const *outputs, long batch);
 
-/* Give back what a program has; NULL is fine. No call may be running. */
+/* Free a program; NULL is fine. No call may be running. */
 void {name}_free(struct {name}_program *program);
 
 #ifdef __cplusplus

@@ -14,6 +14,8 @@ from prunus.proving.rebuilding import RebuildError, rebuild_proved
 from prunus.proving.trials import Trial
 from prunus.proving.verification import outputs
 
+_REFUSED = "the channels to prune could be set to zero but not cut out of the model"
+
 
 def check_cut(coupling: Coupling, gone: Tensor, *, trained: bool = True) -> None:
     """Check that channels can be removed from a model: the smaller graph is built and run on the meta device.
@@ -26,7 +28,7 @@ def check_cut(coupling: Coupling, gone: Tensor, *, trained: bool = True) -> None
         trained: whether training mode is looked at, which can take as long as `prunus.shrink`.
 
     Raises:
-        ChannelError: they can't; the message names the operation, its module and its line.
+        ChannelError: they can't; the message names the operation, its module and its line, or what only training runs.
     """
     graph = coupling.graph
     with one_thread():
@@ -34,8 +36,7 @@ def check_cut(coupling: Coupling, gone: Tensor, *, trained: bool = True) -> None
             rewriting.demanded(keep(coupling, gone), {}, {})
         except rewriting.RewriteError as error:
             raise ChannelError(
-                f"the channels to prune could be set to zero but not cut out of the model: {error}; exclude the layers "
-                "that make these channels, or write the operation otherwise"
+                f"{_REFUSED}: {error}; exclude the layers that make these channels, or write the operation otherwise"
             ) from error
     has_weights = trained and not any(parameter.is_meta for parameter in graph.model.parameters())
     if not has_weights or not bool(gone.any()) or not training.has_branch(graph, Inputs(graph.args, graph.kwargs)):
@@ -43,9 +44,7 @@ def check_cut(coupling: Coupling, gone: Tensor, *, trained: bool = True) -> None
     try:
         _check_training(coupling, gone)
     except training.TrainingError as error:
-        raise ChannelError(
-            f"the channels to prune could be set to zero but not cut out of the model: {error.advice(graph)}"
-        ) from error
+        raise ChannelError(f"{_REFUSED}: {error.advice(graph)}") from error
 
 
 def _check_training(coupling: Coupling, gone: Tensor) -> None:
@@ -68,7 +67,10 @@ def _check_training(coupling: Coupling, gone: Tensor) -> None:
 
 
 def _smaller(kept: Kept, inputs: Inputs) -> nn.Module:
-    """Return the model without what goes, or else its graph, which has no branch of training; no weight is set."""
+    """Return the model without what goes, or else its graph, which has no branch of training.
+
+    Its weights are the model's own, not yet zero, so it computes something else; only its structure is looked at.
+    """
     graph = kept.coupling.graph
     demanded = rewriting.demanded(kept, {}, {})
     module = demanded.module("its class can't be kept")
