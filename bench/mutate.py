@@ -164,8 +164,8 @@ def outputs_of(path: Path) -> list[torch.Tensor]:
             program._engine._idle.clear()  # so that its workspace is made anew
             torch.manual_seed(0)
             inputs = [
-                torch.randint(0, 20, (3, *shape)).to(program._whole[name])
-                if name in program._whole
+                torch.randint(0, 20, (3, *shape)).to(program._integers[name])
+                if name in program._integers
                 else torch.randn(3, *shape, dtype=program.dtype)
                 for name, (_, shape) in program._inputs
             ]

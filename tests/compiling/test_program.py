@@ -332,11 +332,11 @@ def test_a_program_without_blocks_says_so_and_is_remembered(
     monkeypatch.setattr(tuning, "_WORTH_SINGLY", 1e9)
     model, images = caffe
     program = prunus.compile(model, images, threads=1)
-    assert program.parts.choice.most_single == ALL_SINGLY
+    assert program._parts.choice.most_single == ALL_SINGLY
     assert str(program.profile()).startswith("One by one (all samples, which is faster than in blocks):")
     monkeypatch.setattr(tuning, "_WORTH_SINGLY", 0)
     again = prunus.compile(model, images, threads=1)
-    assert again.parts.choice.most_single == ALL_SINGLY
+    assert again._parts.choice.most_single == ALL_SINGLY
     close(again(images[:21]), model(images[:21]))
 
 

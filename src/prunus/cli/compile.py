@@ -47,7 +47,7 @@ def compile(
     from torch.utils import _pytree as pytree
 
     from prunus import machine
-    from prunus.measuring.beside import beside_dense
+    from prunus.measuring.dense_comparison import compare_with_dense
 
     if out is not None:
         outputs.check_free(force, out)
@@ -61,7 +61,7 @@ def compile(
     terminal.show(str(program.profile()), "", *_sentences(program, out))
     if not no_dense and target == "native" and not isinstance(batch, dict):
         terminal.say("timing the dense runtimes")
-        terminal.show(str(beside_dense(network, batch, batch=batch_size, threads=threads)))
+        terminal.show(str(compare_with_dense(network, batch, batch=batch_size, threads=threads)))
 
 
 def _sentences(program: prunus.Program, out: Path | None) -> Iterator[str]:

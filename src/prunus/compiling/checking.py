@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from prunus.compiling.net import WHOLE, Net, View, box_of, require
+from prunus.compiling.net import INTEGER_TYPES, Net, View, box_of, require
 from prunus.compiling.operations import Contract
 from prunus.errors import ProgramError
 
@@ -52,7 +52,7 @@ def _check(net: Net) -> None:
             f"a sample of the input {name!r:.40} has the shape {shape!r:.40}",
         )
         _define(net, sizes, number, box_of(shape), name)
-    known = all(name in net.inputs and kind in WHOLE for name, kind in net.whole.items())
+    known = all(name in net.inputs and kind in INTEGER_TYPES for name, kind in net.integers.items())
     require(known, "an input is of whole numbers that no program takes")
     for operation in net.operations:
         require(isinstance(operation.name, str), "an operation has no name")

@@ -30,8 +30,8 @@ Box: TypeAlias = tuple[int, int, int]
 Pair: TypeAlias = tuple[int, int]
 
 
-# What inputs of whole numbers may be of; in a program they are floating point numbers.
-WHOLE = ("uint8", "int8", "int16", "int32", "int64", "bool")
+# What inputs of whole numbers may be of, in the order in which transfer.c counts them.
+INTEGER_TYPES = ("uint8", "int8", "int16", "int32", "int64", "bool")
 
 # Tables of numbers have 32 bits: a larger one would come out as another.
 MOST_NUMBER = 1 << 31
@@ -161,14 +161,14 @@ class Net:
         operations: in the order they are computed.
         outputs: what the model returns, as views of the shape of one sample.
         boxes: (channels, height, width) of each value.
-        whole: name -> type, one of `WHOLE`, of the inputs that are whole numbers.
+        integers: name -> type, one of `INTEGER_TYPES`, of the inputs of whole numbers, which become floating point.
     """
 
     inputs: Mapping[str, tuple[int, tuple[int, ...]]]
     operations: tuple[Operation, ...]
     outputs: tuple[View, ...]
     boxes: Mapping[int, Box] = field(default_factory=dict)
-    whole: Mapping[str, str] = field(default_factory=dict)
+    integers: Mapping[str, str] = field(default_factory=dict)
 
 
 # By length. Most views are of whole values; those of a large net would take a gigabyte if each had its own indices.

@@ -75,18 +75,8 @@ class Program:
         self._only = torch.Size(self._inputs[0][1][1]) if plain else None  # shape of a sample of the only input
         # shape of the last input, and an output of the matching shape, which is never written to
         self._last: tuple[torch.Size | None, Tensor] = None, torch.empty(0)
-        self._whole = {name: getattr(torch, kind) for name, kind in parts.net.whole.items()}
-        self._only_dtype = self._whole.get(self._inputs[0][0], parts.dtype)
-
-    @property
-    def parts(self) -> Parts:
-        """What it is made of."""
-        return self._parts
-
-    @property
-    def shares_steps(self) -> bool:
-        """Whether threads share the steps of a call where it has fewer blocks of samples than threads."""
-        return self._engine.share_steps
+        self._integers = {name: getattr(torch, kind) for name, kind in parts.net.integers.items()}
+        self._only_dtype = self._integers.get(self._inputs[0][0], parts.dtype)
 
     @property
     def threads(self) -> int:
@@ -180,7 +170,7 @@ class Program:
             )
             if refused:
                 raise self._refused(refused)
-        like = next((v for v, (name, _) in zip(values, self._inputs, strict=True) if name not in self._whole), None)
+        like = next((v for v, (name, _) in zip(values, self._inputs, strict=True) if name not in self._integers), None)
         return self._arranged(results, like, as_arrays=isinstance(values[0], numpy.ndarray))
 
     def _refused(self, output: int) -> ProgramError | NonFiniteError:
@@ -244,7 +234,7 @@ class Program:
             raise ProgramError(f"input {name!r} must be of the shape (batch, {sides}), got {tuple(value.shape)}")
         if value.layout != torch.strided:
             raise ProgramError(f"input {name!r} is {value.layout}; give {name}.to_dense()")
-        if value.dtype != self._whole.get(name, self._parts.dtype) or value.device.type != "cpu":
+        if value.dtype != self._integers.get(name, self._parts.dtype) or value.device.type != "cpu":
             value = self._converted(value, name)
         tensor: Tensor = value.contiguous().resolve_neg()
         return tensor
@@ -252,8 +242,8 @@ class Program:
     def _converted(self, value: Tensor, name: str) -> Tensor:
         if value.device.type != "cpu":
             raise ProgramError(f"input {name!r} is on {value.device}; a program computes on the CPU: give {name}.cpu()")
-        if name in self._whole:
-            raise ProgramError(f"input {name!r} must be of {self._whole[name]}, got {value.dtype}; convert it")
+        if name in self._integers:
+            raise ProgramError(f"input {name!r} must be of {self._integers[name]}, got {value.dtype}; convert it")
         if value.dtype not in (*_HALVES, torch.float32 if self._parts.dtype == torch.float64 else None):
             raise ProgramError(
                 f"input {name!r} must be of {self._parts.dtype} (16 bits will do), got {value.dtype}; convert it, or "
@@ -269,6 +259,16 @@ class Program:
             return self._parts.structure.build(iter([array.astype(wanted, copy=False) for array in arrays]))
         dtype = like.dtype if isinstance(like, Tensor) else self._parts.dtype
         return self._parts.structure.build(iter([tensor.to(dtype) for tensor in results]))
+
+
+def parts_of(program: Program) -> Parts:
+    """Return what a program is made of."""
+    return program._parts
+
+
+def shares_steps(program: Program) -> bool:
+    """Tell whether threads share the steps of a call where it has fewer blocks of samples than threads."""
+    return program._engine.share_steps
 
 
 def _given(count: int, names: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from prunus.graph.exported.structure import PLAIN, Structure
 from prunus.machine import cores
 
 # A program that takes whole numbers is in a format of its own: earlier versions would take them for floating point.
-_FORMAT, _WHOLE_FORMAT, _OLD_FORMAT = "prunus program 2", "prunus program 3", "prunus program 1"
+_FORMAT, _INTEGER_FORMAT, _OLD_FORMAT = "prunus program 2", "prunus program 3", "prunus program 1"
 _DEEPEST = 20
 _NO_STRUCTURE = f"its outputs must be a tensor, tuple, list or dict, at most {_DEEPEST} deep in each other"
 
@@ -41,7 +41,7 @@ def save(parts: Parts, threads: int, path: Path | str) -> None:
     """
     tree, tensors = storing.encode(parts.net)
     settings = {
-        "format": _WHOLE_FORMAT if parts.net.whole else _FORMAT,
+        "format": _INTEGER_FORMAT if parts.net.integers else _FORMAT,
         "net": tree,
         "structure": _structure_to_json(parts.structure),
         "dtype": "float64" if parts.dtype == torch.float64 else "float32",
@@ -150,8 +150,8 @@ def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str
         raise ProgramError(f"its header can't be read ({error})") from error
     if isinstance(header, dict) and header.get("format") == _OLD_FORMAT:
         raise ProgramError("it was written by prunus 0.1, whose programs are not read any more; compile the model anew")
-    if not isinstance(header, dict) or header.get("format") not in (_FORMAT, _WHOLE_FORMAT):
-        raise ProgramError(f"it is neither in the format {_FORMAT!r} nor {_WHOLE_FORMAT!r}; Program.save writes one")
+    if not isinstance(header, dict) or header.get("format") not in (_FORMAT, _INTEGER_FORMAT):
+        raise ProgramError(f"it is neither in the format {_FORMAT!r} nor {_INTEGER_FORMAT!r}; Program.save writes one")
     if metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
         raise ProgramError("what it holds is not what was written; copy it anew")
     limits = {"threads": MOST_THREADS, "batch": 2**31}

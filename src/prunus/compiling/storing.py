@@ -40,7 +40,7 @@ def encode(net: Net) -> tuple[dict[str, Any], dict[str, Tensor]]:
     outputs = [writer.value(view) for view in net.outputs]
     boxes = [[number, list(box)] for number, box in net.boxes.items()]
     tree = {"inputs": inputs, "operations": operations, "outputs": outputs, "boxes": boxes}
-    return tree | ({"whole": dict(net.whole)} if net.whole else {}), writer.tensors
+    return tree | ({"integers": dict(net.integers)} if net.integers else {}), writer.tensors
 
 
 def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Net:
@@ -55,8 +55,8 @@ def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Net:
         operations = tuple(reader.operation(entry) for entry in tree["operations"])
         outputs = tuple(reader.value(entry) for entry in tree["outputs"])
         boxes = {int(number): tuple(map(int, box)) for number, box in tree["boxes"]}
-        whole = {str(name): str(kind) for name, kind in tree.get("whole", {}).items()}
-    return Net(inputs, operations, outputs, boxes, whole)  # type: ignore[arg-type]
+        integers = {str(name): str(kind) for name, kind in tree.get("integers", {}).items()}
+    return Net(inputs, operations, outputs, boxes, integers)  # type: ignore[arg-type]
 
 
 def num_bytes(tree: Any, tensors: Mapping[str, Tensor]) -> int:

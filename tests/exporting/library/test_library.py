@@ -227,9 +227,9 @@ def test_several_threads_each_have_a_program(tmp_path: Path) -> None:
 
 def test_a_processor_without_the_instructions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = prunus.compile(small(), torch.zeros(2, 3, 8, 8))
-    if program.parts.target.name not in ("avx512", "avx2", "sse"):
+    if program._parts.target.name not in ("avx512", "avx2", "sse"):
         pytest.skip("only x86-64 processors are asked")
-    monkeypatch.setitem(library._KINDS, program.parts.target.name, (("avx5124vnniw",), "what none has"))
+    monkeypatch.setitem(library._KINDS, program._parts.target.name, (("avx5124vnniw",), "what none has"))
     with pytest.raises(ExportError, match="this processor lacks what the program was built for: what none has"):
         prunus.export(program, tmp_path / "net.so")
     assert not list(tmp_path.iterdir())

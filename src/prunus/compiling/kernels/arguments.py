@@ -79,7 +79,8 @@ ROWS = Arguments(
     ("eps",),
 )
 TRANSFER = Arguments(
-    "transfer", ("unit", "array", "size", "runs", "length", "here_at", "there_at", "here_step", "there_step", "whole")
+    "transfer",
+    ("unit", "array", "size", "runs", "length", "here_at", "there_at", "here_step", "there_step", "integer_type"),
 )
 LOOKUP = Arguments(
     "lookup", ("unit", "count", "rows", "width", "sources_at", "outputs_at", "step", "table_at", "layer")

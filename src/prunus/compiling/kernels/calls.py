@@ -17,7 +17,7 @@ from prunus.compiling.kernels.numbers import FUNCTIONS, Numbers
 from prunus.compiling.kernels.variants import DOT, Variant, tile_of
 from prunus.compiling.kernels.writing import Constants
 from prunus.compiling.layout import nest, shaped
-from prunus.compiling.net import WHOLE, Indices, Operation, View, Windows, in_order, whole
+from prunus.compiling.net import INTEGER_TYPES, Indices, Operation, View, Windows, in_order, whole
 from prunus.compiling.net import Numbers as Values
 from prunus.compiling.planning import Plan
 from prunus.compiling.taps import step_along
@@ -332,19 +332,19 @@ class CallWriter:
     def transfers(self) -> tuple[list[Call], list[Call]]:
         """Return the calls that load the inputs, and those that store the outputs."""
         inputs, outputs = self.plan.net.inputs.values(), self.plan.net.outputs
-        whole = [self.plan.net.whole.get(name) for name in self.plan.net.inputs]
+        types = [self.plan.net.integers.get(name) for name in self.plan.net.inputs]
         loads = [
             self._transfer(
-                "load_input" if kind is None else "load_whole",
+                "load_input" if kind is None else "load_integers",
                 place,
                 View(number, in_order(math.prod(shape)).reshape(shape)),
-                0 if kind is None else WHOLE.index(kind),
+                0 if kind is None else INTEGER_TYPES.index(kind),
             )
-            for place, ((number, shape), kind) in enumerate(zip(inputs, whole, strict=True))
+            for place, ((number, shape), kind) in enumerate(zip(inputs, types, strict=True))
         ]
         return loads, [self._transfer("store_output", place, view) for place, view in enumerate(outputs)]
 
-    def _transfer(self, kernel: str, array: int, view: View, whole: int = 0) -> Call:
+    def _transfer(self, kernel: str, array: int, view: View, integer_type: int = 0) -> Call:
         order = numpy.arange(view.index.size, dtype=numpy.int64).reshape(view.index.shape)
         spans = runs([self.plan.addresses(view), order])
         return self._call(
@@ -359,7 +359,7 @@ class CallWriter:
             there_at=self.table(spans.starts[1]),
             here_step=spans.steps[0],
             there_step=spans.steps[1],
-            whole=whole,
+            integer_type=integer_type,
         )
 
     def look_up(self, operation: Lookup) -> Call:

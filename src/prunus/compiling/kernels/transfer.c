@@ -48,10 +48,10 @@ void load_input(const prunus_frame *frame, const transfer *a, long part, long pa
         }                                                                                                          \
     break;
 
-void load_whole(const prunus_frame *frame, const transfer *a, long part, long parts) {
+void load_integers(const prunus_frame *frame, const transfer *a, long part, long parts) {
     const int32_t *here = CONSTANTS(int32_t, here_at), *there = CONSTANTS(int32_t, there_at);
     const long first = a->runs * part / parts, last = a->runs * (part + 1) / parts, unit = a->unit;
-    switch (a->whole) {
+    switch (a->integer_type) { /* in the order of INTEGER_TYPES */
     case 0: LOAD(uint8_t)
     case 1: LOAD(int8_t)
     case 2: LOAD(int16_t)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from prunus.compiling.lowering import (  # noqa: F401 - each enters its rules
     elementwise,
+    embeddings,
     moves,
     norms,
     products,
     resampling,
-    tables,
     transposed,
 )
 from prunus.compiling.lowering.fusing import FUSIONS, Fusion, fuse

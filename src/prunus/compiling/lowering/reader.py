@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from prunus.compiling.lowering.known import check_known
-from prunus.compiling.net import WHOLE, Box, Net, Operation, View, box_of, in_order, whole
+from prunus.compiling.lowering.unknown import refuse_unknown
+from prunus.compiling.net import INTEGER_TYPES, Box, Net, Operation, View, box_of, in_order, whole
 from prunus.errors import CompileError
 from prunus.graph import Graph, module_path, where
 from prunus.graph.calls import CalledOperation, arguments_by_name, has_tensor, hint
@@ -88,10 +88,10 @@ class Reader:
         Raises:
             CompileError: one can't be lowered; all that are unknown are named before any work.
         """
-        check_known(self.graph, RULES)
+        refuse_unknown(self.graph, RULES)
         arguments = iter([*self.graph.args, *self.graph.kwargs.items()])
         inputs: dict[str, tuple[int, tuple[int, ...]]] = {}
-        whole_numbers: dict[str, str] = {}
+        integers: dict[str, str] = {}
         outputs: list[View] = []
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.graph.tensors:
@@ -101,14 +101,14 @@ class Reader:
                 name, tensor = entry if isinstance(entry, tuple) else (node.name, entry)
                 inputs[name] = self._input(node, name, tensor)
                 if not tensor.is_floating_point():
-                    whole_numbers[name] = _kind_of(name, tensor)
+                    integers[name] = _kind_of(name, tensor)
             elif node.op == "call_function":
                 self.values[node] = self._operation(node)
             elif node.op == "output":
                 leaves = pytree.tree_leaves(node.args[0])
                 outputs = [self._output(leaf) for leaf in leaves]
             self._forget(node)
-        return Net(inputs, tuple(self.operations), tuple(outputs), self.boxes, whole_numbers)
+        return Net(inputs, tuple(self.operations), tuple(outputs), self.boxes, integers)
 
     def _forget(self, node: fx.Node) -> None:
         """Let go of what no later operation reads: the indices of large activations take much memory."""
@@ -177,7 +177,7 @@ class Reader:
     def _output(self, leaf: Any) -> View:
         value = self.values[leaf] if isinstance(leaf, fx.Node) else leaf
         view = self._one_sample(value) if isinstance(value, Activation) else None
-        if view is not None and _is_whole(leaf):
+        if view is not None and _is_integer(leaf):
             raise CompileError("an output of the model is of whole numbers, but a program computes in floating point")
         if view is None:
             raise CompileError(
@@ -215,7 +215,7 @@ class Reader:
             if node.target._schema.is_mutable and call.name != "detach" and self._is_state(_root(node)):
                 raise call.refuse("it changes a parameter or a buffer, and a program keeps nothing between calls")
             return _computed(call)
-        if _is_whole(node) and not (OPERATIONS[call.name].family in _HANDING_ON or call.name in _JOINING):
+        if _is_integer(node) and not (OPERATIONS[call.name].family in _HANDING_ON or call.name in _JOINING):
             raise call.refuse("it computes with whole numbers, but a program computes in floating point")
         try:
             result = RULES[call.name](self, call)
@@ -258,7 +258,7 @@ _HANDING_ON = (Family.MOVE, Family.PARTS, Family.SAME)
 _JOINING = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack")
 
 
-def _is_whole(node: Any) -> bool:
+def _is_integer(node: Any) -> bool:
     """Tell whether a node makes whole numbers, in the first tensor if there are several."""
     leaves = pytree.tree_leaves(node.meta.get("val")) if isinstance(node, fx.Node) else []
     first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
@@ -272,8 +272,8 @@ def _kind_of(name: str, tensor: Tensor) -> str:
         CompileError: it takes none of them.
     """
     kind = str(tensor.dtype).removeprefix("torch.")
-    if kind not in WHOLE:
-        kinds = ", ".join(WHOLE)
+    if kind not in INTEGER_TYPES:
+        kinds = ", ".join(INTEGER_TYPES)
         raise CompileError(f"input {name!r} is of {tensor.dtype}; a program takes floating point, or {kinds}")
     return kind
 

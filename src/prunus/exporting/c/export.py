@@ -131,10 +131,10 @@ def _translated(
     inner = unwrap(model)
     refuse_complex({**dict(inner.named_parameters()), **dict(inner.named_buffers())}, (*args, *kwargs.values()))
     net, graph = read_net(model, example_inputs)
-    if net.whole:
+    if net.integers:
         raise CompileError(
-            f"the input {next(iter(net.whole))!r} is of whole numbers, but C takes floating point; export the part of "
-            "the model behind what makes them such"
+            f"the input {next(iter(net.integers))!r} is of whole numbers, but C takes floating point; export the part "
+            "of the model behind what makes them such"
         )
     names = _output_names(model, graph.args, graph.kwargs)
     return write(net, stem, bits, names), graph.batch

@@ -22,7 +22,7 @@ from prunus.compiling.kernels.library import sources
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT
 from prunus.compiling.net import Net
 from prunus.compiling.operations import Lookup
-from prunus.compiling.program import Parts, Program
+from prunus.compiling.program import Parts, Program, parts_of, shares_steps
 from prunus.errors import ExportError
 from prunus.exporting.c.identifiers import check_path, distinct, identifier
 from prunus.proving.verification import difference, tensors
@@ -78,10 +78,10 @@ def write_library(program: Program, path: Path) -> tuple[int, float]:
             f"a shared library takes POSIX threads, and this system is {platform.system() or 'unknown'}; build it on "
             "Linux or macOS, or export to C"
         )
-    parts, name = program.parts, identifier(path.stem)
+    parts, name = parts_of(program), identifier(path.stem)
     with tempfile.TemporaryDirectory(prefix="prunus-so-") as text:
         folder = Path(text)
-        built = _build(parts, name, path.name, folder, share_steps=program.shares_steps)
+        built = _build(parts, name, path.name, folder, share_steps=shares_steps(program))
         apart = _difference(program, ctypes.CDLL(str(built)), name)
         if not apart <= _TOLERANCES[parts.dtype]:
             raise ExportError(f"the library computes something else: its outputs differ by {apart:.1e} of the largest")
@@ -100,10 +100,10 @@ def _build(parts: Parts, name: str, file: str, folder: Path, *, share_steps: boo
     target, host = toolchain.portable(parts.target), toolchain.compiler()
     *kernels, runner = sources(target, numbers, {call.kernel for call in calls})
     (folder / "constants.bin").write_bytes(assembly.constants or b"\0")
-    outside = _outside(parts, assembly, name, share_steps=share_steps)
+    interface = _interface(parts, assembly, name, share_steps=share_steps)
     texts = [(f"kernels{place}", text, target.flags) for place, text in enumerate(kernels)]
     objects = []
-    for stem, text, flags in [*texts, ("outside", runner + outside, ())]:
+    for stem, text, flags in [*texts, ("interface", runner + interface, ())]:
         (folder / f"{stem}.c").write_text(text, encoding="utf-8")
         given = [*toolchain.FLAGS, "-fvisibility=hidden", *flags, *toolchain.own_flags()]
         made = folder / f"{stem}.o"
@@ -116,7 +116,7 @@ def _build(parts: Parts, name: str, file: str, folder: Path, *, share_steps: boo
     return built
 
 
-def _outside(parts: Parts, assembly: Assembly, name: str, *, share_steps: bool) -> str:
+def _interface(parts: Parts, assembly: Assembly, name: str, *, share_steps: bool) -> str:
     """Return the C that other programs call."""
     calls = [*assembly.block.calls, *assembly.single.calls]
     asked, kind = _KINDS[parts.target.name]
@@ -140,7 +140,7 @@ def _outside(parts: Parts, assembly: Assembly, name: str, *, share_steps: bool) 
     defined = [f"#define {macro} {value}" for macro, value in macros.items()]
     declared = [f"extern prunus_kernel {kernel};" for kernel in sorted({call.kernel for call in calls})]
     steps = [_steps("block", assembly.block), _steps("single", assembly.single)]
-    text = resources.files(__package__).joinpath("outside.c").read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath("interface.c").read_text(encoding="utf-8")
     return "\n".join([_CONSTANTS, *defined, *declared, *steps, text])
 
 
@@ -155,7 +155,7 @@ def _header(parts: Parts, name: str, stem: str) -> str:
     shapes = [view.index.shape for view in net.outputs]
     outputs = {"output" if len(shapes) == 1 else f"output{place}": shape for place, shape in enumerate(shapes)}
     real = "double" if parts.dtype == torch.float64 else "float"
-    whole = [net.whole.get(original) for original in net.inputs]
+    whole = [net.integers.get(original) for original in net.inputs]
     types = [real if kind is None else "bool" if kind == "bool" else f"{kind}_t" for kind in whole]
     batch = parts.fixed_batch or "batch"
     arrays = [
@@ -188,7 +188,7 @@ def _header(parts: Parts, name: str, stem: str) -> str:
 
 def _difference(program: Program, library: ctypes.CDLL, name: str) -> float:
     """Return the largest difference of a library's outputs to the program's on random inputs of two batch sizes."""
-    parts, worst = program.parts, 0.0
+    parts, worst = parts_of(program), 0.0
     free = (1, 2 * parts.choice.block)
     for batch in free if parts.fixed_batch is None else (parts.fixed_batch,):
         inputs = _inputs(parts.net, parts.dtype, batch)
@@ -203,10 +203,10 @@ def _inputs(net: Net, dtype: torch.dtype, batch: int) -> list[Tensor]:
     rows = min((len(step.table) for step in net.operations if isinstance(step, Lookup)), default=0)
     inputs = []
     for name, (_, shape) in net.inputs.items():
-        if name in net.whole:
+        if name in net.integers:
             low, high = (0, min(rows, 128)) if rows else (-(1 << 31), 1 << 31)
             numbers = torch.randint(low, high, (batch, *shape), generator=generator)
-            inputs.append(numbers.to(getattr(torch, net.whole[name])))
+            inputs.append(numbers.to(getattr(torch, net.integers[name])))
         else:
             inputs.append(torch.randn((batch, *shape), generator=generator, dtype=dtype))
     return inputs

@@ -16,7 +16,7 @@ _DENSE = (TORCH, ONNX_RUNTIME, OPENVINO)
 
 
 @dataclass(frozen=True)
-class Beside:
+class DenseComparison:
     """The time of one call of a model's program, and in each dense runtime.
 
     Attributes:
@@ -49,9 +49,9 @@ class Beside:
         return f"{said}, which is less: use that, or prune more."
 
 
-def beside_dense(
+def compare_with_dense(
     model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, batch: int, threads: int, seconds: float = 0.5
-) -> Beside:
+) -> DenseComparison:
     """Time a model's program, and PyTorch, ONNX Runtime and OpenVINO where they are installed, in turns.
 
     Args:
@@ -78,4 +78,4 @@ def beside_dense(
     if PRUNUS not in times:
         raise CompileError("; ".join(timing.notes))
     program = times.pop(PRUNUS)
-    return Beside(batch, threads, program, times, timing.notes)
+    return DenseComparison(batch, threads, program, times, timing.notes)

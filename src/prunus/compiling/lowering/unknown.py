@@ -14,12 +14,12 @@ from prunus.graph.calls import has_tensor
 from prunus.graph.operations import find
 
 
-def check_known(graph: Graph, known: Collection[str]) -> None:
+def refuse_unknown(graph: Graph, names: Collection[str]) -> None:
     """Refuse a graph in which operations on what depends on the inputs have no rule, and name them all.
 
     Args:
         graph: of the model.
-        known: names of operations that have a rule.
+        names: of operations that have a rule.
 
     Raises:
         CompileError: there are some that have none, or that compute with complex numbers.
@@ -36,7 +36,7 @@ def check_known(graph: Graph, known: Collection[str]) -> None:
         if _is_complex(node):
             what = f"{find(node.target).name} at {where(node)}"
             raise CompileError(f"{what}: it computes with complex numbers, which a program can't hold")
-        if isinstance(node.target, torch._ops.OpOverload) and (name := find(node.target).name) not in known:
+        if isinstance(node.target, torch._ops.OpOverload) and (name := find(node.target).name) not in names:
             unknown.setdefault(name, []).append(node)
     if not unknown:
         return

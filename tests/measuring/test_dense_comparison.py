@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunus.errors import CompileError
-from prunus.measuring.beside import Beside, beside_dense
+from prunus.measuring.dense_comparison import DenseComparison, compare_with_dense
 from prunus.measuring.times import Latency
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,19 +27,19 @@ def of(microseconds: float) -> Latency:
     ],
 )  # fmt: skip
 def test_the_fastest_dense_runtime_is_named(program: int, said: str) -> None:
-    beside = Beside(16, 1, of(program), {"torch": of(400), "onnxruntime": of(250)})
-    assert beside.fastest == "onnxruntime"
-    assert str(beside) == said
+    comparison = DenseComparison(16, 1, of(program), {"torch": of(400), "onnxruntime": of(250)})
+    assert comparison.fastest == "onnxruntime"
+    assert str(comparison) == said
 
 
 def test_all_runtimes_that_are_installed_take_part() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-    beside = beside_dense(model, torch.randn(1, 8), batch=4, threads=1, seconds=0.01)
-    assert {"torch", "onnxruntime"} <= beside.dense_us.keys()
-    assert "prunus" not in beside.dense_us
-    assert beside.program_us.median > 0
+    comparison = compare_with_dense(model, torch.randn(1, 8), batch=4, threads=1, seconds=0.01)
+    assert {"torch", "onnxruntime"} <= comparison.dense_us.keys()
+    assert "prunus" not in comparison.dense_us
+    assert comparison.program_us.median > 0
 
 
 def test_a_model_that_can_not_become_a_program_is_told() -> None:
     with pytest.raises(CompileError, match="hardshrink"):
-        beside_dense(nn.Hardshrink(), torch.randn(1, 8), batch=4, threads=1, seconds=0.01)
+        compare_with_dense(nn.Hardshrink(), torch.randn(1, 8), batch=4, threads=1, seconds=0.01)
