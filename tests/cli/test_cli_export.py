@@ -89,4 +89,4 @@ def test_a_model_or_a_program_becomes_a_library(command: Command, linear_file: P
     result = command("export", "net.program", "--out", "other.so")
     assert result.exit_code == 0, result.output
     assert f"'net.program' has {Path('net.program').stat().st_size:,}" in result.stdout
-    assert "is not named as a .prunus file is" in refused(command("export", "net.program", "--out", "net.onnx"))
+    assert "which becomes a library only" in refused(command("export", "net.program", "--out", "net.onnx"))

@@ -21,6 +21,10 @@ SAME: dict[str, Callable[[Tensor], Tensor]] = {
     "bilinear, half": lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear"),
     "bilinear, one row": lambda x: F.interpolate(x, size=(1, 20), mode="bilinear"),
     "bilinear, filtered": lambda x: F.interpolate(x, size=(4, 4), mode="bilinear", antialias=True),
+    "bilinear, filtered, larger": lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear", antialias=True),
+    "bilinear, filtered, wider": lambda x: F.interpolate(x, scale_factor=(0.5, 1.7), mode="bilinear", antialias=True),
+    "bilinear, a third": lambda x: F.interpolate(x, scale_factor=0.34, mode="bilinear"),
+    "bicubic, filtered": lambda x: F.interpolate(x, scale_factor=(0.5, 1.7), mode="bicubic", antialias=True),
     "bicubic": lambda x: F.interpolate(x, size=(15, 17), mode="bicubic"),
     "linear": lambda x: F.interpolate(x[:, :, 0], scale_factor=1.7, mode="linear"),
     "nearest, exact": lambda x: F.interpolate(x, size=(13, 5), mode="nearest-exact"),
@@ -87,6 +91,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "maximum norm": (lambda x: torch.linalg.vector_norm(x, torch.inf, dim=1), "first or second order"),
     "variance of one": (lambda x: x[:, :1].var(1, correction=2), "divides by 1 less 2"),
     "variance of all samples": (lambda x: x.var() + x, "reduces over the batch"),
+    "negative alpha": (lambda x: F.celu(x, -1.5), "alpha above zero"),
     "many taps": (
         lambda x: F.interpolate(x.reshape(-1, 1, 5, 81), size=(5, 3), mode="bilinear", antialias=True),
         "a sum of .* inputs, more than 8",

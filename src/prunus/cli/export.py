@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ from cyclopts import Parameter
 import prunus
 from prunus.cli import outputs, subjects, terminal
 from prunus.cli.options import File, Force, Name
-from prunus.cli.subjects import OneModel, Packed
+from prunus.cli.subjects import OneModel
 
 if TYPE_CHECKING:
     from prunus.exporting import ExportFacts
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def export(
-    file: Packed = None,
+    file: Annotated[
+        Path | None, Parameter(help="A .prunus file, or for .so a program's; otherwise give --model.")
+    ] = None,
     /,
     *,
     source: OneModel = OneModel(),
@@ -50,7 +53,11 @@ def export(
 
     kind = format or out.suffix.removeprefix(".").lower()
     outputs.check_free(force, out, *([out.with_suffix(".h")] if kind in ("so", "c") else []))
-    if kind == "so" and source.model is None and file is not None and not subjects.is_packed(file) and file.is_file():
+    if source.model is None and file is not None and subjects.holds_program(file):
+        if kind != "so":
+            raise ValueError(
+                f"{str(file)!r} holds a program, which becomes a library only, such as net.so; give the model"
+            )
         before = [(str(file), file.stat().st_size)]
         terminal.show(*_sentences(prunus.export(file, out, format=format, bits=bits), out, before))
         return
@@ -77,7 +84,8 @@ def _sentences(facts: ExportFacts, out: Path, before: list[tuple[str, int]]) -> 
         what = "program" if facts.format == "so" else "model"
         yield f"On random inputs {runtime} computes what the {what} does: {_apart(facts.difference)}."
     if facts.format == "so":
-        yield f"To use it: {header!r} says how; build with: cc main.c {out} -Wl,-rpath,{out.parent}"
+        words = ["cc", "main.c", str(out), f"-Wl,-rpath,{out.parent}"]
+        yield f"To use it: {header!r} says how; build with: {shlex.join(words)}"
     if facts.format == "pt2":
         yield f"To have it back: torch.export.load({str(out)!r}).module()"
 

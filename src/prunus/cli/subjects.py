@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,6 +164,15 @@ def parse(item: str, source: str | None) -> Subject:
 def is_packed(item: str | Path) -> bool:
     """Tell whether a file is named as packed models are."""
     return Path(item).suffix == ".prunus"
+
+
+def holds_program(file: Path) -> bool:
+    """Tell whether a file is there that `Program.save` wrote."""
+    from prunus import files
+
+    with contextlib.suppress(ValueError):
+        return file.is_file() and not is_packed(file) and "program" in files.load_metadata(file)
+    return False
 
 
 def _is_file(item: str) -> bool:

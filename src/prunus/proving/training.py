@@ -118,12 +118,25 @@ class TrainingError(ValueError):
 
     def advice(self, graph: Graph) -> str:
         """Say what could be done about it; the graph is the larger model's."""
-        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in unreached(graph)))
+        names = _only_trained(graph)
+        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
         named = f"{', '.join(map(repr, layers[:3]))}{' and others' if len(layers) > 3 else ''}"
         return (
             f"it could not be trained any more ({self}); take what only training runs, "
-            f"{named or 'a branch by self.training'}, off the model first, or leave the layers whole that it reads"
+            f"{f'{named} or ' if named else ''}a branch by self.training, off the model first, or leave the layers "
+            "whole that it reads"
         )
+
+
+def _only_trained(graph: Graph) -> list[str]:
+    """Return the parameters that a graph of eval mode does not use and that of training mode does."""
+    names = unreached(graph)
+    try:
+        trained = trace_training(graph.model, graph.example_inputs) if names else graph
+    except GraphError:
+        return names
+    never = set(unreached(trained))
+    return [name for name in names if name not in never]
 
 
 def check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: Biases) -> None:

@@ -41,8 +41,8 @@ class Two(nn.Module):
         torch.manual_seed(0)
         self.one, self.other = nn.Linear(6, 4), nn.Linear(3, 4)
 
-    def forward(self, image: Tensor, new: Tensor) -> dict[str, Tensor]:
-        y = self.one(image) + self.other(new)
+    def forward(self, batch: Tensor, new: Tensor) -> dict[str, Tensor]:
+        y = self.one(batch) + self.other(new)
         return {"sum": y, "softmax": y.softmax(1)}
 
 
@@ -106,7 +106,8 @@ def test_several_inputs_and_outputs_in_double_precision(tmp_path: Path) -> None:
     program = prunus.compile(model, inputs)
     prunus.export(program, tmp_path / "two.so")
     header = (tmp_path / "two.h").read_text()
-    assert " * inputs[0], image: double[batch][6]\n * inputs[1], new_2: double[batch][3]\n" in header
+    assert " * inputs[0], batch_2: double[batch][6]\n * inputs[1], new_2: double[batch][3]\n" in header
+    assert " * outputs[0], sum: double[batch][4]\n * outputs[1], softmax: double[batch][4]\n" in header
     outputs = library.run(loaded(tmp_path / "two.so"), "two", inputs, [(7, 4), (7, 4)], torch.float64)
     for one, other in zip(outputs, model(*inputs).values(), strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
@@ -247,6 +248,7 @@ def test_a_library_that_computes_something_else_is_not_written(tmp_path: Path, m
     [
         (lambda to: prunus.export(small(), to / "math.so", torch.zeros(2, 3, 8, 8)), ValueError, "math.h is the name"),
         (lambda to: prunus.export(small(), to / "net", torch.zeros(2, 3, 8, 8), format="so"), ValueError, "NAME.so"),
+        (lambda to: prunus.export(small(), to / "два.so", torch.zeros(2, 3, 8, 8)), ValueError, "no letter or digit"),
         (lambda to: prunus.export(small(), to / "net.so"), ValueError, "give example_inputs"),
         (lambda to: prunus.export(small(), to / "net.so", torch.zeros(2, 3, 8, 8), bits=8), ValueError, "format c"),
         (lambda to: prunus.export(3, to / "net.so"), TypeError, "a Program or a file, got int"),

@@ -84,6 +84,8 @@ def composed(reader: Reader, call: Call) -> Activation:
             source = mapped(reader, call, source, Pointwise(function))
         return source
     alpha, scale = (_SELU_ALPHA, _SELU_SCALE) if call.name == "selu" else (1.0, float(call["alpha"]))
+    if scale <= 0:
+        raise call.refuse("only with an alpha above zero")
     if call.name == "celu" and scale != 1:  # alpha * elu(x / alpha)
         source = _scaled(reader, call, source, 1 / scale)
     return _scaled(reader, call, mapped(reader, call, source, Pointwise("elu", (alpha,))), scale)

@@ -30,12 +30,13 @@ def resample(reader: Reader, call: Call) -> Activation:
 def _weights(call: Call, name: str, shape: torch.Size, dim: int) -> Numbers:
     """Return (outputs, inputs) along a dimension: what becomes of inputs of which one is 1 and all others are 0."""
     count = shape[dim]
-    sides = [count if other == dim else 1 for other in range(2, len(shape))]
+    others = [2 if other != dim else count for other in range(2, len(shape))]  # of 1, rows could be taken for channels
+    sides = [1 if other != dim else count for other in range(2, len(shape))]
     lines = torch.eye(count, dtype=torch.float64).reshape(1, count, *sides)
     try:
-        made = run(call.node.target, {**call.arguments, name: lines})
-    except RuntimeError:  # a factor below 1 leaves nothing of a size of 1
-        made = run(call.node.target, {**call.arguments, name: lines.expand(1, count, *shape[2:])})
+        made = run(call.node.target, {**call.arguments, name: lines.expand(1, count, *others).contiguous()})
+    except RuntimeError:  # a factor below 1/2 leaves nothing of a size of 2
+        made = run(call.node.target, {**call.arguments, name: lines.expand(1, count, *shape[2:]).contiguous()})
     weights: Numbers = made.movedim(dim, 2).reshape(count, made.shape[dim], -1)[:, :, 0].T.numpy()
     return weights
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import platform
+import re
 import tempfile
 from collections.abc import Sequence
 from importlib import resources
@@ -73,6 +74,11 @@ def write_library(program: Program, path: Path) -> tuple[int, float]:
         ExportError: the system is not known, or the library computes something else; no file is written.
     """
     check_path(path, _SUFFIX)
+    if not re.search(r"[0-9A-Za-z]", path.stem):
+        raise ValueError(
+            f"the functions are called after the file, and {path.name!r} has no letter or digit that C takes; give "
+            "another name, such as net.so"
+        )
     if platform.system() not in ("Linux", "Darwin"):
         raise ExportError(
             f"a shared library takes POSIX threads, and this system is {platform.system() or 'unknown'}; build it on "
@@ -151,12 +157,13 @@ def _steps(kind: str, sequence: CallSequence) -> str:
 
 def _header(parts: Parts, name: str, stem: str) -> str:
     net = parts.net
-    inputs = dict(zip(distinct(net.inputs), [shape for _, shape in net.inputs.values()], strict=True))
-    shapes = [view.index.shape for view in net.outputs]
-    outputs = {"output" if len(shapes) == 1 else f"output{place}": shape for place, shape in enumerate(shapes)}
+    shapes = [shape for _, shape in net.inputs.values()], [view.index.shape for view in net.outputs]
+    names = distinct([*_RESERVED, *net.inputs, *_output_names(parts)])[len(_RESERVED) :]
+    inputs = dict(zip(names, shapes[0], strict=False))
+    outputs = dict(zip(names[len(inputs) :], shapes[1], strict=True))
     real = "double" if parts.dtype == torch.float64 else "float"
-    whole = [net.integers.get(original) for original in net.inputs]
-    types = [real if kind is None else "bool" if kind == "bool" else f"{kind}_t" for kind in whole]
+    integers = [net.integers.get(original) for original in net.inputs]
+    types = [real if kind is None else "bool" if kind == "bool" else f"{kind}_t" for kind in integers]
     batch = parts.fixed_batch or "batch"
     arrays = [
         f" * {kind}[{place}], {called}: {type_}[{batch}]{''.join(f'[{side}]' for side in shape)}"
@@ -184,6 +191,18 @@ def _header(parts: Parts, name: str, stem: str) -> str:
         sizes=",\n".join(sizes),
         batch="a batch of any size" if parts.fixed_batch is None else f"a batch of {batch}",
     )
+
+
+# Names in the example of the header.
+_RESERVED = ("program", "problem", "inputs", "outputs", "batch")
+
+
+def _output_names(parts: Parts) -> list[str]:
+    """Return the keys of a model that returns a dict of tensors, else numbers."""
+    structure, count = parts.structure, len(parts.net.outputs)
+    if structure.kind == "dict" and len(structure.children) == count:
+        return [str(key) for key in structure.keys]
+    return ["output"] if count == 1 else [f"output{place}" for place in range(count)]
 
 
 def _difference(program: Program, library: ctypes.CDLL, name: str) -> float:
