@@ -288,6 +288,11 @@ def test_numbers_drawn_are_seen_where_they_change_nothing(rate: float) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def keep_aside(model: nn.Module, y: Tensor) -> Tensor:
+    model.aside = y.view(-1, 4, 4).mean()
+    return y
+
+
 BRANCHES: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], bool]] = {
     "none": (lambda model, y: y, False),
     "dropout": (lambda model, y: F.dropout(y, 0.5, model.training), False),
@@ -297,6 +302,7 @@ BRANCHES: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], bool]] = {
     "another order": (lambda model, y: y[:, torch.arange(16) if model.training else torch.arange(15, -1, -1)], True),
     "another constant": (lambda model, y: y[:, torch.tensor([1 if model.training else 0] * 16)], True),
     "more": (lambda model, y: y + 0 * y.sum() if model.training else y, True),
+    "kept aside": (lambda model, y: keep_aside(model, y) if model.training else y, True),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from prunus.copying import copy_model
 from prunus.errors import GraphError
@@ -209,12 +210,48 @@ def check_branches(smaller: nn.Module, kept: Kept, biases: Biases) -> Graph:
 
 def has_branch(graph: Graph, inputs: Inputs) -> bool:
     """Tell whether a model does something in training that its graph of eval mode does not hold."""
-    if not (unreached(graph) or _asks_its_mode(graph.model, inputs)):
+    if unreached(graph):
+        return True
+    if not _asks_its_mode(graph.model, inputs):
         return False
     try:
+        # a graph does not hold what no output shows, as a loss that is kept as an attribute
+        if _functions(graph.model, inputs, train=False) != _functions(graph.model, inputs, train=True):
+            return True
         return _calls(graph) != _calls(trace_training(graph.model, graph.example_inputs))
-    except GraphError:
+    except Exception:  # whatever a forward raises in training, as a norm over a single sample does
         return True
+
+
+class _Functions(TorchFunctionMode):
+    """Notes which of PyTorch's functions give tensors of floating point numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point():
+            self.called.append(getattr(func, "__name__", repr(func)))
+        return result
+
+
+def _functions(model: nn.Module, inputs: Inputs, *, train: bool) -> list[str]:
+    """Return the functions that a copy of a model calls in one of its modes.
+
+    Raises:
+        Exception: whatever its forward raises.
+    """
+    copy = copy_model(model).train(train)
+    cuda = [device for device in devices_of(model) if device.type == "cuda"]
+    args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
+    with torch.no_grad(), torch.random.fork_rng(cuda), fused_attention_off(), _Functions() as noting:
+        copy(*args, **kwargs)
+    called: list[str] = noting.called
+    return called
 
 
 # Arguments of operations that tell the mode.
