@@ -91,8 +91,8 @@ class MagicCells(SphinxTransform):
                 block.replace_self(nodes.literal_block(text, text, language="bash"))
             elif magic.startswith("%%writefile "):
                 name = magic.removeprefix("%%writefile ")
-                text = f"# {name}\n{text}"
-                language = {".yaml": "yaml", ".py": "python"}[Path(name).suffix]
+                language = {".yaml": "yaml", ".py": "python", ".c": "c"}[Path(name).suffix]
+                text = f"/* {name} */\n{text}" if language == "c" else f"# {name}\n{text}"
                 block.replace_self(nodes.literal_block(text, text, language=language))
 
 
