@@ -52,6 +52,12 @@ class Branches(nn.Module):
 NETWORKS = {
     "branches": (Branches, (3, 10, 16)),
     "pooled": (lambda: nn.Sequential(nn.Conv2d(2, 4, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3)), (2, 12, 19)),
+    "strides": (  # kernels that read beyond the rows and columns that were sorted by remainders
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 5, 2, 2), nn.ReLU(), nn.Conv2d(4, 4, 7, (2, 3), (3, 6)), nn.Conv2d(4, 3, 1, 2, 1)
+        ),
+        (2, 8, 100),
+    ),
     "signal": (lambda: nn.Sequential(nn.Conv1d(2, 4, 3, 2, 1), nn.Conv1d(4, 4, 5, padding=4), nn.GELU()), (2, 21)),
     "matrices": (lambda: nn.Sequential(nn.Linear(40, 16), nn.GELU(), nn.Linear(16, 3)), (40,)),
     "tokens": (lambda: nn.Sequential(nn.Linear(12, 8), nn.SiLU(), nn.Linear(8, 4)), (9, 12)),
@@ -98,9 +104,12 @@ class Memory:
     def check_taps(self, contract: Contract) -> None:
         """Make sure that each weight meets the element that a convolution's definition says, or a zero beyond it."""
         taps, place = self.plan.taps[contract.output], self.plan.places[contract.source.value]
+        size = self.plan.layouts[contract.source.value].size
         for y, x in itertools.product(*map(range, contract.grid)):
-            found = self.numbers[place + taps.offsets + y * taps.steps[0] + x * taps.steps[1]]
-            assert (found == self.expected(contract, y, x)).all()
+            offsets = taps.offsets + y * taps.steps[0] + x * taps.steps[1]
+            assert offsets.min() >= 0
+            assert offsets.max() < size, "beyond its source lies another value"
+            assert (self.numbers[place + offsets] == self.expected(contract, y, x)).all()
 
     def expected(self, contract: Contract, y: int, x: int) -> Indices:
         """Return what the weights of a convolution meet for one output: (channels, kernel height, kernel width)."""

@@ -45,6 +45,7 @@ MODELS = {
     "excited, 5x5": lambda: Excited(5, 1),
     "excited, stride 2": lambda: Excited(3, 2),
     "excited, stride 3": lambda: Excited(5, 3),
+    "excited, wide, stride 2": lambda: Excited(7, 2),
     "heavy": heavy,
     "dilated": lambda: nn.Sequential(nn.Conv2d(8, 8, 3, padding=2, dilation=2), nn.Tanh(), nn.Conv2d(8, 4, 2)),
 }

@@ -189,17 +189,27 @@ class Trial:
 
 
 class NotedCalls(TorchFunctionMode):
-    """Notes which of PyTorch's functions are called."""
+    """Notes which of PyTorch's functions are called.
 
-    def __init__(self) -> None:
+    Args:
+        floating_point: whether only those are noted that give a tensor of floating point numbers.
+    """
+
+    def __init__(self, *, floating_point: bool = False) -> None:
         super().__init__()
         self.called: list[str] = []
+        self._floating_point = floating_point
 
     def __torch_function__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.called.append(getattr(func, "__name__", repr(func)))
-        return func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", repr(func))
+        if not self._floating_point:  # before it is called: one that fails, and is caught, is noted too
+            self.called.append(name)
+        result = func(*args, **(kwargs or {}))
+        if self._floating_point and isinstance(result, Tensor) and result.is_floating_point():
+            self.called.append(name)
+        return result
 
 
 def _by_argument(model: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> dict[str, Any]:

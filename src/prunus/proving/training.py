@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
 from prunus.copying import copy_model
 from prunus.errors import GraphError
@@ -18,6 +17,7 @@ from prunus.graph import Graph, trace_training
 from prunus.graph.calls import arguments_by_name
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.exported import ExportedModule
+from prunus.graph.free_sizes import NotedCalls
 from prunus.graph.kept import Kept, keep
 from prunus.graph.rewriting import RewriteError, demanded
 from prunus.graph.tracing import fused_attention_off
@@ -223,22 +223,6 @@ def has_branch(graph: Graph, inputs: Inputs) -> bool:
         return True
 
 
-class _Functions(TorchFunctionMode):
-    """Notes which of PyTorch's functions give tensors of floating point numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.called: list[str] = []
-
-    def __torch_function__(
-        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.is_floating_point():
-            self.called.append(getattr(func, "__name__", repr(func)))
-        return result
-
-
 def _functions(model: nn.Module, inputs: Inputs, *, train: bool) -> list[str]:
     """Return the functions that a copy of a model calls in one of its modes.
 
@@ -248,10 +232,9 @@ def _functions(model: nn.Module, inputs: Inputs, *, train: bool) -> list[str]:
     copy = copy_model(model).train(train)
     cuda = [device for device in devices_of(model) if device.type == "cuda"]
     args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
-    with torch.no_grad(), torch.random.fork_rng(cuda), fused_attention_off(), _Functions() as noting:
+    with torch.no_grad(), torch.random.fork_rng(cuda), fused_attention_off(), NotedCalls(floating_point=True) as noting:
         copy(*args, **kwargs)
-    called: list[str] = noting.called
-    return called
+    return list(noting.called)
 
 
 # Arguments of operations that tell the mode.
