@@ -109,7 +109,7 @@ def trace_sizes(model: nn.Module, example_inputs: ExampleInputs, free: frozenset
         own = call_arguments(example_inputs, 1)
         call = call_arguments(example_inputs)
         try:
-            graph = _export(inner, *call, free | {(place, 0) for place in range(len(call[0]) + len(call[1]))})
+            graph = _export(inner, *call, free | _batches(*call))
         except Exception as error:
             if _num_samples(own) > 1:
                 why, cause = _why(inner, *call, error)
@@ -144,6 +144,27 @@ def trace_own_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         return _pinned(inner, call_arguments(example_inputs, 1), frozenset(), None)
 
 
+def trace_made_of(graph: Graph, model: nn.Module) -> Graph:
+    """Read the graph of a model that was made of another one, whose graph leaves the batch free.
+
+    Only where torch.export's conditions on the batch are not the other one's is the model run at other batches.
+
+    Raises:
+        GraphError: as `trace`, or its code pins the batch.
+    """
+    call = graph.args, graph.kwargs
+    with tracing(), undisturbed(model):
+        try:
+            again = _export(model, *call, _batches(*call))
+        except Exception as error:
+            why, cause = _why(model, *call, error)
+            raise GraphError(why) from cause
+        alike = free_sizes.conditions(again.program) == free_sizes.conditions(graph.program)
+        if not alike and not batch_is_free(again.program, model, *call):
+            raise GraphError(f"the forward of {type(model).__name__} would fix the batch")
+        return again
+
+
 def trace_training(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """Do what `trace` does in training mode, with the branches that only training runs; the model is left as it was.
 
@@ -155,7 +176,7 @@ def trace_training(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
         inner.train()
         call = call_arguments(example_inputs)
         try:
-            return _export(inner, *call, frozenset((place, 0) for place in range(len(call[0]) + len(call[1]))))
+            return _export(inner, *call, _batches(*call))
         except Exception as error:
             why, cause = _why(inner, *call, error)
             raise GraphError(why) from cause
@@ -168,6 +189,11 @@ def _pinned(model: nn.Module, call: Call, free: frozenset[Place], first: Excepti
     except Exception as error:
         why, cause = _why(model, *call, first or error)
         raise GraphError(why) from cause
+
+
+def _batches(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> frozenset[Place]:
+    """Return the first dimension of each input."""
+    return frozenset((place, 0) for place in range(len(args) + len(kwargs)))
 
 
 def _num_samples(call: Call) -> int:

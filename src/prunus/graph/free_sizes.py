@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -49,6 +49,11 @@ def sizes_of(program: ExportedProgram) -> list[tuple[int | SymInt, ...]]:
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     return [tuple(values[name].shape) for name in names]
+
+
+def conditions(program: ExportedProgram) -> list[str]:
+    """Return the conditions on sizes that a program was traced under, each once, in torch.export's order."""
+    return list(dict.fromkeys(getattr(program, "_guards_code", None) or ()))
 
 
 def batch_is_free(
@@ -110,7 +115,7 @@ class Trial:
             choices: symbol of a free size -> size: what may be run, the cheapest first.
             huge: likewise, what is too large to run.
         """
-        open_conditions = list(self._conditions())
+        open_conditions = conditions(self.program)
         chosen = []
         for sizes in choices:
             failed = [condition for condition in open_conditions if not self._holds(condition, sizes)]
@@ -123,7 +128,7 @@ class Trial:
 
     def foresees(self, sizes: Mapping[str, int]) -> bool:
         """Tell whether all conditions hold that the program was traced under."""
-        return all(self._holds(condition, sizes) for condition in self._conditions())
+        return all(self._holds(condition, sizes) for condition in conditions(self.program))
 
     def takes(self, sizes: Mapping[str, int]) -> bool:
         """Tell whether the model takes inputs of these sizes."""
@@ -164,9 +169,6 @@ class Trial:
             return ExportedModule.from_program(self.program)
         except ValueError:
             return None
-
-    def _conditions(self) -> Iterator[str]:
-        yield from dict.fromkeys(getattr(self.program, "_guards_code", None) or ())
 
     def _holds(self, condition: str, sizes: Mapping[str, int]) -> bool:
         """Evaluate a condition that torch.export wrote, such as ``L['x'].size()[0] <= 10``."""

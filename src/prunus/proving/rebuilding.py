@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.copying import copy_model
 from prunus.errors import GraphError
-from prunus.graph import trace
+from prunus.graph import trace_made_of
 from prunus.graph.coupling import Coupling
 from prunus.graph.kept import Kept
 from prunus.graph.rewriting import Demanded
@@ -103,7 +103,7 @@ class _Attempts:
             return None, why
         graph = self._kept.coupling.graph
         try:
-            match(self._demanded, trace(smaller, graph.example_inputs))
+            match(self._demanded, trace_made_of(graph, smaller))
         except (GraphError, MismatchError) as error:
             return None, str(error)
         return smaller, ""

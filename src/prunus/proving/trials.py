@@ -16,9 +16,10 @@ from prunus.proving.drawing import Draw, Inputs, draw, integer_ranges
 from prunus.proving.verification import difference, outputs, tolerance, where_finite
 from prunus.tables import ABSENT, count, pairs, shape
 
-# As many samples as both models run within two seconds, but no fewer and no more than these.
-_SECONDS = 1.0
+# So many samples where both models run them within two seconds; else as many as they run within one, but no fewer than
+# the least: what holds for all of a large model's samples is proved by its graph.
 _LEAST, _MOST = 8, 64
+_SECONDS, _SECONDS_OF_FEWER = 1.0, 0.5
 _SECONDS_RESIZED = 0.5
 
 # So many numbers of outputs are kept to be compared.
@@ -140,7 +141,8 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
         seconds = (time.perf_counter() - began) / like.batch
     trials = Trials(graph, ranges, [first], seconds=seconds * like.batch)
     elements = sum(value.numel() for value in first.expected) / like.batch
-    most = min(_SECONDS / max(seconds, 1e-9), _MOST_ELEMENTS / max(elements, 1))
+    limit = _SECONDS_OF_FEWER if seconds * _MOST > _SECONDS else _SECONDS
+    most = min(limit / max(seconds, 1e-9), _MOST_ELEMENTS / max(elements, 1))
     count = max(_LEAST, min(_MOST, int(most))) - like.batch
     for place, how in enumerate(_DRAWS):
         samples = graph.batch or max(1, (count + len(_DRAWS) - 1 - place) // len(_DRAWS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ from prunus.proving import training
 from prunus.proving.drawing import Draw, draw
 from prunus.proving.matching import MismatchError
 from prunus.proving.rebuilding import RebuildError, bias_outputs, canonical_names, rebuild, rebuild_proved
-from prunus.proving.trials import Checked, Trials, disagreement, gives_shapes, run_trials
+from prunus.proving.trials import Checked, Trial, Trials, disagreement, gives_shapes, run_trials
 from prunus.proving.verification import check_numbers, depends_on_chance, widened
 from prunus.pruning.masks import Masks
 from prunus.shrinking import optimizers
@@ -153,8 +153,9 @@ def _smaller(model: nn.Module, kept: Kept, fixed: Constants) -> nn.Module:
         why = f"a layer of {kind} that is not PyTorch's own needs a bias"
     else:
         try:
-            smaller = rebuild_proved(model, kept, biases | named, demanded, trials.example[0])
-            _check_outputs(smaller, trials)
+            first, *others = trials.example
+            smaller = rebuild_proved(model, kept, biases | named, demanded, first)
+            _check_outputs(smaller, trials, others)
             _check_training(smaller, trials, kept, training_biases)
             return _with_checked(smaller, trials.checked(resized=True))
         except RebuildError as error:
@@ -169,7 +170,7 @@ def _unchanged(model: nn.Module, kept: Kept, trials: Trials) -> nn.Module | None
     """Return a copy of a model of which all is kept; None where its outputs differ, as the general way says why."""
     copy = rebuild(model, kept, {})
     try:
-        _check_outputs(copy, trials)
+        _check_outputs(copy, trials, trials.example)
     except RebuildError:
         return None
     return _with_checked(copy, replace(trials.checked(resized=True), operations=False))
@@ -192,8 +193,13 @@ def _shown(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
 
 
-def _check_outputs(smaller: nn.Module, trials: Trials) -> None:
+def _check_outputs(smaller: nn.Module, trials: Trials, example: Sequence[Trial]) -> None:
     """Hold the outputs of a smaller model of the same class against the larger model's.
+
+    Args:
+        smaller: the smaller model.
+        trials: at other sizes and with other arguments, all of which are run.
+        example: those at the example's sizes that are still to be run.
 
     Raises:
         RebuildError: an output differs, at another size or with another argument perhaps, or the class fails where the
@@ -201,7 +207,7 @@ def _check_outputs(smaller: nn.Module, trials: Trials) -> None:
     """
     try:
         trials.switched = [trial for trial in trials.switched if gives_shapes(trial, smaller)]
-        why = disagreement([*trials.example, *trials.resized, *trials.switched], smaller)
+        why = disagreement([*example, *trials.resized, *trials.switched], smaller)
     except Exception as error:
         lines = str(error).splitlines() or [""]
         why = f"{type(error).__name__}: {lines[0]}"
