@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prunus.pruning.criteria import criterion
     from prunus.pruning.masks import Masks, plain_state_dict
     from prunus.pruning.stats import Stats
+    from prunus.recovering import Recovery, recover
     from prunus.shrinking import shrink
     from prunus.shrinking.explaining import Explanation, explain
 
@@ -47,6 +48,7 @@ __all__ = [
     "ProgramError",
     "Pruner",
     "Receipt",
+    "Recovery",
     "ShrinkError",
     "Stats",
     "compare",
@@ -61,6 +63,7 @@ __all__ = [
     "packing",
     "plain_state_dict",
     "prune",
+    "recover",
     "save",
     "shrink",
     "torch_prune",
@@ -81,6 +84,7 @@ _MODULE_OF = {
     "ProgramError": "prunus.errors",
     "Pruner": "prunus.pruning",
     "Receipt": "prunus.measuring.receipt",
+    "Recovery": "prunus.recovering",
     "ShrinkError": "prunus.errors",
     "Stats": "prunus.pruning.stats",
     "compare": "prunus.measuring",
@@ -92,6 +96,7 @@ _MODULE_OF = {
     "measure": "prunus.measuring",
     "plain_state_dict": "prunus.pruning.masks",
     "prune": "prunus.pruning",
+    "recover": "prunus.recovering",
     "save": "prunus.packing",
     "shrink": "prunus.shrinking",
 }

@@ -213,5 +213,5 @@ def test_what_is_no_criterion_is_refused() -> None:
         TypeError, match=r"criterion must be a name or a function \(weight, stats\) -> scores, got <fun"
     ):
         resolve(lambda weight: weight)  # type: ignore[arg-type, misc]
-    with pytest.raises(ValueError, match="needs must be None or one of gradient, input_norm, got 'hessian'"):
+    with pytest.raises(ValueError, match="needs must be None or one of gradient, input_norm, curvature, got 'hessian'"):
         Criterion("own", magnitude, needs="hessian")  # type: ignore[arg-type]

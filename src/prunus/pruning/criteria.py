@@ -15,7 +15,8 @@ from prunus.pruning import options
 from prunus.pruning.stats import Loss, Stats
 from prunus.registry import Registry
 
-Need: TypeAlias = Literal["gradient", "input_norm"]
+Need: TypeAlias = Literal["gradient", "input_norm", "curvature"]
+ON_INPUTS: tuple[Need, ...] = ("input_norm", "curvature")  # what only layers have whose inputs are known
 Score: TypeAlias = Callable[[Tensor, Stats], Tensor]
 
 
@@ -189,6 +190,22 @@ def activation(weight: Tensor, stats: Stats) -> Tensor:
     """
     assert stats.input_norm is not None
     return weight.to(_wide(weight)).abs() * stats.input_norm
+
+
+@criterion("obs", needs="curvature")
+def obs(weight: Tensor, stats: Stats) -> Tensor:
+    """Score a weight by how much its layer's squared error grows when it is removed and its row is refitted.
+
+    ``score = w^2 / [H^-1]_jj``, H being the second moments of the layer's inputs.
+
+    Source: Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", NeurIPS 1992,
+    eq. 5, for each layer by itself, as in Frantar and Alistarh, "Optimal brain compression", NeurIPS 2022.
+
+    >>> obs(torch.tensor([[1.0, -2.0]]), Stats(curvature=torch.tensor([[5.0, 1.0]])))
+    tensor([[5., 4.]])
+    """
+    assert stats.curvature is not None
+    return (weight.to(stats.curvature.dtype).square() * stats.curvature).to(_wide(weight))
 
 
 class Gradient(Criterion):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.errors import MaskError
 from prunus.pruning import select, stats
-from prunus.pruning.criteria import Criterion
+from prunus.pruning.criteria import ON_INPUTS, Criterion
 from prunus.pruning.masks import Masks, check_shape
 from prunus.pruning.method import Method
 from prunus.pruning.patterns import Pattern, num_missing
@@ -82,7 +82,7 @@ def check_data(criterion: Criterion, data: Iterable[Batch] | None) -> None:
             f"criterion {criterion.name!r} got {present} without {missing}; give both, or neither to use the gradients "
             "of the last backward pass"
         )
-    if criterion.needs == "input_norm" and data is None:
+    if criterion.needs in ON_INPUTS and data is None:
         raise ValueError(f"criterion {criterion.name!r} needs the layers' inputs; give data=batches of model inputs")
 
 
@@ -192,13 +192,16 @@ def gather(
     """Return the statistics of each target that the criterion needs; arguments and errors as `find_masks`."""
     gradients: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
+    curvatures: dict[str, Tensor] = {}
     if criterion.needs == "gradient" and (data is None or criterion.loss is None):
         gradients = stats.stored_gradients(targets)
     elif criterion.needs == "gradient" and data is not None and criterion.loss is not None:
         gradients = stats.gradients(model, targets, data, criterion.loss)
     elif criterion.needs == "input_norm" and data is not None:
         norms = stats.input_norms(model, targets, data)
-    return {name: Stats(name, gradients.get(name), norms.get(name)) for name in targets}
+    elif criterion.needs == "curvature" and data is not None:
+        curvatures = stats.curvatures(model, targets, data)
+    return {name: Stats(name, gradients.get(name), norms.get(name), curvatures.get(name)) for name in targets}
 
 
 def _mask(layer: LayerScores, remove: int, near: select.Threshold | None) -> Tensor:

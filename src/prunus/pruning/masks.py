@@ -104,7 +104,7 @@ class Masks(Mapping[str, Tensor]):
         Raises:
             MaskError: the model has no parameter of a mask's name, or one of another shape; nothing was changed.
         """
-        for parameter, mask in self._pairs(model):
+        for parameter, mask in self.pairs(model):
             _clear(parameter.detach(), mask.to(parameter.device))
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class Masks(Mapping[str, Tensor]):
             MaskError: some are not, the message says how many; or as `apply`.
         """
         counts = {}
-        for name, (parameter, mask) in zip(self, self._pairs(model), strict=True):
+        for name, (parameter, mask) in zip(self, self.pairs(model), strict=True):
             count = int(torch.count_nonzero(parameter.masked_fill(mask.to(parameter.device), 0)))
             if count:
                 counts[name] = count
@@ -181,7 +181,12 @@ class Masks(Mapping[str, Tensor]):
             )
         return cls(masks)
 
-    def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+    def pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return the model's parameters, each with its mask.
+
+        Raises:
+            MaskError: the model has no parameter of a mask's name, or one of another shape.
+        """
         parameters = dict(unwrap(model).named_parameters(remove_duplicate=False))
         for name, mask in self.items():
             if name not in parameters:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from prunus.pruning import products
+from prunus.pruning.moments import MOST_INPUTS, Moments, damped, inverse_diagonal
+from prunus.pruning.products import LinearMap
 from prunus.pruning.targets import Target
 
 Batch: TypeAlias = Any  # a tensor, a tuple (inputs, targets), or a mapping of keyword arguments
@@ -26,11 +29,14 @@ class Stats:
         gradient: the loss's gradient, of the weight's shape; None unless the criterion needs it.
         input_norm: the l2 norm of the input feature that each weight multiplies, of a shape that broadcasts to the
             weight's; None unless the criterion needs it.
+        curvature: 1 / [H^-1]_jj of the input feature j that each weight multiplies, H being the second moments of the
+            layer's input, of a shape that broadcasts to the weight's; None unless the criterion needs it.
     """
 
     name: str = ""
     gradient: Tensor | None = None
     input_norm: Tensor | None = None
+    curvature: Tensor | None = None
 
 
 def gradients(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch], loss: Loss) -> dict[str, Tensor]:
@@ -87,19 +93,91 @@ def input_norms(model: nn.Module, targets: Mapping[str, Target], data: Iterable[
         ValueError: there is no batch; a target is not the weight of a Linear or a convolution, or its module
             is never called by the model's forward.
     """
+    squares: dict[str, Tensor] = {}
+
+    def add(name: str, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        sums = _squared_features(module, *args, **kwargs)
+        squares[name] = squares[name] + sums if name in squares else sums
+
+    _run(model, targets, data, add)
+    _check_called(targets, squares)
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+# So many numbers of second moments are in memory at a time: 1 GB in float64.
+_MOST_MOMENTS = 1 << 27
+# The share of the mean diagonal that is added to the diagonal, as in SparseGPT (arXiv:2301.00774).
+_DAMPING = 1e-2
+
+
+def curvatures(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch]) -> dict[str, Tensor]:
+    """Return, for each target, 1 / [H^-1]_jj of the feature j that each weight multiplies, H = X^T X + damping.
+
+    H is over all batches and positions, X the layer's inputs as rows, see `products.LinearMap`. Features of more than
+    `moments.MOST_INPUTS` inputs are taken in parts, as if these were uncorrelated. The layers are taken some at a time,
+    a pass over the data for each, so that their moments fit in memory; the model runs as for `gradients`.
+
+    Raises:
+        ValueError: as `input_norms`.
+    """
+    batches = list(data) if isinstance(data, Iterator) else data
+    results: dict[str, Tensor] = {}
+    for chosen in _in_passes(targets):
+        of_layers: dict[str, tuple[LinearMap, list[Moments]]] = {}
+
+        def add(name: str, module: nn.Module, input: Tensor, *_: Any, of_layers: Any = of_layers, **__: Any) -> None:
+            linear, inputs = products.of_module(module, input.detach())
+            for piece in linear.patches(inputs):
+                parts = piece.split(MOST_INPUTS, dim=2)  # type: ignore[no-untyped-call]
+                _, moments = of_layers.setdefault(name, (linear, [Moments() for _ in parts]))
+                for part, own in zip(parts, moments, strict=True):
+                    own.add([part])
+
+        _run(model, chosen, batches, add)
+        _check_called(chosen, of_layers)
+        for name, (linear, moments) in of_layers.items():
+            inverse = torch.cat([inverse_diagonal(damped(own.gram, _DAMPING)) for own in moments], 1)
+            weight = chosen[name].parameter
+            rows = inverse.reciprocal().unsqueeze(1).expand(linear.rows(weight).shape)
+            results[name] = linear.weight(rows, weight.shape)
+    return results
+
+
+def _in_passes(targets: Mapping[str, Target]) -> Iterator[dict[str, Target]]:
+    """Yield the targets in parts, of which the second moments fit in memory together."""
+    chosen: dict[str, Target] = {}
+    total = 0
+    for name, target in targets.items():
+        inputs = target.parameter.numel() // max(1, len(target.parameter))
+        size = inputs * min(inputs, MOST_INPUTS)
+        if chosen and total + size > _MOST_MOMENTS:
+            yield chosen
+            chosen, total = {}, 0
+        chosen[name] = target
+        total += size
+    yield chosen
+
+
+def _run(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch], note: Callable[..., None]) -> None:
+    """Run a model on all batches, and note each call of a target's layers: name, module, and what it was called with.
+
+    Raises:
+        ValueError: there is no batch, or a target is not the weight of a Linear or a convolution.
+    """
     for target in targets.values():
         _check_linear_in_weight(target)
-    squares: dict[str, Tensor] = {}
     num_batches = 0
-    with _undisturbed(model), _watching(targets, squares), torch.no_grad():
+    with _undisturbed(model), _watching(targets, note), torch.no_grad():
         for batch in data:
             _forward(model, batch)
             num_batches += 1
     _check_not_empty(num_batches)
-    missing = [name for name in targets if name not in squares]
+
+
+def _check_called(targets: Iterable[str], called: Container[str]) -> None:
+    missing = [name for name in targets if name not in called]
     if missing:
         raise ValueError(f"the modules of {', '.join(missing)} were never called on the data; exclude them")
-    return {name: total.sqrt() for name, total in squares.items()}
 
 
 def _check_not_empty(num_batches: int) -> None:
@@ -122,22 +200,21 @@ def _check_linear_in_weight(target: Target) -> None:
     for module in target.modules:
         if not isinstance(module, (nn.Linear, _ConvNd)) or target.attribute != "weight":
             raise ValueError(
-                f"criterion 'activation' knows the inputs of Linear and convolution weights only, but {target.name!r} "
+                f"this criterion knows the inputs of Linear and convolution weights only, but {target.name!r} "
                 f"belongs to {type(module).__name__}; exclude it or use another criterion"
             )
 
 
 @contextmanager
-def _watching(targets: Mapping[str, Target], squares: dict[str, Tensor]) -> Iterator[None]:
+def _watching(targets: Mapping[str, Target], note: Callable[..., None]) -> Iterator[None]:
     hooks = []
     for name, target in targets.items():
         for module in target.modules:
 
-            def add(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
-                sums = _squared_features(module, *args, **kwargs)
-                squares[name] = squares[name] + sums if name in squares else sums
+            def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+                note(name, module, *args, **kwargs)
 
-            hooks.append(module.register_forward_pre_hook(add, with_kwargs=True))
+            hooks.append(module.register_forward_pre_hook(called, with_kwargs=True))
     try:
         yield
     finally:

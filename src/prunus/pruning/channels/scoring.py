@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from prunus.graph.coupling import Coupling
 from prunus.pruning.channels.families import Family
-from prunus.pruning.criteria import Criterion
+from prunus.pruning.criteria import ON_INPUTS, Criterion
 from prunus.pruning.finding import gather
 from prunus.pruning.stats import Batch, Stats
 from prunus.pruning.targets import Target, named
@@ -60,7 +60,7 @@ def _weights(model: nn.Module, coupling: Coupling, criterion: Criterion) -> dict
     parameters = dict(model.named_parameters())
     names = dict.fromkeys(name for name, _ in coupling.axes if name in parameters)
     targets = named(model, names)
-    if criterion.needs != "input_norm":
+    if criterion.needs not in ON_INPUTS:
         return targets
     fitting = {
         name: target
