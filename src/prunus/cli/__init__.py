@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "app", "main", "run_command"]
 COMMANDS = {
     "run": ("run", "SETTING"),
     "prune": ("prune", ""),
+    "recover": ("recover", ""),
     "shrink": ("shrink", "FILE"),
     "explain": ("explain", "FILE"),
     "pack": ("pack", "FILE"),

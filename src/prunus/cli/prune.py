@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prunus.pruning.patterns import Channels
 
 # Where prunus.files keeps, among others, what a run knows its own results by: it is not true of what is made of them.
-_OWN_ENTRY = "prunus"
+OWN_ENTRY = "prunus"
 
 
 def prune(
@@ -66,7 +66,7 @@ def prune(
     settings = vars(choice) | {"include": choice.include or _by_default(source)}
     pruned = prunus.prune(network, sparsity, example_inputs=inputs, **settings)
     checkpoints.apply_masks(pruned, checkpoint.tensors, network)
-    header = {key: text for key, text in checkpoint.header.items() if key != _OWN_ENTRY}
+    header = {key: text for key, text in checkpoint.header.items() if key != OWN_ENTRY}
     checkpoints.save(out, checkpoint.tensors, header)
     if masks is not None:
         pruned.save(masks)

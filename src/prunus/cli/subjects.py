@@ -41,23 +41,17 @@ class Subject:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """What makes a model, and what it is run on.
+class Maker:
+    """What makes a model.
 
     Attributes:
         model: What makes the model: a name that 'prunus ls models' lists, or package.module:function of your own,
             looked for in the current folder first.
         arg: An argument for what makes the model, such as num_classes=100. Repeatable.
-        shape: The shape of one input, without the batch, such as 3,224,224. Models of prunus and .prunus files know
-            their own.
-        input: For models that take several inputs, or integers: one of them as [NAME=][TYPE:]SHAPE, without the batch,
-            such as int64:128 or mask=bool:128. Repeatable, in the order the model takes them.
     """
 
     model: Annotated[str | None, Parameter(metavar="MODEL")] = None
     arg: Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")] = ()
-    shape: Numbers | None = None
-    input: Annotated[tuple[str, ...], Parameter(metavar="INPUT")] = ()
 
     def arguments(self) -> dict[str, Any]:
         """Return what the model is made with."""
@@ -75,6 +69,27 @@ class Source:
             torch.manual_seed(0)
             return factory.create(source, self.arguments())
 
+    def words(self) -> list[str]:
+        """Return these options as they are written in a command."""
+        words = [] if self.model is None else ["--model", self.model]
+        return words + [word for setting in self.arg for word in ("--arg", setting)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Source(Maker):
+    """What makes a model, and what it is run on.
+
+    Attributes:
+        shape: The shape of one input, without the batch, such as 3,224,224. Models of prunus and .prunus files know
+            their own.
+        input: For models that take several inputs, or integers: one of them as [NAME=][TYPE:]SHAPE, without the batch,
+            such as int64:128 or mask=bool:128. Repeatable, in the order the model takes them.
+    """
+
+    shape: Numbers | None = None
+    input: Annotated[tuple[str, ...], Parameter(metavar="INPUT")] = ()
+
     def inputs(self, subject: Subject, network: nn.Module) -> ExampleInputs:
         """Return random inputs for the model.
 
@@ -91,8 +106,7 @@ class Source:
 
     def words(self) -> list[str]:
         """Return these options as they are written in a command."""
-        words = [] if self.model is None else ["--model", self.model]
-        words += [word for setting in self.arg for word in ("--arg", setting)]
+        words = super().words()
         words += [] if self.shape is None else ["--shape", ",".join(map(str, self.shape))]
         return words + [word for text in self.input for word in ("--input", text)]
 
