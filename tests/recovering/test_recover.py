@@ -333,6 +333,7 @@ BATCHES = list(images().split(16))
         (residual, GOOD, BATCHES, {"minutes": -1}, ValueError, "minutes must be"),
         (residual, GOOD, BATCHES, {"choose": "channel"}, ValueError, "whole channels"),
         (residual, GOOD, BATCHES, {"choose": "3:2"}, ValueError, "0 < n < m"),
+        (residual, GOOD, BATCHES, {"choose": "2:5"}, ValueError, "multiple of 5"),
         (residual, GOOD, BATCHES, {"dense": nn.Linear(2, 2)}, ValueError, "the same model before"),
         (residual, {"nothing": torch.ones(2, dtype=torch.bool)}, BATCHES, {}, MaskError, "no parameter 'nothing'"),
         (residual, {"last.weight": torch.ones(5, 16, dtype=torch.bool)}, BATCHES, {}, MaskError, "prune nothing"),

@@ -127,7 +127,7 @@ def recover(
     "SparseGPT" (arXiv:2301.00774); choosing and updating in turn is in the spirit of ALPS (arXiv:2406.07831).
     """
     inner, masks = unwrap(model), Masks(masks)
-    teacher, pattern = _check(inner, masks, dense), _pattern(choose)
+    teacher, pattern = _check(inner, masks, dense), _pattern(choose, masks)
     if isinstance(minutes, bool) or not isinstance(minutes, Real) or not 0 <= minutes < math.inf:
         raise ValueError(f"minutes must be a number of at least 0, got {minutes!r}")
     teacher = copy_model(inner) if teacher is inner else teacher
@@ -192,7 +192,12 @@ def _is_pruned(model: nn.Module, masks: Masks) -> bool:
     )
 
 
-def _pattern(choose: bool | str | Pattern) -> Pattern | None:
+def _pattern(choose: bool | str | Pattern, masks: Masks) -> Pattern | None:
+    """Return the pattern of the masks to choose; None where these stay.
+
+    Raises:
+        ValueError: there is no such pattern, or a masked weight can't hold it.
+    """
     if isinstance(choose, bool):
         return patterns.resolve("unstructured") if choose else None
     pattern = patterns.resolve(choose)
@@ -200,6 +205,9 @@ def _pattern(choose: bool | str | Pattern) -> Pattern | None:
         raise ValueError(
             "whole channels can't be chosen layer by layer, as other layers are coupled with them; leave choose out"
         )
+    for name, mask in masks.items():
+        if mask.ndim > 1 and not bool(mask.all()):
+            pattern.check(name, mask.shape)
     return pattern
 
 

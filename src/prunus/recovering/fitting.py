@@ -20,8 +20,8 @@ from prunus.recovering.solving import choose, refit
 
 # How strongly weights are drawn toward the dense ones, as shares of the mean diagonal of X^T X: of short rows and of
 # longer ones, which more rarely have as many samples as inputs.
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_STRENGTHS_OF_LONG = (1e-2, 1e-1, 1.0)
+_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+_STRENGTHS_OF_LONG = (1.0, 1e-1, 1e-2)
 # That by which masks are chosen, and rows refitted that are taken in parts.
 _MIDDLE = 1e-2
 # So many inputs are in a part of a row that is too long to be taken whole.
@@ -144,6 +144,8 @@ class Fitting:
                 bias = None if self.bias is None or shift is None else (self.bias + shift).to(self.bias.dtype)
                 own = self.linear.weight(kept, self.mask.shape)
                 best = Fitted(self._weight(weight), bias, own, before, error, strength)
+            elif best.strength < math.inf:
+                break  # drawn less strongly it would only follow the fitted samples more
         return best
 
     def _whole(self, dense: Tensor, mask: Tensor, pattern: Pattern | None) -> Iterator[tuple[Tensor, Tensor, float]]:
@@ -152,10 +154,10 @@ class Fitting:
         if pattern is not None:
             mask = self._chosen(gram, right, dense, pattern, None)
         short = dense.shape[2] <= _SHORT
-        steps = _STEPS if short else _STEPS_OF_LONG
-        for strength in _STRENGTHS if short else _STRENGTHS_OF_LONG:
+        steps, weight = _STEPS if short else _STEPS_OF_LONG, dense
+        for strength in _STRENGTHS if short else _STRENGTHS_OF_LONG:  # each goes on from the one before
             drawn, ridge = _drawn(gram, dense, strength)
-            weight = refit(drawn, right + ridge, dense, mask, steps)
+            weight = refit(drawn, right + ridge, weight, mask, steps)
             for _ in range(_ROUNDS if short and self._layer.rectified else 0):
                 shown = [self._shown(batch, weight) for batch in self._fit]
                 weight = refit(drawn, self._right(shown, None) + ridge, weight, mask, steps)

@@ -15,7 +15,7 @@ from torch import Tensor
 # What keeps as many weights as wanted: scores of weights and the share of the removed ones that are still kept -> mask.
 Keep: TypeAlias = Callable[[Tensor, float], Tensor]
 
-# The squared residual, relative to that at the start, at which a solution is good enough.
+# The squared residual, relative to that of no weights at all, at which a solution is good enough.
 _TOLERANCE = 1e-14
 # Steps of `choose`, and the share of them over which weights are removed.
 _CHOOSING, _REMOVING = 250, 0.6
@@ -38,11 +38,11 @@ def refit(gram: Tensor, right: Tensor, start: Tensor, mask: Tensor, steps: int) 
     diagonal = gram.diagonal(dim1=1, dim2=2).unsqueeze(1)
     weight = start * mask
     residual = (right - weight @ gram) * mask
-    first = float((residual.square() / diagonal).sum())
+    enough = _TOLERANCE * float(((right * mask).square() / diagonal).sum())
     step = residual / diagonal
     energy = (residual * step).sum(2, keepdim=True)
     for _ in range(steps):
-        if float(energy.sum()) <= _TOLERANCE * first:
+        if float(energy.sum()) <= enough:
             break
         image = (step @ gram) * mask
         curvature = (step * image).sum(2, keepdim=True)
