@@ -299,3 +299,16 @@ def test_files_that_can_not_be_read_or_written_are_named(command: Command, linea
     result = command(*options, "--out", "out.safetensors")
     assert result.exit_code == 2
     assert f"'{linear_file}' is not readable" in result.stderr
+
+
+def test_layers_can_have_sparsities_of_their_own(command: Command, lenet_file: Path) -> None:
+    words = ("prune", "--model", "lenet", "--weights", lenet_file, "--out", "out.safetensors")
+    result = command(*words, "--sparsity", "conv1=0,fc*=0.95,conv2=.5")
+    assert result.exit_code == 0, result.output
+    expected = lenet_from(lenet_file)
+    masks = prunus.prune(expected, {"conv1": 0, "fc*": 0.95, "conv2": 0.5})
+    assert list(masks) == ["conv2.weight", "fc.weight"]
+    written = load_tensors(Path("out.safetensors"))
+    assert all(torch.equal(written[name], value) for name, value in expected.state_dict().items())
+    for wrong in ("conv1=", "conv1=a", "=0.5", "conv1=0.5,0.5", "conv1=0.5,conv1=0.6", "much"):
+        assert "LAYER=S" in refused(command(*words, "--force", "--sparsity", wrong))

@@ -22,6 +22,18 @@ def _names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(name.strip() for name in tokens[-1].value.split(","))
 
 
+def _sparsity(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
+    text = tokens[-1].value
+    pairs = [part.strip().rpartition("=") for part in text.split(",")] if "=" in text else [("", "", text)]
+    try:
+        fractions = {layer: float(number) for layer, _, number in pairs}
+    except ValueError:
+        fractions = {}
+    if len(fractions) < len(pairs) or ("=" in text and "" in fractions):
+        raise ValueError(f"it takes a number in [0, 1), or LAYER=S,LAYER=S with each layer once; got {text!r}")
+    return fractions if "=" in text else fractions[""]
+
+
 def _json_file(_: Any, tokens: Sequence[Token]) -> Path:
     text = tokens[-1].value
     if text.startswith("--"):
@@ -35,6 +47,9 @@ Name: TypeAlias = Annotated[str, Parameter(metavar="NAME")]
 Layers: TypeAlias = Annotated[tuple[str, ...], Parameter(metavar="LAYER")]
 Numbers: TypeAlias = Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, metavar="N,N,...")]
 Names: TypeAlias = Annotated[tuple[str, ...], Parameter(converter=_names, n_tokens=1, metavar="NAME,NAME,...")]
+Sparsity: TypeAlias = Annotated[
+    float | dict[str, float], Parameter(converter=_sparsity, n_tokens=1, metavar="S", accepts_keys=False)
+]
 Force: TypeAlias = Annotated[bool, Parameter(help="Replace files that are there already.")]
 Json: TypeAlias = Annotated[
     Path | None,

@@ -5,13 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 import prunus
 from prunus.cli import outputs, terminal
-from prunus.cli.options import File, Force, Scored
+from prunus.cli.options import File, Force, Scored, Sparsity
 from prunus.cli.subjects import Source, Subject
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ OWN_ENTRY = "prunus"
 def prune(
     *,
     weights: File,
-    sparsity: Annotated[float, Parameter(metavar="S")],
+    sparsity: Sparsity,
     out: File,
     source: Source = Source(),
     choice: Scored = Scored(),
@@ -52,7 +50,8 @@ def prune(
 
     Args:
         weights: The weights to prune: a .safetensors file.
-        sparsity: The fraction of the weights to remove, in [0, 1).
+        sparsity: The fraction of the weights to remove, in [0, 1); or of single layers, as in conv1=0.5,fc*=0.95: of
+            several that match, the last counts, and what none matches is left alone.
         out: Where the pruned weights go, under the same names and in the same dtypes.
         masks: Where the masks go, to keep the zeros while training goes on.
     """
@@ -75,7 +74,7 @@ def prune(
     terminal.show("", *_sentences(checkpoint, out, masks, *_of_channels(channels, source, out)))
 
 
-def _checked(sparsity: float, choice: Scored, source: Source) -> Channels | None:
+def _checked(sparsity: float | dict[str, float], choice: Scored, source: Source) -> Channels | None:
     """Return the pattern if it takes whole channels.
 
     Raises:
@@ -84,7 +83,8 @@ def _checked(sparsity: float, choice: Scored, source: Source) -> Channels | None
     from prunus.pruning.method import check_method
     from prunus.pruning.patterns import Channels
 
-    method = check_method(sparsity, choice.criterion, choice.pattern, choice.scope)
+    largest = max(sparsity.values()) if isinstance(sparsity, dict) else sparsity
+    method = check_method(largest, choice.criterion, choice.pattern, choice.scope)
     channels = method.pattern if isinstance(method.pattern, Channels) else None
     if method.criterion.needs:
         name = method.criterion.name

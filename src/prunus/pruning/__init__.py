@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from prunus.errors import MaskError
 from prunus.graph import ExampleInputs
-from prunus.pruning import criteria
+from prunus.pruning import by_layer, criteria
 from prunus.pruning.channels import ChannelFamilies
 from prunus.pruning.criteria import Criterion, Gradient, Random
 from prunus.pruning.finding import check_data, check_reachable, earlier_masks, find_masks, from_first_rank, other_masks
 from prunus.pruning.masks import Masks
-from prunus.pruning.method import Method, check_method
+from prunus.pruning.method import Method
 from prunus.pruning.options import whole
 from prunus.pruning.patterns import Channels, Pattern, num_gone
 from prunus.pruning.schedules import Cubic, Geometric, Linear, Schedule, Shape
 from prunus.pruning.scopes import Erk, Global, Scope, Spreading, Uniform
 from prunus.pruning.stats import Batch
-from prunus.pruning.targets import Selector, named, resolve
+from prunus.pruning.targets import Selector, named
 from prunus.supported import unwrap
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 
 def prune(
     model: nn.Module,
-    sparsity: float,
+    sparsity: float | Mapping[str, float],
     *,
     criterion: str | criteria.Score | Criterion = "magnitude",
     pattern: str | Pattern = "unstructured",
@@ -59,7 +59,9 @@ def prune(
     Args:
         model: any module; also one wrapped by DistributedDataParallel, torch.compile or Lightning Fabric.
         sparsity: the fraction of the targeted weights to remove, in [0, 1); met exactly, as
-            round(sparsity * number of units). Pattern ``"channel"`` meets it within two points, or raises.
+            round(sparsity * number of units). Pattern ``"channel"`` meets it within two points, or raises. By layer:
+            a mapping from names and patterns, as `include` takes them, to fractions, ``{"conv1": 0.5, "fc*": 0.95}``;
+            of several that match, the last counts, and what none matches is left alone.
         criterion: how much a weight matters: a name (`prunus ls criteria`), `(weight, stats) -> scores`, or an entry
             with options: ``Gradient(loss)``, ``Random(seed)``.
         pattern: what is removed together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole
@@ -85,12 +87,11 @@ def prune(
     >>> prune(model, sparsity=0.25)
     Masks(1 parameters, 25 of 100 weights pruned)
     """
-    method = check_method(sparsity, criterion, pattern, scope)
+    method, targets = by_layer.check(model, sparsity, (criterion, pattern, scope), include, exclude)
     if isinstance(method.pattern, Channels):
         families = _families(model, example_inputs, method, include, exclude)
         new_masks = families.find(model, method, method.sparsity, masks=masks, data=data)
     else:
-        targets = resolve(model, include, exclude)
         new_masks = find_masks(model, targets, method, method.sparsity, masks=masks, data=data)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         new_masks = from_first_rank(new_masks)
@@ -107,7 +108,7 @@ class Pruner:
 
     Args:
         model: as `prune`; it stays a plain module.
-        sparsity: the final sparsity, in [0, 1).
+        sparsity: the final sparsity, in [0, 1), or those of the layers, as `prune`.
         steps: the number of steps over which the sparsity rises; it is reached exactly at the last one.
         schedule: ``"cubic"``, ``"linear"``, ``"geometric"``, ``"one_shot"``, or `(progress, sparsity) -> fraction`;
             with options ``Cubic(begin=1000, every=50)``, ``Linear(...)``, ``Geometric(...)``: the number of steps
@@ -129,7 +130,7 @@ class Pruner:
     def __init__(
         self,
         model: nn.Module,
-        sparsity: float,
+        sparsity: float | Mapping[str, float],
         *,
         steps: int,
         schedule: str | Shape | Schedule = "cubic",
@@ -142,7 +143,8 @@ class Pruner:
         data: Iterable[Batch] | None = None,
         example_inputs: ExampleInputs | None = None,
     ) -> None:
-        self.method = check_method(sparsity, criterion, pattern, scope, schedule)
+        axes = (criterion, pattern, scope, schedule)
+        self.method, targets = by_layer.check(unwrap(model), sparsity, axes, include, exclude)
         self.steps = whole("steps", steps, least=1)
         self.begin = self.method.schedule.begin
         self.every = self.method.schedule.every or max(1, self.steps // 100)
@@ -152,8 +154,6 @@ class Pruner:
         if isinstance(self.method.pattern, Channels):
             self._channels = _families(model, example_inputs, self.method, include, exclude)
             targets = self._channels.targets
-        else:
-            targets = resolve(model, include, exclude)
         self._names = tuple(targets)
         self._check(masks)
         check_data(self.method.criterion, data)

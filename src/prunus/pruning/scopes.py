@@ -129,7 +129,7 @@ def uniform(layers: Sequence[Layer], budget: int) -> Spread:
     """Give every layer the same sparsity."""
     total = sum(layer.count for layer in layers)
     shares = [budget * layer.count / total for layer in layers]
-    return Spread(_apportion(shares, budget, layers))
+    return Spread(apportion(shares, budget, layers))
 
 
 @SCOPES.register("erk")
@@ -153,10 +153,10 @@ def erk(layers: Sequence[Layer], budget: int) -> Spread:
         dense |= over
     kept = [layer.count * (1.0 if index in dense else scale * raw[index]) for index, layer in enumerate(layers)]
     shares = [layer.count - share for layer, share in zip(layers, kept, strict=True)]
-    return Spread(_apportion(shares, budget, layers))
+    return Spread(apportion(shares, budget, layers))
 
 
-def _apportion(shares: Sequence[float], budget: int, layers: Sequence[Layer]) -> tuple[int, ...]:
+def apportion(shares: Sequence[float], budget: int, layers: Sequence[Layer]) -> tuple[int, ...]:
     """Round shares to whole numbers within the layers' bounds that add up to the budget.
 
     Each share is rounded down; the missing units go to the largest remainders (Hamilton's method). If bounds stop

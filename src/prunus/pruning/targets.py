@@ -87,7 +87,7 @@ def select(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence
     if include := _listed(include, "include"):
         chosen = set().union(*(_included(everything, selector) for selector in include))
     for selector in _listed(exclude, "exclude"):
-        chosen -= _matches(everything, selector, "exclude")
+        chosen -= matching(everything, selector, "exclude")
     targets = {name: target for name, target in everything.items() if name in chosen}
     if not targets:
         raise ValueError(
@@ -171,7 +171,7 @@ def _is_weight(target: Target) -> bool:
 
 
 def _included(everything: Mapping[str, Target], selector: Selector) -> set[str]:
-    matches = _matches(everything, selector, "include")
+    matches = matching(everything, selector, "include")
     included = {name for name in matches if _is_weight(everything[name]) or _named(everything[name], selector)}
     if not included:
         label = selector if isinstance(selector, str) else selector.__name__
@@ -183,7 +183,12 @@ def _included(everything: Mapping[str, Target], selector: Selector) -> set[str]:
     return included
 
 
-def _matches(everything: Mapping[str, Target], selector: Selector, kind: str) -> set[str]:
+def matching(everything: Mapping[str, Target], selector: Selector, kind: str) -> set[str]:
+    """Return the names of the parameters that a selector matches; `kind` is the argument that holds it.
+
+    Raises:
+        ValueError: it matches nothing.
+    """
     names = {name for name, target in everything.items() if _matched(target, selector)}
     if not names:
         label = selector if isinstance(selector, str) else selector.__name__
