@@ -99,6 +99,10 @@ def _of_other_shapes() -> None:
     save_tensors(Path("samples.safetensors"), {"x": torch.ones(4, 5)})
 
 
+def _of_whole_numbers() -> None:
+    save_tensors(Path("samples.safetensors"), {"x": torch.ones(40, 3, dtype=torch.uint8)})
+
+
 @pytest.mark.parametrize(
     ("spoil", "words", "message"),
     [
@@ -108,6 +112,9 @@ def _of_other_shapes() -> None:
         (_of_two_lengths, CALIBRATE, "as many samples in each"),
         (_of_other_shapes, CALIBRATE, "can't run the example inputs"),
         (None, (*CALIBRATE, "--minutes", "-1"), "minutes must be"),
+        (None, (*CALIBRATE, "--force", "--out", "masks.safetensors"), "is read by this command"),
+        (None, (*CALIBRATE, "--force", "--out", "samples.safetensors"), "is read by this command"),
+        (_of_whole_numbers, CALIBRATE, "can't run"),
         (None, (*CALIBRATE, "--choose", "channel", "--new-masks", "new.safetensors"), "whole channels"),
     ],
 )

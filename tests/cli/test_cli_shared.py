@@ -88,7 +88,7 @@ def test_the_version(command: Command) -> None:
         (["compile", "--cores", "0"], 'Invalid value "0" for --cores. Must be > 0.'),
         (
             ["prune", "--weights", "a", "--out", "b", "--sparsity", "half"],
-            'Invalid value for --sparsity: it takes a number in [0, 1), or LAYER=S,LAYER=S',
+            "Invalid value for --sparsity: it takes a number in [0, 1), or LAYER=S,LAYER=S",
         ),
         (["run", "lenet", "--accelerator", "gpu"], 'Choose from: "auto", "cpu", "cuda". Did you mean "cpu"?'),
         (["measure", "--shape", "3x2"], "Invalid value for --shape: it takes whole numbers above 0 with commas"),

@@ -109,6 +109,8 @@ def test_curvatures_in_several_passes_and_of_long_rows_in_parts(monkeypatch: pyt
         (nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 3)), [torch.ones(2, 2, 3)], "exclude it or use another criterion"),
         (nn.Linear(3, 3), [], "held no batch"),
         (nn.Linear(3, 3), None, "needs the layers' inputs"),
+        (nn.Linear(3, 3), [torch.full((2, 3), torch.nan)], "NaN scores"),
+        (nn.Linear(3, 3), [torch.full((2, 3), 1e30)], "NaN scores"),
     ],
 )
 def test_obs_says_what_it_needs(model: nn.Module, data: Any, message: str) -> None:

@@ -252,6 +252,63 @@ def test_other_types_are_recovered_in_their_own(dtype: torch.dtype) -> None:
     assert apart(model, dense, others) < 0.5 * apart(pruned, dense, others)
 
 
+class Counting(nn.Module):
+    """Counts its calls in a buffer, and halves its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 32), nn.Linear(32, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, 16) to (n, 4)."""
+        self.calls += 1
+        x.mul_(0.5)
+        return self.last(F.relu(self.first(x))) * self.calls.clamp(1, 1)
+
+
+def test_what_a_forward_writes_into_buffers_and_inputs_does_not_count() -> None:
+    torch.manual_seed(0)
+    model, mixing = Counting(), torch.randn(16, 16)
+    dense, pruned = copy.deepcopy(model), copy.deepcopy(model)
+    masks = prunus.prune(pruned, 0.6, scope="uniform")
+    samples = [torch.randn(32, 16) @ mixing for _ in range(8)]
+    kept = [batch.clone() for batch in samples]
+    result = prunus.recover(model, masks, samples, minutes=0.01)
+    assert float(model.calls) == 0
+    assert all(torch.equal(*pair) for pair in zip(samples, kept, strict=True))
+
+    def outputs(own: nn.Module) -> Tensor:
+        inputs = torch.cat(samples[6:]) * 0.5
+        return own.last(F.relu(own.first(inputs))).detach()  # type: ignore[operator]
+
+    wanted = outputs(dense)
+    errors = [
+        float((outputs(own) - wanted).square().sum() / (wanted - wanted.mean()).square().sum())
+        for own in (pruned, model)
+    ]
+    assert result.before == pytest.approx(errors[0], rel=1e-4)
+    assert result.after == pytest.approx(errors[1], rel=1e-4)
+    assert result.after < 0.7 * result.before
+
+
+def test_whole_channels_stay_removed_when_masks_are_chosen() -> None:
+    dense, example = residual(), images(2)
+    masks = prunus.prune(residual(), 0.4, pattern="channel", example_inputs=example)
+    model = residual()
+    assert prunus.recover(model, masks, BATCHES, choose=True).masks == masks
+    # more zeros within the channels that stay
+    more = prunus.Masks({n: m & (torch.rand(m.shape) < 0.6) if m.ndim > 1 else m for n, m in masks.items()})
+    chosen = prunus.recover(residual(), more, BATCHES, choose=True).masks
+    assert chosen != more
+    for name, mask in chosen.items():
+        assert mask.sum() == more[name].sum()
+        assert not bool((mask & ~masks[name]).any())
+    assert sum(p.numel() for p in prunus.shrink(model, example, masks).parameters()) < 0.7 * sum(
+        p.numel() for p in dense.parameters()
+    )
+
+
 class Recurrent(nn.Module):
     """An LSTM, a layer used twice, and a last one."""
 
@@ -318,7 +375,16 @@ def _with_nan() -> nn.Module:
 
 
 GOOD = prunus.Masks({"first.weight": torch.arange(8 * 8 * 9).view(8, 8, 3, 3) % 2 == 0})
+OFTEN = prunus.Masks({"first.weight": torch.arange(8 * 8 * 9).view(8, 8, 3, 3) % 40 != 0})
 BATCHES = list(images().split(16))
+
+
+class Deciding(Residual):
+    """Gives classes alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, 2, 8, 8) to (n,)."""
+        return super().forward(x).argmax(1)
 
 
 @pytest.mark.parametrize(
@@ -333,13 +399,20 @@ BATCHES = list(images().split(16))
         (residual, GOOD, BATCHES, {"minutes": -1}, ValueError, "minutes must be"),
         (residual, GOOD, BATCHES, {"choose": "channel"}, ValueError, "whole channels"),
         (residual, GOOD, BATCHES, {"choose": "3:2"}, ValueError, "0 < n < m"),
-        (residual, GOOD, BATCHES, {"choose": "2:5"}, ValueError, "multiple of 5"),
+        (residual, GOOD, BATCHES, {"choose": "block-2x4"}, ValueError, "not of pattern block-2x4"),
+        (residual, OFTEN, BATCHES, {"choose": "2:4"}, ValueError, "not of pattern 2:4"),
+        (residual, GOOD, BATCHES, {"choose": 3}, TypeError, "choose must be True, False"),
+        (residual, GOOD, BATCHES, {"dense": residual().double()}, ValueError, "names, shapes and types"),
+        (residual, GOOD, BATCHES, {"dense": residual().state_dict()}, TypeError, "dense must be"),
+        (residual, GOOD, [batch.int() for batch in BATCHES], {}, ValueError, "can't run"),
+        (Deciding, GOOD, BATCHES, {}, ValueError, "no floating-point numbers"),
+        (residual, GOOD, BATCHES, {"choose": "2:5"}, ValueError, "not of pattern 2:5"),
         (residual, GOOD, BATCHES, {"dense": nn.Linear(2, 2)}, ValueError, "the same model before"),
         (residual, {"nothing": torch.ones(2, dtype=torch.bool)}, BATCHES, {}, MaskError, "no parameter 'nothing'"),
         (residual, {"last.weight": torch.ones(5, 16, dtype=torch.bool)}, BATCHES, {}, MaskError, "prune nothing"),
         (residual, {}, BATCHES, {}, MaskError, "prune nothing"),
-        (_with_nan, GOOD, BATCHES, {}, ValueError, "not finite"),
-        (residual, GOOD, [batch * torch.nan for batch in BATCHES], {}, ValueError, "not finite"),
+        (_with_nan, GOOD, BATCHES, {}, ValueError, "not all finite"),
+        (residual, GOOD, [batch * torch.nan for batch in BATCHES], {}, ValueError, "not all finite"),
     ],
 )
 def test_what_can_not_be_recovered_is_refused_and_left_alone(
@@ -366,5 +439,10 @@ def test_the_dense_weights_have_to_be_somewhere() -> None:
         prunus.recover(model, masks, BATCHES)
     with pytest.raises(ValueError, match="dense is the model itself"):
         prunus.recover(model, masks, BATCHES, dense=model)
+    holder = nn.Sequential(model)
+    with pytest.raises(MaskError, match="no parameter"):
+        prunus.recover(holder, masks, BATCHES, dense=model)
+    with pytest.raises(ValueError, match="shares tensors with it"):
+        prunus.recover(model, masks, BATCHES, dense=copy.copy(model))
     with pytest.raises(ValueError, match="dense is pruned by the masks as well"):
         prunus.recover(model, masks, BATCHES, dense=copy.deepcopy(model))

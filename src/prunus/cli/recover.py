@@ -62,8 +62,8 @@ def recover(
             'prunus run' does; or a .safetensors file with one tensor, or one for each argument of the model's forward.
         out: Where the recovered weights go, under the same names and in the same dtypes.
         dense: The weights from before pruning, where --weights are the pruned ones.
-        choose: Choose as many units of this pattern in each layer anew, such as unstructured or 2:4: this wins most at
-            high sparsity.
+        choose: Choose as many weights in each layer anew, which wins most at high sparsity: unstructured, or the pattern
+            that the masks are of, such as 2:4.
         new_masks: Where the masks go that were chosen; needed with --choose.
         samples: So many samples are used; a quarter of them is held out to measure errors on.
         minutes: Train so long afterwards toward the dense model's outputs, on the same samples.
@@ -71,6 +71,10 @@ def recover(
     from prunus.packing import checkpoints
 
     outputs.check_free(force, out, *([] if new_masks is None else [new_masks]))
+    read = {path.absolute() for path in (weights, masks, Path(calibrate), *([] if dense is None else [dense]))}
+    for target in (out, *([] if new_masks is None else [new_masks])):
+        if target.absolute() in read:
+            raise ValueError(f"{str(target)!r} is read by this command, so it can't be written; give another name")
     if source.model is None:
         raise ValueError("the layers' inputs are read off a run of the model; say which it is with --model")
     if (choose is None) != (new_masks is None):

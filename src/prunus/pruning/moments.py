@@ -49,6 +49,8 @@ def damped(gram: Tensor, strength: float) -> Tensor:
 
 
 def inverse_diagonal(gram: Tensor) -> Tensor:
-    """Return the diagonals of the inverses of positive definite matrices, (groups, inputs)."""
+    """Return the diagonals of the inverses of positive definite matrices, (groups, inputs); NaN if not finite."""
+    if not bool(gram.isfinite().all()):
+        return torch.full(gram.shape[:2], torch.nan, dtype=gram.dtype, device=gram.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     return inverse.diagonal(dim1=-2, dim2=-1)

@@ -260,6 +260,18 @@ def num_missing(pattern: Pattern, mask: Tensor) -> int:
     return int(torch.count_nonzero(stay & ~mask))
 
 
+def holds(pattern: Pattern, mask: Tensor) -> bool:
+    """Tell whether a mask is of a pattern: units are kept or removed whole; at most n of every m weights stay."""
+    try:
+        pattern.check("", mask.shape)
+    except ValueError:
+        return False
+    units = pattern.pool(torch.where(mask, 0.0, -torch.inf))
+    if pattern.only_sparsity is not None:  # the n that may stay are +inf, also where they are removed
+        return not bool((units == 0).any())
+    return torch.equal(pattern.expand(units > -torch.inf, mask.shape), mask)
+
+
 PatternMaker: TypeAlias = Callable[[re.Match[str]], Pattern]
 
 

@@ -16,11 +16,12 @@ from prunus.forward import undisturbed
 from prunus.graph.tracing import fused_attention_off
 from prunus.pruning import patterns
 from prunus.pruning.masks import Masks
-from prunus.pruning.patterns import Channels, Pattern
+from prunus.pruning.patterns import Channels, Pattern, Unstructured, holds
 from prunus.pruning.stats import Batch
 from prunus.recovering import norms
 from prunus.recovering.batches import Samples, read
-from prunus.recovering.distilling import distil, output_error
+from prunus.recovering.comparing import buffers_restored, output_error
+from prunus.recovering.distilling import distil
 from prunus.recovering.fitting import Fitted, Fitting
 from prunus.recovering.layers import Layer, layers
 from prunus.recovering.lockstep import Lockstep
@@ -102,12 +103,13 @@ def recover(
 
     Args:
         model: the model before it is pruned, which is pruned by the masks and refitted; or the pruned one, and `dense`.
-        masks: which weights stay, of any origin.
+        masks: which weights stay, of any origin. Other weights are refitted too, also those that need no gradients.
         batches: a few hundred samples like those the model will see, in several batches: tensors, pairs of inputs and
             labels, of which the labels are not used, or mappings of keyword arguments. A quarter is held out.
         dense: the model before it was pruned; it is not changed.
         choose: whether to choose masks anew, with as many weights in each layer, while the weights are updated: this
-            wins most at high sparsity. True chooses single weights; a pattern, such as ``"2:4"``, its units.
+            wins most at high sparsity. True chooses single weights; a pattern that the masks hold, such as ``"2:4"``,
+            its units. Whole channels that the masks remove stay removed.
         minutes: how long to train afterwards toward the dense model's outputs and features, on the same samples; the
             masks are held.
         progress: called with what is being done and the share of it that is done.
@@ -131,13 +133,11 @@ def recover(
     if isinstance(minutes, bool) or not isinstance(minutes, Real) or not 0 <= minutes < math.inf:
         raise ValueError(f"minutes must be a number of at least 0, got {minutes!r}")
     teacher = copy_model(inner) if teacher is inner else teacher
-    with undisturbed(teacher):
+    with torch.inference_mode(False), undisturbed(teacher):
         samples = read(teacher, batches)
         student = copy_model(inner).eval()
         masks.apply(student)
-        before = output_error(student, teacher, samples)
-        if not math.isfinite(before):
-            raise ValueError("the outputs of the model on these batches are not finite; are the weights and inputs?")
+        before = _first_error(student, teacher, samples)
         work = _Work(teacher, student, samples, masks, pattern, progress or (lambda what, share: None))
         work.refit()
         work.take_statistics()
@@ -146,10 +146,33 @@ def recover(
             distil(student, teacher, samples, work.masks, float(minutes), lambda share: told("distilling", share))
         after = output_error(student, teacher, samples)
     with torch.no_grad():
-        for own, values in ((inner.parameters(), student.parameters()), (inner.buffers(), student.buffers())):
-            for tensor, value in zip(own, values, strict=True):
-                tensor.copy_(value)
+        for parameter, value in zip(inner.parameters(), student.parameters(), strict=True):
+            parameter.copy_(value)
+        own, new = dict(inner.named_buffers()), dict(student.named_buffers())
+        for name in work.statistics:
+            own[name].copy_(new[name])
     return Recovery(work.masks, tuple(work.errors), before, after, work.not_refitted())
+
+
+def _first_error(student: nn.Module, teacher: nn.Module, samples: Samples) -> float:
+    """Return the error of the pruned model's outputs.
+
+    Raises:
+        ValueError: the model can't run the samples, or its outputs are not numbers that can be compared.
+    """
+    try:
+        error = output_error(student, teacher, samples)
+    except (RuntimeError, TypeError) as failure:
+        reason = (str(failure).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"the model can't run the batches: {type(failure).__name__}: {reason}; give inputs of its own types"
+        ) from failure
+    if not math.isfinite(error):
+        raise ValueError(
+            "the model's outputs on these batches are not all finite, so no errors can be measured; are the weights "
+            "and the inputs finite?"
+        )
+    return error
 
 
 def _check(model: nn.Module, masks: Masks, dense: nn.Module | None) -> nn.Module:
@@ -162,23 +185,36 @@ def _check(model: nn.Module, masks: Masks, dense: nn.Module | None) -> nn.Module
     if dense is None:
         if pruned:
             raise ValueError(
-                "the model is pruned already, and the weights that it lost are needed: give the model from before as "
-                "dense=, or give the unpruned model, which recover prunes by the masks"
+                "the model is pruned already, and the weights that it lost are needed: give the model from before too, "
+                "as dense, or that model alone: recover prunes it by the masks"
             )
         return model
+    if not isinstance(dense, nn.Module):
+        raise TypeError(f"dense must be the torch.nn.Module from before it was pruned, got {type(dense).__name__}")
     teacher = unwrap(dense)
-    if teacher is model:
-        raise ValueError("dense is the model itself; give a copy of it from before it was pruned, or leave dense out")
-    shapes = [{name: value.shape for name, value in own.state_dict().items()} for own in (model, teacher)]
+    if _memory(teacher) & _memory(model):
+        raise ValueError(
+            "dense is the model itself or shares tensors with it; give a copy of it from before it was pruned, or "
+            "leave dense out"
+        )
+    shapes = [
+        {name: f"{tuple(value.shape)} {value.dtype}" for name, value in own.state_dict().items()}
+        for own in (model, teacher)
+    ]
     if shapes[0] != shapes[1]:
         names = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
+        own, theirs = (of_one.get(names[0], "missing") for of_one in shapes)
         raise ValueError(
-            f"dense must be the same model before it was pruned, with the same names and shapes; {names[0]!r} has "
-            f"{shapes[1].get(names[0])} there and {shapes[0].get(names[0])} in the model"
+            "dense must be the same model before it was pruned, with the same names, shapes and types; "
+            f"{names[0]!r} is {theirs} there and {own} in the model"
         )
     if _is_pruned(teacher, masks):
         raise ValueError("dense is pruned by the masks as well; give the model from before it was pruned")
     return teacher
+
+
+def _memory(model: nn.Module) -> set[int]:
+    return {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
 
 
 def _is_pruned(model: nn.Module, masks: Masks) -> bool:
@@ -196,18 +232,24 @@ def _pattern(choose: bool | str | Pattern, masks: Masks) -> Pattern | None:
     """Return the pattern of the masks to choose; None where these stay.
 
     Raises:
-        ValueError: there is no such pattern, or a masked weight can't hold it.
+        TypeError: it is neither true or false nor a pattern.
+        ValueError: there is no such pattern, or a mask does not hold it.
     """
     if isinstance(choose, bool):
-        return patterns.resolve("unstructured") if choose else None
+        return Unstructured() if choose else None
+    if not isinstance(choose, str) and not hasattr(choose, "pool"):
+        raise TypeError(f"choose must be True, False, the name of a pattern or a Pattern, got {choose!r}")
     pattern = patterns.resolve(choose)
     if isinstance(pattern, Channels):
         raise ValueError(
             "whole channels can't be chosen layer by layer, as other layers are coupled with them; leave choose out"
         )
     for name, mask in masks.items():
-        if mask.ndim > 1 and not bool(mask.all()):
-            pattern.check(name, mask.shape)
+        if mask.ndim > 1 and not bool(mask.all()) and not holds(pattern, mask):
+            raise ValueError(
+                f"the mask of {name!r} is not of pattern {pattern.name}, of which as many units would be chosen as it "
+                f"keeps; give masks of prunus.prune(..., pattern={pattern.name!r}), or the pattern that these have"
+            )
     return pattern
 
 
@@ -226,6 +268,9 @@ class _Work:
         self.dense, self.model, self.samples = dense, model, samples
         self.masks, self.pattern, self.progress = masks, pattern, progress
         self.errors: list[LayerErrors] = []
+        # only with whole channels biases and norms are masked
+        self._whole_channels = any(mask.ndim == 1 and not bool(mask.all()) for mask in masks.values())
+        self.statistics: tuple[str, ...] = ()  # the buffers that were taken anew
         self._awaited: set[fx.Node] = set()  # sums of which one term waits for the other
         names = samples.graph.tensors.values()
         own = _by_name(model)
@@ -244,7 +289,7 @@ class _Work:
             if layer is not None:
                 self._refit(layer, lockstep, before)
 
-        with fused_attention_off():
+        with fused_attention_off(), buffers_restored(self.model):
             lockstep.run(before)
 
     def _refit(self, layer: Layer, lockstep: Lockstep, before: Callable[[fx.Node], None]) -> None:
@@ -259,7 +304,9 @@ class _Work:
         weight = self._tensors[layer.weight]
         mask = torch.ones_like(weight, dtype=torch.bool) if name is None else self.masks[name]
         pattern = None if name is None or bool(mask.all()) else self.pattern
-        fitted = Fitting(layer, lockstep, mask, len(self.samples.fitted)).fitted(pattern)
+        num_fitted = len(self.samples.fitted)
+        fitting = Fitting(layer, lockstep, mask, num_fitted, whole_channels=self._whole_channels)
+        fitted = fitting.fitted(pattern)
         self._take(layer, name, fitted)
 
     def _take(self, layer: Layer, name: str | None, fitted: Fitted) -> None:
@@ -279,9 +326,11 @@ class _Work:
         kept = {name: own[name].clone() for name in taken}
         for name, value in taken.items():
             own[name].copy_(value)
-        if not output_error(self.model, self.dense, self.samples) < error:
-            for name, value in kept.items():
-                own[name].copy_(value)
+        if output_error(self.model, self.dense, self.samples) < error:
+            self.statistics = tuple(taken)
+            return
+        for name, value in kept.items():
+            own[name].copy_(value)
 
     def _run(self, model: nn.Module) -> None:
         for batch in self.samples.fitted:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunus.proving.verification import tensors
 from prunus.pruning.masks import Masks
 from prunus.recovering.batches import Samples
+from prunus.recovering.comparing import buffers_restored, output_error
 
 _LEARNING_RATE = 1e-3
 # So often the error on held-out samples is looked at, and the best weights are kept.
@@ -78,27 +79,12 @@ def distil(
                 parameter.copy_(value)
 
 
-def output_error(model: nn.Module, dense: nn.Module, samples: Samples) -> float:
-    """Return the squared error of the outputs on held-out batches, relative to the variance of the dense model's."""
-    squares = total = totals = numbers = 0.0
-    with torch.no_grad():
-        for batch in samples.held_out:
-            args, kwargs = samples.call(batch)
-            for output, target in zip(tensors(model(*args, **kwargs)), tensors(dense(*args, **kwargs)), strict=True):
-                if target.is_floating_point():
-                    wide = target.double()
-                    squares += float((output.double() - wide).square().sum())
-                    total, totals = total + float(wide.sum()), totals + float(wide.square().sum())
-                    numbers += target.numel()
-    variance = totals - total**2 / max(numbers, 1.0)
-    return squares / variance if variance > 0 else squares
-
-
 def _step(model: nn.Module, dense: nn.Module, samples: Samples, batch: list[Tensor], optimizer: Any) -> None:
     args, kwargs = samples.call(batch)
-    with torch.no_grad(), _features(dense) as wanted:
+    with torch.no_grad(), buffers_restored(dense), _features(dense) as wanted:
         targets = [*tensors(dense(*args, **kwargs)), *wanted]
-    with torch.enable_grad(), _features(model) as given:
+    args, kwargs = samples.call(batch)  # the forward may have written into the others
+    with torch.enable_grad(), buffers_restored(model), _features(model) as given:
         outputs = tensors(model(*args, **kwargs))
         outputs = [*outputs, *given]
         loss = torch.stack([_relative(*pair) for pair in zip(outputs, targets, strict=True) if _counts(*pair)]).sum()

@@ -80,9 +80,14 @@ class Fitting:
         lockstep: both models, run up to the layer, and up to the other term of the sum where there is one.
         mask: which weights stay.
         num_fitted: how many of the batches the weights are fitted to; the others are held out.
+        whole_channels: whether the masks remove whole channels, which must not come back. A mask that removes nothing
+            else is taken for such a one anyway.
     """
 
-    def __init__(self, layer: Layer, lockstep: Lockstep, mask: Tensor, num_fitted: int) -> None:
+    def __init__(
+        self, layer: Layer, lockstep: Lockstep, mask: Tensor, num_fitted: int, *, whole_channels: bool = False
+    ) -> None:
+        self.whole_channels = whole_channels
         self.dense, self.mask = lockstep.dense[layer.weight], mask.to(lockstep.dense[layer.weight].device)
         self.bias = None if layer.bias is None else lockstep.dense[layer.bias]
         self._layer, self._lockstep = layer, lockstep
@@ -254,15 +259,25 @@ class Fitting:
         """Return a mask of the inputs, or of a part of them, that keeps as many of a pattern's units as the layer's."""
         given = self.mask if part is None else self._weight(self.linear.rows(self.mask)[..., part], part)
         total, gone = pattern.num_units(given.shape), num_gone(pattern, given)
+        frame = self._channels_left(self.linear.rows(given))
+        if not self.whole_channels and not torch.equal(frame, self.linear.rows(given)):
+            frame = torch.ones_like(frame)
 
         def keep(scores: Tensor, share: float) -> Tensor:
-            units = pattern.pool(self._weight(scores, part))
+            units = pattern.pool(self._weight(scores * frame, part))
             best = units.topk(total - gone + round(gone * share), sorted=False).indices
             kept = torch.zeros_like(units, dtype=torch.bool).index_fill(0, best, True)
-            return self.linear.rows(pattern.expand(kept, given.shape))
+            return self.linear.rows(pattern.expand(kept, given.shape)) & frame
 
         drawn, ridge = _drawn(gram, dense, _MIDDLE)
         return choose(drawn.float(), (right + ridge).float(), dense.float(), keep)
+
+    def _channels_left(self, mask: Tensor) -> Tensor:
+        """Return which weights are of outputs and input channels that a mask does not remove whole."""
+        outputs = mask.any(2, keepdim=True)
+        apart = mask.view(*mask.shape[:2], -1, math.prod(self.linear.kernel))
+        inputs = apart.any(3, keepdim=True).any(1, keepdim=True).expand_as(apart).flatten(2)
+        return outputs & inputs
 
     def _error(self, rows: Tensor, shift: Tensor | None) -> float:
         """Return the squared error on the held-out batches, relative to the variance of what is wanted there."""

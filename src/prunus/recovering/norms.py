@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prunus.recovering.comparing import buffers_restored
+
 
 def estimate(model: nn.Module, run: Callable[[nn.Module], None]) -> dict[str, Tensor]:
     """Return BatchNorm's running statistics as the averages over all batches, by the names of the buffers.
@@ -23,28 +25,19 @@ def estimate(model: nn.Module, run: Callable[[nn.Module], None]) -> dict[str, Te
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
-    before = {
-        name: (
-            module.momentum,
-            module.training,
-            {key: value.clone() for key, value in module._buffers.items() if value is not None},
-        )
-        for name, module in norms.items()
-    }
+    before = [(module, module.momentum, module.training) for module in norms.values()]
     try:
-        for module in norms.values():
-            module.reset_running_stats()
-            module.momentum = None  # cumulative averages
-            module.train()
-        with torch.no_grad():
+        with torch.no_grad(), buffers_restored(model):
+            for module in norms.values():
+                module.reset_running_stats()
+                module.momentum = None  # cumulative averages
+                module.train()
             run(model)
-        return {
-            f"{name}.{key}".lstrip("."): getattr(module, key).clone()
-            for name, module in norms.items()
-            for key in ("running_mean", "running_var")
-        }
+            return {
+                f"{name}.{key}".lstrip("."): getattr(module, key).clone()
+                for name, module in norms.items()
+                for key in ("running_mean", "running_var")
+            }
     finally:
-        for name, module in norms.items():
-            module.momentum, module.training, buffers = before[name]
-            for key, value in buffers.items():
-                getattr(module, key).copy_(value)
+        for module, momentum, training in before:
+            module.momentum, module.training = momentum, training

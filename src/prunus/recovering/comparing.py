@@ -1,0 +1,52 @@
+"""How far the outputs of a model are from the dense model's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from prunus.proving.verification import tensors
+from prunus.recovering.batches import Samples
+
+
+def output_error(model: nn.Module, dense: nn.Module, samples: Samples) -> float:
+    """Return the squared error of the outputs on held-out batches, relative to the variance of the dense model's.
+
+    Both models are in eval mode; what a forward writes into its buffers is put back.
+
+    Raises:
+        ValueError: no output is floating point.
+    """
+    squares = total = totals = 0.0
+    numbers = 0
+    with torch.no_grad(), buffers_restored(model), buffers_restored(dense):
+        for batch in samples.held_out:
+            runs = []
+            for own in (model, dense):
+                args, kwargs = samples.call(batch)
+                runs.append(tensors(own(*args, **kwargs)))
+            for output, target in zip(*runs, strict=True):
+                if target.is_floating_point():
+                    wide = target.double()
+                    squares += float((output.double() - wide).square().sum())
+                    total, totals = total + float(wide.sum()), totals + float(wide.square().sum())
+                    numbers += target.numel()
+    if not numbers:
+        raise ValueError("the model's outputs hold no floating-point numbers, of which errors could be measured")
+    variance = totals - total**2 / numbers
+    return squares / variance if variance > 0 else squares
+
+
+@contextlib.contextmanager
+def buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward writes into the buffers of a model."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
