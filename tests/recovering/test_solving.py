@@ -77,6 +77,13 @@ def test_a_chosen_mask_is_nearly_the_best_of_all_and_better_than_the_largest_wei
     assert own <= errors[10]  # among the best 5% of all 210 masks
 
 
+def test_inputs_that_oppose_each_other_do_not_make_it_diverge() -> None:
+    gram = torch.tensor([[[1.0, -0.9], [-0.9, 1.0]]])  # a vector of ones is nearly of the smallest eigenvalue
+    right = torch.tensor([[[1.0, -0.9]]])
+    mask = choose(gram, right, torch.zeros(1, 1, 2), keep_largest(1, 2))  # type: ignore[arg-type]
+    assert mask.tolist() == [[[True, False]]]
+
+
 def test_what_is_wanted_exactly_by_few_weights_is_found() -> None:
     rows, _, dense = problem(3, 4, 30, 200)
     sparse = dense * (torch.rand(dense.shape, generator=torch.Generator().manual_seed(1)) < 0.2)

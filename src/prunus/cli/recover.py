@@ -71,9 +71,9 @@ def recover(
     from prunus.packing import checkpoints
 
     outputs.check_free(force, out, *([] if new_masks is None else [new_masks]))
-    read = {path.absolute() for path in (weights, masks, Path(calibrate), *([] if dense is None else [dense]))}
+    read = {path.resolve() for path in (weights, masks, Path(calibrate), *([] if dense is None else [dense]))}
     for target in (out, *([] if new_masks is None else [new_masks])):
-        if target.absolute() in read:
+        if target.resolve() in read:
             raise ValueError(f"{str(target)!r} is read by this command, so it can't be written; give another name")
     if source.model is None:
         raise ValueError("the layers' inputs are read off a run of the model; say which it is with --model")

@@ -26,7 +26,17 @@ class ByLayer:
     counts: Mapping[str, int]
 
     def __call__(self, layers: Sequence[Layer], budget: int) -> tuple[int, ...]:
-        """Spread a budget of at most the sum of the counts."""
+        """Spread a budget of at most the sum of the counts.
+
+        Raises:
+            ValueError: a layer can't lose what it should in the end.
+        """
+        for layer in layers:
+            if not layer.fewest <= self.counts[layer.name] <= layer.most:
+                raise ValueError(
+                    f"{layer.name!r} would lose {self.counts[layer.name]:,} of its units, but {layer.fewest:,} are "
+                    f"pruned already and {layer.most:,} may be, given min_kept; give it another sparsity"
+                )
         share = budget / max(1, sum(self.counts.values()))
         return scopes.apportion([self.counts[layer.name] * share for layer in layers], budget, layers)
 

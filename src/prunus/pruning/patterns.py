@@ -261,14 +261,14 @@ def num_missing(pattern: Pattern, mask: Tensor) -> int:
 
 
 def holds(pattern: Pattern, mask: Tensor) -> bool:
-    """Tell whether a mask is of a pattern: units are kept or removed whole; at most n of every m weights stay."""
+    """Tell whether a mask is of a pattern: units are kept or removed whole; n of every m weights stay."""
     try:
         pattern.check("", mask.shape)
     except ValueError:
         return False
     units = pattern.pool(torch.where(mask, 0.0, -torch.inf))
     if pattern.only_sparsity is not None:  # the n that may stay are +inf, also where they are removed
-        return not bool((units == 0).any())
+        return not bool((units == 0).any()) and int(mask.sum()) == int((units == torch.inf).sum())
     return torch.equal(pattern.expand(units > -torch.inf, mask.shape), mask)
 
 

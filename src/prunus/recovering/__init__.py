@@ -63,7 +63,8 @@ class Recovery:
             model's: as it was pruned.
         after: likewise, at the end.
         not_refitted: the masked parameters that are not the weight of one Linear or convolution, as of recurrent
-            layers, or that two operations share.
+            layers, or that several operations share.
+        better: whether the outputs got closer to the dense model's; where they did not, the model was only pruned.
     """
 
     masks: Masks
@@ -71,6 +72,7 @@ class Recovery:
     before: float
     after: float
     not_refitted: tuple[str, ...] = ()
+    better: bool = True
 
     def __str__(self) -> str:
         rows = tuple((layer.name, percent(layer.before), percent(layer.after)) for layer in self.layers)
@@ -78,6 +80,8 @@ class Recovery:
             "squared errors on held-out samples, relative to the variance of what the dense model gives; all outputs: "
             f"{percent(self.before)} before, {percent(self.after)} after."
         )
+        if not self.better:
+            caption += " No better, so the model was only pruned."
         if self.not_refitted:
             caption += f" Not refitted: {', '.join(self.not_refitted)}."
         return str(Table(("layer", "before", "after"), rows, caption))
@@ -135,9 +139,11 @@ def recover(
     teacher = copy_model(inner) if teacher is inner else teacher
     with torch.inference_mode(False), undisturbed(teacher):
         samples = read(teacher, batches)
-        student = copy_model(inner).eval()
+        given = copy_model(inner).eval()
+        masks.apply(given)
+        before = _first_error(given, teacher, samples)
+        student = copy_model(teacher).eval()  # what is not refitted has to fit to what is
         masks.apply(student)
-        before = _first_error(student, teacher, samples)
         work = _Work(teacher, student, samples, masks, pattern, progress or (lambda what, share: None))
         work.refit()
         work.take_statistics()
@@ -145,13 +151,15 @@ def recover(
             told = work.progress
             distil(student, teacher, samples, work.masks, float(minutes), lambda share: told("distilling", share))
         after = output_error(student, teacher, samples)
+        if not after < before:
+            work.masks, after, student = masks, before, given
     with torch.no_grad():
         for parameter, value in zip(inner.parameters(), student.parameters(), strict=True):
             parameter.copy_(value)
-        own, new = dict(inner.named_buffers()), dict(student.named_buffers())
-        for name in work.statistics:
-            own[name].copy_(new[name])
-    return Recovery(work.masks, tuple(work.errors), before, after, work.not_refitted())
+        buffers, values = dict(inner.named_buffers()), dict(student.named_buffers())
+        for name in norms.statistics(student):
+            buffers[name].copy_(values[name])
+    return Recovery(work.masks, tuple(work.errors), before, after, work.not_refitted(), student is not given)
 
 
 def _first_error(student: nn.Module, teacher: nn.Module, samples: Samples) -> float:
@@ -198,14 +206,14 @@ def _check(model: nn.Module, masks: Masks, dense: nn.Module | None) -> nn.Module
             "leave dense out"
         )
     shapes = [
-        {name: f"{tuple(value.shape)} {value.dtype}" for name, value in own.state_dict().items()}
+        {name: f"{tuple(value.shape)} {value.dtype} on {value.device}" for name, value in own.state_dict().items()}
         for own in (model, teacher)
     ]
     if shapes[0] != shapes[1]:
         names = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
         own, theirs = (of_one.get(names[0], "missing") for of_one in shapes)
         raise ValueError(
-            "dense must be the same model before it was pruned, with the same names, shapes and types; "
+            "dense must be the same model before it was pruned, with the same names, shapes, types and devices; "
             f"{names[0]!r} is {theirs} there and {own} in the model"
         )
     if _is_pruned(teacher, masks):
@@ -270,7 +278,6 @@ class _Work:
         self.errors: list[LayerErrors] = []
         # only with whole channels biases and norms are masked
         self._whole_channels = any(mask.ndim == 1 and not bool(mask.all()) for mask in masks.values())
-        self.statistics: tuple[str, ...] = ()  # the buffers that were taken anew
         self._awaited: set[fx.Node] = set()  # sums of which one term waits for the other
         names = samples.graph.tensors.values()
         own = _by_name(model)
@@ -289,7 +296,7 @@ class _Work:
             if layer is not None:
                 self._refit(layer, lockstep, before)
 
-        with fused_attention_off(), buffers_restored(self.model):
+        with fused_attention_off(), buffers_restored(self.model), buffers_restored(self.dense):
             lockstep.run(before)
 
     def _refit(self, layer: Layer, lockstep: Lockstep, before: Callable[[fx.Node], None]) -> None:
@@ -321,13 +328,15 @@ class _Work:
     def take_statistics(self) -> None:
         """Take BatchNorm's statistics anew, if that lowers the error of the outputs."""
         error = output_error(self.model, self.dense, self.samples)
-        taken = norms.estimate(self.model, self._run)
+        try:
+            taken = norms.estimate(self.model, self._run)
+        except ValueError:  # batches of one value a channel have no variance
+            return
         own = dict(self.model.named_buffers())
         kept = {name: own[name].clone() for name in taken}
         for name, value in taken.items():
             own[name].copy_(value)
         if output_error(self.model, self.dense, self.samples) < error:
-            self.statistics = tuple(taken)
             return
         for name, value in kept.items():
             own[name].copy_(value)
@@ -340,7 +349,7 @@ class _Work:
     def not_refitted(self) -> tuple[str, ...]:
         """Return the masked parameters that belong to no layer that was refitted."""
         done = {layer.name for layer in self.errors}
-        return tuple(name for weight, name in self._chosen.items() if weight not in done)
+        return tuple(name for weight, name in self._chosen.items() if weight not in done and self.masks[name].ndim > 1)
 
 
 def _by_name(model: nn.Module) -> dict[str, Tensor]:

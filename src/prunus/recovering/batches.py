@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunus.errors import GraphError
 from prunus.graph import ExampleInputs, Graph, trace
 from prunus.pruning.stats import Batch
 
-# The share of the samples that is held out.
-_HELD_OUT = 0.25
+# Every so many-th sample is held out.
+_HELD_OUT = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Samples:
 
 
 def read(dense: nn.Module, batches: Iterable[Batch]) -> Samples:
-    """Trace the dense model, and divide the batches; a single one is divided by its samples.
+    """Trace the dense model, and hold every fourth sample out; where the batch is fixed, every fourth batch.
 
     Args:
         dense: the model before it was pruned.
@@ -65,16 +67,27 @@ def read(dense: nn.Module, batches: Iterable[Batch]) -> Samples:
     names = list(first) if isinstance(first, Mapping) else []
     listed = [[batch[name] for name in names] if isinstance(batch, Mapping) else [batch] for batch in inputs]
     _check_alike(listed, graph)
-    if len(listed) == 1:
-        listed = _halves(listed[0], graph)
-    count = max(1, round(len(listed) * _HELD_OUT))
-    return Samples(graph, listed[:-count], listed[-count:])
+    if graph.batch is not None:
+        if len(listed) < 2:
+            raise ValueError("the model's code fixes the batch, so some batches are held out whole: give at least two")
+        return Samples(graph, *_divided(listed, len(listed)))
+    samples = sum(len(batch[0]) for batch in listed)
+    if samples < 2:
+        raise ValueError(
+            "batches must hold at least two samples, since some are held out to measure errors on; got one"
+        )
+    everything = [torch.cat(values) for values in zip(*listed, strict=True)]
+    fitted, held_out = (torch.tensor(places) for places in _divided(list(range(samples)), samples))
+    size = max(2, max(len(batch[0]) for batch in listed))
+    return Samples(
+        graph, *([_cut(everything, part) for part in torch.split(places, size)] for places in (fitted, held_out))
+    )
 
 
 def _inputs(batch: Batch) -> Tensor | Mapping[str, Tensor]:
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     tensors = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
-    if not tensors or not all(isinstance(value, Tensor) and value.ndim for value in tensors):
+    if not tensors or not all(isinstance(value, Tensor) and value.ndim and len(value) for value in tensors):
         raise TypeError(
             "a batch must be a tensor whose first dimension is the batch, a pair (inputs, labels), or a mapping of "
             f"keyword arguments to tensors, got {type(batch).__name__}"
@@ -87,6 +100,10 @@ def _check_alike(batches: list[list[Tensor]], graph: Graph) -> None:
     different = next((shape for shape in shapes if shape != shapes[0]), None)
     if different is not None:
         raise ValueError(f"all batches must have samples of one shape, got {shapes[0]} and {different}")
+    if any(node.op == "get_attr" for node in graph.nodes):
+        raise GraphError(
+            f"{type(graph.model).__name__} can't be recovered: its forward holds control flow, such as torch.cond"
+        )
     sizes = {len(value) for batch in batches for value in batch}
     if graph.batch is not None and sizes != {graph.batch}:
         raise ValueError(
@@ -95,13 +112,11 @@ def _check_alike(batches: list[list[Tensor]], graph: Graph) -> None:
         )
 
 
-def _halves(batch: list[Tensor], graph: Graph) -> list[list[Tensor]]:
-    """Divide a single batch into four or, of few samples, fewer."""
-    samples = len(batch[0])
-    if samples < 2 or graph.batch is not None:
-        raise ValueError(
-            "batches must hold at least two samples, since some are held out to measure errors on; got one batch of "
-            f"{samples}" + ("" if graph.batch is None else ", which the model's code fixes: give several such batches")
-        )
-    pieces = [torch.arange(samples)[start :: min(4, samples)] for start in range(min(4, samples))]
-    return [[value[piece.to(value.device)] for value in batch] for piece in pieces]
+def _divided(values: list[Any], count: int) -> tuple[list[Any], list[Any]]:
+    """Return values without every fourth, and these; of fewer than four the last one is held out."""
+    held_out = set(range(_HELD_OUT - 1, count, _HELD_OUT)) or {count - 1}
+    return [values[place] for place in range(count) if place not in held_out], [values[place] for place in held_out]
+
+
+def _cut(tensors: list[Tensor], places: Tensor) -> list[Tensor]:
+    return [value[places.to(value.device)] for value in tensors]

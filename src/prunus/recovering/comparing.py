@@ -43,10 +43,21 @@ def output_error(model: nn.Module, dense: nn.Module, samples: Samples) -> float:
 @contextlib.contextmanager
 def buffers_restored(model: nn.Module) -> Iterator[None]:
     """Put back what a forward writes into the buffers of a model."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    before = [
+        (
+            module,
+            dict(module._buffers),
+            {name: value.clone() for name, value in module._buffers.items() if value is not None},
+        )
+        for module in model.modules()
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+            for module, buffers, values in before:
+                for name in module._buffers.keys() - buffers.keys():
+                    del module._buffers[name]
+                module._buffers.update(buffers)
+                for name, value in values.items():
+                    buffers[name].copy_(value)  # type: ignore[union-attr]

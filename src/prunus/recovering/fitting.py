@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,10 @@ class _Batch:
     inputs: Tensor
     targets: Tensor
     offset: Tensor | None
+
+
+# Rows of weights, their mask, how strongly they were drawn, and what the bias changes by.
+_Solution: TypeAlias = tuple[Tensor, Tensor, float, Tensor | None]
 
 
 class Fitting:
@@ -141,9 +146,8 @@ class Fitting:
         before = self._error(dense * mask, None)
         best = Fitted(self._weight(dense * mask), self.bias, self.mask, before, before, math.inf)
         solve = self._whole if dense.shape[2] <= MOST_INPUTS else self._by_parts
-        for rows, kept, strength in solve(dense.double(), mask, pattern):
+        for rows, kept, strength, shift in solve(dense.double(), mask, pattern):
             weight = rows.to(self._wide.dtype)
-            shift = self._free_shift(weight)
             error = self._error(weight, shift)
             if error < best.after or math.isnan(best.after):
                 bias = None if self.bias is None or shift is None else (self.bias + shift).to(self.bias.dtype)
@@ -153,8 +157,8 @@ class Fitting:
                 break  # drawn less strongly it would only follow the fitted samples more
         return best
 
-    def _whole(self, dense: Tensor, mask: Tensor, pattern: Pattern | None) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Yield weights, their mask and the strength, of rows whose moments fit in memory."""
+    def _whole(self, dense: Tensor, mask: Tensor, pattern: Pattern | None) -> Iterator[_Solution]:
+        """Yield weights, their mask, the strength and what the bias changes by, of rows whose moments fit in memory."""
         gram, right = self._moments(self._fit, None)
         if pattern is not None:
             mask = self._chosen(gram, right, dense, pattern, None)
@@ -163,13 +167,20 @@ class Fitting:
         for strength in _STRENGTHS if short else _STRENGTHS_OF_LONG:  # each goes on from the one before
             drawn, ridge = _drawn(gram, dense, strength)
             weight = refit(drawn, right + ridge, weight, mask, steps)
+            targets = [batch.targets for batch in self._fit]
             for _ in range(_ROUNDS if short and self._layer.rectified else 0):
-                shown = [self._shown(batch, weight) for batch in self._fit]
-                weight = refit(drawn, self._right(shown, None) + ridge, weight, mask, steps)
-            yield weight, mask, strength
+                shift = self._free_shift(weight, targets)
+                targets = [self._shown(batch, weight, shift) for batch in self._fit]
+                weight = refit(drawn, self._right(targets, None) + ridge, weight, mask, steps)
+            yield weight, mask, strength, self._free_shift(weight, targets)
 
-    def _by_parts(self, dense: Tensor, mask: Tensor, pattern: Pattern | None) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Yield the same of longer rows: one part of the inputs after the other takes up what the others leave."""
+    def _by_parts(self, dense: Tensor, mask: Tensor, pattern: Pattern | None) -> Iterator[_Solution]:
+        """Yield the same of longer rows: one part of the inputs after the other takes up what the others leave.
+
+        Nothing is yielded for layers with groups.
+        """
+        if self.linear.groups > 1:
+            return
         weight, kept = dense * mask, mask.clone()
         batches = [_Batch(b.inputs, b.targets - self._outputs(b, weight), None) for b in self._fit]
         for part in self._parts(dense):
@@ -181,7 +192,7 @@ class Fitting:
             drawn, ridge = _drawn(gram, own, _MIDDLE)
             weight[..., part] = refit(drawn, right + ridge, own, kept[..., part], _STEPS_OF_LONG)
             batches = [_Batch(b.inputs, b.targets - self._outputs(b, weight, part), None) for b in apart]
-        yield weight, kept, _MIDDLE
+        yield weight, kept, _MIDDLE, self._free_shift(weight, [batch.targets for batch in self._fit])
 
     def _parts(self, rows: Tensor) -> Iterator[slice]:
         """Yield the inputs in parts of whole channels."""
@@ -234,22 +245,23 @@ class Fitting:
         count = sum(output.shape[1] for output in apart)
         return torch.stack([output.sum(1, dtype=torch.float64) for output in apart]).sum(0) / count
 
-    def _free_shift(self, rows: Tensor) -> Tensor | None:
+    def _free_shift(self, rows: Tensor, targets: list[Tensor]) -> Tensor | None:
         """Return what the bias has to change by, so that the mean output is what it should be; None without a bias."""
         if self.bias is None:
             return None
-        missing = [self._shown(batch, rows) - self._outputs(batch, rows) for batch in self._fit]
+        missing = [target - self._outputs(batch, rows) for batch, target in zip(self._fit, targets, strict=True)]
         return self._mean(missing).flatten()
 
-    def _shown(self, batch: _Batch, rows: Tensor, shift: float | Tensor = 0.0) -> Tensor:
+    def _shown(self, batch: _Batch, rows: Tensor, shift: Tensor | None) -> Tensor:
         """Return the targets, but where dense and pruned model are both below the ReLU's zero what the product is.
 
         So the next least squares fit minimises the error where the target is positive, and what exceeds zero elsewhere.
         The targets that a negative number may be are a convex set, and least squares and projection take turns.
         """
-        if batch.offset is None:
-            return batch.targets
+        assert batch.offset is not None
         product = self._outputs(batch, rows)
+        if shift is not None:
+            product = product + self.linear.across(shift).to(product.dtype)
         zero = -batch.offset * self._inverse
         negative = self._scale * batch.targets + batch.offset <= 0
         unseen = self._scale * product + batch.offset <= 0
@@ -262,9 +274,11 @@ class Fitting:
         frame = self._channels_left(self.linear.rows(given))
         if not self.whole_channels and not torch.equal(frame, self.linear.rows(given)):
             frame = torch.ones_like(frame)
+        # outputs are compared behind BatchNorm, so that is where weights of different outputs count
+        counted = frame * self._scale.abs().float().view(frame.shape[0], -1, 1)
 
         def keep(scores: Tensor, share: float) -> Tensor:
-            units = pattern.pool(self._weight(scores * frame, part))
+            units = pattern.pool(self._weight(scores * counted, part))
             best = units.topk(total - gone + round(gone * share), sorted=False).indices
             kept = torch.zeros_like(units, dtype=torch.bool).index_fill(0, best, True)
             return self.linear.rows(pattern.expand(kept, given.shape)) & frame

@@ -57,7 +57,8 @@ def layers(graph: Graph) -> Iterator[Layer]:
 
 
 def _is_own(graph: Graph, node: fx.Node) -> bool:
-    return node.op == "placeholder" and node.name in graph.tensors and len(node.users) == 1
+    parameters = graph.program.graph_signature.inputs_to_parameters  # buffers and constants aren't refitted
+    return node.op == "placeholder" and node.name in parameters and len(node.users) == 1
 
 
 def _with_followers(graph: Graph, layer: Layer) -> Layer:
@@ -84,7 +85,7 @@ def _follower(node: fx.Node, user: fx.Node, found: dict[str, fx.Node], tensors: 
     if user.op != "call_function":
         return None
     row = find(user.target)
-    if row.name == "batch_norm" and not found and _is_fixed(user, node, tensors):
+    if row.name == "batch_norm" and not found and _is_fixed(user, node, tensors) and _is_by_output(node):
         found["norm"] = user
     elif row.name == "add" and "sum" not in found and (other := _added(node, user)) is not None:
         found |= {"sum": user, "other": other}
@@ -100,7 +101,14 @@ def _is_fixed(norm: fx.Node, node: fx.Node, tensors: Mapping[str, str]) -> bool:
     call = arguments_by_name(norm)
     held = [call[name] for name in ("running_mean", "running_var")]
     of_own = [call[name] for name in ("weight", "bias") if call[name] is not None]
+    if call["training"] is not False:
+        return False
     return call["input"] is node and all(value is not None and value.name in tensors for value in (*held, *of_own))
+
+
+def _is_by_output(node: fx.Node) -> bool:
+    """Tell whether BatchNorm behind a layer normalises each of its outputs: of a sequence, it would each position."""
+    return find(node.target).family is Family.CONVOLUTION or node.meta["val"].ndim == 2
 
 
 def _added(node: fx.Node, sum_: fx.Node) -> fx.Node | None:

@@ -11,6 +11,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunus.recovering.comparing import buffers_restored
 
 
+def statistics(model: nn.Module) -> list[str]:
+    """Return the names of the buffers that hold BatchNorm's running statistics."""
+    return [
+        f"{name}.{key}".lstrip(".")
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+        for key in ("running_mean", "running_var")
+    ]
+
+
 def estimate(model: nn.Module, run: Callable[[nn.Module], None]) -> dict[str, Tensor]:
     """Return BatchNorm's running statistics as the averages over all batches, by the names of the buffers.
 
@@ -19,25 +29,21 @@ def estimate(model: nn.Module, run: Callable[[nn.Module], None]) -> dict[str, Te
     Args:
         model: the model.
         run: calls a model on all batches.
+
+    Raises:
+        ValueError: a batch has one value for a channel only.
     """
-    norms = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
-    before = [(module, module.momentum, module.training) for module in norms.values()]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+    before = [(module, module.momentum, module.training) for module in norms]
     try:
         with torch.no_grad(), buffers_restored(model):
-            for module in norms.values():
+            for module in norms:
                 module.reset_running_stats()
                 module.momentum = None  # cumulative averages
                 module.train()
             run(model)
-            return {
-                f"{name}.{key}".lstrip("."): getattr(module, key).clone()
-                for name, module in norms.items()
-                for key in ("running_mean", "running_var")
-            }
+            buffers = dict(model.named_buffers())
+            return {name: buffers[name].clone() for name in statistics(model)}
     finally:
         for module, momentum, training in before:
             module.momentum, module.training = momentum, training

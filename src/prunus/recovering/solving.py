@@ -89,7 +89,8 @@ def choose(gram: Tensor, right: Tensor, start: Tensor, keep: Keep) -> Tensor:
 
 def _largest_eigenvalue(gram: Tensor) -> Tensor:
     """Return a little more than the largest eigenvalue of each matrix, (groups, 1, 1), by power iteration."""
-    vector = torch.ones_like(gram[:, :, :1])
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(gram.shape[1], 1, generator=generator).to(gram).expand(len(gram), -1, -1)
     for _ in range(30):
         vector = gram @ vector
         vector = vector / vector.norm(dim=1, keepdim=True)
