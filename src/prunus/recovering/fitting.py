@@ -274,11 +274,9 @@ class Fitting:
         frame = self._channels_left(self.linear.rows(given))
         if not self.whole_channels and not torch.equal(frame, self.linear.rows(given)):
             frame = torch.ones_like(frame)
-        # outputs are compared behind BatchNorm, so that is where weights of different outputs count
-        counted = frame * self._scale.abs().float().view(frame.shape[0], -1, 1)
 
         def keep(scores: Tensor, share: float) -> Tensor:
-            units = pattern.pool(self._weight(scores * counted, part))
+            units = pattern.pool(self._weight(scores * frame, part))
             best = units.topk(total - gone + round(gone * share), sorted=False).indices
             kept = torch.zeros_like(units, dtype=torch.bool).index_fill(0, best, True)
             return self.linear.rows(pattern.expand(kept, given.shape)) & frame
