@@ -80,10 +80,8 @@ def compare(network: Trained, sparsity: float, methods: list[str]) -> None:
     for name in methods:
         if name != OURS and OURS in answers:
             test = paired_test(OURS, answers[OURS], name, answers[name])
-            low, high = (100 * bound for bound in test.ci95)
-            print(
-                f"  {name:26} less {OURS}: {100 * test.difference:+.2f} ({low:+.2f} to {high:+.2f}), p {test.p_value:.1e}"
-            )
+            interval = " to ".join(f"{100 * bound:+.2f}" for bound in test.ci95)
+            print(f"  {name:26} less {OURS}: {100 * test.difference:+.2f} ({interval}), p {test.p_value:.1e}")
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def test_patterns_and_bounds_hold() -> None:
     assert removed(masks) == {"2.weight": 12 * 16}
     with pytest.raises(ValueError, match="min_kept=150"):
         prunus.prune(net(), {"0": 0.5}, scope=Global(min_kept=150))
-    with pytest.raises(ValueError, match="'0.weight' would lose 100 of its units"):
+    with pytest.raises(ValueError, match=r"'0\.weight' would lose 100 of its units"):
         prunus.prune(net(), {"0": 0.5, "2": 0.4}, scope=Global(min_kept=150))
 
 
