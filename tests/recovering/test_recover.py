@@ -311,6 +311,29 @@ def test_whole_channels_stay_removed_when_masks_are_chosen() -> None:
     )
 
 
+class Sum(nn.Module):
+    """Two layers of one input, added and scaled by a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other, self.norm = nn.Linear(8, 4), nn.Linear(8, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, 8) to (n, 4)."""
+        return self.norm(self.first(x)) + self.other(x)
+
+
+def test_a_layer_makes_up_for_what_the_other_term_of_a_sum_lacks() -> None:
+    torch.manual_seed(0)
+    model = Sum()
+    model(torch.randn(64, 8) * 2)
+    model.eval()
+    masks = prunus.Masks({"other.weight": torch.rand(4, 8) < 0.3})
+    result = prunus.recover(model, masks, list(torch.randn(96, 8).split(16)))
+    assert result.before > 0.1
+    assert result.after < 1e-3  # the first layer alone could give all of it
+
+
 class Fixed(nn.Module):
     """Filters that are a buffer and a plain attribute, a norm behind a sequence, and grouped, transposed layers."""
 
@@ -434,6 +457,15 @@ RARELY = prunus.Masks({"first.weight": torch.arange(8 * 8 * 9).view(8, 8, 3, 3) 
 BATCHES = list(images().split(16))
 
 
+class Detached(Residual):
+    """Gives no gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, 2, 8, 8) to (n, 5)."""
+        with torch.no_grad():
+            return super().forward(x)
+
+
 class Branching(Residual):
     """Chooses by the values of its input."""
 
@@ -460,6 +492,7 @@ class Deciding(Residual):
         (residual, GOOD, [images(4), images(4)[:, :, :6]], {}, ValueError, "samples of one shape"),
         (residual, GOOD, [images(4), {"x": images(4)}], {}, ValueError, "the same arguments"),
         (residual, GOOD, BATCHES, {"minutes": -1}, ValueError, "minutes must be"),
+        (Detached, GOOD, BATCHES, {"minutes": 0.01}, ValueError, "leave minutes out"),
         (residual, GOOD, BATCHES, {"choose": "channel"}, ValueError, "whole channels"),
         (residual, GOOD, BATCHES, {"choose": "3:2"}, ValueError, "0 < n < m"),
         (residual, GOOD, BATCHES, {"choose": "block-2x4"}, ValueError, "not of pattern block-2x4"),

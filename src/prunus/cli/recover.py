@@ -62,7 +62,7 @@ def recover(
             'prunus run' does; or a .safetensors file with one tensor, or one for each argument of the model's forward.
         out: Where the recovered weights go, under the same names and in the same dtypes.
         dense: The weights from before pruning, where --weights are the pruned ones.
-        choose: Choose as many weights in each layer anew, which wins most at high sparsity: unstructured, or, such as
+        choose: Choose as many weights in each layer anew, which helps most at high sparsity: unstructured, or, such as
             2:4, the pattern that the masks are of.
         new_masks: Where the masks go that were chosen; needed with --choose.
         samples: So many samples are used; a quarter of them is held out to measure errors on.

@@ -1,4 +1,4 @@
-"""Statistics for criteria: gradients and input norms of each weight, computed in one pass over data."""
+"""Statistics for criteria: gradients, input norms and curvatures of each weight, from passes over data."""
 
 from __future__ import annotations
 

@@ -11,21 +11,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunus.copying import copy_model
-from prunus.errors import MaskError
 from prunus.forward import undisturbed
 from prunus.graph.tracing import fused_attention_off
-from prunus.pruning import patterns
 from prunus.pruning.masks import Masks
-from prunus.pruning.patterns import Channels, Pattern, Unstructured, holds
+from prunus.pruning.patterns import Pattern
 from prunus.pruning.stats import Batch
 from prunus.recovering import norms
 from prunus.recovering.batches import Samples, read
+from prunus.recovering.checking import check_models, check_pattern
 from prunus.recovering.comparing import buffers_restored, output_error
 from prunus.recovering.distilling import distil
 from prunus.recovering.fitting import Fitted, Fitting
 from prunus.recovering.layers import Layer, layers
 from prunus.recovering.lockstep import Lockstep
-from prunus.supported import check_values, unwrap
+from prunus.supported import unwrap
 from prunus.tables import Table, percent
 
 __all__ = ["LayerErrors", "Recovery", "recover"]
@@ -112,7 +111,7 @@ def recover(
             labels, of which the labels are not used, or mappings of keyword arguments. A quarter is held out.
         dense: the model before it was pruned; it is not changed.
         choose: whether to choose masks anew, with as many weights in each layer, while the weights are updated: this
-            wins most at high sparsity. True chooses single weights; a pattern that the masks hold, such as ``"2:4"``,
+            helps most at high sparsity. True chooses single weights; a pattern that the masks hold, such as ``"2:4"``,
             its units. Whole channels that the masks remove stay removed.
         minutes: how long to train afterwards toward the dense model's outputs and features, on the same samples; the
             masks are held.
@@ -133,7 +132,7 @@ def recover(
     "SparseGPT" (arXiv:2301.00774); choosing and updating in turn is in the spirit of ALPS (arXiv:2406.07831).
     """
     inner, masks = unwrap(model), Masks(masks)
-    teacher, pattern = _check(inner, masks, dense), _pattern(choose, masks)
+    teacher, pattern = check_models(inner, masks, dense), check_pattern(choose, masks)
     if isinstance(minutes, bool) or not isinstance(minutes, Real) or not 0 <= minutes < math.inf:
         raise ValueError(f"minutes must be a number of at least 0, got {minutes!r}")
     teacher = copy_model(inner) if teacher is inner else teacher
@@ -181,84 +180,6 @@ def _first_error(student: nn.Module, teacher: nn.Module, samples: Samples) -> fl
             "and the inputs finite?"
         )
     return error
-
-
-def _check(model: nn.Module, masks: Masks, dense: nn.Module | None) -> nn.Module:
-    """Return the dense model, which may be the model itself."""
-    for name, parameter in model.named_parameters():
-        check_values(name, parameter)
-    pruned = _is_pruned(model, masks)
-    if not masks or masks.num_pruned == 0:
-        raise MaskError("the masks prune nothing, so there is nothing to recover; prunus.prune returns masks")
-    if dense is None:
-        if pruned:
-            raise ValueError(
-                "the model is pruned already, and the weights that it lost are needed: give the model from before too, "
-                "as dense, or that model alone: recover prunes it by the masks"
-            )
-        return model
-    if not isinstance(dense, nn.Module):
-        raise TypeError(f"dense must be the torch.nn.Module from before it was pruned, got {type(dense).__name__}")
-    teacher = unwrap(dense)
-    if _memory(teacher) & _memory(model):
-        raise ValueError(
-            "dense is the model itself or shares tensors with it; give a copy of it from before it was pruned, or "
-            "leave dense out"
-        )
-    shapes = [
-        {name: f"{tuple(value.shape)} {value.dtype} on {value.device}" for name, value in own.state_dict().items()}
-        for own in (model, teacher)
-    ]
-    if shapes[0] != shapes[1]:
-        names = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
-        own, theirs = (of_one.get(names[0], "missing") for of_one in shapes)
-        raise ValueError(
-            "dense must be the same model before it was pruned, with the same names, shapes, types and devices; "
-            f"{names[0]!r} is {theirs} there and {own} in the model"
-        )
-    if _is_pruned(teacher, masks):
-        raise ValueError("dense is pruned by the masks as well; give the model from before it was pruned")
-    return teacher
-
-
-def _memory(model: nn.Module) -> set[int]:
-    return {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
-
-
-def _is_pruned(model: nn.Module, masks: Masks) -> bool:
-    """Tell whether the weights that masks remove are all zero.
-
-    Raises:
-        MaskError: the masks don't fit the model.
-    """
-    return not any(
-        bool((parameter.detach()[~mask.to(parameter.device)] != 0).any()) for parameter, mask in masks.pairs(model)
-    )
-
-
-def _pattern(choose: bool | str | Pattern, masks: Masks) -> Pattern | None:
-    """Return the pattern of the masks to choose; None where these stay.
-
-    Raises:
-        TypeError: it is neither true or false nor a pattern.
-        ValueError: there is no such pattern, or a mask does not hold it.
-    """
-    if isinstance(choose, bool):
-        return Unstructured() if choose else None
-    if not isinstance(choose, str) and not hasattr(choose, "pool"):
-        raise TypeError(f"choose must be True, False, the name of a pattern or a Pattern, got {choose!r}")
-    pattern = patterns.resolve(choose)
-    if isinstance(pattern, Channels):
-        raise ValueError(
-            "whole channels can't be chosen layer by layer, as other layers are coupled with them; leave choose out"
-        )
-    for name, mask in masks.items():
-        if mask.ndim > 1 and not bool(mask.all()) and not holds(pattern, mask):
-            raise ValueError(
-                f"the mask of {name!r} is not of pattern {pattern.name}, of which as many units would be chosen as it "
-                f"keeps; give masks of prunus.prune(..., pattern={pattern.name!r}), or the pattern that these have"
-            )
-    return pattern
 
 
 class _Work:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.proving.verification import tensors
 from prunus.recovering.batches import Samples
@@ -20,23 +20,32 @@ def output_error(model: nn.Module, dense: nn.Module, samples: Samples) -> float:
     Raises:
         ValueError: no output is floating point.
     """
-    squares = total = totals = 0.0
-    numbers = 0
+    pairs: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), buffers_restored(model), buffers_restored(dense):
         for batch in samples.held_out:
             runs = []
             for own in (model, dense):
                 args, kwargs = samples.call(batch)
                 runs.append(tensors(own(*args, **kwargs)))
-            for output, target in zip(*runs, strict=True):
-                if target.is_floating_point():
-                    wide = target.double()
-                    squares += float((output.double() - wide).square().sum())
-                    total, totals = total + float(wide.sum()), totals + float(wide.square().sum())
-                    numbers += target.numel()
-    if not numbers:
+            pairs += [pair for pair in zip(*runs, strict=True) if pair[1].is_floating_point()]
+    if not pairs:
         raise ValueError("the model's outputs hold no floating-point numbers, of which errors could be measured")
-    variance = totals - total**2 / numbers
+    return relative_error(pairs)
+
+
+def relative_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the sum of squared differences, relative to the variance of the second of each pair; in float64.
+
+    >>> relative_error([(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))])
+    0.5
+    """
+    squares = total = totals = 0.0
+    count = 0
+    for output, target in pairs:
+        wide = target.double()
+        squares += float((output.double() - wide).square().sum())
+        total, totals, count = total + float(wide.sum()), totals + float(wide.square().sum()), count + wide.numel()
+    variance = totals - total**2 / max(1, count)
     return squares / variance if variance > 0 else squares
 
 

@@ -48,6 +48,9 @@ def distil(
         masks: which weights stay.
         minutes: how long to train.
         progress: called with the share of the time that has passed.
+
+    Raises:
+        ValueError: no output has a gradient.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
     flags = [parameter.requires_grad for parameter in parameters]
@@ -87,7 +90,10 @@ def _step(model: nn.Module, dense: nn.Module, samples: Samples, batch: list[Tens
     with torch.enable_grad(), buffers_restored(model), _features(model) as given:
         outputs = tensors(model(*args, **kwargs))
         outputs = [*outputs, *given]
-        loss = torch.stack([_relative(*pair) for pair in zip(outputs, targets, strict=True) if _counts(*pair)]).sum()
+        terms = [_relative(*pair) for pair in zip(outputs, targets, strict=True) if _counts(*pair)]
+        if not terms:
+            raise ValueError("no output of the model has a gradient, so it can't be trained; leave minutes out")
+        loss = torch.stack(terms).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -15,6 +15,7 @@ from prunus.graph.calls import arguments_by_name
 from prunus.pruning import products
 from prunus.pruning.moments import MOST_INPUTS, Moments, damped
 from prunus.pruning.patterns import Pattern, Unstructured, num_gone
+from prunus.recovering.comparing import relative_error
 from prunus.recovering.layers import Layer
 from prunus.recovering.lockstep import Lockstep
 from prunus.recovering.solving import choose, refit
@@ -27,7 +28,7 @@ _STRENGTHS_OF_LONG = (1.0, 1e-1, 1e-2)
 _MIDDLE = 1e-2
 # So many inputs are in a part of a row that is too long to be taken whole.
 MOST_PART = 1024
-# Rows up to this length are refitted exactly, and with targets set anew where a ReLU follows.
+# Rows up to this length are refitted in more steps, and with targets set anew where a ReLU follows.
 _SHORT = 1200
 _STEPS, _STEPS_OF_LONG = 200, 50
 _ROUNDS = 3
@@ -293,20 +294,17 @@ class Fitting:
 
     def _error(self, rows: Tensor, shift: Tensor | None) -> float:
         """Return the squared error on the held-out batches, relative to the variance of what is wanted there."""
-        squares, numbers, total, totals = 0.0, 0, 0.0, 0.0
         added = 0.0 if shift is None else self.linear.across(shift).to(self._wide.dtype)
-        for batch in self._held:
-            output, target = (self._scale * values for values in (self._outputs(batch, rows) + added, batch.targets))
-            if batch.offset is not None:
-                output, target = F.relu(output + batch.offset), F.relu(target + batch.offset)
-            squares += float((output - target).double().square().sum())
-            numbers, total, totals = (
-                numbers + target.numel(),
-                total + float(target.double().sum()),
-                totals + float(target.double().square().sum()),
-            )
-        variance = totals - total**2 / numbers
-        return squares / variance if variance > 0 else squares
+
+        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in self._held:
+                output, target = self._scale * (self._outputs(batch, rows) + added), self._scale * batch.targets
+                if batch.offset is None:
+                    yield output, target
+                else:
+                    yield F.relu(output + batch.offset), F.relu(target + batch.offset)
+
+        return relative_error(pairs())
 
 
 def _drawn(gram: Tensor, dense: Tensor, strength: float) -> tuple[Tensor, Tensor]:
