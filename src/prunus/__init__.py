@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         NonFiniteError,
         PackError,
         ProgramError,
+        ScalesError,
         ShrinkError,
     )
     from prunus.exporting import export
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from prunus.pruning.criteria import criterion
     from prunus.pruning.masks import Masks, plain_state_dict
     from prunus.pruning.stats import Stats
+    from prunus.quantizing import Quantizer, Scales, quantize
     from prunus.recovering import Recovery, recover
     from prunus.shrinking import shrink
     from prunus.shrinking.explaining import Explanation, explain
@@ -47,8 +49,11 @@ __all__ = [
     "Program",
     "ProgramError",
     "Pruner",
+    "Quantizer",
     "Receipt",
     "Recovery",
+    "Scales",
+    "ScalesError",
     "ShrinkError",
     "Stats",
     "compare",
@@ -63,6 +68,7 @@ __all__ = [
     "packing",
     "plain_state_dict",
     "prune",
+    "quantize",
     "recover",
     "save",
     "shrink",
@@ -83,8 +89,11 @@ _MODULE_OF = {
     "Program": "prunus.compiling",
     "ProgramError": "prunus.errors",
     "Pruner": "prunus.pruning",
+    "Quantizer": "prunus.quantizing",
     "Receipt": "prunus.measuring.receipt",
     "Recovery": "prunus.recovering",
+    "Scales": "prunus.quantizing",
+    "ScalesError": "prunus.errors",
     "ShrinkError": "prunus.errors",
     "Stats": "prunus.pruning.stats",
     "compare": "prunus.measuring",
@@ -96,6 +105,7 @@ _MODULE_OF = {
     "measure": "prunus.measuring",
     "plain_state_dict": "prunus.pruning.masks",
     "prune": "prunus.pruning",
+    "quantize": "prunus.quantizing",
     "recover": "prunus.recovering",
     "save": "prunus.packing",
     "shrink": "prunus.shrinking",

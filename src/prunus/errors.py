@@ -43,6 +43,10 @@ class ExportError(ValueError):
     """A model that can't be exported, or whose export computes other outputs; no file was written."""
 
 
+class ScalesError(ValueError):
+    """Scales that don't fit their model, or a file that holds no scales."""
+
+
 class ReceiptError(ValueError):
     """A receipt that contradicts itself, or a file that holds no receipt; the message names the file and the field."""
 

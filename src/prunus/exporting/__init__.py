@@ -24,11 +24,13 @@ from prunus.copying import copy_model
 from prunus.errors import ExportError
 from prunus.exporting import onnx as onnx_runtime
 from prunus.exporting.comparing import check_runs, compare
+from prunus.exporting.quantized import compare_rounded, in_integers
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
 from prunus.graph.exported import ExportedModule
 from prunus.graph.exported.structure import Input
 from prunus.packing.sizes import sizes
+from prunus.quantizing import Scales
 from prunus.registry import unknown_name
 from prunus.supported import check_values, problem, unwrap
 from prunus.tables import ABSENT, count, pairs
@@ -75,6 +77,7 @@ def export(
     *,
     format: str | None = None,
     bits: int | None = None,
+    scales: Scales | None = None,
 ) -> ExportFacts:
     """Write a model, or a program of one, as a file for other programs.
 
@@ -96,11 +99,15 @@ def export(
             left out, also those that an infinity or NaN would turn into NaN), or
             ``"safetensors"`` (the state dict). None takes the path's suffix.
         bits: for C: None keeps float32, 8 rounds weights to int8 with a scale for each output channel.
+        scales: for ``"onnx"`` and ``"pt2"``: what `quantize` returned for the model. The file then holds weights in
+            8 bits, and values go through 8 bits ("QDQ": pairs of QuantizeLinear and DequantizeLinear), which ONNX
+            Runtime, OpenVINO and TensorRT compute with. It is held against the model as `Quantizer` rounds it.
 
     Raises:
         TypeError: the model is none, or it is a program and the format no library.
-        ValueError: the format is unknown, example inputs are missing or a program's, or bits are given for a format
-            other than C.
+        ValueError: the format is unknown, example inputs are missing or a program's, or bits or scales are given for a
+            format that has none.
+        ScalesError: the scales belong to another model.
         GraphError: the model can't be traced.
         CompileError: the model can't become a program, which a library is, or there is no C compiler.
         ExportError: the format can't hold the model, or what was written computes something else.
@@ -115,6 +122,8 @@ def export(
     kind = _format(Path(path), format)
     if bits is not None and kind != "c":
         raise ValueError(f"bits are for the format c, got bits={bits!r} for {kind}; prunus.save takes bits too")
+    if scales is not None and kind not in FORMATS:
+        raise ValueError(f"scales are for the formats {' and '.join(FORMATS)}, not for {kind}")
     if kind == "so":
         return _write_library(model, Path(path), example_inputs)
     if isinstance(model, Program):
@@ -126,17 +135,18 @@ def export(
     if kind == "c":
         return _write_c(module, inputs, Path(path), bits)
     with files.whole_file(path) as temporary:
-        result = FORMATS[kind](module, inputs, temporary)
+        result = FORMATS[kind](module, inputs, scales, temporary)
         size = temporary.stat().st_size
     return ExportFacts(kind, size, _state_bytes(module), result)
 
 
-def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, float]:
+def to_onnx(model: nn.Module, example_inputs: ExampleInputs, scales: Scales | None = None) -> tuple[bytes, float]:
     """Return a model as ONNX, and the largest difference of its outputs in ONNX Runtime to the model's.
 
     Args:
         model: any module; it is left as it was.
         example_inputs: see `export`.
+        scales: likewise.
 
     Raises:
         GraphError: the model can't be traced.
@@ -152,24 +162,32 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, flo
         advice = onnx_runtime.advice(tensors)
         host = _on_cpu(model)
         inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
-        graph = trace(host, inputs)
         check_runs(host, inputs)
+        graph = trace(host if scales is None else in_integers(host, scales), inputs)
         data = onnx_runtime.translate(graph)
-        running = onnx_runtime.session(data)
-        return data, compare(host, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs)
+        running = onnx_runtime.session(data, exact=scales is not None)
+        return data, _difference(
+            host, scales, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs
+        )
     except onnx_runtime.OnnxError as error:
         raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{advice}") from error
 
 
-def _write_onnx(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
-    data, apart = to_onnx(model, inputs)
+def _difference(
+    model: nn.Module, scales: Scales | None, run: Callable[..., list[Tensor]], inputs: ExampleInputs
+) -> float:
+    return compare(model, run, inputs) if scales is None else compare_rounded(model, scales, run, inputs)
+
+
+def _write_onnx(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, target: Path) -> float:
+    data, apart = to_onnx(model, inputs, scales)
     target.write_bytes(data)
     return apart
 
 
-def _write_program(model: nn.Module, inputs: ExampleInputs, target: Path) -> float:
-    graph = trace(model, inputs)
+def _write_program(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, target: Path) -> float:
     check_runs(model, inputs)
+    graph = trace(model if scales is None else in_integers(model, scales), inputs)
     _forget_sources(graph)
     with onnx_runtime.silence():
         try:
@@ -185,13 +203,13 @@ def _write_program(model: nn.Module, inputs: ExampleInputs, target: Path) -> flo
             with torch.no_grad():
                 return onnx_runtime.tensors_in(again(*args, **kwargs))
 
-        apart = compare(model, run, inputs)
+        apart = _difference(model, scales, run, inputs)
     target.write_bytes(buffer.getbuffer())
     return apart
 
 
-# format -> what writes it: (model, inputs, file) -> the largest relative difference
-FORMATS: Mapping[str, Callable[[nn.Module, ExampleInputs, Path], float]] = {
+# format -> what writes it: (model, inputs, scales, file) -> the largest relative difference
+FORMATS: Mapping[str, Callable[[nn.Module, ExampleInputs, Scales | None, Path], float]] = {
     "onnx": _write_onnx,
     "pt2": _write_program,
 }

@@ -29,9 +29,9 @@ def compare(model: nn.Module, run: Run, example_inputs: ExampleInputs) -> float:
     """
     worst = 0.0
     for size in BATCHES:
-        args, kwargs = random_like(*_of_size(call_arguments(example_inputs), size))
-        expected = _running("the model", size, lambda: outputs(model, args, kwargs))  # noqa: B023 - called at once
-        actual = _running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
+        args, kwargs = random_like(*of_size(call_arguments(example_inputs), size))
+        expected = running("the model", size, lambda: outputs(model, args, kwargs))  # noqa: B023 - called at once
+        actual = running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
         apart = difference(expected, actual)
         limit = max((TOLERANCES.get(value.dtype, 0.0) for value in expected), default=0.0)
         check_numbers(expected, ExportError)
@@ -64,7 +64,12 @@ def check_runs(model: nn.Module, example_inputs: ExampleInputs) -> None:
         ) from error
 
 
-def _running(what: str, size: int, call: Callable[[], list[Tensor]]) -> list[Tensor]:
+def running(what: str, size: int, call: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """Return what a call gives.
+
+    Raises:
+        ExportError: it fails; the message says on which batch, and what to do.
+    """
     try:
         return call()
     except Exception as error:
@@ -75,7 +80,7 @@ def _running(what: str, size: int, call: Callable[[], list[Tensor]]) -> list[Ten
         ) from error
 
 
-def _of_size(call: Call, size: int) -> Call:
+def of_size(call: Call, size: int) -> Call:
     """Return a call with so many samples, made by going round those it has."""
 
     def cut(value: Tensor) -> Tensor:

@@ -126,12 +126,14 @@ def translate(graph: Graph) -> bytes:
             raise OnnxError(f"it can't be translated to ONNX: {reason(error)}") from error
 
 
-def session(data: bytes, threads: int | None = None) -> Any:
+def session(data: bytes, threads: int | None = None, *, exact: bool = False) -> Any:
     """Return an ONNX Runtime session on the CPU, its graph optimised as far as it goes.
 
     Args:
         data: a model in ONNX.
         threads: what an operation may use; operations run one after the other. None leaves it to ONNX Runtime.
+        exact: whether whole numbers of 8 bits are multiplied exactly, at the cost of time, on CPUs without
+            instructions for them (VNNI) too, where sums of two products would be cut off at 16 bits.
 
     Raises:
         OnnxError: ONNX Runtime can't run the model.
@@ -144,6 +146,7 @@ def session(data: bytes, threads: int | None = None) -> Any:
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4  # only what ends the process
+    options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
     # Its threads must not go on waiting busily after a call: what is timed in the next turn would pay for it.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:

@@ -1,0 +1,88 @@
+"""A model in 8 bits for other programs, and what was written held against the model as it is rounded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from prunus.copying import copy_model
+from prunus.errors import ExportError
+from prunus.exporting.comparing import BATCHES, of_size, running
+from prunus.forward import undisturbed
+from prunus.graph import ExampleInputs, call_arguments
+from prunus.graph.exported import ExportedModule
+from prunus.proving.verification import check_numbers, outputs, random_like, tensors, widened
+from prunus.quantizing import Quantizer, Scales
+from prunus.quantizing.integer_graph import integer_module
+from prunus.quantizing.quantizer import rounding_of
+
+# What is written rounds a few numbers that lie between two whole ones to the other one than PyTorch does. That may cost
+# so much of the outputs' mean square, or as much as the rounding to 8 bits itself.
+_TOLERANCE = 1e-4
+
+
+def in_integers(model: nn.Module, scales: Scales) -> ExportedModule:
+    """Return a model that computes with whole numbers of 8 bits what the model does as scales round it.
+
+    Raises:
+        TypeError: `scales` is something else.
+        ScalesError: they belong to another model.
+        ExportError: the model is not in float32.
+    """
+    if not isinstance(scales, Scales):
+        raise TypeError(f"scales must be what prunus.quantize returned, got {type(scales).__name__}")
+    dtypes = {value.dtype for value in model.parameters() if value.is_floating_point()} - {torch.float32}
+    if dtypes:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise ExportError(
+            f"the model is in {names}, and files in 8 bits are for models in float32: export a copy, such as "
+            "copy.deepcopy(model).float()"
+        )
+    with torch.no_grad():
+        return integer_module(rounding_of(model, scales))
+
+
+def compare_rounded(
+    model: nn.Module, scales: Scales, run: Callable[..., list[Tensor]], example_inputs: ExampleInputs
+) -> float:
+    """Return how far what was written is from the rounded model, on random inputs of two batch sizes.
+
+    Returns:
+        The largest root of the mean squared difference, relative to that of the outputs.
+
+    Raises:
+        ExportError: it is farther than whole numbers explain that lie between two.
+    """
+    with undisturbed(model):
+        rounded = copy_model(model).eval()
+    quantizer = Quantizer(rounded, scales)
+    worst = 0.0
+    for size in BATCHES:
+        args, kwargs = random_like(*of_size(call_arguments(example_inputs), size))
+        plain = outputs(model, args, kwargs)
+        expected = running("the rounded model", size, lambda: outputs(rounded, args, kwargs))  # noqa: B023
+        actual = running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
+        check_numbers(expected, ExportError)
+        apart, cost = _distance(expected, actual), _distance(expected, plain)
+        if not apart <= max(_TOLERANCE, cost):
+            raise ExportError(
+                f"what was exported computes something else: for a batch of {size} its outputs differ from the rounded "
+                f"model's by {apart:.1e} of their mean square, and the rounding to 8 bits itself makes {cost:.1e}; no "
+                "file was written"
+            )
+        worst = max(worst, apart)
+    quantizer.remove()
+    return math.sqrt(worst)
+
+
+def _distance(expected: list[Tensor], actual: list[Tensor]) -> float:
+    """Return the sum of squared differences, relative to that of the squares."""
+    if [value.shape for value in tensors(expected)] != [value.shape for value in tensors(actual)]:
+        return float("inf")
+    pairs = [(widened(one), widened(other).to(one.device)) for one, other in zip(expected, actual, strict=True)]
+    squares = sum(float((one - other).abs().square().sum()) for one, other in pairs)
+    total = sum(float(one.abs().square().sum()) for one, _ in pairs)
+    return squares / total if total else squares

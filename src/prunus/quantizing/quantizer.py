@@ -1,0 +1,228 @@
+"""Train a model with its rounding to 8 bits: fake quantisation that can be taken out again without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MethodType, TracebackType
+from typing import Any, Self
+
+from torch import Tensor, fx, nn
+
+from prunus.errors import ScalesError
+from prunus.graph import trace
+from prunus.graph.calls import arguments_by_name, written_arguments
+from prunus.graph.exported.parts import Parts
+from prunus.graph.exported.source import FLAG, function
+from prunus.pruning.masks import Masks
+from prunus.quantizing.graph_copy import copied
+from prunus.quantizing.planning import QuantizedLayer, graph_hash, plan
+from prunus.quantizing.rounded_graph import Rounding
+from prunus.quantizing.scales import Scales
+from prunus.supported import unwrap
+
+
+class Quantizer:
+    """Lets a model compute as its 8 bits will, so that the user's own loop can train and measure it so.
+
+    From here on the model's forward rounds weights and values as `scales` says: gradients go through the rounding
+    ("straight through", where nothing was cut off), so any loop trains it. The parameters stay in float, under their
+    names. BatchNorm that is folded into a layer keeps its statistics; all else trains as it did. Weights that are
+    zero stay zero. `remove`, or the end of a ``with``, gives the model its own forward again.
+
+    Args:
+        model: any module; also one in a wrapper of data-parallel training, torch.compile or Fabric.
+        scales: what `quantize` returned for it.
+        masks: which weights stay; None holds the zeros that the quantised layers have now.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ScalesError: the scales belong to another model.
+        MaskError: the masks do.
+        ValueError: the model has a Quantizer already.
+        GraphError: the model can't be traced.
+
+    Source: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
+    inference", CVPR 2018, section 3.
+    """
+
+    def __init__(self, model: nn.Module, scales: Scales, masks: Mapping[str, Tensor] | None = None) -> None:
+        inner = unwrap(model)
+        if not isinstance(scales, Scales):
+            raise TypeError(f"scales must be what prunus.quantize returned, got {type(scales).__name__}")
+        if hasattr(inner.__dict__.get("forward"), "is_of_prunus"):
+            raise ValueError("the model has a Quantizer already; call its remove() first")
+        rounding = rounding_of(inner, scales)
+        self._model: nn.Module | None = inner
+        self._own = inner.__dict__.get("forward")
+        layers = rounding.plan.layers.values()
+        self.masks = Masks(_zeros(inner, layers) if masks is None else masks)
+        self.masks.apply(inner)
+        inner.forward = MethodType(_forward(rounding, self.masks), inner)
+
+    def remove(self) -> None:
+        """Give the model its own forward again; pruned weights are set to zero once more."""
+        if self._model is None:
+            return
+        self.masks.apply(self._model)
+        del self._model.forward
+        if self._own is not None:
+            self._model.forward = self._own
+        self._model = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def rounding_of(model: nn.Module, scales: Scales) -> Rounding:
+    """Return what scales say of a model.
+
+    Raises:
+        ScalesError: they belong to another model.
+        GraphError: the model can't be traced.
+    """
+    graph = trace(model, scales.example(model))
+    if graph_hash(graph) != scales.graph:
+        raise ScalesError(
+            f"these scales belong to another model, or to one of other sizes, than this {type(model).__name__}; call "
+            "prunus.quantize for it"
+        )
+    own = plan(graph, scales.in_float)
+    if own.layers.keys() != scales.layers.keys() or {own.keys[node] for node in own.values} != scales.values.keys():
+        raise ScalesError("these scales were made by another version of prunus; call prunus.quantize again")
+    weights = {key: layer.weight for key, layer in scales.layers.items()}
+    for key, layer in own.layers.items():
+        shape = graph.tensor(layer.layer.weight).shape
+        if len(weights[key]) != shape[0]:
+            raise ScalesError(f"{key} has {shape[0]} output channels, and the scales have {len(weights[key])}")
+    corrections = {key: layer.correction for key, layer in scales.layers.items()}
+    return Rounding(own, scales.values, weights, corrections, scales.factors, scales.activations)
+
+
+def _zeros(model: nn.Module, layers: Any) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    masks = {layer.layer.weight: parameters[layer.layer.weight].detach() != 0 for layer in layers}
+    return {name: mask for name, mask in masks.items() if not bool(mask.all())}
+
+
+def _forward(rounding: Rounding, masks: Masks) -> Callable[..., Any]:
+    """Return a forward that runs the model's graph on its own parameters and buffers, rounded."""
+    graph = rounding.plan.graph
+    parts, copies = copied(graph)
+    _round(parts.graph, copies, rounding, masks)
+    _keep_constants(parts, graph.model)
+    run, signature = function(parts.graph, graph.model), parts.signature
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        leaves = signature.bind(args, kwargs)
+        return signature.output.build(iter(run(self, leaves)))
+
+    forward.is_of_prunus = True  # type: ignore[attr-defined]
+    return forward
+
+
+def _round(graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node], rounding: Rounding, masks: Masks) -> None:
+    """Put roundings into the copy of a graph.
+
+    Args:
+        graph: the copy.
+        nodes: node of the plan's graph -> its copy.
+        rounding: what is rounded.
+        masks: which weights stay.
+    """
+    plan = rounding.plan
+    for layer in plan.layers.values():
+        _round_weight(graph, nodes, layer, rounding, masks)
+    tails = {layer.tail: layer for layer in plan.layers.values()}
+    values = set(plan.values)
+    for original in plan.graph.nodes:
+        if original in tails:
+            corrected, read = _correction(rounding, tails[original], nodes)
+            last = _behind(graph, nodes[original], corrected, *read)
+        elif original in values:
+            last = nodes[original]
+        if original in values:
+            _behind(graph, last, _value_rounding(rounding, plan.keys[original]))
+
+
+def _behind(graph: fx.Graph, node: fx.Node, function: Callable[..., Tensor], *others: fx.Node) -> fx.Node:
+    """Let all that reads a result read a function of it, and of other nodes."""
+    with graph.inserting_after(node):
+        new = graph.create_node("call_function", function, (node, *others), name=f"{node.name}_rounded")
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new, lambda user: user is not new)
+    return new
+
+
+def _round_weight(
+    graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node], layer: QuantizedLayer, rounding: Rounding, masks: Masks
+) -> None:
+    node = nodes[layer.layer.node]
+    weight = nodes[layer.layer.call["weight"]]
+    if layer.layer.norm is not None:
+        place = list(written_arguments(layer.layer.norm)).index("training")
+        nodes[layer.layer.norm].update_arg(place, False)
+    names, others = _tensors(rounding, layer, nodes)
+    own, mask = (layer.layer.weight, *names), masks.get(layer.layer.weight)
+
+    def rounded_weight(weight: Tensor, *others: Tensor) -> Tensor:
+        held = weight if mask is None else weight * mask.to(weight.device)
+        return rounding.weight(layer, held, dict(zip(own, (weight, *others), strict=True)).__getitem__)
+
+    with graph.inserting_before(node):
+        rounded = graph.create_node("call_function", rounded_weight, (weight, *others), name=f"{weight.name}_rounded")
+    node.replace_input_with(weight, rounded)
+
+
+def _tensors(
+    rounding: Rounding, layer: QuantizedLayer, nodes: Mapping[fx.Node, fx.Node]
+) -> tuple[tuple[str, ...], tuple[fx.Node, ...]]:
+    """Return the names of a layer's bias and of its norm's parameters and buffers, and what reads them."""
+    read = [layer.layer.call["bias"]]
+    if layer.layer.norm is not None:
+        call = arguments_by_name(layer.layer.norm)
+        read += [call[name] for name in ("running_mean", "running_var", "weight", "bias")]
+    held = [original for original in read if original is not None]
+    return tuple(rounding.plan.graph.tensors[node.name] for node in held), tuple(nodes[node] for node in held)
+
+
+def _correction(
+    rounding: Rounding, layer: QuantizedLayer, nodes: Mapping[fx.Node, fx.Node]
+) -> tuple[Callable[..., Tensor], tuple[fx.Node, ...]]:
+    weight = nodes[layer.layer.call["weight"]]
+    names, others = _tensors(rounding, layer, nodes)
+    own = (layer.layer.weight, *names)
+
+    def corrected(output: Tensor, *tensors: Tensor) -> Tensor:
+        return rounding.corrected(layer, output, dict(zip(own, tensors, strict=True)).__getitem__)
+
+    return corrected, (weight, *others)
+
+
+def _value_rounding(rounding: Rounding, key: str) -> Callable[[Tensor], Tensor]:
+    return lambda value: rounding.value(key, value)
+
+
+def _keep_constants(parts: Parts, model: nn.Module) -> None:
+    """Let constants that the graph holds, but the model does not, be read from where they are."""
+    own = {
+        name
+        for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    }
+    for node in list(parts.graph.nodes):
+        name = str(node.target)
+        if node.op != "get_attr" or name in own or name.rpartition(".")[2] == FLAG:
+            continue
+        with parts.graph.inserting_before(node):
+            constant = _constant(parts.tensors[name])
+            new = parts.graph.create_node("call_function", constant, name=f"{node.name}_constant")
+        node.replace_all_uses_with(new)
+        parts.graph.erase_node(node)
+
+
+def _constant(tensor: Tensor) -> Callable[[], Tensor]:
+    return lambda: tensor

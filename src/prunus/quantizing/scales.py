@@ -1,0 +1,193 @@
+"""Scales: how weights and activations map to 8 bits. They are kept beside the model, never in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import ScalesError
+from prunus.files import checksum_of, load_with_metadata, save_tensors
+from prunus.graph import ExampleInputs
+from prunus.quantizing.rounding import LIMITS, Activations, ValueScale
+from prunus.tables import ABSENT, Table, percent
+
+_KIND = "scales"
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a model takes: enough to read its graph again.
+
+    Attributes:
+        name: of the forward's argument; empty for one by position.
+        shape: of one sample.
+        dtype: such as ``"float32"``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class LayerScales:
+    """How a layer computes in 8 bits.
+
+    Attributes:
+        weight: one scale for each output channel, in float32: of the weight with the BatchNorm behind it folded in.
+        correction: what is added to the bias of each output channel, since rounded weights shift its mean; float32.
+        error: the squared error of what the layer gives on held-out samples, relative to the variance of what it gives
+            in float; all layers before it are rounded too.
+    """
+
+    weight: Tensor
+    correction: Tensor
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """How weights and activations of one model map to 8 bits, as `quantize` found.
+
+    Attributes:
+        values: key of an operation or input -> how its result maps to 8 bits. A key is module path, operation and use,
+            such as ``layer1.0/add#0``; ``/x`` is the forward's argument x.
+        layers: key of a layer -> its weight's scales and what corrects its bias.
+        factors: key of a value -> what each of its channels is multiplied by before it is rounded, where
+            equalisation moves scales between layers.
+        in_float: key of a layer that stays in float -> why.
+        activations: ``"uint8"`` with zero points, or ``"int8"`` without.
+        inputs: what the model takes.
+        graph: a hash of the graph they belong to.
+        error: the squared error of the model's outputs on held-out samples, relative to the variance of the outputs in
+            float.
+    """
+
+    values: Mapping[str, ValueScale]
+    layers: Mapping[str, LayerScales]
+    in_float: Mapping[str, str]
+    activations: Activations
+    inputs: tuple[Input, ...]
+    graph: str
+    error: float
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Scales({len(self.layers)} layers, {len(self.values)} values, {len(self.in_float)} layers in float)"
+
+    def __str__(self) -> str:
+        rows = [(key, "int8", percent(layer.error)) for key, layer in self.layers.items()]
+        rows += [(key, f"float: {reason}", ABSENT) for key, reason in self.in_float.items()]
+        caption = (
+            "squared errors on held-out samples, relative to the variance of what the model gives in float; its "
+            f"outputs: {percent(self.error)}."
+        )
+        return str(Table(("layer", "weights", "error"), tuple(rows), caption, words=(1,)))
+
+    def example(self, model: nn.Module) -> ExampleInputs:
+        """Return two samples of zeros, as the model takes them."""
+        like = next((value for value in model.parameters() if value.is_floating_point()), torch.empty(0))
+
+        def zeros(entry: Input) -> Tensor:
+            dtype = getattr(torch, entry.dtype)
+            dtype = like.dtype if dtype.is_floating_point else dtype
+            return torch.zeros(2, *entry.shape, dtype=dtype, device=like.device)
+
+        if any(not entry.name for entry in self.inputs):
+            return tuple(map(zeros, self.inputs))
+        return {entry.name: zeros(entry) for entry in self.inputs}
+
+    def save(self, path: Path | str) -> None:
+        """Write the scales as a safetensors file, whole or not at all."""
+        tensors: dict[str, Tensor] = {}
+        for key, value in self.values.items():
+            tensors[f"{key}:scale"] = torch.tensor(value.scale, dtype=torch.float32)
+            tensors[f"{key}:zero_point"] = torch.tensor(value.zero_point, dtype=torch.int32)
+        for key, layer in self.layers.items():
+            tensors[f"{key}:weight"], tensors[f"{key}:correction"] = layer.weight, layer.correction
+        for key, factors in self.factors.items():
+            tensors[f"{key}:factors"] = factors
+        facts = {
+            "in_float": dict(self.in_float),
+            "activations": self.activations,
+            "inputs": [[entry.name, list(entry.shape), entry.dtype] for entry in self.inputs],
+            "graph": self.graph,
+            "error": self.error,
+            "errors": {key: layer.error for key, layer in self.layers.items()},
+            "values": list(self.values),
+        }
+        header = {"kind": _KIND, "facts": json.dumps(facts)}
+        save_tensors(path, tensors, header | {"checksum": checksum_of(tensors, header)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Scales:
+        """Read scales that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ScalesError: the file is not a safetensors file, is damaged, or does not hold scales.
+        """
+        try:
+            tensors, metadata = load_with_metadata(path)
+            header = {"kind": metadata.get("kind", ""), "facts": metadata.get("facts", "")}
+            if header["kind"] != _KIND:
+                raise ValueError("its header tells of no scales")
+            if metadata != header | {"checksum": checksum_of(tensors, header)}:
+                raise ValueError("its checksum is wrong, so the file was damaged or changed")
+            return _read(json.loads(header["facts"]), tensors)
+        except FileNotFoundError:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise ScalesError(f"{str(path)!r} does not hold scales: {error}") from error
+
+
+def _read(facts: Any, tensors: Mapping[str, Tensor]) -> Scales:
+    """Return what a file says, after a look at each number.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not what `Scales.save` writes.
+    """
+    kind = facts["activations"]
+    if kind not in LIMITS:
+        raise ValueError(f"there are no activations of {kind!r}")
+    values = {str(key): _value(tensors, str(key), kind) for key in facts["values"]}
+    layers = {str(key): _layer(tensors, str(key), float(error)) for key, error in facts["errors"].items()}
+    factors = {
+        name.removesuffix(":factors"): _positive(tensor, name)
+        for name, tensor in tensors.items()
+        if name.endswith(":factors")
+    }
+    if len(tensors) != 2 * len(values) + 2 * len(layers) + len(factors) or not factors.keys() <= values.keys():
+        raise ValueError("it holds tensors that belong to no value and no layer")
+    inputs = tuple(Input(str(name), tuple(map(int, shape)), str(dtype)) for name, shape, dtype in facts["inputs"])
+    in_float = {str(key): str(reason) for key, reason in facts["in_float"].items()}
+    return Scales(values, layers, in_float, kind, inputs, str(facts["graph"]), float(facts["error"]), factors)
+
+
+def _value(tensors: Mapping[str, Tensor], key: str, kind: str) -> ValueScale:
+    scale = float(_positive(tensors[f"{key}:scale"].reshape(()), key))
+    zero_point = int(tensors[f"{key}:zero_point"])
+    low, high = LIMITS[kind]
+    if not low <= zero_point <= high or (kind == "int8" and zero_point):
+        raise ValueError(f"the zero point of {key!r} is {zero_point}")
+    return ValueScale(scale, zero_point)
+
+
+def _layer(tensors: Mapping[str, Tensor], key: str, error: float) -> LayerScales:
+    weight, correction = tensors[f"{key}:weight"], tensors[f"{key}:correction"]
+    if correction.shape != weight.shape or correction.dtype != torch.float32 or not bool(correction.isfinite().all()):
+        raise ValueError(f"the correction of {key!r} is not one finite number for each channel")
+    return LayerScales(_positive(weight, key), correction, error if math.isfinite(error) else math.nan)
+
+
+def _positive(tensor: Tensor, key: str) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.ndim > 1 or not bool(((tensor > 0) & tensor.isfinite()).all()):
+        raise ValueError(f"{key!r} is not positive numbers in float32")
+    return tensor
