@@ -22,6 +22,7 @@ COMMANDS = {
     "recover": ("recover", ""),
     "shrink": ("shrink", "FILE"),
     "explain": ("explain", "FILE"),
+    "quantize": ("quantize", "FILE"),
     "pack": ("pack", "FILE"),
     "unpack": ("pack", ""),
     "compile": ("compile", "FILE"),

@@ -29,6 +29,7 @@ def export(
     out: File,
     format: Name | None = None,
     bits: Annotated[int | None, Parameter(metavar="8")] = None,
+    scales: File | None = None,
     force: Force = False,
 ) -> None:
     """Export a model as a file for other programs.
@@ -43,11 +44,14 @@ def export(
       prunus export lenet.program --out lenet.so
       prunus export --model lenet --weights lenet.safetensors --out lenet.pt2
       prunus export lenet.prunus --out lenet.c --bits 8
+      prunus export lenet.prunus --scales scales.safetensors --out lenet.onnx
 
     Args:
         out: Where it goes; the suffix tells the format: .onnx, .pt2, .so or .c (both with a .h), .safetensors.
         format: The format, whatever the suffix: onnx, pt2, so, c or safetensors.
         bits: For C: weights of 8 bits, with a scale for each output channel; otherwise float32.
+        scales: For .onnx and .pt2: the scales that 'prunus quantize' wrote for the model; weights and activations then
+            have 8 bits.
     """
     from prunus.exporting import FORMATS
 
@@ -61,14 +65,17 @@ def export(
         before = [(str(file), file.stat().st_size)]
         terminal.show(*_sentences(prunus.export(file, out, format=format, bits=bits), out, before))
         return
+    mapped = None if scales is None else prunus.Scales.load(scales)
     subject, network = source.load(file)
     inputs = source.inputs(subject, network) if kind in (*FORMATS, "so", "c") else None
     before = [] if subject.weights is None else [(str(subject.weights), subject.weights.stat().st_size)]
-    facts = prunus.export(network, out, inputs, format=format, bits=bits)
-    terminal.show(*_sentences(facts, out, before))
+    facts = prunus.export(network, out, inputs, format=format, bits=bits, scales=mapped)
+    terminal.show(*_sentences(facts, out, before, in_8_bits=mapped is not None))
 
 
-def _sentences(facts: ExportFacts, out: Path, before: list[tuple[str, int]]) -> Iterator[str]:
+def _sentences(
+    facts: ExportFacts, out: Path, before: list[tuple[str, int]], *, in_8_bits: bool = False
+) -> Iterator[str]:
     sizes = [f"{str(out)!r} has {facts.bytes:,} bytes"]
     header = str(out.with_suffix(".h"))
     if facts.c is not None:
@@ -82,12 +89,14 @@ def _sentences(facts: ExportFacts, out: Path, before: list[tuple[str, int]]) -> 
     elif facts.difference is not None:
         runtime = {"onnx": "ONNX Runtime", "pt2": "PyTorch, from the file,", "so": "it"}[facts.format]
         what = "program" if facts.format == "so" else "model"
+        what += " rounded to 8 bits" if in_8_bits else ""
         yield f"On random inputs {runtime} computes what the {what} does: {_apart(facts.difference)}."
     if facts.format == "so":
         words = ["cc", "main.c", str(out), f"-Wl,-rpath,{out.parent}"]
         yield f"To use it: {header!r} says how; build with: {shlex.join(words)}"
     if facts.format == "pt2":
-        yield f"To have it back: torch.export.load({str(out)!r}).module()"
+        first = "import torch.ao.quantization.fx; " if in_8_bits else ""  # it enters the operations
+        yield f"To have it back: {first}torch.export.load({str(out)!r}).module()"
 
 
 def _sentences_of_c(facts: CFacts, out: Path) -> Iterator[str]:

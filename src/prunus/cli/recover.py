@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import prunus
-from prunus.cli import outputs, terminal
+from prunus.cli import calibration, outputs, terminal
 from prunus.cli.options import File, Force, Name
 from prunus.cli.prune import OWN_ENTRY
 from prunus.cli.subjects import Maker
@@ -21,10 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prunus.packing.checkpoints import Checkpoint
-    from prunus.pruning.stats import Batch
-    from prunus.recovering import Progress
-
-_BATCH = 64
 
 
 def recover(
@@ -85,8 +79,8 @@ def recover(
     if dense is not None:
         teacher = source.make(source.model)
         checkpoints.load_into(teacher, checkpoints.read(dense))
-    batches = _batches(calibrate, samples, next(network.parameters()).detach())
-    with _shown() as progress:
+    batches = calibration.batches(calibrate, samples, next(network.parameters()).detach())
+    with calibration.shown() as progress:
         result = prunus.recover(
             network,
             prunus.Masks.load(masks),
@@ -100,61 +94,6 @@ def recover(
     if new_masks is not None:
         result.masks.save(new_masks)
     terminal.show(str(result), "", *_sentences(out, new_masks or masks, source))
-
-
-def _batches(calibrate: str, count: int, like: Tensor) -> list[Batch]:
-    """Return so many samples in batches; floating-point ones in the dtype of a tensor.
-
-    Raises:
-        ValueError: it is neither a data set nor a file of samples.
-    """
-    if count < 2:
-        raise ValueError(f"--samples must be at least 2, since some are held out to measure errors on; got {count}")
-    tensors = _samples(calibrate, count)
-    cast = [value.to(like.dtype) if value.is_floating_point() else value for value in tensors.values()]
-    starts = range(0, min(count, len(cast[0])), _BATCH)
-    parts = [[value[start : min(start + _BATCH, count)] for value in cast] for start in starts]
-    return [part[0] if len(part) == 1 else dict(zip(tensors, part, strict=True)) for part in parts]
-
-
-def _samples(calibrate: str, count: int) -> dict[str, Tensor]:
-    from prunus import files
-    from prunus.lab import data
-
-    if calibrate in data.DATASETS:
-        from prunus.lab.train import calibration_batches
-
-        ((images, _),) = calibration_batches(data.load(calibrate), count, 1)
-        return {"": images}
-    path = Path(calibrate)
-    if not path.is_file() or path.suffix != ".safetensors":
-        raise ValueError(
-            f"--calibrate takes a .safetensors file of samples, or a data set: {', '.join(data.names())}; got "
-            f"{calibrate!r}"
-        )
-    tensors = files.load_tensors(path)
-    if (
-        not tensors
-        or len({value.shape[:1] for value in tensors.values()}) != 1
-        or not next(iter(tensors.values())).ndim
-    ):
-        shapes = ", ".join(f"{name} {terminal.by_x(value.shape)}" for name, value in list(tensors.items())[:4])
-        raise ValueError(
-            f"{calibrate!r} must hold a tensor for each argument of the model's forward, with as many samples in each "
-            f"along the first dimension; it holds {shapes or 'nothing'}"
-        )
-    return tensors
-
-
-@contextlib.contextmanager
-def _shown() -> Iterator[Progress]:
-    """Show on a terminal what is being done."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("reading the model's graph", total=1.0)
-        yield lambda what, share: bar.update(task, description=what, completed=share)
 
 
 def _save(checkpoint: Checkpoint, state: Mapping[str, Tensor], out: Path) -> None:

@@ -210,9 +210,29 @@ def _finished(data: bytes, outputs: Sequence[str]) -> bytes:
     for graph in (model.graph, *model.functions):
         _forget_sources(graph)
     _name_outputs(model.graph, outputs)
+    _part_zero_points(model.graph)
     onnx.checker.check_model(model, full_check=True)
     named: bytes = model.SerializeToString()
     return named
+
+
+def _part_zero_points(graph: Any) -> None:
+    """Give each weight of 8 bits zero points of its own.
+
+    Equal ones are written once, and ONNX Runtime fails on these where it makes weights unsigned
+    (session.x64quantprecision): "Attempt to replace the existing tensor".
+    """
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    used: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in held:
+            continue
+        shared = node.input[2]
+        if shared in used and shared in held:
+            copy = graph.initializer.add()
+            copy.CopyFrom(held[shared])
+            copy.name = node.input[2] = f"{node.input[0]}_own_zero_points"
+        used.add(shared)
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:

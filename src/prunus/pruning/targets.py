@@ -98,6 +98,22 @@ def select(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence
     return targets
 
 
+def matched(model: nn.Module, selectors: Sequence[Selector], kind: str) -> set[str]:
+    """Return all names of the parameters that selectors match, biases too.
+
+    Args:
+        model: the model.
+        selectors: as those of `resolve`.
+        kind: the argument that they were given for, which errors name.
+
+    Raises:
+        TypeError, ValueError: as `resolve`, for wrong selectors.
+    """
+    everything = _parameters(unwrap(model))
+    names: set[str] = set().union(*(matching(everything, entry, kind) for entry in _listed(selectors, kind)))
+    return {alias for name in names for alias in everything[name].aliases}
+
+
 def named(model: nn.Module, names: Iterable[str]) -> dict[str, Target]:
     """Return the targets of these names with the model's present parameters.
 

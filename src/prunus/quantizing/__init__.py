@@ -14,7 +14,7 @@ from prunus.forward import undisturbed
 from prunus.graph import Graph
 from prunus.graph.tracing import fused_attention_off
 from prunus.pruning.stats import Batch
-from prunus.pruning.targets import Selector, select
+from prunus.pruning.targets import Selector, matched
 from prunus.quantizing.calibrating import Options, calibrate
 from prunus.quantizing.planning import Plan, graph_hash, plan
 from prunus.quantizing.quantizer import Quantizer
@@ -40,7 +40,7 @@ def quantize(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    ranges: str = "minmax",
+    ranges: str = "mse",
     activations: Activations = "uint8",
     in_float: Sequence[Selector] = (),
     max_error: float = _MOST_ERROR,
@@ -57,8 +57,8 @@ def quantize(
         model: any module; a pruned one is rounded as it is.
         batches: a few hundred samples like those the model will see, in several batches: tensors, pairs of inputs and
             labels, of which the labels are not used, or mappings of keyword arguments. A quarter is held out.
-        ranges: the range of an activation that 8 bits cover: ``"minmax"``, all that was seen; ``"percentile"``, all but
-            a ten-thousandth on each side; ``"mse"``, that of the least squared error.
+        ranges: the range of an activation that 8 bits cover: ``"mse"``, that of the least squared error; ``"minmax"``,
+            all that was seen; ``"percentile"``, all but a ten-thousandth on each side.
         activations: ``"uint8"`` with zero points, which CPUs compute fastest, or ``"int8"`` without, as TensorRT
             takes them.
         in_float: layers that stay in float: names, patterns or classes, as `prune` takes them.
@@ -89,12 +89,11 @@ def quantize(
     for name, parameter in inner.named_parameters():
         check_values(name, parameter)
     told = progress or (lambda what, share: None)
-    chosen = select(inner, tuple(in_float)) if in_float else {}
+    by_hand = matched(inner, in_float, "in_float")
     with torch.inference_mode(False), undisturbed(inner), buffers_restored(inner), torch.no_grad():
         inner.eval()
         told("reading the model's graph", 0.0)
         work = _Work(read(inner, batches), inner, Options(RANGES[ranges], activations), told)
-        by_hand = {alias for target in chosen.values() for alias in target.aliases}
         with fused_attention_off():
             return work.scales(by_hand, float(max_error))
 
@@ -166,7 +165,17 @@ def _told(rounding: Rounding, errors: Mapping[str, float], error: float) -> Scal
     }
     factors = {key: value.cpu() for key, value in rounding.factors.items()}
     inputs = _inputs(now.graph)
-    return Scales(rounding.values, layers, now.in_float, rounding.kind, inputs, graph_hash(now.graph), error, factors)
+    return Scales(
+        rounding.values,
+        layers,
+        now.in_float,
+        rounding.kind,
+        inputs,
+        now.graph.num_samples if now.graph.batch is not None else None,
+        graph_hash(now.graph),
+        error,
+        factors,
+    )
 
 
 def _inputs(graph: Graph) -> tuple[Input, ...]:

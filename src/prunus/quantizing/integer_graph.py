@@ -31,14 +31,14 @@ def integer_module(rounding: Rounding) -> ExportedModule:
         rounding: what `prunus.quantizing.quantizer.rounding_of` returned.
     """
     # PyTorch enters its operations quantized_decomposed when this is imported
-    import torch.ao.quantization.fx._decomposed  # noqa: F401
+    import torch.ao.quantization.fx  # noqa: F401
 
     parts, copies = copied(rounding.plan.graph)
     writer = _Writer(rounding, parts, copies)
     writer.write()
     used = {str(node.target) for node in parts.graph.nodes if node.op == "get_attr"}
     tensors = {name: tensor for name, tensor in {**parts.tensors, **writer.added}.items() if name in used}
-    return ExportedModule(replace(parts, tensors=tensors, modules=frozenset()), "its weights are whole numbers")
+    return ExportedModule(replace(parts, tensors=tensors), "its weights are whole numbers")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import MethodType, TracebackType
 from typing import Any, Self
@@ -116,9 +117,11 @@ def _forward(rounding: Rounding, masks: Masks) -> Callable[..., Any]:
     _round(parts.graph, copies, rounding, masks)
     _keep_constants(parts, graph.model)
     run, signature = function(parts.graph, graph.model), parts.signature
+    called, by_name = inspect.signature(graph.model.forward), bool(graph.kwargs)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        leaves = signature.bind(args, kwargs)
+        bound = called.bind(*args, **kwargs)  # the graph takes all inputs by name, or all by position
+        leaves = signature.bind((), dict(bound.arguments)) if by_name else signature.bind(bound.args, bound.kwargs)
         return signature.output.build(iter(run(self, leaves)))
 
     forward.is_of_prunus = True  # type: ignore[attr-defined]

@@ -19,6 +19,8 @@ from prunus.quantizing.rounding import LIMITS, Activations, ValueScale
 from prunus.tables import ABSENT, Table, percent
 
 _KIND = "scales"
+# A sample of more numbers is a forged one: it would take 4 GB.
+_MOST_NUMBERS = 2**30
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Scales:
         in_float: key of a layer that stays in float -> why.
         activations: ``"uint8"`` with zero points, or ``"int8"`` without.
         inputs: what the model takes.
+        batch: the number of samples that the model's code fixes; None where it takes any.
         graph: a hash of the graph they belong to.
         error: the squared error of the model's outputs on held-out samples, relative to the variance of the outputs in
             float.
@@ -75,6 +78,7 @@ class Scales:
     in_float: Mapping[str, str]
     activations: Activations
     inputs: tuple[Input, ...]
+    batch: int | None
     graph: str
     error: float
     factors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -92,13 +96,13 @@ class Scales:
         return str(Table(("layer", "weights", "error"), tuple(rows), caption, words=(1,)))
 
     def example(self, model: nn.Module) -> ExampleInputs:
-        """Return two samples of zeros, as the model takes them."""
+        """Return a batch of zeros, as the model takes them."""
         like = next((value for value in model.parameters() if value.is_floating_point()), torch.empty(0))
 
         def zeros(entry: Input) -> Tensor:
             dtype = getattr(torch, entry.dtype)
             dtype = like.dtype if dtype.is_floating_point else dtype
-            return torch.zeros(2, *entry.shape, dtype=dtype, device=like.device)
+            return torch.zeros(self.batch or 2, *entry.shape, dtype=dtype, device=like.device)
 
         if any(not entry.name for entry in self.inputs):
             return tuple(map(zeros, self.inputs))
@@ -118,6 +122,7 @@ class Scales:
             "in_float": dict(self.in_float),
             "activations": self.activations,
             "inputs": [[entry.name, list(entry.shape), entry.dtype] for entry in self.inputs],
+            "batch": self.batch,
             "graph": self.graph,
             "error": self.error,
             "errors": {key: layer.error for key, layer in self.layers.items()},
@@ -166,14 +171,29 @@ def _read(facts: Any, tensors: Mapping[str, Tensor]) -> Scales:
     }
     if len(tensors) != 2 * len(values) + 2 * len(layers) + len(factors) or not factors.keys() <= values.keys():
         raise ValueError("it holds tensors that belong to no value and no layer")
-    inputs = tuple(Input(str(name), tuple(map(int, shape)), str(dtype)) for name, shape, dtype in facts["inputs"])
+    inputs = tuple(_input(name, shape, dtype) for name, shape, dtype in facts["inputs"])
+    batch = None if facts["batch"] is None else _size(facts["batch"])
     in_float = {str(key): str(reason) for key, reason in facts["in_float"].items()}
-    return Scales(values, layers, in_float, kind, inputs, str(facts["graph"]), float(facts["error"]), factors)
+    return Scales(values, layers, in_float, kind, inputs, batch, str(facts["graph"]), float(facts["error"]), factors)
+
+
+def _input(name: Any, shape: Any, dtype: Any) -> Input:
+    if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+        raise ValueError(f"an input is of {dtype!r}")
+    sizes = tuple(map(_size, shape))
+    if math.prod(sizes) > _MOST_NUMBERS:
+        raise ValueError(f"a sample has shape {sizes}")
+    return Input(str(name), sizes, str(dtype))
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 < value <= _MOST_NUMBERS:
+        raise ValueError(f"{value!r} is no size")
+    return value
 
 
 def _value(tensors: Mapping[str, Tensor], key: str, kind: str) -> ValueScale:
-    scale = float(_positive(tensors[f"{key}:scale"].reshape(()), key))
-    zero_point = int(tensors[f"{key}:zero_point"])
+    scale, zero_point = float(_positive(tensors[f"{key}:scale"], key)), int(tensors[f"{key}:zero_point"])
     low, high = LIMITS[kind]
     if not low <= zero_point <= high or (kind == "int8" and zero_point):
         raise ValueError(f"the zero point of {key!r} is {zero_point}")
