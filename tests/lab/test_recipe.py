@@ -228,11 +228,11 @@ def test_2_of_4_is_written_as_it_is() -> None:
         ("name=", "name: must be text, got nothing"),
         (
             "measure.runtimes=[tensorrt]",
-            "measure.runtimes.0: must be 'torch', 'torch-compile', 'onnxruntime', 'openvino' or 'prunus', got 'tenso",
+            "measure.runtimes.0: must be 'torch', 'torch-compile', 'onnxruntime', 'onnxruntime-int8', 'openvino', 'ope",
         ),
         (
             "measure.runtimes=[]",
-            "measure.runtimes: give at least one of torch, torch-compile, onnxruntime, openvino, prunus, got []",
+            "measure.runtimes: give at least one of torch, torch-compile, onnxruntime, onnxruntime-int8, openvino, op",
         ),
         ("measure.threads=[0]", "measure.threads.0: must be at least 1, got 0"),
         (f"name={'x' * 90}!", f"name: must be of lower-case letters, digits, '.', '_' and '-', got '{'x' * 59}..."),

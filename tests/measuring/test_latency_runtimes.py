@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import prunus
 from prunus.measuring import latency
 from prunus.measuring.latency import latencies, timings
 
@@ -142,6 +143,48 @@ def test_without_openvino_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         "latency in openvino: timing a model in OpenVINO needs the package 'openvino', which is not installed; "
         "install it with: pip install 'prunus[openvino]'",
     )
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_eight_bits_are_timed_beside_float_and_verified(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(runtime)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)).eval()
+    inputs, names = torch.randn(2, 2, 6, 6), (runtime, f"{runtime}-int8")
+    found = timings({"net": model}, inputs, runtimes=names, **ONE_CELL)["net"]
+    assert found.notes == ()
+    assert found.latency_us.keys() == set(names)
+    assert "forward" not in vars(model)
+
+    import prunus.exporting
+
+    whole = prunus.exporting.in_integers
+
+    def wrong(model: nn.Module, scales: prunus.Scales) -> nn.Module:
+        module = whole(model, scales)
+        module.get_buffer("4.weight_int8").neg_()
+        return module
+
+    monkeypatch.setattr(prunus.exporting, "in_integers", wrong)
+    found = timings({"net": model}, inputs, runtimes=names, **ONE_CELL)["net"]
+    assert found.latency_us.keys() == {runtime}
+    assert "computes something else" in found.notes[0]
+
+
+def test_a_model_that_takes_several_inputs_is_timed_in_8_bits() -> None:
+    pytest.importorskip("onnxruntime")
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.left, self.right = nn.Embedding(9, 4), nn.Linear(4, 3), nn.Linear(2, 3)
+
+        def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
+            return self.left(self.table(tokens)) + self.right(x)
+
+    inputs = (torch.tensor([3, 4]), torch.randn(2, 2))
+    found = timings({"net": Two()}, inputs, runtimes=["onnxruntime-int8"], **ONE_CELL)["net"]
+    assert found.notes == ()
+    assert found.latency_us.keys() == {"onnxruntime-int8"}
 
 
 def test_all_stands_for_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

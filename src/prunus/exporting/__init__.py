@@ -24,7 +24,7 @@ from prunus.copying import copy_model
 from prunus.errors import ExportError
 from prunus.exporting import onnx as onnx_runtime
 from prunus.exporting.comparing import check_runs, compare
-from prunus.exporting.quantized import compare_rounded, in_integers
+from prunus.exporting.quantized import arranged, compare_rounded, in_integers
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
 from prunus.graph.exported import ExportedModule
@@ -163,7 +163,7 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs, scales: Scales | No
         host = _on_cpu(model)
         inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
         check_runs(host, inputs)
-        graph = trace(host if scales is None else in_integers(host, scales), inputs)
+        graph, inputs = _traced(host, scales, inputs)
         data = onnx_runtime.translate(graph)
         running = onnx_runtime.session(data, exact=scales is not None)
         return data, _difference(
@@ -171,6 +171,15 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs, scales: Scales | No
         )
     except onnx_runtime.OnnxError as error:
         raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{advice}") from error
+
+
+def _traced(model: nn.Module, scales: Scales | None, inputs: ExampleInputs) -> tuple[Graph, ExampleInputs]:
+    """Return the graph to write, and the inputs as it takes them."""
+    if scales is None:
+        return trace(model, inputs), inputs
+    whole = in_integers(model, scales)
+    inputs = arranged(model, scales, inputs)
+    return trace(whole, inputs), inputs
 
 
 def _difference(
@@ -187,7 +196,7 @@ def _write_onnx(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, 
 
 def _write_program(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, target: Path) -> float:
     check_runs(model, inputs)
-    graph = trace(model if scales is None else in_integers(model, scales), inputs)
+    graph, inputs = _traced(model, scales, inputs)
     _forget_sources(graph)
     with onnx_runtime.silence():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ from prunus.quantizing.quantizer import rounding_of
 
 # What is written rounds a few numbers that lie between two whole ones to the other one than PyTorch does. That may cost
 # so much of the outputs' mean square, or as much as the rounding to 8 bits itself.
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 
 
 def in_integers(model: nn.Module, scales: Scales) -> ExportedModule:
@@ -45,6 +46,13 @@ def in_integers(model: nn.Module, scales: Scales) -> ExportedModule:
         return integer_module(rounding_of(model, scales))
 
 
+def arranged(model: nn.Module, scales: Scales, example_inputs: ExampleInputs) -> ExampleInputs:
+    """Return inputs by name or by position, as the samples were given that scales were found on."""
+    args, kwargs = call_arguments(example_inputs, 1)
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    return dict(bound.arguments) if all(entry.name for entry in scales.inputs) else bound.args
+
+
 def compare_rounded(
     model: nn.Module, scales: Scales, run: Callable[..., list[Tensor]], example_inputs: ExampleInputs
 ) -> float:
@@ -66,8 +74,8 @@ def compare_rounded(
         expected = running("the rounded model", size, lambda: outputs(rounded, args, kwargs))  # noqa: B023
         actual = running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
         check_numbers(expected, ExportError)
-        apart, cost = _distance(expected, actual), _distance(expected, plain)
-        if not apart <= max(_TOLERANCE, cost):
+        apart, cost = distance(expected, actual), distance(expected, plain)
+        if not apart <= max(TOLERANCE, cost):
             raise ExportError(
                 f"what was exported computes something else: for a batch of {size} its outputs differ from the rounded "
                 f"model's by {apart:.1e} of their mean square, and the rounding to 8 bits itself makes {cost:.1e}; no "
@@ -78,7 +86,7 @@ def compare_rounded(
     return math.sqrt(worst)
 
 
-def _distance(expected: list[Tensor], actual: list[Tensor]) -> float:
+def distance(expected: list[Tensor], actual: list[Tensor]) -> float:
     """Return the sum of squared differences, relative to that of the squares."""
     if [value.shape for value in tensors(expected)] != [value.shape for value in tensors(actual)]:
         return float("inf")

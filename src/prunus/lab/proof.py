@@ -24,7 +24,15 @@ from prunus.lab.reducing import RESULT
 from prunus.lab.run_folder import Seconds
 from prunus.measuring import evaluate, facts, machine
 from prunus.measuring.break_even import break_even
-from prunus.measuring.latency import OPENVINO, PRUNUS, TORCH, TORCH_COMPILE, timings
+from prunus.measuring.latency import (
+    ONNX_RUNTIME_INT8,
+    OPENVINO,
+    OPENVINO_INT8,
+    PRUNUS,
+    TORCH,
+    TORCH_COMPILE,
+    timings,
+)
 from prunus.measuring.latency.runtimes import LeftOutError
 from prunus.measuring.receipt import BreakEven, Check, DataFacts, Embedded, ModelFacts, PairedTest, Receipt
 from prunus.measuring.sensitivity import SPARSITIES, sensitivity
@@ -39,7 +47,7 @@ PREDICTED_AT_ONCE = 1000
 
 # Runtimes in which only the first and the last model are timed: preparing each takes seconds, and the models in between
 # would add little.
-ENDS_ONLY = (TORCH_COMPILE, OPENVINO, PRUNUS)
+ENDS_ONLY = (TORCH_COMPILE, ONNX_RUNTIME_INT8, OPENVINO, OPENVINO_INT8, PRUNUS)
 
 # The controls that went through all stages: the name of their last stage ends like that of the run.
 ROADS = ("random",)

@@ -181,7 +181,9 @@ class PackSection(Section):
     bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
 
 
-RuntimeName: TypeAlias = Literal["torch", "torch-compile", "onnxruntime", "openvino", "prunus"]
+RuntimeName: TypeAlias = Literal[
+    "torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8", "prunus"
+]
 
 
 class MeasureSection(Section):

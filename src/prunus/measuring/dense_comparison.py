@@ -9,10 +9,19 @@ from torch import Tensor, nn
 
 from prunus.errors import CompileError
 from prunus.measuring import spell
-from prunus.measuring.latency import ONNX_RUNTIME, OPENVINO, PRUNUS, RUNTIMES, TORCH, timings
+from prunus.measuring.latency import (
+    ONNX_RUNTIME,
+    ONNX_RUNTIME_INT8,
+    OPENVINO,
+    OPENVINO_INT8,
+    PRUNUS,
+    RUNTIMES,
+    TORCH,
+    timings,
+)
 from prunus.measuring.times import Latency
 
-_DENSE = (TORCH, ONNX_RUNTIME, OPENVINO)
+_DENSE = (TORCH, ONNX_RUNTIME, ONNX_RUNTIME_INT8, OPENVINO, OPENVINO_INT8)
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class DenseComparison:
 def compare_with_dense(
     model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, batch: int, threads: int, seconds: float = 0.5
 ) -> DenseComparison:
-    """Time a model's program, and PyTorch, ONNX Runtime and OpenVINO where they are installed, in turns.
+    """Time a model's program, and PyTorch, ONNX Runtime and OpenVINO where they are installed, also in 8 bits.
 
     Args:
         model: as pruned; every runtime gets the same zeros.

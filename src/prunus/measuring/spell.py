@@ -20,7 +20,9 @@ RUNTIMES = {
     "torch": "PyTorch",
     "torch-compile": "torch.compile",
     "onnxruntime": "ONNX Runtime",
+    "onnxruntime-int8": "ONNX Runtime int8",
     "openvino": "OpenVINO",
+    "openvino-int8": "OpenVINO int8",
 }
 
 

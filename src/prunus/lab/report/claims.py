@@ -19,7 +19,7 @@ UNSTEADY = 1.5
 
 # the runtime that skips zeros, and those that do not
 PROGRAM = "prunus"
-DENSE_RUNTIMES = ("torch", "torch-compile", "onnxruntime", "openvino")
+DENSE_RUNTIMES = ("torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
 
 # for a normal distribution: the distance of the 10th from the 90th percentile in standard deviations,
 _P10_TO_P90 = 2.563

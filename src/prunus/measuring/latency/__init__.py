@@ -15,7 +15,9 @@ from prunus.measuring.latency.clock import check_numbers, interleaved, threads_s
 from prunus.measuring.latency.runtimes import (
     ALL,
     ONNX_RUNTIME,
+    ONNX_RUNTIME_INT8,
     OPENVINO,
+    OPENVINO_INT8,
     PRUNUS,
     RUNTIMES,
     TORCH,
@@ -33,7 +35,9 @@ from prunus.registry import unknown_name
 __all__ = [
     "ALL",
     "ONNX_RUNTIME",
+    "ONNX_RUNTIME_INT8",
     "OPENVINO",
+    "OPENVINO_INT8",
     "PRUNUS",
     "RUNTIMES",
     "TORCH",
@@ -109,8 +113,9 @@ def timings(
     For each number of threads and batch size, called a cell, the models run in turns in all runtimes, in a new random
     order each round, in eval mode and under `torch.inference_mode`, on inputs that are in memory already. Before that,
     the outputs of each are compared with PyTorch's on random inputs of the cell's batch; if they differ, it is not
-    timed. Batches repeat the samples of `example_inputs`. The models, PyTorch's number of threads, its compiler's
-    settings and the random state are not changed.
+    timed. Runtimes in 8 bits are compared with the model as it is rounded, and calibrated on random numbers, which
+    their time does not depend on. Batches repeat the samples of `example_inputs`. The models, PyTorch's number of
+    threads, its compiler's settings and the random state are not changed.
 
     Args:
         models: name -> model, all on the device of `example_inputs`.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import inspect
 import io
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy
 import torch
@@ -17,7 +19,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus import extras
+from prunus.copying import copy_model
+from prunus.forward import batch_of
 from prunus.registry import unknown_name
+
+if TYPE_CHECKING:
+    from prunus.quantizing import Scales
+
+# Random samples that 8 bits are calibrated on for timing.
+_SAMPLES = 16
 
 Batch: TypeAlias = tuple[Tensor, ...]
 Call: TypeAlias = Callable[[], object]
@@ -25,6 +35,7 @@ Call: TypeAlias = Callable[[], object]
 Bind: TypeAlias = Callable[[Batch], Call]
 
 TORCH, TORCH_COMPILE, ONNX_RUNTIME, OPENVINO, PRUNUS = "torch", "torch-compile", "onnxruntime", "openvino", "prunus"
+ONNX_RUNTIME_INT8, OPENVINO_INT8 = "onnxruntime-int8", "openvino-int8"
 # stands for every runtime whose packages are installed
 ALL = "all"
 
@@ -58,13 +69,49 @@ class TimedModel:
         data, _ = self.once("onnx", lambda: to_onnx(self.model, self.inputs))
         return bytes(data)
 
+    def scales(self) -> Scales:
+        """Return scales for 8 bits, from random numbers like the inputs: what a call takes does not depend on them."""
+        from prunus.proving.verification import random_like
+        from prunus.quantizing import quantize
+
+        def make() -> Scales:
+            with torch.inference_mode(False):
+                inputs, _ = random_like(batch_of(self.inputs, _SAMPLES), {})
+                names = list(inspect.signature(self.model.forward).parameters)
+                batch = inputs[0] if len(inputs) == 1 else dict(zip(names, inputs, strict=False))
+                return quantize(self.model, [batch], ranges="minmax", max_error=sys.float_info.max)
+
+        scales: Scales = self.once("scales", make)
+        return scales
+
+    def quantized_onnx(self) -> bytes:
+        """Return the model in ONNX, in 8 bits; errors are those of `prunus.exporting.to_onnx` and `prunus.quantize`."""
+        from prunus.exporting import to_onnx
+
+        data, _ = self.once("int8", lambda: to_onnx(self.model, self.inputs, self.scales()))
+        return bytes(data)
+
+    def rounded(self) -> nn.Module:
+        """Return the model as it is rounded to 8 bits."""
+        from prunus.quantizing import Quantizer
+
+        def make() -> nn.Module:
+            with torch.inference_mode(False):
+                model = copy_model(self.model)
+                Quantizer(model, self.scales())
+                return model
+
+        model: nn.Module = self.once("rounded", make)
+        return model
+
 
 @dataclass(frozen=True)
 class Runtime:
-    """One entry of `RUNTIMES`: a function that prepares a model, and the packages that it needs."""
+    """One entry of `RUNTIMES`: a function that prepares a model, the packages it needs, and whether it has 8 bits."""
 
     prepare: Callable[[TimedModel, Batch, int], Bind]
     packages: tuple[str, ...] = ()
+    in_8_bits: bool = False
 
     @property
     def installed(self) -> bool:
@@ -109,11 +156,28 @@ def onnx_runtime(timed: TimedModel, batch: Batch, threads: int) -> Bind:
     return lambda inputs: onnx_runtime.call(running, inputs, {})
 
 
+def onnx_runtime_int8(timed: TimedModel, batch: Batch, threads: int) -> Bind:
+    """ONNX Runtime, weights and activations in 8 bits."""
+    from prunus.exporting import onnx as onnx_runtime
+
+    running = timed.once((ONNX_RUNTIME_INT8, threads), lambda: onnx_runtime.session(timed.quantized_onnx(), threads))
+    return lambda inputs: onnx_runtime.call(running, inputs, {})
+
+
 def openvino(timed: TimedModel, batch: Batch, threads: int) -> Bind:
     """OpenVINO on the CPU, from the model in ONNX: tuned for latency, with fixed shapes, in float32."""
+    return _in_openvino(timed.onnx(), batch, threads)
+
+
+def openvino_int8(timed: TimedModel, batch: Batch, threads: int) -> Bind:
+    """OpenVINO likewise, weights and activations in 8 bits, and in float32 what is left."""
+    return _in_openvino(timed.quantized_onnx(), batch, threads)
+
+
+def _in_openvino(data: bytes, batch: Batch, threads: int) -> Bind:
     runtime = extras.require("openvino", "timing a model in OpenVINO")
     core = runtime.Core()
-    model = core.read_model(timed.onnx())
+    model = core.read_model(data)
     model.reshape({port: list(value.shape) for port, value in zip(model.inputs, batch, strict=True)})
     hints = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -146,7 +210,9 @@ RUNTIMES: Mapping[str, Runtime] = {
     TORCH: Runtime(eager),
     TORCH_COMPILE: Runtime(torch_compile),
     ONNX_RUNTIME: Runtime(onnx_runtime, _ONNX),
+    ONNX_RUNTIME_INT8: Runtime(onnx_runtime_int8, _ONNX, in_8_bits=True),
     OPENVINO: Runtime(openvino, (*_ONNX, "openvino")),
+    OPENVINO_INT8: Runtime(openvino_int8, (*_ONNX, "openvino"), in_8_bits=True),
     PRUNUS: Runtime(prunus_program),
 }
 
@@ -189,7 +255,10 @@ def ready(name: str, timed: TimedModel, batch: Batch, threads: int) -> Call:
     try:
         with silence():
             bind = RUNTIMES[name].prepare(timed, batch, threads)
-            _verify(timed.model, bind, batch)
+            if RUNTIMES[name].in_8_bits:
+                _verify_rounded(timed, bind, batch)
+            else:
+                _verify(timed.model, bind, batch)
             return bind(batch)
     except Exception as error:  # a failing runtime must not end the timing of the others
         raise LeftOutError(_reason(error)) from error
@@ -208,6 +277,23 @@ def _verify(model: nn.Module, bind: Bind, batch: Batch) -> None:
         raise LeftOutError(
             f"its outputs differ from PyTorch's by {error:.1e} of the largest, more than the {limit:.0e} that rounding "
             "explains"
+        )
+
+
+def _verify_rounded(timed: TimedModel, bind: Bind, batch: Batch) -> None:
+    """Compare with the model as it is rounded: as far from it as rounding is from the model may be other kernels."""
+    from prunus.exporting.quantized import TOLERANCE, distance
+    from prunus.proving.verification import random_like
+
+    inputs, _ = random_like(batch, {})
+    with torch.no_grad():
+        plain, expected = _tensors(timed.model(*inputs)), _tensors(timed.rounded()(*inputs))
+        outputs = _tensors(bind(inputs)())
+    error, limit = distance(expected, outputs), max(TOLERANCE, distance(expected, plain))
+    if not error <= limit:
+        raise LeftOutError(
+            f"its outputs differ from those of the model rounded to 8 bits by {error:.1e} of their mean square, more "
+            f"than the rounding itself makes, {limit:.0e}"
         )
 
 
