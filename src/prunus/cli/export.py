@@ -57,15 +57,15 @@ def export(
 
     kind = format or out.suffix.removeprefix(".").lower()
     outputs.check_free(force, out, *([out.with_suffix(".h")] if kind in ("so", "c") else []))
+    mapped = None if scales is None else prunus.Scales.load(scales)
     if source.model is None and file is not None and subjects.holds_program(file):
         if kind != "so":
             raise ValueError(
                 f"{str(file)!r} holds a program, which becomes a library only, such as net.so; give the model"
             )
         before = [(str(file), file.stat().st_size)]
-        terminal.show(*_sentences(prunus.export(file, out, format=format, bits=bits), out, before))
+        terminal.show(*_sentences(prunus.export(file, out, format=format, bits=bits, scales=mapped), out, before))
         return
-    mapped = None if scales is None else prunus.Scales.load(scales)
     subject, network = source.load(file)
     inputs = source.inputs(subject, network) if kind in (*FORMATS, "so", "c") else None
     before = [] if subject.weights is None else [(str(subject.weights), subject.weights.stat().st_size)]

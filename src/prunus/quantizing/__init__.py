@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -88,14 +88,38 @@ def quantize(
         raise ValueError(f"max_error must be a number above 0, such as 0.01; got {max_error!r}")
     for name, parameter in inner.named_parameters():
         check_values(name, parameter)
-    told = progress or (lambda what, share: None)
     by_hand = matched(inner, in_float, "in_float")
-    with torch.inference_mode(False), undisturbed(inner), buffers_restored(inner), torch.no_grad():
-        inner.eval()
+    return find_scales(inner, batches, Options(RANGES[ranges], activations), by_hand, float(max_error), progress)
+
+
+def find_scales(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    options: Options,
+    by_hand: Collection[str] = (),
+    max_error: float = math.inf,
+    progress: Progress | None = None,
+) -> Scales:
+    """Do what `quantize` does, with parts of it switched off.
+
+    Args:
+        model: out of its wrappers.
+        batches: as of `quantize`.
+        options: how scales are found.
+        by_hand: the names of weights that stay in float.
+        max_error: as of `quantize`.
+        progress: likewise.
+
+    Raises:
+        TypeError, ValueError, GraphError: as `quantize`.
+    """
+    told = progress or (lambda what, share: None)
+    with torch.inference_mode(False), undisturbed(model), buffers_restored(model), torch.no_grad():
+        model.eval()
         told("reading the model's graph", 0.0)
-        work = _Work(read(inner, batches), inner, Options(RANGES[ranges], activations), told)
+        work = _Work(read(model, batches), model, options, told)
         with fused_attention_off():
-            return work.scales(by_hand, float(max_error))
+            return work.scales(by_hand, max_error)
 
 
 @dataclass(frozen=True)
@@ -107,7 +131,7 @@ class _Work:
     options: Options
     progress: Progress
 
-    def scales(self, by_hand: set[str], max_error: float) -> Scales:
+    def scales(self, by_hand: Collection[str], max_error: float) -> Scales:
         graph, own = self.samples.graph, self._tensors()
         first = plan(graph, {})
         reasons = {key: "as asked" for key, layer in first.layers.items() if layer.layer.weight in by_hand}
