@@ -113,7 +113,7 @@ def write_originals(folder: Path) -> dict[str, Path]:
     paths = {name: folder / f"{name}.prunus" for name in ("model", "graph", "bits", "weights")}
     pack.save(lenet, paths["model"], example_inputs=torch.zeros(1, 1, 28, 28))
     pack.save(net, paths["graph"], example_inputs=torch.randn(1, 1, 6, 6))
-    pack.save(lenet, paths["bits"], example_inputs=torch.zeros(1, 1, 28, 28), bits=3)
+    pack.save(lenet, paths["bits"], example_inputs=torch.zeros(1, 1, 28, 28), codebook_bits=3)
     pack.save(Mixed(), paths["weights"], weights_only=True)
     examples = {
         "program lenet": (lenet, torch.randn(2, 1, 28, 28)),

@@ -135,7 +135,7 @@ def measure_lenet(arguments: argparse.Namespace, folder: Path) -> tuple[list[dic
         rows.append(measure(model, sparsity, folder) | {"accuracy": accuracy(model, data)})
         if sparsity == HELD_AGAINST_ENTROPY:
             for bits in BITS:
-                facts = prunus.save(model, folder / "model.prunus", IMAGE, bits=bits)
+                facts = prunus.save(model, folder / "model.prunus", IMAGE, codebook_bits=bits)
                 found = accuracy(prunus.load(folder / "model.prunus"), data)
                 shared.append({"bits": bits, "sparsity": sparsity, "prunus": facts.bytes, "accuracy": found})
     return rows, shared

@@ -85,7 +85,7 @@ def test_a_model_or_a_program_becomes_a_library(command: Command, linear_file: P
     result = command("compile", *options, "--batch-size", 4, "--cores", 1, "--out", "net.program")
     assert result.exit_code == 0, result.output
     assert "For 4 samples on 1 thread the program takes" in result.stdout
-    assert "the fastest of PyTorch and ONNX Runtime" in result.stdout
+    assert "the fastest of PyTorch, ONNX Runtime and ONNX Runtime int8" in result.stdout
     result = command("export", "net.program", "--out", "other.so")
     assert result.exit_code == 0, result.output
     assert f"'net.program' has {Path('net.program').stat().st_size:,}" in result.stdout

@@ -81,7 +81,7 @@ def test_a_graph_in_a_file_is_explained_shrunk_compiled_and_packed_again_without
         ["explain", "graph.prunus"],
         ["shrink", "graph.prunus", "--out", "small.prunus"],
         ["compile", "small.prunus", "--batch-size", "2", "--cores", "1", "--no-dense", "--out", "small.program"],
-        ["pack", "small.prunus", "--bits", "1", "--out", "bits.prunus"],
+        ["pack", "small.prunus", "--codebook-bits", "1", "--out", "bits.prunus"],
     ):
         result = command(*words)
         assert result.exit_code == 0, result.output

@@ -43,7 +43,7 @@ def test_a_packed_lenet_comes_back_to_the_bit_as_a_model_and_as_a_file(command: 
 def test_a_model_of_ones_own_is_traced_and_few_bits_make_it_smaller(command: Command, linear_file: Path) -> None:
     options = ["--weights", linear_file, "--model", "my_models:linear", "--shape", 3]
     assert command("pack", *options, "--out", "exact.prunus").exit_code == 0
-    assert command("pack", *options, "--bits", 1, "--out", "bits.prunus").exit_code == 0
+    assert command("pack", *options, "--codebook-bits", 1, "--out", "bits.prunus").exit_code == 0
     model, shared = prunus.load("exact.prunus"), prunus.load("bits.prunus")
     expected = load_tensors(linear_file)
     inputs = torch.randn(5, 3)
@@ -61,7 +61,7 @@ BAD = [
         ["--model", "my_models:linear", "--weights", "linear.safetensors"],
         "give the --shape of one for",
     ),
-    (["--bits", 9], "bits must be a whole number from 1 to 8, got 9"),
+    (["--codebook-bits", 9], "bits must be a whole number from 1 to 8, got 9"),
     (["--weights", "none.safetensors"], "no file at 'none.safetensors'"),
     (["--shape", "x"], "--shape: it takes whole numbers"),
 ]

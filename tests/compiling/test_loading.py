@@ -47,12 +47,12 @@ def test_a_model_and_its_program_compute_the_same(files: dict[str, Path]) -> Non
     [
         ("model", {"expect": prunus.Program}, PackError, "holds a model, not a program"),
         ("masks", {"expect": nn.Module}, PackError, "holds masks, not a model"),
-        ("model", {"expect": dict}, TypeError, r"expect must be torch\.nn\.Module, prunus\.Program or prunus\.Masks"),
+        ("model", {"expect": dict}, TypeError, r"expect must be torch\.nn\.Module, prunus\.Program, prunus\.Masks or prunus\.Scales"),
         ("model", {"threads": 2}, TypeError, "threads is for a program, and .* holds a model"),
         ("model", {"tune": False}, TypeError, "tune is for a program"),
         ("program", {"model": nn.Linear(4, 3)}, TypeError, "model is for a model, and .* holds a program"),
         ("masks", {"device": "cpu"}, TypeError, "device is for a model, and .* holds masks"),
-        ("weights", {}, PackError, "holds tensors, but neither masks nor a program"),
+        ("weights", {}, PackError, "holds tensors, but neither masks, scales nor a program"),
     ],
 )
 def test_what_does_not_fit_is_refused(

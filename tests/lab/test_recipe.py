@@ -111,7 +111,7 @@ def test_the_hash_is_that_of_all_settings_but_the_description() -> None:
             "train.lr=0.2",
         ],
         *["prune.sparsity=0.21", "finetune.epochs=5", "measure.threads=[1]", "model.arguments={num_classes: 11}"],
-        *["pack.bits=4", "prune.criterion=lamp", "prune.exclude=[conv1]", "prune.scope=erk", "train.optimizer=adamw"],
+        *["pack.codebook_bits=4", "prune.criterion=lamp", "prune.exclude=[conv1]", "prune.scope=erk", "train.optimizer=adamw"],
     ]
     hashes = [load("lenet", [leaf]).hash for leaf in leaves]
     assert len({found.hash, *hashes}) == len(leaves) + 1
@@ -187,9 +187,9 @@ def test_2_of_4_is_written_as_it_is() -> None:
         ("prune.pattern=block:round_to=8", "prune: unknown option of pattern 'block': 'round_to' (known: none)"),
         ("prune.pattern={channel: {round_to: 0}}", "prune: round_to must be at least 1, got 0"),
         ("prune.pattern={channel: {budget: bytes}}", "prune: budget must be 'parameters' or 'macs', got 'bytes'"),
-        ("pack.bits=9", "pack.bits: must be at most 8, got 9"),
-        ("pack.bits=4.0", "pack.bits: must be a whole number, got 4.0"),
-        ("pack.bit=4", "unknown pack setting 'bit'; did you mean 'bits'? (known: bits)"),
+        ("pack.codebook_bits=9", "pack.codebook_bits: must be at most 8, got 9"),
+        ("pack.codebook_bits=4.0", "pack.codebook_bits: must be a whole number, got 4.0"),
+        ("pack.bit=4", "unknown pack setting 'bit' (known: codebook_bits)"),
         ("prune.include=[5]", "prune.include.0: must be text, got 5"),
         ("prune=5", "prune: must be a group of settings, got 5"),
         ("prune=", "prune: must be a group of settings, got nothing"),

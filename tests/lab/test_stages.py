@@ -254,7 +254,7 @@ def test_runtimes_are_timed_and_those_that_cost_seconds_at_the_ends_of_the_road(
 
 
 def test_a_codebook_is_asked_for_in_the_recipe(tmp_path: Path) -> None:
-    (found,) = stages.run(tiny(**QUICK, pack={"bits": 3}), tmp_path)
+    (found,) = stages.run(tiny(**QUICK, pack={"codebook_bits": 3}), tmp_path)
     weight = prunus.load(found.folder / "model.prunus").fc1.weight
     assert len(weight[weight != 0].unique()) <= 8
     shrunk, packed = found.receipt.models[-2:]

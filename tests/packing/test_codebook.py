@@ -65,7 +65,7 @@ def test_a_file_of_few_bits_holds_the_shared_values_and_all_else_exactly(tmp_pat
     exact = prunus.save(model, tmp_path / "exact.prunus", images).bytes
     sizes = []
     for bits in (2, 4, 6):
-        sizes.append(prunus.save(model, tmp_path / "model.prunus", images, bits=bits).bytes)
+        sizes.append(prunus.save(model, tmp_path / "model.prunus", images, codebook_bits=bits).bytes)
         found = prunus.load(tmp_path / "model.prunus").state_dict()
         for name, tensor in model.state_dict().items():
             expected = snapped(name, tensor, bits) if tensor.ndim > 1 else tensor

@@ -119,7 +119,7 @@ def test_other_kinds_of_files_and_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a \.prunus file"):
         prunus.load(tmp_path / "none.prunus")
     save_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(3)})
-    with pytest.raises(PackError, match="holds tensors, but neither masks nor a program"):
+    with pytest.raises(PackError, match="holds tensors, but neither masks, scales nor a program"):
         prunus.load(tmp_path / "model.safetensors")
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("data.pkl", "x")

@@ -193,8 +193,8 @@ def test_saving_leaves_the_model_as_it_was_and_gives_the_same_bytes_each_time(tm
     model = models.create("resnet20", widths=(4, 4, 4)).train()
     before, random = copy.deepcopy(model), torch.get_rng_state()
     images = torch.zeros(1, 3, 32, 32)
-    first = prunus.save(model, tmp_path / "first.prunus", images, bits=3)
-    prunus.save(model, tmp_path / "second.prunus", images, bits=3)
+    first = prunus.save(model, tmp_path / "first.prunus", images, codebook_bits=3)
+    prunus.save(model, tmp_path / "second.prunus", images, codebook_bits=3)
     assert_same_state(model, before)
     assert model.training
     assert torch.equal(torch.get_rng_state(), random)
@@ -224,9 +224,9 @@ def test_mistakes_are_refused_before_a_file_is_written(tmp_path: Path) -> None:
         prunus.save(nn.Linear(2, 2, device="meta"), path, weights_only=True)
     for bits in (0, 9, 2.5, True):
         with pytest.raises(ValueError, match="bits must be a whole number from 1 to 8"):
-            prunus.save(models.create("lenet"), path, IMAGE, bits=bits)  # type: ignore[arg-type]
+            prunus.save(models.create("lenet"), path, IMAGE, codebook_bits=bits)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'fc.weight' holds values that are not finite"):
-        prunus.save(broken, path, IMAGE, bits=4)
+        prunus.save(broken, path, IMAGE, codebook_bits=4)
     assert not list(tmp_path.iterdir())
     prunus.save(broken, path, IMAGE)  # without bits a NaN is as good as any number
     assert torch.equal(read_tensors(path)["fc.weight"].isnan(), broken.fc.weight.isnan())
@@ -259,7 +259,7 @@ for call in (
 def test_models_on_a_gpu_are_saved_and_made_there(tmp_path: Path) -> None:
     model = models.create("lenet").half().cuda()
     images = IMAGE.half().cuda()
-    prunus.save(model, tmp_path / "model.prunus", images, bits=4)
+    prunus.save(model, tmp_path / "model.prunus", images, codebook_bits=4)
     loaded = prunus.load(tmp_path / "model.prunus", device="cuda")
     assert {parameter.device.type for parameter in loaded.parameters()} == {"cuda"}
     prunus.save(model, tmp_path / "exact.prunus", images)

@@ -21,7 +21,7 @@ def scales() -> prunus.Scales:
 
 def test_what_is_written_is_read(scales: prunus.Scales, tmp_path: Path) -> None:
     scales.save(tmp_path / "scales.safetensors")
-    again = prunus.Scales.load(tmp_path / "scales.safetensors")
+    again = prunus.load(tmp_path / "scales.safetensors", expect=prunus.Scales)
     assert str(again) == str(scales)
     assert again.values == scales.values
     assert again.in_float == {"stem/conv2d#0": "as asked"}

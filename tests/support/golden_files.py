@@ -148,7 +148,7 @@ def main() -> None:
         "residual": (residual, {"images": ([2, 3, 32, 32], "float32", 0)}, {}),
         "block": (Block, {"tokens": ([2, 5], "int64", 11)}, {}),
         "kinds": (Kinds, {"x": ([2, 2, 6], "float32", 0), "shift": ([2, 3], "float32", 0)}, {}),
-        "codebook": (lenet5, images, {"bits": 3}),
+        "codebook": (lenet5, images, {"codebook_bits": 3}),
         "bfloat16": (lambda: lenet5().bfloat16(), {"images": ([2, 1, 28, 28], "bfloat16", 0)}, {}),
         "weights": (Weights, {}, {"weights_only": True}),
     }
@@ -162,7 +162,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = make().eval()
         prunus.save(model, path, tuple(inputs_of(shapes).values()) or None, **options)
-        expected = outputs_of(prunus.load(path) if "bits" in options else model, shapes) if shapes else []
+        expected = outputs_of(prunus.load(path) if "codebook_bits" in options else model, shapes) if shapes else []
         content = content_hash(prunus.packing.read_tensors(path))
         golden[path.name] = {"inputs": shapes, "outputs": expected, "content": content}
     if "masks.safetensors" not in golden:

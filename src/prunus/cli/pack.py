@@ -24,29 +24,29 @@ def pack(
     *,
     source: OneModel = OneModel(),
     out: File,
-    bits: Annotated[int | None, Parameter(metavar="K")] = None,
+    codebook_bits: Annotated[int | None, Parameter(metavar="K")] = None,
     force: Force = False,
 ) -> None:
     """Pack a model into a small file that loads without its class.
 
-    Zeros are left out, and what stays is coded by how often it occurs; every bit comes back, unless --bits is given.
+    Zeros are left out, and what stays is coded by how often it occurs; every bit comes back, unless --codebook-bits is given.
     A model of your own is traced, which takes the --shape of one of its inputs.
 
     For example:
       prunus pack --weights sparse.safetensors --model lenet --out lenet.prunus
       prunus pack --weights cnn.safetensors --model my_models:cnn \\
-          --shape 3,32,32 --bits 5 --out cnn.prunus
+          --shape 3,32,32 --codebook-bits 5 --out cnn.prunus
       python -c "import prunus; model = prunus.load('cnn.prunus')"
 
     Args:
         out: Where the packed model goes: a .prunus file.
-        bits: Let the weights of each layer share at most 2^K values, K from 1 to 8; otherwise every bit is kept.
+        codebook_bits: Let the weights of each layer share at most 2^K values, K from 1 to 8; otherwise every bit is kept.
     """
     from prunus.packing.sizes import sizes
 
     outputs.check_free(force, out)
     subject, network = source.load_trained(file)
-    facts = prunus.save(network, out, source.inputs(subject, network), bits=bits)
+    facts = prunus.save(network, out, source.inputs(subject, network), codebook_bits=codebook_bits)
     terminal.show_table(("tensor", "shape", "coding", "nonzero", "bytes"), _rows(facts), names=3)
     stored = sizes(network.state_dict())
     others = [f"{stored.bytes[name]:,} {how}" for name, how in _OTHERS.items() if name in stored.bytes]

@@ -1,4 +1,4 @@
-"""One `load` for all files that prunus writes: models, programs and masks."""
+"""One `load` for all files that prunus writes: models, programs, masks and scales."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from prunus.compiling.saving import load_program
 from prunus.errors import PackError
 from prunus.packing import container
 from prunus.pruning.masks import Masks
+from prunus.quantizing.scales import Scales
 
 T = TypeVar("T")
 
-_WORDS = {nn.Module: "a model", Program: "a program", Masks: "masks"}
+_WORDS = {nn.Module: "a model", Program: "a program", Masks: "masks", Scales: "scales"}
 
 
 @overload
@@ -55,7 +56,7 @@ def load(
     tune: bool = True,
     max_bytes: int | None = None,
 ) -> Any:
-    """Read a model (`save`), a program (`Program.save`) or masks (`Masks.save`); the file tells which it holds.
+    """Read a model (`save`), a program, masks or scales (`Program.save`, ...); the file tells which it holds.
 
     No file is unpickled, nothing in it is run as code, and what it claims is checked before memory is taken.
 
@@ -63,7 +64,7 @@ def load(
         path: the file.
         model: for a model's file: where the weights go; without, a model is made of what the file says, in eval mode,
             and nothing of the class it had is needed.
-        expect: `torch.nn.Module`, `Program` or `Masks`: what has to be in the file; the result is of that type.
+        expect: `torch.nn.Module`, `Program`, `Masks` or `Scales`: what has to be in the file; the result is of that type.
         device: for a model: where one that is made goes; the CPU by default.
         threads: for a program: the most that a call may use; None: as many as when it was saved, and no more than there
             are cores.
@@ -73,7 +74,7 @@ def load(
     Raises:
         FileNotFoundError: there is no such file.
         PackError: it holds none of these, or something else than was expected; or a model's file is damaged.
-        ProgramError, MaskError: a program's file, or one of masks, is damaged.
+        ProgramError, MaskError, ScalesError: a program's file, or one of masks or scales, is damaged.
         TypeError, ValueError: an option is for another kind of file, or names, shapes or number types do not fit the
             model that was given, which was not changed.
         MissingExtraError: a package is not installed.
@@ -85,7 +86,7 @@ def load(
     Masks(1 parameters, 1 of 2 weights pruned)
     """
     if expect is not None and expect not in _WORDS:
-        raise TypeError(f"expect must be torch.nn.Module, prunus.Program or prunus.Masks, got {expect!r}")
+        raise TypeError(f"expect must be torch.nn.Module, prunus.Program, prunus.Masks or prunus.Scales, got {expect!r}")
     kind = _kind(path)
     if expect is not None and kind is not expect:
         raise PackError(f"{str(path)!r} holds {_WORDS[kind]}, not {_WORDS[cast(type[Any], expect)]}")
@@ -96,7 +97,7 @@ def load(
         return packing.load(path, model, device=device or "cpu", max_bytes=max_bytes)
     if kind is Program:
         return load_program(path, threads=threads, tune=tune, max_bytes=max_bytes)
-    return Masks.load(path)
+    return Scales.load(path) if kind is Scales else Masks.load(path)
 
 
 def _kind(path: Path | str) -> type[Any]:
@@ -113,10 +114,12 @@ def _kind(path: Path | str) -> type[Any]:
         raise PackError(str(error)) from error
     if "program" in metadata:
         return Program
+    if metadata.get("kind") == "scales":
+        return Scales
     if metadata.get("kind") == "masks" or "names" in metadata:
         return Masks
     raise PackError(
-        f"{str(path)!r} holds tensors, but neither masks nor a program: "
+        f"{str(path)!r} holds tensors, but neither masks, scales nor a program: "
         "model.load_state_dict(safetensors.torch.load_file(path)) loads weights"
     )
 

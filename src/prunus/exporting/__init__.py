@@ -121,7 +121,7 @@ def export(
     """
     kind = _format(Path(path), format)
     if bits is not None and kind != "c":
-        raise ValueError(f"bits are for the format c, got bits={bits!r} for {kind}; prunus.save takes bits too")
+        raise ValueError(f"bits are for the format c, got bits={bits!r} for {kind}")
     if scales is not None and kind not in FORMATS:
         raise ValueError(f"scales are for the formats {' and '.join(FORMATS)}, not for {kind}")
     if kind == "so":

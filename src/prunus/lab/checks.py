@@ -39,7 +39,7 @@ def checks(
         _plain_model(models),
         _channels_met(recipe.prune, models, example) if recipe.prune.channels else _met(recipe.prune, masks),
         _shrunk_equals_masked(models["shrunk"], logits),
-        _loads_back(recipe.pack.bits, models, logits),
+        _loads_back(recipe.pack.codebook_bits, models, logits),
     )
 
 

@@ -176,9 +176,9 @@ class PruneSection(Section):
 
 
 class PackSection(Section):
-    """How the result is packed: losslessly, or with at most ``2 ** bits`` values for the weights of a layer."""
+    """How the result is packed: losslessly, or with at most ``2 ** codebook_bits`` values for the weights of a layer."""
 
-    bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
+    codebook_bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
 
 
 RuntimeName: TypeAlias = Literal[

@@ -48,7 +48,7 @@ def make(road: Road, finetuned: nn.Module, made_from: str) -> dict[str, nn.Modul
         return shrunk
 
     shrunk = _stage(road, "shrunk", road.folder / "shrunk.prunus", shrunk_from, example, smaller)
-    bits = road.recipe.pack.bits
+    bits = road.recipe.pack.codebook_bits
     packed = _stage(road, "packed", road.folder / RESULT, packed_from, example, lambda: shrunk, bits)
     return {"shrunk": shrunk, "packed": packed}
 

@@ -125,9 +125,9 @@ def store_packed(path: Path, model: nn.Module, made_from: str, example: Tensor, 
         model: the model to write.
         made_from: the fingerprint of everything the result depends on.
         example: an input of the model, to trace it with.
-        bits: as in `prunus.save`.
+        bits: the `codebook_bits` of `prunus.save`.
     """
-    pack.save(model, path, example_inputs=example, bits=bits)
+    pack.save(model, path, example_inputs=example, codebook_bits=bits)
     vouch(path, made_from)
 
 

@@ -18,14 +18,14 @@ _MAX_ITERATIONS = 100
 _ROUNDED_BITS = 8
 
 
-def check_bits(bits: object) -> int:
+def check_bits(bits: object, name: str = "bits") -> int:
     """Return `bits`, after checking that it is a whole number from 1 to 8.
 
     Raises:
         ValueError: it is not.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MOST_BITS:
-        raise ValueError(f"bits must be a whole number from 1 to {MOST_BITS}, got {bits!r}")
+        raise ValueError(f"{name} must be a whole number from 1 to {MOST_BITS}, got {bits!r}")
     return bits
 
 

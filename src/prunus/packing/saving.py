@@ -87,13 +87,13 @@ def save(
     path: Path | str,
     example_inputs: ExampleInputs | None = None,
     *,
-    bits: int | None = None,
+    codebook_bits: int | None = None,
     weights_only: bool = False,
 ) -> PackFacts:
     """Write a model as a `.prunus` file, whole or not at all: small, checked, and free of code.
 
     The file holds the traced graph of the model, so `load` does not need its class. Every bit of every tensor is kept,
-    unless `bits` is given. The model is not changed. The loaded model accepts any batch size, unless the model's code
+    unless `codebook_bits` is given. The model is not changed. The loaded model accepts any batch size, unless the model's code
     pins it: then it accepts only that of the example; a UserWarning, `PackFacts.batch` and the loaded model's `why` say
     so. It accepts other image sizes and lengths if the model does and its graph computes the same for them;
     otherwise only those of the example.
@@ -103,12 +103,12 @@ def save(
         path: the file to write.
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first, to
             trace the model with; not needed for a model from `load`, nor with `weights_only`.
-        bits: 1 to 8: the nonzero weights of each tensor of two or more dimensions share at most ``2 ** bits`` values,
+        codebook_bits: 1 to 8: the nonzero weights of each tensor of two or more dimensions share at most ``2 ** bits`` values,
             chosen by k-means; biases and norms stay exact. The outputs of the loaded model then differ slightly.
         weights_only: leave out the graph; the file can only be loaded into a model.
 
     Raises:
-        ValueError: there are no example inputs to trace the model with; `bits` is out of range.
+        ValueError: there are no example inputs to trace the model with; `codebook_bits` is out of range.
         GraphError: the model can't be traced.
         TypeError: the model is not a Module, or its state dict does not only hold dense tensors of numbers.
         MissingExtraError: the package constriction is not installed.
@@ -116,11 +116,11 @@ def save(
     if isinstance(path, nn.Module):
         raise TypeError("the model comes first: prunus.save(model, path)")
     check_module(model)
-    if bits is not None:
-        codebook.check_bits(bits)
+    if codebook_bits is not None:
+        codebook.check_bits(codebook_bits, "codebook_bits")
     encoder = Encoder()  # first, since it raises if the extra is missing
     described = describe.describe(unwrap(model), example_inputs, weights_only=weights_only)
-    tensors = described.tensors if bits is None else codebook.snap(described.tensors, bits)
+    tensors = described.tensors if codebook_bits is None else codebook.snap(described.tensors, codebook_bits)
     written = _write(encoder, described.entries, tensors)
     text = container.header_text(described.header)
     data = container.join(text, written.stream, container.content_checksum(text, written.checked))

@@ -101,7 +101,7 @@ def test_a_shrink_that_removed_nothing_is_said():
 
 
 def test_a_codebook_is_not_called_lossless():
-    said = on(receipt_of(*ROAD, recipe={"pack": {"bits": 4}}), "Zeros")
+    said = on(receipt_of(*ROAD, recipe={"pack": {"codebook_bits": 4}}), "Zeros")
     assert said == "Packing let the weights of each layer share at most 16 values, so the model computes others."
 
 

@@ -40,7 +40,7 @@ def _zeros(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> Iterator[st
             "channels that other weights keep alive."
         )
     section = receipt.recipe.get("pack")
-    bits = section.get("bits") if isinstance(section, dict) else None
+    bits = section.get("codebook_bits") if isinstance(section, dict) else None
     if isinstance(bits, int) and "packed" in by_name:
         yield f"Packing let the weights of each layer share at most {2**bits} values, so the model computes others."
 
