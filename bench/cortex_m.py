@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
+import prunus.quantizing
 from prunus.exporting.c import translate
 from prunus.exporting.c.checking import write
 from prunus.lab import data as datasets
@@ -102,8 +103,11 @@ def main() -> int:
     with torch.no_grad():
         expected = model(images)
     print(f"digits: the first {len(images)} test images of {digits.name}; {facts(model)}\n")
+    batches = datasets.batches(digits.train, 64, mean=digits.mean, std=digits.std)
+    scales = prunus.quantize(model, [batch for _, (batch, _) in zip(range(4), batches, strict=False)])
+    rounded = prunus.quantizing.with_rounded_weights(model, scales)
     rows = [
-        row for board in boards for bits in (None, 8) for row in [measure(board, bits, model, images, labels, expected)]
+        measure(board, own, own is rounded, images, labels, expected) for board in boards for own in (model, rounded)
     ]
     show(rows)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -135,11 +139,11 @@ def trained(digits: datasets.Dataset) -> nn.Module:
     return model
 
 
-def measure(board: str, bits: int | None, model: nn.Module, images: Tensor, labels: Tensor, expected: Tensor) -> Row:
+def measure(board: str, model: nn.Module, in_8_bits: bool, images: Tensor, labels: Tensor, expected: Tensor) -> Row:
     """Build and run a net on a board."""
     with tempfile.TemporaryDirectory(prefix="prunus-cortex-") as name:
         folder = Path(name)
-        write(translate(model, images[:2], "net", bits), folder)
+        write(translate(model, images[:2], "net", in_8_bits), folder)
         build(BOARDS[board], folder)
         flash, ram = sizes(folder / "net.o")
         images.numpy().astype(numpy.float32).tofile(folder / "inputs")
@@ -150,7 +154,7 @@ def measure(board: str, bits: int | None, model: nn.Module, images: Tensor, labe
     same = int((found.argmax(1) == expected.argmax(1)).sum())
     right = int((found.argmax(1) == labels).sum())
     million = float(numpy.median(costs[:-1])) * INSTRUCTIONS_PER_TICK / 1e6
-    weights = "float32" if bits is None else f"int{bits}"
+    weights = "int8" if in_8_bits else "float32"
     return Row(board, weights, flash, ram, int(costs[-1]), same, right, len(labels), apart, million)
 
 

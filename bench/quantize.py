@@ -4,7 +4,8 @@
 
 Networks are those of `bench/recover.py`, trained once for each seed. Printed is accuracy on the test images, which
 nothing was chosen by; how often the file gives the answer of the fake quantised model in ONNX Runtime and OpenVINO; and
-the time of a batch of 16 on one thread, all in turns. It needs openvino; other tools that are not installed are left out:
+the time of a batch of 16 on one thread, all in turns. It needs openvino; of other tools those that are installed are
+measured:
 
     pip install openvino nncf torchao
 """

@@ -194,3 +194,20 @@ def test_a_model_is_measured_where_it_is_sent(command: Command, linear_file: Pat
     (facts,) = json.loads(result.stdout)["models"]
     assert (facts["nonzero"], facts["macs"]) == (6, 6)
     assert facts["latency_us"]["torch"]
+
+
+def test_the_command_line_classifies_a_data_set(command: Command) -> None:
+    torch.manual_seed(0)
+    model = prunus.models.create("lenet")
+    save_tensors("dense.safetensors", model.state_dict())
+    prunus.prune(model, 0.9)
+    save_tensors("pruned.safetensors", model.state_dict())
+    words = ("compare", "dense.safetensors", "pruned.safetensors", "--model", "lenet", "--no-latency")
+    result = command(*words, "--data", "digits")
+    assert result.exit_code == 0, result.output
+    assert "other answers [95%]" in result.stdout
+    receipt = Receipt.from_json(command(*words, "--data", "digits", "--json", "-").stdout)
+    (change,) = receipt.changes
+    assert change.total == receipt.models[1].accuracy.total == len(prunus.data.load("digits").test)  # type: ignore[union-attr]
+    assert 0 < change.flipped < change.total
+    assert "unknown dataset 'digit'" in refused(command(*words, "--data", "digit"))

@@ -66,9 +66,6 @@ def test_c_tells_flash_and_ram(command: Command, linear_file: Path, folder: Path
     assert "net.c' is there already" in refused(command("export", *options))
     (folder / "net.c").unlink()
     assert "net.h' is there already" in refused(command("export", *options))
-    result = command("export", *options, "--bits", 8, "--force")
-    assert result.exit_code == 0, result.output
-    assert (folder / "net.c").exists()
 
 
 def test_a_model_or_a_program_becomes_a_library(command: Command, linear_file: Path, folder: Path) -> None:

@@ -111,7 +111,13 @@ def test_the_hash_is_that_of_all_settings_but_the_description() -> None:
             "train.lr=0.2",
         ],
         *["prune.sparsity=0.21", "finetune.epochs=5", "measure.threads=[1]", "model.arguments={num_classes: 11}"],
-        *["pack.codebook_bits=4", "prune.criterion=lamp", "prune.exclude=[conv1]", "prune.scope=erk", "train.optimizer=adamw"],
+        *[
+            "pack.codebook_bits=4",
+            "prune.criterion=lamp",
+            "prune.exclude=[conv1]",
+            "prune.scope=erk",
+            "train.optimizer=adamw",
+        ],
     ]
     hashes = [load("lenet", [leaf]).hash for leaf in leaves]
     assert len({found.hash, *hashes}) == len(leaves) + 1

@@ -17,6 +17,7 @@ from prunus.measuring.receipt import (
     Accuracy,
     BreakEven,
     BreakEvenPoint,
+    Changes,
     Check,
     DataFacts,
     Latency,
@@ -201,7 +202,7 @@ def test_a_field_of_any_size_is_read_or_refused(value: Any):
 
 def test_every_field_must_be_there():
     tree = json.loads(example().to_json())
-    for name in tree.keys() - {"break_even"}:
+    for name in tree.keys() - {"break_even", "changes"}:
         text = json.dumps({key: value for key, value in tree.items() if key != name})
         with pytest.raises(ReceiptError, match=f"{name} is missing"):
             Receipt.from_json(text)
@@ -215,6 +216,20 @@ def test_a_receipt_from_before_the_break_even_curve_is_read() -> None:
     tree = json.loads(example().to_json())
     del tree["break_even"]
     assert Receipt.from_json(json.dumps(tree)) == dataclasses.replace(example(), break_even=None)
+
+
+def test_changes_that_contradict_themselves_are_refused() -> None:
+    good = Changes("dense", "pruned", 3, 10, (0.1, 0.6), 1, 0.5, (0.1, 0.9), (4, 2))
+    with pytest.raises(ReceiptError, match="flipped must be at most total"):
+        dataclasses.replace(good, flipped=11)
+    with pytest.raises(ReceiptError, match="worst_loss"):
+        dataclasses.replace(good, worst_loss=0.95)
+    with pytest.raises(ReceiptError, match="an image in lost must be in"):
+        dataclasses.replace(good, lost=(10,))
+    with pytest.raises(ReceiptError, match="each image once"):
+        dataclasses.replace(good, lost=(2, 2))
+    with pytest.raises(ReceiptError, match="name 'other', which is none of"):
+        dataclasses.replace(example(), changes=(dataclasses.replace(good, second="other"),))
 
 
 @pytest.mark.parametrize(

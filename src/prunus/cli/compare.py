@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,14 +11,17 @@ from cyclopts import Parameter
 
 import prunus
 from prunus.cli import subjects, terminal
-from prunus.cli.options import Json, Timing
+from prunus.cli.options import Json, Name, Timing
 from prunus.cli.subjects import OneModel, Packed, Source, Subject
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from prunus.forward import Inputs
     from prunus.graph import ExampleInputs
+
+# Images in a batch that is classified.
+_AT_ONCE = 500
 
 
 def measure(
@@ -39,6 +42,7 @@ def compare(
     *item: Annotated[str, Parameter(required=True)],
     source: Source = Source(),
     timing: Timing = Timing(),
+    data: Name | None = None,
     json: Json = None,
 ) -> None:
     """Compare models and checkpoints, side by side.
@@ -54,17 +58,22 @@ def compare(
       prunus compare lenet lenet5 --runtimes torch,onnxruntime
       prunus compare dense.safetensors small.prunus --model lenet \\
           --runtimes all --threads 1
+      prunus compare dense.safetensors pruned.safetensors --model lenet --data mnist
 
     Args:
+        data: A data set that 'prunus ls data' lists: its test images are classified, for accuracies, their difference
+            to the first model's, and which answers changed.
         item: What to compare: FILE.safetensors (weights of --model), FILE.prunus, MODEL, or MODEL=FILE.safetensors.
     """
     chosen = subjects.distinct([subjects.parse(text, source.model) for text in item])
     if source.arg and not any(subject.source for subject in chosen):
         raise ValueError(f"--arg is for what makes a model, and .prunus files tell theirs; got {source.arg[0]}")
-    _measure(chosen, source, timing, json)
+    _measure(chosen, source, timing, json, data)
 
 
-def _measure(chosen: Sequence[Subject], source: Source, timing: Timing, json: Path | None) -> None:
+def _measure(
+    chosen: Sequence[Subject], source: Source, timing: Timing, json: Path | None, data: str | None = None
+) -> None:
     """Make the models, measure them, and print their receipt as tables, as JSON, or both."""
     models = {subject: subjects.load(subject, source, timing.device) for subject in chosen}
     inputs = subjects.example_inputs(models, source)
@@ -77,6 +86,7 @@ def _measure(chosen: Sequence[Subject], source: Source, timing: Timing, json: Pa
         threads=timing.threads,
         runtimes=timing.runtimes,
         latency=not timing.no_latency,
+        data=None if data is None else _test_batches(data, timing.device),
     )
     if json is not None:
         terminal.write_text(receipt.to_json(), json)
@@ -84,6 +94,14 @@ def _measure(chosen: Sequence[Subject], source: Source, timing: Timing, json: Pa
         from prunus.lab import report
 
         report.terminal(receipt, terminal.prose())
+
+
+def _test_batches(name: str, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return a data set's test images, normalised as `prunus run` does, with their labels."""
+    from prunus.lab import data
+
+    loaded = data.load(name)
+    return ((x.to(device), y) for x, y in data.batches(loaded.test, _AT_ONCE, mean=loaded.mean, std=loaded.std))
 
 
 def _in_order(inputs: ExampleInputs | None, model: nn.Module) -> Inputs | None:

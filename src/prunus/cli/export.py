@@ -28,7 +28,6 @@ def export(
     source: OneModel = OneModel(),
     out: File,
     format: Name | None = None,
-    bits: Annotated[int | None, Parameter(metavar="8")] = None,
     scales: File | None = None,
     force: Force = False,
 ) -> None:
@@ -43,15 +42,14 @@ def export(
       prunus export lenet.prunus --out lenet.onnx
       prunus export lenet.program --out lenet.so
       prunus export --model lenet --weights lenet.safetensors --out lenet.pt2
-      prunus export lenet.prunus --out lenet.c --bits 8
+      prunus export lenet.prunus --out lenet.c
       prunus export lenet.prunus --scales scales.safetensors --out lenet.onnx
 
     Args:
         out: Where it goes; the suffix tells the format: .onnx, .pt2, .so or .c (both with a .h), .safetensors.
         format: The format, whatever the suffix: onnx, pt2, so, c or safetensors.
-        bits: For C: weights of 8 bits, with a scale for each output channel; otherwise float32.
-        scales: For .onnx and .pt2: the scales that 'prunus quantize' wrote for the model; weights and activations then
-            have 8 bits.
+        scales: For .onnx, .pt2 and .c: the scales that 'prunus quantize' wrote for the model; weights then have 8 bits,
+            and but in C activations too.
     """
     from prunus.exporting import FORMATS
 
@@ -64,12 +62,12 @@ def export(
                 f"{str(file)!r} holds a program, which becomes a library only, such as net.so; give the model"
             )
         before = [(str(file), file.stat().st_size)]
-        terminal.show(*_sentences(prunus.export(file, out, format=format, bits=bits, scales=mapped), out, before))
+        terminal.show(*_sentences(prunus.export(file, out, format=format, scales=mapped), out, before))
         return
     subject, network = source.load(file)
     inputs = source.inputs(subject, network) if kind in (*FORMATS, "so", "c") else None
     before = [] if subject.weights is None else [(str(subject.weights), subject.weights.stat().st_size)]
-    facts = prunus.export(network, out, inputs, format=format, bits=bits, scales=mapped)
+    facts = prunus.export(network, out, inputs, format=format, scales=mapped)
     terminal.show(*_sentences(facts, out, before, in_8_bits=mapped is not None))
 
 
@@ -105,14 +103,10 @@ def _sentences_of_c(facts: CFacts, out: Path) -> Iterator[str]:
     yield f"RAM: {facts.ram_bytes:,} bytes of static buffers, beside the caller's arrays and the stack."
     if facts.difference is None:
         yield f"It was not checked: {facts.checked}."
-    elif facts.bits is not None:
-        yield (
-            f"Built by {facts.checked} and run on random inputs, its outputs with weights of {facts.bits} bits differ "
-            f"from the model's by at most {facts.difference:.1e} of the largest output."
-        )
     else:
+        what = "model with weights of 8 bits" if facts.in_8_bits else "model"
         yield (
-            f"Built by {facts.checked} and run on random inputs, it computes what the model does: "
+            f"Built by {facts.checked} and run on random inputs, it computes what the {what} does: "
             f"{_apart(facts.difference)}."
         )
     yield f'To use it: #include "{out.stem}.h" and call {facts.name}_run; the header says how.'

@@ -29,8 +29,8 @@ def pack(
 ) -> None:
     """Pack a model into a small file that loads without its class.
 
-    Zeros are left out, and what stays is coded by how often it occurs; every bit comes back, unless --codebook-bits is given.
-    A model of your own is traced, which takes the --shape of one of its inputs.
+    Zeros are left out, and what stays is coded by how often it occurs; every bit comes back, unless --codebook-bits is
+    given. A model of your own is traced, which takes the --shape of one of its inputs.
 
     For example:
       prunus pack --weights sparse.safetensors --model lenet --out lenet.prunus
@@ -40,7 +40,8 @@ def pack(
 
     Args:
         out: Where the packed model goes: a .prunus file.
-        codebook_bits: Let the weights of each layer share at most 2^K values, K from 1 to 8; otherwise every bit is kept.
+        codebook_bits: Let the weights of each layer share at most 2^K values, K from 1 to 8; otherwise every bit is
+            kept.
     """
     from prunus.packing.sizes import sizes
 

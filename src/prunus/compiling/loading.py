@@ -64,7 +64,8 @@ def load(
         path: the file.
         model: for a model's file: where the weights go; without, a model is made of what the file says, in eval mode,
             and nothing of the class it had is needed.
-        expect: `torch.nn.Module`, `Program`, `Masks` or `Scales`: what has to be in the file; the result is of that type.
+        expect: `torch.nn.Module`, `Program`, `Masks` or `Scales`: what has to be in the file; the result is of that
+            type.
         device: for a model: where one that is made goes; the CPU by default.
         threads: for a program: the most that a call may use; None: as many as when it was saved, and no more than there
             are cores.
@@ -86,7 +87,9 @@ def load(
     Masks(1 parameters, 1 of 2 weights pruned)
     """
     if expect is not None and expect not in _WORDS:
-        raise TypeError(f"expect must be torch.nn.Module, prunus.Program, prunus.Masks or prunus.Scales, got {expect!r}")
+        raise TypeError(
+            f"expect must be torch.nn.Module, prunus.Program, prunus.Masks or prunus.Scales, got {expect!r}"
+        )
     kind = _kind(path)
     if expect is not None and kind is not expect:
         raise PackError(f"{str(path)!r} holds {_WORDS[kind]}, not {_WORDS[cast(type[Any], expect)]}")

@@ -24,13 +24,13 @@ from prunus.copying import copy_model
 from prunus.errors import ExportError
 from prunus.exporting import onnx as onnx_runtime
 from prunus.exporting.comparing import check_runs, compare
-from prunus.exporting.quantized import arranged, compare_rounded, in_integers
+from prunus.exporting.quantized import arranged, check_scales, compare_rounded, in_integers
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, call_arguments, trace
 from prunus.graph.exported import ExportedModule
 from prunus.graph.exported.structure import Input
 from prunus.packing.sizes import sizes
-from prunus.quantizing import Scales
+from prunus.quantizing import Scales, with_rounded_weights
 from prunus.registry import unknown_name
 from prunus.supported import check_values, problem, unwrap
 from prunus.tables import ABSENT, count, pairs
@@ -76,7 +76,6 @@ def export(
     example_inputs: ExampleInputs | None = None,
     *,
     format: str | None = None,
-    bits: int | None = None,
     scales: Scales | None = None,
 ) -> ExportFacts:
     """Write a model, or a program of one, as a file for other programs.
@@ -98,15 +97,15 @@ def export(
             microcontrollers, which computes one sample at a time: the path's .c and a .h beside it; zero weights are
             left out, also those that an infinity or NaN would turn into NaN), or
             ``"safetensors"`` (the state dict). None takes the path's suffix.
-        bits: for C: None keeps float32, 8 rounds weights to int8 with a scale for each output channel.
-        scales: for ``"onnx"`` and ``"pt2"``: what `quantize` returned for the model. The file then holds weights in
-            8 bits, and values go through 8 bits ("QDQ": pairs of QuantizeLinear and DequantizeLinear), which ONNX
-            Runtime, OpenVINO and TensorRT compute with. It is held against the model as `Quantizer` rounds it.
+        scales: for ``"onnx"``, ``"pt2"`` and ``"c"``: what `quantize` returned for the model. The file then holds
+            weights in 8 bits. In the first two, values go through 8 bits ("QDQ": pairs of QuantizeLinear and
+            DequantizeLinear), which ONNX Runtime, OpenVINO and TensorRT compute with, and the file is held against the
+            model as `Quantizer` rounds it. C computes in float, and is held against the model with rounded weights.
 
     Raises:
         TypeError: the model is none, or it is a program and the format no library.
-        ValueError: the format is unknown, example inputs are missing or a program's, or bits or scales are given for a
-            format that has none.
+        ValueError: the format is unknown, example inputs are missing or a program's, or scales are given for a format
+            that has none.
         ScalesError: the scales belong to another model.
         GraphError: the model can't be traced.
         CompileError: the model can't become a program, which a library is, or there is no C compiler.
@@ -120,10 +119,8 @@ def export(
     ('safetensors', None)
     """
     kind = _format(Path(path), format)
-    if bits is not None and kind != "c":
-        raise ValueError(f"bits are for the format c, got bits={bits!r} for {kind}")
-    if scales is not None and kind not in FORMATS:
-        raise ValueError(f"scales are for the formats {' and '.join(FORMATS)}, not for {kind}")
+    if scales is not None and kind not in (*FORMATS, "c"):
+        raise ValueError(f"scales are for the formats {', '.join(FORMATS)} and c, not for {kind}")
     if kind == "so":
         return _write_library(model, Path(path), example_inputs)
     if isinstance(model, Program):
@@ -133,7 +130,7 @@ def export(
         return _write_weights(module, Path(path))
     inputs = _inputs(module, example_inputs)
     if kind == "c":
-        return _write_c(module, inputs, Path(path), bits)
+        return _write_c(module, inputs, Path(path), scales)
     with files.whole_file(path) as temporary:
         result = FORMATS[kind](module, inputs, scales, temporary)
         size = temporary.stat().st_size
@@ -243,13 +240,15 @@ def _write_library(model: nn.Module | Program | Path | str, path: Path, inputs: 
     return ExportFacts("so", size, state_bytes, apart)
 
 
-def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, bits: int | None) -> ExportFacts:
+def _write_c(model: nn.Module, inputs: ExampleInputs, path: Path, scales: Scales | None) -> ExportFacts:
     from prunus.errors import CompileError
     from prunus.exporting.c import write_c
 
     host = _on_cpu(model)
+    if scales is not None:
+        host = with_rounded_weights(host, check_scales(scales))
     try:
-        facts = write_c(host, pytree.tree_map(lambda value: value.cpu(), inputs), path, bits)
+        facts = write_c(host, pytree.tree_map(lambda value: value.cpu(), inputs), path, scales is not None)
     except CompileError as error:
         raise ExportError(f"the model ({type(model).__name__}) can't be exported to C: {error}") from error
     return ExportFacts("c", facts.bytes, _state_bytes(model), facts.difference, facts)

@@ -33,8 +33,7 @@ def in_integers(model: nn.Module, scales: Scales) -> ExportedModule:
         ScalesError: they belong to another model.
         ExportError: the model is not in float32.
     """
-    if not isinstance(scales, Scales):
-        raise TypeError(f"scales must be what prunus.quantize returned, got {type(scales).__name__}")
+    check_scales(scales)
     dtypes = {value.dtype for value in model.parameters() if value.is_floating_point()} - {torch.float32}
     if dtypes:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
@@ -44,6 +43,17 @@ def in_integers(model: nn.Module, scales: Scales) -> ExportedModule:
         )
     with torch.no_grad():
         return integer_module(rounding_of(model, scales))
+
+
+def check_scales(scales: object) -> Scales:
+    """Return scales, unless they are something else.
+
+    Raises:
+        TypeError: they are.
+    """
+    if not isinstance(scales, Scales):
+        raise TypeError(f"scales must be what prunus.quantize returned, got {type(scales).__name__}")
+    return scales
 
 
 def arranged(model: nn.Module, scales: Scales, example_inputs: ExampleInputs) -> ExampleInputs:

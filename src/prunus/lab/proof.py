@@ -102,6 +102,7 @@ def prove(
         data=_data_facts(data),
         models=tuple(measured[name] for name in evidence.models),
         comparisons=_comparisons(logits, data, evidence),
+        changes=evaluate.changes({name: logits[name].argmax(1) for name in evidence.models}, data.test.labels),
         checks=(
             *checks.checks(recipe, evidence.models, evidence.masks, logits, _example(data, device)),
             *_program_checks(evidence.program, data, logits["packed"]),

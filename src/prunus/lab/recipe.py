@@ -176,7 +176,7 @@ class PruneSection(Section):
 
 
 class PackSection(Section):
-    """How the result is packed: losslessly, or with at most ``2 ** codebook_bits`` values for the weights of a layer."""
+    """How the result is packed: losslessly, or with at most ``2 ** codebook_bits`` values for a layer's weights."""
 
     codebook_bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
 

@@ -9,7 +9,7 @@ Each figure has its own module: `macs`, `packing.sizes`, `memory`, `latency`, `p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunus import __version__
 from prunus.forward import Inputs, batch_of, check_inputs, check_models, unique_parameters
 from prunus.machine import machine
+from prunus.measuring import evaluate
 from prunus.measuring.latency import TORCH, check_numbers, check_runtimes, latencies, timings
 from prunus.measuring.macs import Macs, count_macs, num_nonzero
 from prunus.measuring.memory import peak_memory
@@ -122,6 +123,7 @@ def compare(
     threads: Sequence[int] | None = None,
     runtimes: Sequence[str] = (TORCH,),
     latency: bool = True,
+    data: Iterable[tuple[Tensor, Tensor]] | None = None,
 ) -> Receipt:
     """Measure several models side by side; their latencies are taken in turns in one run.
 
@@ -133,17 +135,29 @@ def compare(
         runtimes: the runtimes it is timed in: names of `prunus.measuring.latency.RUNTIMES`, or ``"all"`` for those that
             are installed. If a model can't run in one, its notes say why.
         latency: whether to time the models.
+        data: batches of inputs and labels to classify: accuracies, tests of their difference to the first model's, and
+            what changed beside the average. Use samples that nothing was trained, calibrated or chosen on.
 
     Returns:
-        A Receipt without a recipe, data or accuracy.
+        A Receipt without a recipe.
 
     Raises:
         TypeError: `models` is not a mapping of Modules, or the inputs are not tensors.
-        ValueError: there is no model, a number is not positive, a runtime is unknown, or the inputs don't fit a model.
+        ValueError: there is no model, a number is not positive, a runtime is unknown, the inputs don't fit a model, or
+            the data holds no labels of classes.
     """
     check_models(models)
+    tested = None if data is None else evaluate.tested(models, data)
     measured = _measure_all(models, example_inputs, batch_sizes, threads, runtimes, latency)
-    return Receipt(prunus=__version__, torch=str(torch.__version__), machine=machine(), models=measured)
+    receipt = Receipt(prunus=__version__, torch=str(torch.__version__), machine=machine(), models=measured)
+    if tested is None:
+        return receipt
+    return dataclasses.replace(
+        receipt,
+        models=tuple(dataclasses.replace(model, accuracy=tested.accuracies[model.name]) for model in measured),
+        comparisons=tested.comparisons,
+        changes=tested.changes,
+    )
 
 
 def _measure_all(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from prunus.forward import undisturbed
+from prunus.measuring.changes import Changes
 from prunus.measuring.receipt import Accuracy, PairedTest
 
 # the standard normal's 97.5% quantile
 _Z95 = 1.959963984540054
 _ECE_BINS = 15  # as in Guo et al.
+# So many of the images that were lost are listed.
+_LISTED = 24
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
@@ -163,14 +170,103 @@ def paired_test(first: str, first_correct: Tensor, second: str, second_correct: 
     )
 
 
-def paired_interval(only_first: int, only_second: int, total: int) -> tuple[float, float]:
-    """Return Bonett and Price's 95% interval for the second proportion minus the first, from paired data.
+@dataclass(frozen=True)
+class Tested:
+    """What models made of labelled samples: accuracies by name, the first held against each other, and what changed."""
+
+    accuracies: Mapping[str, Accuracy]
+    comparisons: tuple[PairedTest, ...]
+    changes: tuple[Changes, ...]
+
+
+def tested(models: Mapping[str, nn.Module], data: Iterable[tuple[Tensor, Tensor]]) -> Tested:
+    """Classify labelled samples by all models, in eval mode; batches are read once.
+
+    Args:
+        models: name -> a model that gives logits of shape (samples, classes).
+        data: batches of inputs and labels.
+
+    Raises:
+        TypeError: a batch is no pair of tensors.
+        ValueError: there is none, or logits and labels don't fit, see `accuracy`.
+    """
+    logits: dict[str, list[Tensor]] = {name: [] for name in models}
+    labels: list[Tensor] = []
+    for batch in data:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(v, Tensor) for v in batch):
+            raise TypeError(f"data must hold pairs of inputs and labels, got a {type(batch).__name__}")
+        labels.append(batch[1].cpu())
+        for name, model in models.items():
+            with undisturbed(model), torch.inference_mode():
+                logits[name].append(model.eval()(batch[0]).float().cpu())
+    if not labels:
+        raise ValueError("data holds no batch of inputs and labels; give a list or a DataLoader that has some")
+    everything, right = torch.cat(labels), {name: torch.cat(parts) for name, parts in logits.items()}
+    accuracies = {name: accuracy(of_model, everything) for name, of_model in right.items()}
+    answers = {name: of_model.argmax(1) for name, of_model in right.items()}
+    first, *others = answers
+    correct = {name: answer == everything for name, answer in answers.items()}
+    comparisons = tuple(paired_test(first, correct[first], name, correct[name]) for name in others)
+    return Tested(accuracies, comparisons, changes(answers, everything))
+
+
+def changes(predicted: Mapping[str, Tensor], labels: Tensor) -> tuple[Changes, ...]:
+    """Return what changed from the first model to each other one.
+
+    Args:
+        predicted: name -> the class that a model gives for each image, of shape (images,).
+        labels: of the same shape.
+
+    >>> answers = {"dense": torch.tensor([0, 1, 1]), "pruned": torch.tensor([0, 1, 0])}
+    >>> (found,) = changes(answers, torch.tensor([0, 1, 1]))
+    >>> found.flipped, found.worst_class, found.worst_loss, found.lost
+    (1, 1, 0.5, (2,))
+    """
+    (first, answers), *others = predicted.items()
+    labels = labels.to(answers.device)
+    wrong = sum((of_other.to(labels.device) != labels).long() for _, of_other in others)
+    return tuple(
+        _changes(first, answers, second, of_second.to(labels.device), labels, wrong) for second, of_second in others
+    )
+
+
+def _changes(
+    first: str, before: Tensor, second: str, after: Tensor, labels: Tensor, times_wrong: Tensor | int
+) -> Changes:
+    right, still = before == labels, after == labels
+    flipped, total = int((before != after).sum()), len(labels)
+    classes = sorted(set(labels.tolist()))
+    losses = {
+        label: (int((right & ~still & own).sum()), int((still & ~right & own).sum()), int(own.sum()))
+        for label in classes
+        for own in (labels == label,)
+    }
+    worst = max(classes, key=lambda label: (losses[label][0] - losses[label][1]) / losses[label][2])
+    lost, gained, size = losses[worst]
+    low, high = paired_interval(gained, lost, size, NormalDist().inv_cdf(1 - 0.025 / len(classes)))
+    images = (right & ~still).nonzero().flatten()
+    often = images[torch.as_tensor(times_wrong)[images].argsort(descending=True, stable=True)]
+    return Changes(
+        first,
+        second,
+        flipped,
+        total,
+        wilson(flipped, total),
+        worst,
+        (lost - gained) / size,
+        (low, high),
+        tuple(often[:_LISTED].tolist()),
+    )
+
+
+def paired_interval(only_first: int, only_second: int, total: int, z: float = _Z95) -> tuple[float, float]:
+    """Return Bonett and Price's interval for the second proportion minus the first, from paired data; 95% by default.
 
     With one image added for each model: p = (only + 1) / (n + 2), and q - p ± z sqrt((p + q - (q - p)^2) / (n + 2)),
     cut to [-1, 1].
     """
     p, q = ((only + 1) / (total + 2) for only in (only_first, only_second))
-    spread = _Z95 * math.sqrt((p + q - (q - p) ** 2) / (total + 2))
+    spread = z * math.sqrt((p + q - (q - p) ** 2) / (total + 2))
     return max(-1.0, q - p - spread), min(1.0, q - p + spread)
 
 

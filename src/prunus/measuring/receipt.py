@@ -16,6 +16,7 @@ from prunus import files
 from prunus.errors import ReceiptError
 from prunus.files import strict_json
 from prunus.machine import Machine
+from prunus.measuring.changes import Changes
 from prunus.measuring.consistency import at_most, between, close, counts, interval, require, unique
 from prunus.measuring.times import BreakEven, BreakEvenPoint, Latency
 
@@ -23,6 +24,7 @@ __all__ = [
     "Accuracy",
     "BreakEven",
     "BreakEvenPoint",
+    "Changes",
     "Check",
     "DataFacts",
     "Latency",
@@ -210,6 +212,7 @@ class Receipt:
     device: str = "cpu"
     data: DataFacts | None = None
     comparisons: tuple[PairedTest, ...] = ()
+    changes: tuple[Changes, ...] = field(default=(), metadata=strict_json.MAY_LACK)
     checks: tuple[Check, ...] = ()
     controls: tuple[ModelFacts, ...] = ()
     break_even: BreakEven | None = field(default=None, metadata=strict_json.MAY_LACK)
@@ -220,8 +223,9 @@ class Receipt:
         counts(self.machine, "cores", "threads", "memory_bytes", least=1, where="machine: ")
         names = [facts.name for facts in (*self.models, *self.controls)]
         unique("models and controls", names)
-        for test in self.comparisons:
-            for name in (test.first, test.second):
+        pairs = [(test.first, test.second) for test in self.comparisons]
+        for pair in (*pairs, *((change.first, change.second) for change in self.changes)):
+            for name in pair:
                 require(name in names, f"comparisons name {name!r}, which is none of {', '.join(names)}")
 
     def __str__(self) -> str:

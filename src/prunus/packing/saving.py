@@ -93,18 +93,19 @@ def save(
     """Write a model as a `.prunus` file, whole or not at all: small, checked, and free of code.
 
     The file holds the traced graph of the model, so `load` does not need its class. Every bit of every tensor is kept,
-    unless `codebook_bits` is given. The model is not changed. The loaded model accepts any batch size, unless the model's code
-    pins it: then it accepts only that of the example; a UserWarning, `PackFacts.batch` and the loaded model's `why` say
-    so. It accepts other image sizes and lengths if the model does and its graph computes the same for them;
-    otherwise only those of the example.
+    unless `codebook_bits` is given. The model is not changed. The loaded model accepts any batch size, unless the
+    model's code pins it: then it accepts only that of the example; a UserWarning, `PackFacts.batch` and the loaded
+    model's `why` say so. It accepts other image sizes and lengths if the model does and its graph computes the same for
+    them; otherwise only those of the example.
 
     Args:
         model: any module, on any device; also one wrapped by data-parallel training, torch.compile or Fabric.
         path: the file to write.
         example_inputs: a tensor, a tuple of tensors, or a mapping from argument names to tensors, the batch first, to
             trace the model with; not needed for a model from `load`, nor with `weights_only`.
-        codebook_bits: 1 to 8: the nonzero weights of each tensor of two or more dimensions share at most ``2 ** bits`` values,
-            chosen by k-means; biases and norms stay exact. The outputs of the loaded model then differ slightly.
+        codebook_bits: 1 to 8: the nonzero weights of each tensor of two or more dimensions share at most ``2 ** bits``
+            values, chosen by k-means; biases and norms stay exact. The outputs of the loaded model then differ
+            slightly.
         weights_only: leave out the graph; the file can only be loaded into a model.
 
     Raises:

@@ -17,7 +17,7 @@ from prunus.pruning.stats import Batch
 from prunus.pruning.targets import Selector, matched
 from prunus.quantizing.calibrating import Options, calibrate
 from prunus.quantizing.planning import Plan, graph_hash, plan
-from prunus.quantizing.quantizer import Quantizer
+from prunus.quantizing.quantizer import Quantizer, with_rounded_weights
 from prunus.quantizing.ranges import RANGES
 from prunus.quantizing.rounded_graph import Rounding
 from prunus.quantizing.rounding import LIMITS, Activations
@@ -28,7 +28,7 @@ from prunus.recovering.comparing import buffers_restored
 from prunus.registry import unknown_name
 from prunus.supported import check_values, unwrap
 
-__all__ = ["Quantizer", "Scales", "quantize"]
+__all__ = ["Quantizer", "Scales", "quantize", "with_rounded_weights"]
 
 Progress = Callable[[str, float], None]
 

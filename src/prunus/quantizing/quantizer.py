@@ -7,17 +7,21 @@ from collections.abc import Callable, Mapping
 from types import MethodType, TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, fx, nn
 
+from prunus.copying import copy_model
 from prunus.errors import ScalesError
 from prunus.graph import trace
 from prunus.graph.calls import arguments_by_name, written_arguments
 from prunus.graph.exported.parts import Parts
 from prunus.graph.exported.source import FLAG, function
 from prunus.pruning.masks import Masks
+from prunus.quantizing.folding import folded
 from prunus.quantizing.graph_copy import copied
 from prunus.quantizing.planning import QuantizedLayer, graph_hash, plan
 from prunus.quantizing.rounded_graph import Rounding
+from prunus.quantizing.rounding import across_rows, rounded_weight, weight_scales
 from prunus.quantizing.scales import Scales
 from prunus.supported import unwrap
 
@@ -77,6 +81,31 @@ class Quantizer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.remove()
+
+
+def with_rounded_weights(model: nn.Module, scales: Scales) -> nn.Module:
+    """Return a copy of a model whose weights are as 8 bits hold them; all else stays in float.
+
+    A weight in front of a BatchNorm is divided by what that multiplies it by. Values are not rounded, so equalisation
+    has nothing to do: weights that it would change get scales of their own.
+
+    Raises:
+        ScalesError: the scales belong to another model.
+        GraphError: the model can't be traced.
+    """
+    copy = copy_model(unwrap(model))
+    rounding = rounding_of(copy, scales)
+    tensors = {
+        **dict(copy.named_parameters(remove_duplicate=False)),
+        **dict(copy.named_buffers(remove_duplicate=False)),
+    }
+    with torch.no_grad():
+        for layer in rounding.plan.layers.values():
+            weight = tensors[layer.layer.weight]
+            factor, _ = folded(layer.layer, tensors.__getitem__, rounding.plan.graph.tensors)
+            scales_of_own = weight_scales(weight * across_rows(factor, weight), torch.zeros_like(factor), 1.0)
+            weight.copy_(rounded_weight(weight, factor, scales_of_own))
+    return copy
 
 
 def rounding_of(model: nn.Module, scales: Scales) -> Rounding:

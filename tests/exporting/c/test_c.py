@@ -130,7 +130,7 @@ def test_topologies(name: str) -> None:
 
 
 @pytest.mark.parametrize("make", [lenet5_caffe, lenet], ids=["sparse", "denser"])
-def test_int8_is_the_model_with_rounded_weights(make: Callable[[], nn.Module]) -> None:
+def test_weights_that_8_bits_hold_are_int8_and_others_float(make: Callable[[], nn.Module]) -> None:
     """Rounded here by PyTorch: to the nearest of 255 values from -max to max of each output channel."""
     model, inputs = make(), draw(3, 1, 28, 28)
     rounded = copy.deepcopy(model)
@@ -140,16 +140,20 @@ def test_int8_is_the_model_with_rounded_weights(make: Callable[[], nn.Module]) -
             scale = (most / 127).reshape(-1, *(1 for _ in layer.weight.shape[1:]))
             layer.weight.copy_((layer.weight / scale).round() * scale)
         expected = rounded(inputs)
-    found = run(translate(model, inputs, bits=8), (inputs,), "gcc")[0]
-    same(found, expected)
-    assert not torch.allclose(expected, model(inputs), rtol=1e-5, atol=1e-7), "rounding did something"
+    whole, plain = translate(rounded, inputs, in_8_bits=True), translate(rounded, inputs)
+    same(run(whole, (inputs,), "gcc")[0], expected)
+    assert "static const int8_t" in whole.source
+    assert whole.constant_bytes < 0.7 * plain.constant_bytes
+    floats = translate(model, inputs, in_8_bits=True)
+    assert "static const int8_t" not in floats.source
+    assert floats.constant_bytes == translate(model, inputs).constant_bytes
 
 
 def test_the_bytes_told_are_those_that_the_linker_sees(tmp_path: Path) -> None:
     if why_not("gcc") is not None or shutil.which("size") is None:
         pytest.skip("it takes gcc and size")
-    for bits in (None, 8):
-        source = translate(holed(model_of("lenet"), 0.9).eval(), draw(1, 1, 28, 28), "net", bits)
+    for in_8_bits in (False, True):
+        source = translate(holed(model_of("lenet"), 0.9).eval(), draw(1, 1, 28, 28), "net", in_8_bits)
         write(source, tmp_path)
         subprocess.run(["gcc", *STRICT, "-Os", "-c", "net.c"], cwd=tmp_path, check=True)
         told = subprocess.run(["size", "net.o"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout

@@ -46,12 +46,30 @@ def test_two_files_that_a_c_program_takes(model: nn.Module, tmp_path: Path) -> N
     np.testing.assert_allclose(y, model(torch.from_numpy(x)[None])[0].detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_int8_tells_how_far_it_is(model: nn.Module, tmp_path: Path) -> None:
-    facts = prunus.export(model, tmp_path / "net.c", torch.randn(1, 6), bits=8)
+def test_scales_give_weights_of_8_bits(model: nn.Module, tmp_path: Path) -> None:
+    scales = prunus.quantize(model, [torch.randn(64, 6)])
+    facts = prunus.export(model, tmp_path / "net.c", torch.randn(1, 6), scales=scales)
     assert facts.c is not None
     assert facts.c.constant_bytes == (6 * 9 + 9 * 4) + 4 * 2 * (9 + 4), "a byte a weight; a scale and a bias an output"
-    if facts.difference is not None:
-        assert 1e-5 < facts.difference < 0.05
+    assert facts.difference is None or facts.difference < 1e-5, "it is held against the model with rounded weights"
+    assert "int8 with a scale for each output" in (tmp_path / "net.c").read_text()
+    partly = prunus.quantize(model, [torch.randn(64, 6)], in_float=["2"])
+    facts = prunus.export(model, tmp_path / "net.c", torch.randn(1, 6), scales=partly)
+    assert facts.c is not None
+    assert facts.c.constant_bytes == 6 * 9 + 4 * 9 * 4 + 4 * (2 * 9 + 4)
+
+
+def test_norms_are_folded_into_weights_of_8_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    model = nn.Sequential(nn.Conv2d(2, 8, 3, bias=False), norm, nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    for _ in range(5):
+        model(torch.randn(32, 2, 6, 6))
+    nn.init.uniform_(norm.weight, -2, 2)
+    scales = prunus.quantize(model.eval(), [torch.randn(64, 2, 6, 6)])
+    facts = prunus.export(model, tmp_path / "net.c", torch.randn(1, 2, 6, 6), scales=scales)
+    assert facts.c is not None
+    assert facts.c.constant_bytes == 8 * 2 * 9 + 128 * 3 + 4 * 2 * (8 + 3)
 
 
 def test_half_precision_and_a_packed_file(model: nn.Module, tmp_path: Path) -> None:
@@ -89,20 +107,14 @@ def test_c_that_computes_something_else_is_not_written(
 
 def test_mistakes_are_told_before_anything_is_written(model: nn.Module, tmp_path: Path) -> None:
     x = torch.randn(1, 6)
-    for path, bits, message in (
-        ("net", None, r"two files are written, NAME.c and NAME.h; .* such as net.c, got '.*net'"),
-        ("math.c", None, r"math.h is the name of a header of C itself"),
-        ("net.c", 4, r"bits must be 8, for weights of int8, or None for float32; got 4"),
-        ("net.c", True, r"bits must be 8"),
+    for path, message in (
+        ("net", r"two files are written, NAME.c and NAME.h; .* such as net.c, got '.*net'"),
+        ("math.c", r"math.h is the name of a header of C itself"),
     ):
         with pytest.raises(ValueError, match=message):
-            prunus.export(model, tmp_path / path, x, format="c", bits=bits)
-    with pytest.raises(ValueError, match=r"bits are for the format c, got bits=8 for onnx"):
-        prunus.export(model, tmp_path / "net.onnx", x, bits=8)
-    with torch.no_grad():
-        model[2].weight[0, 0] = float("inf")
-    with pytest.raises(prunus.ExportError, match=r"\(Sequential\) can't be exported to C: layer '2' .* without --bits"):
-        prunus.export(model, tmp_path / "net.c", x, bits=8)
+            prunus.export(model, tmp_path / path, x, format="c")
+    with pytest.raises(TypeError, match=r"what prunus\.quantize returned, got int"):
+        prunus.export(model, tmp_path / "net.c", x, scales=8)  # type: ignore[arg-type]
     with pytest.raises(prunus.ExportError, match="can't be exported to C: conv3d at"):
         prunus.export(nn.Conv3d(1, 1, 2), tmp_path / "net.c", torch.randn(1, 1, 4, 4, 4))
     assert list(tmp_path.iterdir()) == []

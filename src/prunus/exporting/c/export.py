@@ -27,16 +27,12 @@ from prunus.proving.verification import check_numbers, difference, outputs, rand
 from prunus.supported import unwrap
 from prunus.tables import count, pairs
 
-BITS = (8,)
-
 # The largest difference to the model, relative to the largest output: sums in another order; for 16 bits, the model's.
 _TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # How many times its own rounding a model's outputs may be off where that is more.
 _ROUNDINGS = 4
 # Further off is no rounding: such a model depends on chance, or changes its inputs.
 _MOST_ROUNDING = 1e-2
-# Weights of int8 differ for a reason, but a model they fit computes something like it.
-_MOST_APART = 0.5
 # Samples that a file is held against the model on.
 _SAMPLES = 4
 
@@ -52,7 +48,7 @@ class CFacts:
         ram_bytes: of the static buffers, beside the caller's arrays and the stack.
         difference: the largest to the model's outputs on random inputs, relative to the largest; None: not checked.
         name: what the function is called after.
-        bits: of the weights; None: float32.
+        in_8_bits: whether weights that 8 bits hold exactly are int8; else all are float32.
         checked: by which compiler it was built to be checked, or why it was not.
     """
 
@@ -62,13 +58,13 @@ class CFacts:
     ram_bytes: int
     difference: float | None
     name: str
-    bits: int | None
+    in_8_bits: bool
     checked: str
 
     def __str__(self) -> str:
         rows = [
             ("function", self.name),
-            ("weights", "float32" if self.bits is None else f"int{self.bits}"),
+            ("weights", "int8, or float32" if self.in_8_bits else "float32"),
             ("flash for constants, bytes", count(self.constant_bytes)),
             ("code here with -Os, bytes", count(self.code_bytes)),
             ("RAM for buffers, bytes", count(self.ram_bytes)),
@@ -77,54 +73,48 @@ class CFacts:
         return str(pairs(rows))
 
 
-def write_c(model: nn.Module, example_inputs: ExampleInputs, path: Path, bits: int | None = None) -> CFacts:
+def write_c(model: nn.Module, example_inputs: ExampleInputs, path: Path, in_8_bits: bool = False) -> CFacts:
     """Write a model as C, `path` and a header beside it, after it was built and held against the model.
 
     Args:
         model: on the CPU; it is left as it was.
         example_inputs: what it takes, the batch first; one sample suffices.
         path: of the ``.c`` file.
-        bits: None for weights of float32, 8 for int8 with a scale for each output channel.
+        in_8_bits: whether weights that int8 with a scale for each output channel holds exactly are stored so, as those
+            of `prunus.quantizing.with_rounded_weights`.
 
     Raises:
-        ValueError: the path does not end in .c, or there are no weights of so many bits.
+        ValueError: the path does not end in .c.
         GraphError: the model can't be traced.
         CompileError: it can't become C, or what was written computes something else; no file is written.
     """
     check_path(path)
-    _check_bits(bits)
-    source, batch = _translated(model, example_inputs, path.stem, bits)
-    apart, code, checked_by = _checked(model, example_inputs, source, bits, batch or _SAMPLES)
+    source, batch = _translated(model, example_inputs, path.stem, in_8_bits)
+    apart, code, checked_by = _checked(model, example_inputs, source, batch or _SAMPLES)
     with files.whole_file(path) as one, files.whole_file(path.with_suffix(".h")) as other:
         one.write_text(source.source, encoding="utf-8")
         other.write_text(source.header, encoding="utf-8")
     size = len(source.source.encode()) + len(source.header.encode())
-    return CFacts(size, source.constant_bytes, code, source.static_bytes, apart, source.name, bits, checked_by)
+    return CFacts(size, source.constant_bytes, code, source.static_bytes, apart, source.name, in_8_bits, checked_by)
 
 
-def translate(model: nn.Module, example_inputs: ExampleInputs, stem: str = "net", bits: int | None = None) -> CSource:
+def translate(model: nn.Module, example_inputs: ExampleInputs, stem: str = "net", in_8_bits: bool = False) -> CSource:
     """Return a model as C, unchecked.
 
     Args:
         model: see `write_c`, as the following.
         example_inputs: what it takes.
         stem: what the files are called, without their suffixes.
-        bits: of the weights.
+        in_8_bits: likewise.
 
     Raises:
         ValueError, GraphError, CompileError: see `write_c`.
     """
-    _check_bits(bits)
-    return _translated(model, example_inputs, stem, bits)[0]
-
-
-def _check_bits(bits: int | None) -> None:
-    if bits is not None and (isinstance(bits, bool) or bits not in BITS):
-        raise ValueError(f"bits must be 8, for weights of int8, or None for float32; got {bits!r}")
+    return _translated(model, example_inputs, stem, in_8_bits)[0]
 
 
 def _translated(
-    model: nn.Module, example_inputs: ExampleInputs, stem: str, bits: int | None
+    model: nn.Module, example_inputs: ExampleInputs, stem: str, in_8_bits: bool
 ) -> tuple[CSource, int | None]:
     """Return a model as C, and the only batch that the model takes, if it doesn't take any."""
     args, kwargs = call_arguments(example_inputs, 1)
@@ -137,16 +127,15 @@ def _translated(
             "of the model behind what makes them such"
         )
     names = _output_names(model, graph.args, graph.kwargs)
-    return write(net, stem, bits, names), graph.batch
+    return write(net, stem, in_8_bits, names), graph.batch
 
 
-def c_cost(model: nn.Module, example_inputs: ExampleInputs, bits: int | None = None) -> tuple[int, int]:
+def c_cost(model: nn.Module, example_inputs: ExampleInputs) -> tuple[int, int]:
     """Return what a model takes as C: bytes of flash for constants (the code comes on top), and of RAM for buffers.
 
     Args:
         model: see `write_c`, as the following.
         example_inputs: what it takes.
-        bits: of the weights.
 
     Raises:
         ValueError, GraphError, CompileError: see `write_c`.
@@ -154,7 +143,7 @@ def c_cost(model: nn.Module, example_inputs: ExampleInputs, bits: int | None = N
     >>> c_cost(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.randn(1, 4))
     (92, 12)
     """
-    source = translate(model, example_inputs, bits=bits)
+    source = translate(model, example_inputs)
     return source.constant_bytes, source.static_bytes
 
 
@@ -173,7 +162,7 @@ def _output_names(model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str,
 
 
 def _checked(
-    model: nn.Module, example_inputs: ExampleInputs, source: CSource, bits: int | None, samples: int
+    model: nn.Module, example_inputs: ExampleInputs, source: CSource, samples: int
 ) -> tuple[float | None, int | None, str]:
     """Return the largest difference to the model, bytes of code, and how both were found.
 
@@ -192,12 +181,11 @@ def _checked(
     expected = outputs(model, args, kwargs)
     check_numbers(expected, CompileError)
     apart = _apart(expected, ran.outputs)
-    limit = _MOST_APART if bits is not None else _limit(model, args, kwargs, expected, apart)
+    limit = _limit(model, args, kwargs, expected, apart)
     if not apart <= limit:
-        why = "rounding explains" if bits is None else f"a model whose weights fit {bits} bits differs"
         raise CompileError(
             f"the C computes something else: on random inputs its outputs differ from the model's by {apart:.1e} of "
-            f"the largest, more than the {limit:.0e} that {why}; no file was written"
+            f"the largest, more than the {limit:.0e} that rounding explains; no file was written"
         )
     return apart, ran.code_bytes, host.version
 

@@ -11,7 +11,6 @@ import numpy
 import prunus
 from prunus.compiling.net import Net, Operation
 from prunus.compiling.operations import Contract, Elementwise
-from prunus.errors import CompileError
 from prunus.exporting.c import arranging, contraction, memory
 from prunus.exporting.c.identifiers import distinct, identifier, suffix
 from prunus.exporting.c.layer import Layer, Parts
@@ -45,19 +44,17 @@ class CSource:
     static_bytes: int
 
 
-def write(net: Net, stem: str, bits: int | None = None, output_names: Sequence[str] | None = None) -> CSource:
+def write(net: Net, stem: str, in_8_bits: bool = False, output_names: Sequence[str] | None = None) -> CSource:
     """Write a net as C.
 
     Args:
         net: the operations.
         stem: what the files are called, without their suffixes.
-        bits: None for weights of float32, 8 for those of int8.
+        in_8_bits: whether weights that 8 bits hold exactly are int8.
         output_names: what the outputs are called; None for ``output``, or ``output0`` and so on.
 
-    Raises:
-        CompileError: weights can't be stored in so many bits.
     """
-    return _File(net, stem, bits, output_names).written()
+    return _File(net, stem, in_8_bits, output_names).written()
 
 
 @dataclass
@@ -74,7 +71,7 @@ class _Step:
 class _File:
     net: Net
     stem: str
-    bits: int | None
+    in_8_bits: bool
     output_names: Sequence[str] | None
     parts: Parts = field(default_factory=Parts)
     nonzero: int = 0
@@ -127,10 +124,7 @@ class _File:
         return self._function(name, head, body, arguments, self._place(operation.output))
 
     def _stored(self, operation: Contract, reading: arranging.Reading) -> Stored:
-        try:
-            stored = store(reading.matrix, self.bits)
-        except ValueError as error:
-            raise CompileError(f"layer {operation.name!r} can't be stored: {error}") from error
+        stored = store(reading.matrix, self.in_8_bits)
         self.nonzero += stored.nonzero
         return stored
 
@@ -183,7 +177,7 @@ class _File:
 
     def _head(self, static: int) -> str:
         size = sum(operation.weight.size for operation in self.net.operations if isinstance(operation, Contract))
-        weights = "float32" if self.bits is None else f"int{self.bits}, a scale for each output; all else is float32"
+        weights = "int8 with a scale for each output, or float32" if self.in_8_bits else "float32"
         lines = [
             f"{self.name}: a model written as C99 by prunus {prunus.__version__}; needs no library but math.h.",
             "",

@@ -27,6 +27,8 @@ from prunus.exporting.c.arrays import unsigned
 FAR = 255
 # The largest int8 that its negative is one too.
 _MOST = 127
+# So near a whole number is one: float32 holds 127 to seven millionths.
+_WHOLE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +70,14 @@ class Stored:
         return self.shape[1] if self.counts is None else int(self.counts.max(initial=0))
 
 
-def store(matrix: Numbers, bits: int | None) -> Stored:
+def store(matrix: Numbers, in_8_bits: bool) -> Stored:
     """Store a matrix in the fewest bytes; of equals, the simplest.
 
     Args:
         matrix: (rows, columns).
-        bits: None for float32; 8 for whole numbers of 8 bits and a scale for each row, max |w| / 127.
-
-    Raises:
-        ValueError: weights that are not finite can't be rounded to int8.
+        in_8_bits: whether one of whole multiples of its rows' scales, max |w| / 127, becomes int8 with these scales.
     """
-    numbers, scales = (matrix.astype(numpy.float32), None) if bits is None else quantized(matrix)
+    numbers, scales = (in_8_bits and whole(matrix)) or (matrix.astype(numpy.float32), None)
     candidates = [storage(numbers, scales) for storage in STORAGES.values()]
     return min((stored for stored in candidates if stored is not None), key=lambda stored: stored.bytes)
 
@@ -89,18 +88,17 @@ def restore(stored: Stored) -> Numbers:
     return dense if stored.scales is None else dense * stored.scales[:, None]
 
 
-def quantized(matrix: Numbers) -> tuple[NDArray[numpy.int8], NDArray[numpy.float32]]:
-    """Return whole numbers from -127 to 127 and a scale for each row, so that number * scale is nearest to the weight.
+def whole(matrix: Numbers) -> tuple[NDArray[numpy.int8], NDArray[numpy.float32]] | None:
+    """Return whole numbers from -127 to 127 and a scale for each row, whose products are the weights; None for others.
 
-    Raises:
-        ValueError: a weight is not finite.
+    A weight that was rounded so may have been multiplied by a norm's factor since, in float32.
     """
     if not bool(numpy.isfinite(matrix).all()):
-        raise ValueError("it has weights that are not finite, which int8 can't hold; export it without --bits")
+        return None
     scales = (numpy.abs(matrix).max(axis=1, initial=0) / _MOST).astype(numpy.float32)
-    divisors = numpy.where(scales > 0, scales, 1)[:, None]
-    rounded = numpy.clip(numpy.rint(matrix / divisors), -_MOST, _MOST)
-    return rounded.astype(numpy.int8), scales
+    exact = matrix / numpy.where(scales > 0, scales, 1)[:, None]
+    rounded = numpy.clip(numpy.rint(exact), -_MOST, _MOST)
+    return (rounded.astype(numpy.int8), scales) if bool((numpy.abs(exact - rounded) < _WHOLE).all()) else None
 
 
 _Scales = NDArray[numpy.float32] | None

@@ -19,7 +19,14 @@ CONTROLS = {
 
 def all_tables(receipt: Receipt) -> list[Table]:
     """Return all tables of a receipt, in the order of the terminal."""
-    compared = (speed(receipt), paired_tests(receipt), break_even(receipt), layers(receipt), checks(receipt))
+    compared = (
+        speed(receipt),
+        paired_tests(receipt),
+        changes(receipt),
+        break_even(receipt),
+        layers(receipt),
+        checks(receipt),
+    )
     return [table for table in (road(receipt), *overview(receipt), *compared) if table is not None]
 
 
@@ -72,6 +79,34 @@ def paired_tests(receipt: Receipt) -> Table | None:
     )
     columns = ("models", "only first right", "only second right", *TEST_COLUMNS)
     return Table(columns, rows, caption) if rows else None
+
+
+def changes(receipt: Receipt) -> Table | None:
+    """Return what changed beside the average; None if nothing was tested."""
+    rows = tuple(
+        (
+            f"{change.first} → {change.second}",
+            f"{spell.percent(change.flipped / change.total, 2)} {_interval(change.ci95)}",
+            f"{change.worst_class}: {spell.points(-change.worst_loss)}",
+            spell.points_interval((-change.worst_ci95[1], -change.worst_ci95[0])),
+            ", ".join(map(str, change.lost[:_SHOWN])) or "none",
+        )
+        for change in receipt.changes
+    )
+    caption = (
+        "What an average hides: images with another answer, right or wrong; the class whose accuracy fell most, with "
+        "an interval that holds for all classes at once; and the numbers of images that the first model gets right and "
+        "the second wrong, those first that most models get wrong."
+    )
+    columns = ("models", "other answers [95%]", "worst class, points", "95% interval", "images lost")
+    return Table(columns, rows, caption, words=(4,)) if rows else None
+
+
+_SHOWN = 6
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"[{bounds[0] * 100:.2f}, {bounds[1] * 100:.2f}]"
 
 
 TEST_COLUMNS = ("difference, points", "95% interval", "p", "more than chance")

@@ -54,7 +54,9 @@ def accuracy(receipt: Receipt) -> PageSection:
     if not any(model.accuracy for model in overview.everything(receipt)):
         return section("accuracy", "Accuracy", lead, missing=["Accuracy was not measured."])
     drawn = figures_accuracy.accuracy(receipt), figures_accuracy.per_class(receipt)
-    return section("accuracy", "Accuracy", lead, [*drawn, receipt_tables.paired_tests(receipt)])
+    return section(
+        "accuracy", "Accuracy", lead, [*drawn, receipt_tables.paired_tests(receipt), receipt_tables.changes(receipt)]
+    )
 
 
 def training(run: Run) -> PageSection:
