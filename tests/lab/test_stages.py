@@ -13,6 +13,7 @@ import prunus
 from prunus.compiling import load_program
 from prunus.files import load_tensors
 from prunus.lab import models, recipe, stages
+from prunus.lab.predicting import predict
 from prunus.measuring.latency import runtimes
 from prunus.measuring.receipt import Receipt
 from prunus.pruning.masks import Masks
@@ -251,6 +252,35 @@ def test_runtimes_are_timed_and_those_that_cost_seconds_at_the_ends_of_the_road(
     assert curve is not None
     assert (curve.threads, curve.batch, set(curve.dense_us)) == (1, 64, {"torch", "onnxruntime"})
     assert curve.points[0].nonzero == found.receipt.models[0].nonzero
+
+
+def test_a_quantised_model_is_tested_and_timed_in_8_bits_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("onnxruntime", "onnxruntime-int8"):
+        monkeypatch.setitem(runtimes.RUNTIMES, name, runtimes.Runtime(runtimes.eager))
+    measure = QUICK["measure"] | {"runtimes": ["torch", "onnxruntime", "onnxruntime-int8"]}
+    asked = tiny(**QUICK | {"measure": measure, "quantize": {"samples": 32}})
+    (found,) = stages.run(asked, tmp_path)
+    by_name = {facts.name: facts for facts in found.receipt.models}
+    assert list(by_name) == ["dense", "pruned", "finetuned", "shrunk", "quantized", "packed"]
+    rounded, shrunk = by_name["quantized"], by_name["shrunk"]
+    assert set(rounded.latency_us) == {"onnxruntime-int8"}
+    assert "onnxruntime-int8" not in shrunk.latency_us
+    assert (rounded.parameters, rounded.macs) == (shrunk.parameters, shrunk.macs)
+    assert rounded.bytes["onnx, int8"] < shrunk.bytes["safetensors"] / 2
+    assert rounded.accuracy is not None
+    assert shrunk.accuracy is not None
+    assert rounded.accuracy.nll != shrunk.accuracy.nll
+    assert abs(rounded.accuracy.top1 - shrunk.accuracy.top1) < 0.1
+    scales = prunus.load(found.folder / "scales.safetensors", expect=prunus.Scales)
+    model = prunus.load(found.folder / "shrunk.prunus")
+    digits = prunus.data.load("digits")
+    with prunus.Quantizer(model, scales):
+        logits = predict(model, digits.test, mean=digits.mean, std=digits.std)
+    assert int((logits.argmax(1) == digits.test.labels).sum()) == rounded.accuracy.correct
+    written = (found.folder / "scales.safetensors").stat().st_mtime_ns
+    (found.folder / "receipt.json").unlink()
+    stages.run(asked, tmp_path)
+    assert (found.folder / "scales.safetensors").stat().st_mtime_ns == written
 
 
 def test_a_codebook_is_asked_for_in_the_recipe(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 import prunus
 from prunus import packing as pack
 from prunus.compiling import Program
-from prunus.errors import GraphError
+from prunus.errors import ExportError, GraphError
 from prunus.exporting.c import c_cost
+from prunus.extras import MissingExtraError
 from prunus.files import save_tensors, write_json
-from prunus.lab import checks, predicting
+from prunus.lab import checks, predicting, quantized
 from prunus.lab.data import Dataset, normalise
 from prunus.lab.recipe import Recipe
 from prunus.lab.reducing import RESULT
@@ -38,6 +39,7 @@ from prunus.measuring.receipt import BreakEven, Check, DataFacts, Embedded, Mode
 from prunus.measuring.sensitivity import SPARSITIES, sensitivity
 from prunus.pruning import criteria
 from prunus.pruning.masks import Masks
+from prunus.quantizing import Scales
 
 # The largest number of images with changed predictions that the report shows.
 SHOWN_CHANGES = 24
@@ -48,6 +50,9 @@ PREDICTED_AT_ONCE = 1000
 # Runtimes in which only the first and the last model are timed: preparing each takes seconds, and the models in between
 # would add little.
 ENDS_ONLY = (TORCH_COMPILE, ONNX_RUNTIME_INT8, OPENVINO, OPENVINO_INT8, PRUNUS)
+
+# Runtimes that quantise a model themselves; only there a quantised model is timed.
+IN_8_BITS = (ONNX_RUNTIME_INT8, OPENVINO_INT8)
 
 # The controls that went through all stages: the name of their last stage ends like that of the run.
 ROADS = ("random",)
@@ -138,23 +143,28 @@ def _facts(
     # the other runtimes run on the CPU, so their times can't be compared with those of an accelerator
     runtimes = recipe.measure.runtimes if device.type == "cpu" else (TORCH,)
     road = list(evidence.models)
+    plain = everything | ({quantized.NAME: everything["shrunk"]} if quantized.NAME in everything else {})
     times = timings(
-        everything,
+        plain,
         example,
         batch_sizes=recipe.measure.batch_sizes,
         threads=threads,
         runtimes=runtimes,
-        only=dict.fromkeys(ENDS_ONLY, (road[0], road[-1])),
+        only={name: _timed_in(name, road, everything) for name in runtimes},
     )
     seconds = Seconds(folder)
     embedded, not_embedded = _embedded(everything[road[-1]], example)
     complete = {}
-    for name, model in everything.items():
+    for name, model in plain.items():
         measured = facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes))
-        packed = (folder / RESULT).stat().st_size if name == "packed" else _packed_size(model, example)
+        if name == quantized.NAME:
+            measured, sizes = _of_quantized(measured), _int8_size(model, folder, example)
+        else:
+            packed = (folder / RESULT).stat().st_size if name == "packed" else _packed_size(model, example)
+            sizes = {"packed": packed}
         complete[name] = replace(
             measured,
-            bytes=measured.bytes | {"packed": packed},
+            bytes=measured.bytes | sizes,
             accuracy=evaluate.accuracy(logits[name], data.test.labels),
             latency_us=times[name].latency_us,
             seconds=seconds[f"{name}-finetuned" if name in ROADS else name],
@@ -162,6 +172,31 @@ def _facts(
             embedded=embedded if name == road[-1] else None,
         )
     return complete
+
+
+def _of_quantized(measured: ModelFacts) -> ModelFacts:
+    """Return a shrunk model's figures as those of the quantised one, which has the same weights in 8 bits."""
+    note = "weights and multiply-adds are those of the shrunk model, in 8 bits; its file is in ONNX"
+    return replace(measured, bytes={}, peak_memory_bytes=None, notes=(note,))
+
+
+def _int8_size(model: nn.Module, folder: Path, example: Tensor) -> dict[str, int]:
+    """Return the bytes of a model in ONNX with weights of 8 bits; nothing where ONNX is not installed."""
+    from prunus.exporting import to_onnx
+
+    try:
+        data, _ = to_onnx(model, example, Scales.load(folder / quantized.SCALES))
+    except (MissingExtraError, ExportError):
+        return {}
+    return {"onnx, int8": len(data)}
+
+
+def _timed_in(runtime: str, road: Sequence[str], everything: Mapping[str, nn.Module]) -> list[str]:
+    """Return the models that are timed in a runtime."""
+    ends = (road[0], road[-1], quantized.NAME) if runtime in IN_8_BITS else (road[0], road[-1])
+    if runtime in ENDS_ONLY:
+        return [name for name in everything if name in ends]
+    return [name for name in everything if name != quantized.NAME]
 
 
 def _embedded(model: nn.Module, example: Tensor) -> tuple[Embedded | None, tuple[str, ...]]:

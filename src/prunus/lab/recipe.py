@@ -181,6 +181,14 @@ class PackSection(Section):
     codebook_bits: Annotated[int, Field(strict=True, ge=1, le=8)] | None = None
 
 
+class QuantizeSection(Section):
+    """How scales for 8 bits are found: on so many training images, see `prunus.quantize`."""
+
+    samples: Annotated[int, Field(strict=True, ge=8)] = 256
+    ranges: Literal["mse", "minmax", "percentile"] = "mse"
+    activations: Literal["uint8", "int8"] = "uint8"
+
+
 RuntimeName: TypeAlias = Literal[
     "torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8", "prunus"
 ]
@@ -220,6 +228,7 @@ class Recipe(Section):
     train: TrainingSection
     prune: PruneSection
     finetune: TrainingSection
+    quantize: QuantizeSection | None = None
     pack: PackSection = PackSection()
     measure: MeasureSection = MeasureSection()
     controls: Flag = False

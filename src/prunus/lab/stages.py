@@ -1,6 +1,6 @@
 """A run as stages; each is skipped if its result exists.
 
-train -> prune -> finetune -> shrink -> pack -> compile -> controls -> measure -> report
+train -> prune -> finetune -> shrink -> quantize -> pack -> compile -> controls -> measure -> report
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from prunus import pruning
 from prunus.copying import copy_model
 from prunus.extras import require
-from prunus.lab import controls, models, reducing, report, train
+from prunus.lab import controls, models, quantized, reducing, report, train
 from prunus.lab import data as datasets
 from prunus.lab.data import Dataset
 from prunus.lab.proof import Evidence, prove
@@ -124,7 +124,9 @@ class Road:
         smaller = reducing.make(self, finetuned, made_from)
         program = reducing.compiled(self, smaller["packed"], made_from)
         others = controls.make(self, dense, finetuned, trained) if recipe.controls else {}
-        models = {"dense": dense, "pruned": pruned, "finetuned": finetuned} | smaller
+        rounded = quantized.make(self, smaller["shrunk"], made_from)
+        ends = {"shrunk": smaller["shrunk"], **rounded, "packed": smaller["packed"]}
+        models = {"dense": dense, "pruned": pruned, "finetuned": finetuned} | ends
         evidence = Evidence(models, masks, others, program)
         receipt = prove(recipe, self.seed, self.folder, self.data, evidence, self.say)
         for state in self.folder.rglob("*.state.safetensors"):  # only needed to continue a killed run
