@@ -312,3 +312,16 @@ def test_layers_can_have_sparsities_of_their_own(command: Command, lenet_file: P
     assert all(torch.equal(written[name], value) for name, value in expected.state_dict().items())
     for wrong in ("conv1=", "conv1=a", "=0.5", "conv1=0.5,0.5", "conv1=0.5,conv1=0.6", "much"):
         assert "LAYER=S" in refused(command(*words, "--force", "--sparsity", wrong))
+
+
+def test_a_target_says_what_may_be_left(command: Command, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_tensors("dense.safetensors", prunus.models.create("lenet").state_dict())
+    words = ("prune", "--weights", "dense.safetensors", "--out", "small.safetensors", "--sparsity", "60 kB")
+    result = command(*words, "--model", "lenet")
+    assert result.exit_code == 0, result.output
+    result = command("pack", "--model", "lenet", "--weights", "small.safetensors", "--out", "small.prunus")
+    assert result.exit_code == 0, result.output
+    assert 58_800 <= Path("small.prunus").stat().st_size <= 60_000
+    assert "say which with --model" in refused(command(*words, "--force"))
+    assert "neither a number" in refused(command(*words[:-1], "60 horses", "--model", "lenet", "--force"))

@@ -22,8 +22,10 @@ def _names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(name.strip() for name in tokens[-1].value.split(","))
 
 
-def _sparsity(_: Any, tokens: Sequence[Token]) -> float | dict[str, float]:
+def _sparsity(_: Any, tokens: Sequence[Token]) -> float | str | dict[str, float]:
     text = tokens[-1].value
+    if text[:1].isdigit() and text[-1:].isalpha() and "=" not in text:  # a target, such as "200 kB"
+        return text
     pairs = [part.strip().rpartition("=") for part in text.split(",")] if "=" in text else [("", "", text)]
     try:
         fractions = {layer: float(number) for layer, _, number in pairs}
@@ -48,7 +50,7 @@ Layers: TypeAlias = Annotated[tuple[str, ...], Parameter(metavar="LAYER")]
 Numbers: TypeAlias = Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, metavar="N,N,...")]
 Names: TypeAlias = Annotated[tuple[str, ...], Parameter(converter=_names, n_tokens=1, metavar="NAME,NAME,...")]
 Sparsity: TypeAlias = Annotated[
-    float | dict[str, float], Parameter(converter=_sparsity, n_tokens=1, metavar="S", accepts_keys=False)
+    float | str | dict[str, float], Parameter(converter=_sparsity, n_tokens=1, metavar="S", accepts_keys=False)
 ]
 Force: TypeAlias = Annotated[bool, Parameter(help="Replace files that are there already.")]
 Json: TypeAlias = Annotated[

@@ -47,11 +47,14 @@ def prune(
           --sparsity 0.5 --pattern 2:4 --arg width=64 --out cnn-24.safetensors
       prunus prune --model lenet --weights in.safetensors \\
           --sparsity 0.5 --pattern channel --out channels.safetensors
+      prunus prune --model lenet --weights in.safetensors \\
+          --sparsity '50 kB' --out small.safetensors
 
     Args:
         weights: The weights to prune: a .safetensors file.
         sparsity: The fraction of the weights to remove, in [0, 1); or of single layers, as in conv1=0.5,fc*=0.95: of
-            several that match, the last counts, and what none matches is left alone.
+            several that match, the last counts, and what none matches is left alone. A target says what may be left:
+            '200 kB' or KiB of the packed file, '1.2M parameters', '30% MACs'.
         out: Where the pruned weights go, under the same names and in the same dtypes.
         masks: Where the masks go, to keep the zeros while training goes on.
     """
@@ -61,7 +64,8 @@ def prune(
     channels = _checked(sparsity, choice, source)
     checkpoint = checkpoints.read(weights)
     network = _network(checkpoint, source)
-    inputs = source.inputs(Subject(str(source.model), source.model, weights), network) if channels else None
+    runs = channels is not None or isinstance(sparsity, str)
+    inputs = source.inputs(Subject(str(source.model), source.model, weights), network) if runs else None
     settings = vars(choice) | {"include": choice.include or _by_default(source)}
     pruned = prunus.prune(network, sparsity, example_inputs=inputs, **settings)
     checkpoints.apply_masks(pruned, checkpoint.tensors, network)
@@ -74,16 +78,22 @@ def prune(
     terminal.show("", *_sentences(checkpoint, out, masks, *_of_channels(channels, source, out)))
 
 
-def _checked(sparsity: float | dict[str, float], choice: Scored, source: Source) -> Channels | None:
+def _checked(sparsity: float | str | dict[str, float], choice: Scored, source: Source) -> Channels | None:
     """Return the pattern if it takes whole channels.
 
     Raises:
         ValueError: a method is unknown, or needs what a file of weights does not have; an option would have no effect.
     """
+    from prunus.pruning import budgets
     from prunus.pruning.method import check_method
     from prunus.pruning.patterns import Channels
 
-    largest = max(sparsity.values()) if isinstance(sparsity, dict) else sparsity
+    is_target = isinstance(sparsity, str)
+    largest = max(sparsity.values()) if isinstance(sparsity, dict) else 0.5 if isinstance(sparsity, str) else sparsity
+    if isinstance(sparsity, str):
+        budgets.parse(sparsity)
+        if source.model is None:
+            raise ValueError(f"--sparsity {sparsity!r} is told by the model, not by a file; say which with --model")
     method = check_method(largest, choice.criterion, choice.pattern, choice.scope)
     channels = method.pattern if isinstance(method.pattern, Channels) else None
     if method.criterion.needs:
@@ -97,9 +107,10 @@ def _checked(sparsity: float | dict[str, float], choice: Scored, source: Source)
             "pattern 'channel' has to see how layers are coupled, which a file of weights does not tell; say which "
             "model it is of with --model"
         )
-    if not channels and (source.shape or source.input):
+    if not (channels or is_target) and (source.shape or source.input):
         raise ValueError(
-            "--shape and --input are for --pattern channel, which runs the model; other patterns look at weights only"
+            "--shape and --input are for --pattern channel and targets, which run the model; other patterns look at "
+            "weights only"
         )
     if source.arg and source.model is None:
         raise ValueError(f"--arg is for what makes the model, but there is no --model; got {', '.join(source.arg)}")

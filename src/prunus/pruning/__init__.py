@@ -9,10 +9,18 @@ from torch import Tensor, nn
 
 from prunus.errors import MaskError
 from prunus.graph import ExampleInputs
-from prunus.pruning import by_layer, criteria
+from prunus.pruning import budgets, by_layer, criteria, patterns
 from prunus.pruning.channels import ChannelFamilies
 from prunus.pruning.criteria import Criterion, Gradient, Random
-from prunus.pruning.finding import check_data, check_reachable, earlier_masks, find_masks, from_first_rank, other_masks
+from prunus.pruning.finding import (
+    Weights,
+    check_data,
+    check_reachable,
+    earlier_masks,
+    find_masks,
+    from_first_rank,
+    other_masks,
+)
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
 from prunus.pruning.options import whole
@@ -22,6 +30,9 @@ from prunus.pruning.scopes import Erk, Global, Scope, Spreading, Uniform
 from prunus.pruning.stats import Batch
 from prunus.pruning.targets import Selector, named
 from prunus.supported import unwrap
+
+# A method is looked up with some sparsity, where a target tells none.
+_START = 0.5
 
 __all__ = [
     "Channels",
@@ -40,7 +51,7 @@ __all__ = [
 
 def prune(
     model: nn.Module,
-    sparsity: float | Mapping[str, float],
+    sparsity: float | str | Mapping[str, float],
     *,
     criterion: str | criteria.Score | Criterion = "magnitude",
     pattern: str | Pattern = "unstructured",
@@ -61,7 +72,10 @@ def prune(
         sparsity: the fraction of the targeted weights to remove, in [0, 1); met exactly, as
             round(sparsity * number of units). Pattern ``"channel"`` meets it within two points, or raises. By layer:
             a mapping from names and patterns, as `include` takes them, to fractions, ``{"conv1": 0.5, "fc*": 0.95}``;
-            of several that match, the last counts, and what none matches is left alone.
+            of several that match, the last counts, and what none matches is left alone. A target says what may be left
+            instead: ``"200 kB"`` (1,000 bytes each, or KiB; of the file that `prunus.save` writes, of the model that
+            `shrink` leaves), ``"1.2M parameters"`` that are not zero, ``"30% MACs"``; never above it, and as little
+            below as steps allow.
         criterion: how much a weight matters: a name (`prunus ls criteria`), `(weight, stats) -> scores`, or an entry
             with options: ``Gradient(loss)``, ``Random(seed)``.
         pattern: what is removed together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole
@@ -75,8 +89,8 @@ def prune(
         masks: earlier masks; weights they prune stay pruned and count towards the sparsity.
         data: batches for criteria that need data: `(inputs, targets)` for ``Gradient(loss)``, inputs suffice for
             ``"activation"``. Without data ``"gradient"`` uses the gradients of the last backward pass.
-        example_inputs: inputs of the model, needed for pattern ``"channel"``: a tensor, a tuple of tensors, or a
-            mapping from argument names to tensors; the batch dimension comes first.
+        example_inputs: inputs of the model, needed for pattern ``"channel"`` and for targets in bytes and MACs: a
+            tensor, a tuple of tensors, or a mapping from argument names to tensors; the batch dimension comes first.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -87,12 +101,30 @@ def prune(
     >>> prune(model, sparsity=0.25)
     Masks(1 parameters, 25 of 100 weights pruned)
     """
-    method, targets = by_layer.check(model, sparsity, (criterion, pattern, scope), include, exclude)
+    limit = budgets.parse(sparsity) if isinstance(sparsity, str) else None
+    fraction = (patterns.resolve(pattern).only_sparsity or _START) if isinstance(sparsity, str) else sparsity
+    method, targets = by_layer.check(model, fraction, (criterion, pattern, scope), include, exclude)
+    if limit is not None and method.pattern.only_sparsity is not None:
+        raise ValueError(
+            f"pattern {method.pattern.name} removes {method.pattern.only_sparsity:.4g} of the weights and no other "
+            f"share, so it can't meet {sparsity!r}; choose another pattern, or leave layers out"
+        )
+    finder: ChannelFamilies | Weights
     if isinstance(method.pattern, Channels):
-        families = _families(model, example_inputs, method, include, exclude)
-        new_masks = families.find(model, method, method.sparsity, masks=masks, data=data)
+        finder = _families(model, example_inputs, method, include, exclude)
     else:
-        new_masks = find_masks(model, targets, method, method.sparsity, masks=masks, data=data)
+        finder = Weights(targets)
+    if limit is None:
+        new_masks = finder.find(model, method, method.sparsity, masks=masks, data=data)
+    else:
+        batches = list(data) if isinstance(data, Iterator) else data  # they are read at each step of the search
+
+        def find(fraction: float) -> Masks:
+            return finder.find(model, method, fraction, masks=masks, data=batches, strict=False)
+
+        whole = isinstance(finder, ChannelFamilies)
+        most = finder.most(method, masks)
+        new_masks = budgets.meet(limit, model, find, most, whole_channels=whole, example_inputs=example_inputs)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         new_masks = from_first_rank(new_masks)
     new_masks.apply(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,31 @@ def find_masks(
     except select.NanScoresError as error:
         raise _nan_error(layers) from error
     return Masks({**other_masks(masks, targets), **new_masks})
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that a method prunes, as far as they are chosen one layer by itself."""
+
+    targets: Mapping[str, Target]
+
+    def most(self, method: Method, masks: Mapping[str, Tensor] | None) -> float:
+        """Return the highest fraction of the units that may be removed."""
+        layers = _layers(self.targets, method, masks)
+        return sum(layer.most for layer in layers) / sum(layer.count for layer in layers)
+
+    def find(
+        self,
+        model: nn.Module,
+        method: Method,
+        sparsity: float,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+        data: Iterable[Batch] | None = None,
+        strict: bool = True,
+    ) -> Masks:
+        """Do what `find_masks` does, which meets every sparsity, so it is always strict."""
+        return find_masks(model, self.targets, method, sparsity, masks=masks, data=data)
 
 
 def check_reachable(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> None:

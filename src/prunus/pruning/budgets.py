@@ -1,0 +1,163 @@
+"""Targets in the user's units: "200 kB", "1.2M parameters", "30% MACs"; the sparsity that meets one is searched for."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import nn
+
+from prunus.files import content_hash
+from prunus.graph import ExampleInputs
+from prunus.pruning.masks import Masks
+from prunus.registry import Registry
+
+# What a model costs once it is pruned: (model, masks, whether of whole channels, inputs)
+# -> cost.
+# A higher layer knows what a file takes, and enters its function here.
+Cost: TypeAlias = Callable[[nn.Module, Masks, bool, ExampleInputs | None], int]
+COSTS = Registry[Cost]("unit")
+_ENTERED_BY = "prunus.measuring.costs"
+
+_FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_TIMES = ("us", "µs", "ms", "s")
+_FORM = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<factor>%|[kMG]?)\s*(?P<unit>[A-Za-zµ]+)\s*")
+
+# A cost so near below a target is near enough: bytes can't be met exactly.
+_NEAR = 0.01
+# The search ends where so small a part of the sparsities is left.
+_FINEST = 1e-5
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a pruned model may cost at most.
+
+    Attributes:
+        text: as it was given.
+        unit: a name of `COSTS`.
+        amount: a number of them; or a share of what the model costs now.
+        is_share: which of the two.
+    """
+
+    text: str
+    unit: str
+    amount: float
+    is_share: bool = False
+
+    def absolute(self, whole: int) -> float:
+        """Return the limit as a number, of a model that costs so much unpruned."""
+        return self.amount * whole if self.is_share else self.amount
+
+
+def parse(text: str) -> Limit:
+    """Read a target.
+
+    Raises:
+        ValueError: it is none; the message shows some.
+
+    >>> parse("200 kB"), parse("30% MACs").amount, parse("1.2M parameters").amount
+    (Limit(text='200 kB', unit='bytes', amount=200000.0, is_share=False), 0.3, 1200000.0)
+    """
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise _unreadable(text)
+    number, factor, unit = float(match["number"]), match["factor"], match["unit"]
+    if factor != "%" and factor + unit in _BYTES:
+        return _positive(Limit(text, "bytes", number * _BYTES[factor + unit]))
+    if unit in _TIMES or factor + unit in _TIMES:
+        raise ValueError(
+            f"sparsity {text!r}: time is no target yet; prune to a share of the MACs, such as '30% MACs', and measure"
+        )
+    names = {"bytes": "bytes", "parameters": "parameters", "macs": "MACs"}
+    if unit.lower() not in names:
+        raise _unreadable(text)
+    if factor == "%":
+        if number >= 100:
+            raise ValueError(f"sparsity {text!r} leaves all; give a share below 100%")
+        return _positive(Limit(text, names[unit.lower()], number / 100, is_share=True))
+    return _positive(Limit(text, names[unit.lower()], number * _FACTORS[factor]))
+
+
+def _positive(limit: Limit) -> Limit:
+    if limit.amount <= 0:
+        raise _unreadable(limit.text)
+    return limit
+
+
+def _unreadable(text: str) -> ValueError:
+    return ValueError(
+        f"sparsity {text!r} is neither a number in [0, 1) nor a target, which says what may be left: '200 kB' (1,000 "
+        "bytes each; of the file that prunus.save writes), '128 KiB', '1.2M parameters' or '30% MACs'"
+    )
+
+
+def meet(
+    limit: Limit,
+    model: nn.Module,
+    find: Callable[[float], Masks],
+    most: float,
+    *,
+    whole_channels: bool,
+    example_inputs: ExampleInputs | None,
+) -> Masks:
+    """Return the masks of the least sparsity whose cost is not above a target; the model is not changed.
+
+    Costs fall as the sparsity rises, so it is enclosed between one that costs too much and one that does not, by
+    interpolation, or halving where costs jump. It ends one hundredth below the target, or where masks stop changing.
+
+    Args:
+        limit: the target.
+        model: the model.
+        find: the masks of a sparsity.
+        most: the highest sparsity that `find` takes.
+        whole_channels: whether masks remove whole channels, which are cut out before costs are told.
+        example_inputs: of the model.
+
+    Raises:
+        ValueError: the model is below the target already, or the highest sparsity does not reach it.
+    """
+    importlib.import_module(_ENTERED_BY)
+    cost = COSTS[limit.unit]
+
+    paid: dict[str, int] = {}  # several sparsities of a coarse model have the same masks
+
+    def costs(masks: Masks) -> int:
+        key = content_hash(masks)
+        if key not in paid:
+            paid[key] = cost(model, masks, whole_channels, example_inputs)
+        return paid[key]
+
+    dense = costs(Masks({}))
+    least = limit.absolute(dense)
+    if dense <= least:
+        raise ValueError(
+            f"the model has {dense:,} {limit.unit} unpruned, which is within {limit.text!r} already; give a lower one"
+        )
+    best = find(most)
+    low, high = (0.0, float(dense)), (most, float(costs(best)))
+    if high[1] > least:
+        raise ValueError(
+            f"{limit.text!r} can't be reached: with sparsity {most:.4g}, the highest that this pattern and scope "
+            f"allow, {int(high[1]):,} {limit.unit} are left of {dense:,}; give a higher target, or a scope with a "
+            "smaller min_kept"
+        )
+    while high[1] < (1 - _NEAR) * least and high[0] - low[0] > _FINEST:
+        width = high[0] - low[0]
+        share = (low[1] - (1 - _NEAR / 2) * least) / (low[1] - high[1])
+        tried = low[0] + width * min(0.9, max(0.1, share))
+        try:
+            masks = find(tried)
+        except ValueError:  # so little removes not one unit
+            low = (tried, low[1])
+            continue
+        left = float(costs(masks))
+        if left <= least:
+            best, high = masks, (tried, left)
+        else:
+            low = (tried, left)
+    return best
