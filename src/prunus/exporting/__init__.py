@@ -159,12 +159,12 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs, scales: Scales | No
         advice = onnx_runtime.advice(tensors)
         host = _on_cpu(model)
         inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
+        graph, arguments = _traced(host, scales, inputs)
         check_runs(host, inputs)
-        graph, inputs = _traced(host, scales, inputs)
         data = onnx_runtime.translate(graph)
         running = onnx_runtime.session(data, exact=scales is not None)
         return data, _difference(
-            host, scales, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), inputs
+            host, scales, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), arguments
         )
     except onnx_runtime.OnnxError as error:
         raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{advice}") from error
@@ -192,8 +192,8 @@ def _write_onnx(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, 
 
 
 def _write_program(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, target: Path) -> float:
+    graph, arguments = _traced(model, scales, inputs)
     check_runs(model, inputs)
-    graph, inputs = _traced(model, scales, inputs)
     _forget_sources(graph)
     with onnx_runtime.silence():
         try:
@@ -209,7 +209,7 @@ def _write_program(model: nn.Module, inputs: ExampleInputs, scales: Scales | Non
             with torch.no_grad():
                 return onnx_runtime.tensors_in(again(*args, **kwargs))
 
-        apart = _difference(model, scales, run, inputs)
+        apart = _difference(model, scales, run, arguments)
     target.write_bytes(buffer.getbuffer())
     return apart
 

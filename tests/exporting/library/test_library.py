@@ -250,7 +250,6 @@ def test_a_library_that_computes_something_else_is_not_written(tmp_path: Path, m
         (lambda to: prunus.export(small(), to / "net", torch.zeros(2, 3, 8, 8), format="so"), ValueError, "NAME.so"),
         (lambda to: prunus.export(small(), to / "два.so", torch.zeros(2, 3, 8, 8)), ValueError, "no letter or digit"),
         (lambda to: prunus.export(small(), to / "net.so"), ValueError, "give example_inputs"),
-        (lambda to: prunus.export(small(), to / "net.so", torch.zeros(2, 3, 8, 8), bits=8), ValueError, "format c"),
         (lambda to: prunus.export(3, to / "net.so"), TypeError, "a Program or a file, got int"),
         (lambda to: prunus.export(nn.Hardshrink(), to / "net.so", torch.zeros(2, 3)), CompileError, "hardshrink"),
         (
