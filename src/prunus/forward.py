@@ -172,6 +172,14 @@ def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(named_by_memory.values())
 
 
+def tensors_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name, tied ones under each of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
 def _memory(parameter: nn.Parameter) -> object:
     address = parameter.data_ptr()
     # Empty tensors, and subclasses that wrap other tensors, have no address of their own.

@@ -323,5 +323,5 @@ def test_a_target_says_what_may_be_left(command: Command, tmp_path: Path) -> Non
     result = command("pack", "--model", "lenet", "--weights", "small.safetensors", "--out", "small.prunus")
     assert result.exit_code == 0, result.output
     assert 58_800 <= Path("small.prunus").stat().st_size <= 60_000
-    assert "say which with --model" in refused(command(*words, "--force"))
+    assert "needs the model; name it with --model" in refused(command(*words, "--force"))
     assert "neither a number" in refused(command(*words[:-1], "60 horses", "--model", "lenet", "--force"))

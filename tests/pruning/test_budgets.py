@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.measuring.macs import count_macs
-from prunus.pruning.budgets import Limit, meet, parse
+from prunus.pruning.budgets import Limit, Range, meet, parse
 
 IMAGE = torch.zeros(1, 1, 28, 28)
 
@@ -141,7 +141,14 @@ def test_whatever_the_costs_it_is_never_above_and_at_a_step_from_the_target(unit
         patch.setattr("prunus.pruning.budgets.COSTS", {"steps": cost})
         if limit == 0:
             return
-        masks = meet(Limit("", "steps", limit), nn.Linear(1, 1), find, 1.0, whole_channels=False, example_inputs=None)
+        masks = meet(
+            Limit("", "steps", limit),
+            nn.Linear(1, 1),
+            find,
+            Range(1 / units, 1.0),
+            whole_channels=False,
+            example_inputs=None,
+        )
     gone = masks.num_pruned
     assert left[gone] <= limit
     assert left[gone] >= 0.99 * limit or left[gone - 1] > limit

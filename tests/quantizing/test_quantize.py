@@ -211,3 +211,87 @@ def test_a_model_whose_code_fixes_the_batch_is_quantised_for_it() -> None:
     scales = prunus.quantize(model, list(images().split(16)))
     with torch.no_grad():
         assert apart(rounded(model, scales, images(16)), model(images(16))) < 0.01
+
+
+class ReadTwice(nn.Module):
+    """A value that a layer reads, and something else that factors don't go through."""
+
+    def __init__(self, other: str) -> None:
+        super().__init__()
+        self.other = other
+        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.shift = nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, 6) to (n, 3)."""
+        v = self.first(x)
+        other = {"relu": lambda: v.relu(), "number": lambda: v + 1.0, "parameter": lambda: v + self.shift}[self.other]()
+        return self.last(self.second(v) + self.second.weight.sum() * 0 + other)
+
+
+class Sequences(nn.Module):
+    """Layers of matrices along sequences as long as they are wide, and a convolution over them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.across, self.last = nn.Conv1d(6, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, 6, 6) to (n, 6, 3)."""
+        return self.last(self.across(self.second(self.first(x).relu()).relu()).relu())
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [*((ReadTwice(other), (6,)) for other in ("relu", "number", "parameter")), (Sequences(), (6, 6))],
+    ids=["relu", "number", "parameter", "sequences"],
+)
+def test_scales_move_only_where_everything_lets_them_through(model: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():  # channels of other sizes, so that factors are not ones
+        model.first.weight *= torch.logspace(-1, 1, len(model.first.weight))[:, None]
+    data = torch.randn(64, *shape)
+    scales = prunus.quantize(model, [data], max_error=1e9)
+    whole = integer_module(rounding_of(model, scales))
+    with torch.no_grad():
+        assert apart(whole(data), rounded(model, scales, data)) < 1e-5
+        assert apart(whole(data), model(data)) < 0.05
+
+
+def test_no_number_is_lost_that_is_not_one() -> None:
+    class Divides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(x / x)
+
+    with pytest.raises(ValueError, match="is not finite on these batches"):
+        prunus.quantize(Divides(), [torch.cat([torch.zeros(1, 4), torch.ones(31, 4)])])
+
+
+def test_an_error_that_no_layer_keeps_is_refused() -> None:
+    with pytest.raises(ValueError, match="no layer can have 8 bits with max_error=1e-12"):
+        prunus.quantize(residual(), [images()], max_error=1e-12)
+
+
+def test_terms_of_sums_have_one_scale_also_by_way_of_what_they_are_joined_with() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Conv2d(2, 4, 1) for _ in range(4))
+            self.e, self.f = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            c = self.c(x)
+            return self.e(torch.cat([self.a(x) + self.b(x), c], 1)), self.f(c + self.d(x))
+
+    model = Joined()
+    with torch.no_grad():
+        model.d.weight *= 100  # so all have the scale of what is largest
+    values = prunus.quantize(model, [torch.randn(32, 2, 5, 5)]).values
+    names = ("a/conv2d#0", "b/conv2d#0", "/add#0", "/cat#0", "c/conv2d#0", "d/conv2d#0", "/add#1")
+    assert len({values[name].scale for name in names}) == 1
+    assert values["/cat#0"] == values["/add#0"] == values["c/conv2d#0"]

@@ -121,3 +121,35 @@ def test_a_module_that_runs_a_graph_gets_its_own_forward_back() -> None:
         with prunus.Quantizer(smaller, prunus.quantize(smaller, [data])):
             assert 0 < apart(smaller(data), wanted) < 0.01
         assert torch.equal(smaller(data), wanted)
+
+
+def test_zeros_of_layers_that_stay_in_float_are_held_too() -> None:
+    model = residual()
+    masks = prunus.prune(model, 0.5)
+    scales = prunus.quantize(model, [images()], in_float=["last", "first"])
+    with prunus.Quantizer(model, scales):
+        trained(model, 5, torch.zeros(96, 5))
+        for name in ("last.weight", "first.weight"):
+            assert not bool((dict(model.named_parameters())[name].detach()[~masks[name]] != 0).any())
+        with torch.no_grad():
+            before = model(images())
+    masks.check(model)
+    with prunus.Quantizer(model, scales), torch.no_grad():
+        assert torch.equal(model(images()), before)
+
+
+def test_a_model_that_makes_constants_is_trained_where_it_is() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(x * torch.tensor([1.0, 2.0, 3.0, 4.0], device=x.device))
+
+    model = Constant()
+    data = torch.randn(32, 4)
+    with torch.no_grad():
+        wanted = model(data)
+        with prunus.Quantizer(model, prunus.quantize(model, [data])):
+            assert 0 < apart(model(data), wanted) < 0.01

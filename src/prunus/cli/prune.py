@@ -59,12 +59,13 @@ def prune(
         masks: Where the masks go, to keep the zeros while training goes on.
     """
     from prunus.packing import checkpoints
+    from prunus.pruning.budgets import needs_inputs
 
     outputs.check_free(force, out, *([] if masks is None else [masks]))
     channels = _checked(sparsity, choice, source)
     checkpoint = checkpoints.read(weights)
     network = _network(checkpoint, source)
-    runs = channels is not None or isinstance(sparsity, str)
+    runs = channels is not None or (isinstance(sparsity, str) and needs_inputs(sparsity))
     inputs = source.inputs(Subject(str(source.model), source.model, weights), network) if runs else None
     settings = vars(choice) | {"include": choice.include or _by_default(source)}
     pruned = prunus.prune(network, sparsity, example_inputs=inputs, **settings)
@@ -88,12 +89,12 @@ def _checked(sparsity: float | str | dict[str, float], choice: Scored, source: S
     from prunus.pruning.method import check_method
     from prunus.pruning.patterns import Channels
 
-    is_target = isinstance(sparsity, str)
-    largest = max(sparsity.values()) if isinstance(sparsity, dict) else 0.5 if isinstance(sparsity, str) else sparsity
-    if isinstance(sparsity, str):
-        budgets.parse(sparsity)
-        if source.model is None:
-            raise ValueError(f"--sparsity {sparsity!r} is told by the model, not by a file; say which with --model")
+    limit = budgets.parse(sparsity) if isinstance(sparsity, str) else None
+    if limit is not None and source.model is None:
+        raise ValueError(f"--sparsity {limit.text!r} needs the model; name it with --model")
+    largest = max(sparsity.values()) if isinstance(sparsity, dict) else sparsity
+    if isinstance(largest, str):
+        largest = budgets.start(choice.pattern, largest)
     method = check_method(largest, choice.criterion, choice.pattern, choice.scope)
     channels = method.pattern if isinstance(method.pattern, Channels) else None
     if method.criterion.needs:
@@ -107,7 +108,7 @@ def _checked(sparsity: float | str | dict[str, float], choice: Scored, source: S
             "pattern 'channel' has to see how layers are coupled, which a file of weights does not tell; say which "
             "model it is of with --model"
         )
-    if not (channels or is_target) and (source.shape or source.input):
+    if not (channels or limit) and (source.shape or source.input):
         raise ValueError(
             "--shape and --input are for --pattern channel and targets, which run the model; other patterns look at "
             "weights only"

@@ -49,7 +49,8 @@ class ExportFacts:
         bytes: of the file; of both for C.
         state_bytes: of the model's state dict as a safetensors file; None for a program.
         difference: the largest between the outputs of the file and of the model or program, relative to the largest
-            output, on random inputs of two batch sizes; None for weights, which are compared to the bit, and for C
+            output, on random inputs of two batch sizes; with scales, the root of the mean squared difference, relative
+            to that of the outputs; None for weights, which are compared to the bit, and for C
             where there is no compiler.
         c: what C takes of a microcontroller; None for the others.
     """
@@ -103,7 +104,7 @@ def export(
             model as `Quantizer` rounds it. C computes in float, and is held against the model with rounded weights.
 
     Raises:
-        TypeError: the model is none, or it is a program and the format no library.
+        TypeError: the model is none, it is a program and the format no library, or scales are something else.
         ValueError: the format is unknown, example inputs are missing or a program's, or scales are given for a format
             that has none.
         ScalesError: the scales belong to another model.

@@ -53,6 +53,7 @@ ENDS_ONLY = (TORCH_COMPILE, ONNX_RUNTIME_INT8, OPENVINO, OPENVINO_INT8, PRUNUS)
 
 # Runtimes that quantise a model themselves; only there a quantised model is timed.
 IN_8_BITS = (ONNX_RUNTIME_INT8, OPENVINO_INT8)
+_OF_SHRUNK = "weights and multiply-adds are those of the shrunk model, in 8 bits"
 
 # The controls that went through all stages: the name of their last stage ends like that of the run.
 ROADS = ("random",)
@@ -158,7 +159,8 @@ def _facts(
     for name, model in plain.items():
         measured = facts(model, example, name=name, batch_size=max(recipe.measure.batch_sizes))
         if name == quantized.NAME:
-            measured, sizes = _of_quantized(measured), _int8_size(model, folder, example)
+            sizes, note = _int8_size(model, folder, example)
+            measured = replace(measured, bytes={}, peak_memory_bytes=None, notes=(_OF_SHRUNK, note))
         else:
             packed = (folder / RESULT).stat().st_size if name == "packed" else _packed_size(model, example)
             sizes = {"packed": packed}
@@ -174,21 +176,15 @@ def _facts(
     return complete
 
 
-def _of_quantized(measured: ModelFacts) -> ModelFacts:
-    """Return a shrunk model's figures as those of the quantised one, which has the same weights in 8 bits."""
-    note = "weights and multiply-adds are those of the shrunk model, in 8 bits; its file is in ONNX"
-    return replace(measured, bytes={}, peak_memory_bytes=None, notes=(note,))
-
-
-def _int8_size(model: nn.Module, folder: Path, example: Tensor) -> dict[str, int]:
-    """Return the bytes of a model in ONNX with weights of 8 bits; nothing where ONNX is not installed."""
+def _int8_size(model: nn.Module, folder: Path, example: Tensor) -> tuple[dict[str, int], str]:
+    """Return the bytes of a model in ONNX with weights of 8 bits, and a note; none where that can't be written."""
     from prunus.exporting import to_onnx
 
     try:
         data, _ = to_onnx(model, example, Scales.load(folder / quantized.SCALES))
-    except (MissingExtraError, ExportError):
-        return {}
-    return {"onnx, int8": len(data)}
+    except (MissingExtraError, ExportError, GraphError) as error:
+        return {}, f"file in ONNX: {error}"
+    return {"onnx, int8": len(data)}, "its file is in ONNX"
 
 
 def _timed_in(runtime: str, road: Sequence[str], everything: Mapping[str, nn.Module]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from prunus.copying import copy_model
@@ -43,11 +44,9 @@ def make(road: Road, shrunk: nn.Module, made_from: str) -> dict[str, nn.Module]:
         road.check_takes_over(path, vouched(path) in (None, fingerprint))
         road.say(f"{NAME}: finding scales for 8 bits on {section.samples} training images")
         began = time.monotonic()
-        count = -(-section.samples // _BATCH)
-        batches = train.calibration_batches(road.data, _BATCH, count, road.device)
-        scales = quantize(
-            shrunk, [images for images, _ in batches], ranges=section.ranges, activations=section.activations
-        )
+        ((images, _),) = train.calibration_batches(road.data, section.samples, 1, road.device)
+        batches = list(torch.split(images, _BATCH))
+        scales = quantize(shrunk, batches, ranges=section.ranges, activations=section.activations)
         scales.save(path)
         vouch(path, fingerprint)
         Seconds(road.folder)[NAME] = time.monotonic() - began

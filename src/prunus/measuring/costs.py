@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.copying import copy_model
-from prunus.forward import unique_parameters
+from prunus.forward import undisturbed, unique_parameters
 from prunus.graph import ExampleInputs
 from prunus.measuring.macs import count_macs, num_nonzero
 from prunus.packing import save
@@ -24,10 +25,11 @@ from prunus.supported import unwrap
 @COSTS.register("bytes")
 def file_bytes(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None) -> int:
     """Return the bytes of the file that `save` writes of a pruned model, without what it costs to load it."""
-    pruned = _pruned(model, masks, whole_channels, example_inputs)
     if example_inputs is None:
         raise ValueError("a target in bytes is that of a file, which holds the model's graph; give example_inputs")
-    with tempfile.TemporaryDirectory(prefix="prunus-") as folder:
+    pruned = _pruned(model, masks, whole_channels, example_inputs)
+    with tempfile.TemporaryDirectory(prefix="prunus-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the batch is fixed is said where the file is kept
         return save(pruned, Path(folder) / "model.prunus", example_inputs=example_inputs).bytes
 
 
@@ -49,7 +51,8 @@ def macs(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: E
 
 
 def _pruned(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None) -> nn.Module:
-    pruned = copy_model(unwrap(model)).eval()
+    with undisturbed(model):
+        pruned = copy_model(unwrap(model))
     masks.apply(pruned)
     if whole_channels and masks and example_inputs is not None:
         return shrink(pruned, example_inputs)

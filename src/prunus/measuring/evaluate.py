@@ -10,7 +10,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from prunus.forward import undisturbed
+from prunus.forward import run, undisturbed
 from prunus.measuring.changes import Changes
 from prunus.measuring.receipt import Accuracy, PairedTest
 
@@ -187,7 +187,7 @@ def tested(models: Mapping[str, nn.Module], data: Iterable[tuple[Tensor, Tensor]
         data: batches of inputs and labels.
 
     Raises:
-        TypeError: a batch is no pair of tensors.
+        TypeError: a batch is no pair of tensors, or a model returns no tensor.
         ValueError: there is none, or logits and labels don't fit, see `accuracy`.
     """
     logits: dict[str, list[Tensor]] = {name: [] for name in models}
@@ -197,17 +197,24 @@ def tested(models: Mapping[str, nn.Module], data: Iterable[tuple[Tensor, Tensor]
             raise TypeError(f"data must hold pairs of inputs and labels, got a {type(batch).__name__}")
         labels.append(batch[1].cpu())
         for name, model in models.items():
-            with undisturbed(model), torch.inference_mode():
-                logits[name].append(model.eval()(batch[0]).float().cpu())
+            logits[name].append(_logits(name, model, batch[0]))
     if not labels:
         raise ValueError("data holds no batch of inputs and labels; give a list or a DataLoader that has some")
-    everything, right = torch.cat(labels), {name: torch.cat(parts) for name, parts in logits.items()}
-    accuracies = {name: accuracy(of_model, everything) for name, of_model in right.items()}
-    answers = {name: of_model.argmax(1) for name, of_model in right.items()}
+    all_labels, outputs = torch.cat(labels), {name: torch.cat(parts) for name, parts in logits.items()}
+    accuracies = {name: accuracy(of_model, all_labels) for name, of_model in outputs.items()}
+    answers = {name: of_model.argmax(1) for name, of_model in outputs.items()}
     first, *others = answers
-    correct = {name: answer == everything for name, answer in answers.items()}
+    correct = {name: answer == all_labels for name, answer in answers.items()}
     comparisons = tuple(paired_test(first, correct[first], name, correct[name]) for name in others)
-    return Tested(accuracies, comparisons, changes(answers, everything))
+    return Tested(accuracies, comparisons, changes(answers, all_labels))
+
+
+def _logits(name: str, model: nn.Module, inputs: Tensor) -> Tensor:
+    with undisturbed(model), torch.inference_mode():
+        output = run(name, model, (inputs,))
+    if not isinstance(output, Tensor):
+        raise TypeError(f"model {name!r} must return logits of shape (samples, classes), got {type(output).__name__}")
+    return output.float().cpu()
 
 
 def changes(predicted: Mapping[str, Tensor], labels: Tensor) -> tuple[Changes, ...]:
@@ -236,11 +243,12 @@ def _changes(
     right, still = before == labels, after == labels
     flipped, total = int((before != after).sum()), len(labels)
     classes = sorted(set(labels.tolist()))
-    losses = {
-        label: (int((right & ~still & own).sum()), int((still & ~right & own).sum()), int(own.sum()))
-        for label in classes
-        for own in (labels == label,)
-    }
+
+    def loss(label: int) -> tuple[int, int, int]:
+        of_class = labels == label
+        return int((right & ~still & of_class).sum()), int((still & ~right & of_class).sum()), int(of_class.sum())
+
+    losses = {label: loss(label) for label in classes}
     worst = max(classes, key=lambda label: (losses[label][0] - losses[label][1]) / losses[label][2])
     lost, gained, size = losses[worst]
     low, high = paired_interval(gained, lost, size, NormalDist().inv_cdf(1 - 0.025 / len(classes)))

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from prunus.errors import MaskError
 from prunus.graph import ExampleInputs
-from prunus.pruning import budgets, by_layer, criteria, patterns
+from prunus.pruning import budgets, by_layer, criteria
 from prunus.pruning.channels import ChannelFamilies
 from prunus.pruning.criteria import Criterion, Gradient, Random
 from prunus.pruning.finding import (
-    Weights,
     check_data,
     check_reachable,
     earlier_masks,
     find_masks,
     from_first_rank,
     other_masks,
+    reachable,
 )
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
@@ -28,11 +28,8 @@ from prunus.pruning.patterns import Channels, Pattern, num_gone
 from prunus.pruning.schedules import Cubic, Geometric, Linear, Schedule, Shape
 from prunus.pruning.scopes import Erk, Global, Scope, Spreading, Uniform
 from prunus.pruning.stats import Batch
-from prunus.pruning.targets import Selector, named
+from prunus.pruning.targets import Selector, Target, named
 from prunus.supported import unwrap
-
-# A method is looked up with some sparsity, where a target tells none.
-_START = 0.5
 
 __all__ = [
     "Channels",
@@ -101,34 +98,49 @@ def prune(
     >>> prune(model, sparsity=0.25)
     Masks(1 parameters, 25 of 100 weights pruned)
     """
-    limit = budgets.parse(sparsity) if isinstance(sparsity, str) else None
-    fraction = (patterns.resolve(pattern).only_sparsity or _START) if isinstance(sparsity, str) else sparsity
+    fraction = budgets.start(pattern, sparsity) if isinstance(sparsity, str) else sparsity
     method, targets = by_layer.check(model, fraction, (criterion, pattern, scope), include, exclude)
-    if limit is not None and method.pattern.only_sparsity is not None:
-        raise ValueError(
-            f"pattern {method.pattern.name} removes {method.pattern.only_sparsity:.4g} of the weights and no other "
-            f"share, so it can't meet {sparsity!r}; choose another pattern, or leave layers out"
-        )
-    finder: ChannelFamilies | Weights
+    families: ChannelFamilies | None = None
     if isinstance(method.pattern, Channels):
-        finder = _families(model, example_inputs, method, include, exclude)
+        families = _families(model, example_inputs, method, include, exclude)
+    if isinstance(sparsity, str):
+        new_masks = _within(sparsity, model, method, families, targets, masks, data, example_inputs)
+    elif families is not None:
+        new_masks = families.find(model, method, method.sparsity, masks=masks, data=data)
     else:
-        finder = Weights(targets)
-    if limit is None:
-        new_masks = finder.find(model, method, method.sparsity, masks=masks, data=data)
-    else:
-        batches = list(data) if isinstance(data, Iterator) else data  # they are read at each step of the search
-
-        def find(fraction: float) -> Masks:
-            return finder.find(model, method, fraction, masks=masks, data=batches, strict=False)
-
-        whole = isinstance(finder, ChannelFamilies)
-        most = finder.most(method, masks)
-        new_masks = budgets.meet(limit, model, find, most, whole_channels=whole, example_inputs=example_inputs)
+        new_masks = find_masks(model, targets, method, method.sparsity, masks=masks, data=data)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         new_masks = from_first_rank(new_masks)
     new_masks.apply(model)
     return new_masks
+
+
+def _within(
+    target: str,
+    model: nn.Module,
+    method: Method,
+    families: ChannelFamilies | None,
+    targets: Mapping[str, Target],
+    masks: Mapping[str, Tensor] | None,
+    data: Iterable[Batch] | None,
+    example_inputs: ExampleInputs | None,
+) -> Masks:
+    """Return the masks of the least sparsity that meets a target."""
+    batches = list(data) if isinstance(data, Iterator) else data  # they are read at each step of the search
+
+    def find(fraction: float) -> Masks:
+        if families is not None:
+            return families.find(model, method, fraction, masks=masks, data=batches, strict=False)
+        return find_masks(model, targets, method, fraction, masks=masks, data=batches)
+
+    return budgets.meet(
+        budgets.parse(target),
+        model,
+        find,
+        reachable(targets, method, masks) if families is None else budgets.Range(0.0, families.most(masks)),
+        whole_channels=families is not None,
+        example_inputs=example_inputs,
+    )
 
 
 class Pruner:

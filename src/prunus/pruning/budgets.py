@@ -12,12 +12,13 @@ from torch import nn
 
 from prunus.files import content_hash
 from prunus.graph import ExampleInputs
+from prunus.pruning import patterns
 from prunus.pruning.masks import Masks
+from prunus.pruning.patterns import Pattern
 from prunus.registry import Registry
 
-# What a model costs once it is pruned: (model, masks, whether of whole channels, inputs)
-# -> cost.
-# A higher layer knows what a file takes, and enters its function here.
+# What a model costs once it is pruned: (model, masks, whether they are of whole channels, inputs) -> cost. A higher
+# layer knows what a file takes, and enters its function here.
 Cost: TypeAlias = Callable[[nn.Module, Masks, bool, ExampleInputs | None], int]
 COSTS = Registry[Cost]("unit")
 _ENTERED_BY = "prunus.measuring.costs"
@@ -29,8 +30,10 @@ _FORM = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<factor>%|[kMG]?)\s*(?P<u
 
 # A cost so near below a target is near enough: bytes can't be met exactly.
 _NEAR = 0.01
-# The search ends where so small a part of the sparsities is left.
+# The search ends where so small a part of the sparsities is left: a weight of a hundred thousand.
 _FINEST = 1e-5
+# Each step narrows by a tenth at least, also where interpolation would stay at one end.
+_STEP = 0.1
 
 
 @dataclass(frozen=True)
@@ -96,25 +99,50 @@ def _unreadable(text: str) -> ValueError:
     )
 
 
+def needs_inputs(text: str) -> bool:
+    """Tell whether a target is counted in a run of the model."""
+    return parse(text).unit != "parameters"
+
+
+def start(pattern: str | Pattern, text: str) -> float:
+    """Return a sparsity that a method can be looked up with, where a target tells none.
+
+    Raises:
+        ValueError: the pattern removes one share of the weights only.
+    """
+    resolved = patterns.resolve(pattern)
+    if resolved.only_sparsity is None:
+        return 0.5
+    raise ValueError(
+        f"pattern {resolved.name} removes {resolved.only_sparsity:.4g} of the weights and no other share, so it can't "
+        f"meet {text!r}; choose another pattern, or leave layers out"
+    )
+
+
+@dataclass(frozen=True)
+class Range:
+    """The sparsities that a method can reach: the lowest that removes something more, and the highest."""
+
+    least: float
+    most: float
+
+
 def meet(
     limit: Limit,
     model: nn.Module,
     find: Callable[[float], Masks],
-    most: float,
+    reachable: Range,
     *,
     whole_channels: bool,
     example_inputs: ExampleInputs | None,
 ) -> Masks:
     """Return the masks of the least sparsity whose cost is not above a target; the model is not changed.
 
-    Costs fall as the sparsity rises, so it is enclosed between one that costs too much and one that does not, by
-    interpolation, or halving where costs jump. It ends one hundredth below the target, or where masks stop changing.
-
     Args:
         limit: the target.
         model: the model.
         find: the masks of a sparsity.
-        most: the highest sparsity that `find` takes.
+        reachable: the sparsities that `find` takes.
         whole_channels: whether masks remove whole channels, which are cut out before costs are told.
         example_inputs: of the model.
 
@@ -123,7 +151,6 @@ def meet(
     """
     importlib.import_module(_ENTERED_BY)
     cost = COSTS[limit.unit]
-
     paid: dict[str, int] = {}  # several sparsities of a coarse model have the same masks
 
     def costs(masks: Masks) -> int:
@@ -133,30 +160,45 @@ def meet(
         return paid[key]
 
     dense = costs(Masks({}))
-    least = limit.absolute(dense)
-    if dense <= least:
+    most_left = limit.absolute(dense)
+    if dense <= most_left:
         raise ValueError(
             f"the model has {dense:,} {limit.unit} unpruned, which is within {limit.text!r} already; give a lower one"
         )
-    best = find(most)
-    low, high = (0.0, float(dense)), (most, float(costs(best)))
-    if high[1] > least:
+    best = find(reachable.most)
+    left = costs(best)
+    if left > most_left:
         raise ValueError(
-            f"{limit.text!r} can't be reached: with sparsity {most:.4g}, the highest that this pattern and scope "
-            f"allow, {int(high[1]):,} {limit.unit} are left of {dense:,}; give a higher target, or a scope with a "
+            f"{limit.text!r} can't be reached: with sparsity {reachable.most:.4g}, the highest that this pattern and "
+            f"scope allow, {left:,} {limit.unit} are left of {dense:,}; give a higher target, or a scope with a "
             "smaller min_kept"
         )
-    while high[1] < (1 - _NEAR) * least and high[0] - low[0] > _FINEST:
+    return _search(most_left, (0.0, dense), (reachable.most, left), best, reachable.least, find, costs)
+
+
+def _search(
+    most_left: float,
+    low: tuple[float, float],
+    high: tuple[float, float],
+    best: Masks,
+    least: float,
+    find: Callable[[float], Masks],
+    costs: Callable[[Masks], int],
+) -> Masks:
+    """Narrow two sparsities, of which one costs too much and one does not, by interpolation; costs may jump.
+
+    It ends a hundredth below the target, or where both are one.
+    """
+    while high[1] < (1 - _NEAR) * most_left and high[0] - low[0] > _FINEST:
         width = high[0] - low[0]
-        share = (low[1] - (1 - _NEAR / 2) * least) / (low[1] - high[1])
-        tried = low[0] + width * min(0.9, max(0.1, share))
-        try:
-            masks = find(tried)
-        except ValueError:  # so little removes not one unit
+        share = (low[1] - (1 - _NEAR / 2) * most_left) / (low[1] - high[1])
+        tried = low[0] + width * min(1 - _STEP, max(_STEP, share))
+        if tried < least:
             low = (tried, low[1])
             continue
-        left = float(costs(masks))
-        if left <= least:
+        masks = find(tried)
+        left = costs(masks)
+        if left <= most_left:
             best, high = masks, (tried, left)
         else:
             low = (tried, left)

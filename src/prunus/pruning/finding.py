@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from prunus.errors import MaskError
 from prunus.pruning import select, stats
+from prunus.pruning.budgets import Range
 from prunus.pruning.criteria import ON_INPUTS, Criterion
 from prunus.pruning.masks import Masks, check_shape
 from prunus.pruning.method import Method
@@ -59,29 +59,11 @@ def find_masks(
     return Masks({**other_masks(masks, targets), **new_masks})
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The weights that a method prunes, as far as they are chosen one layer by itself."""
-
-    targets: Mapping[str, Target]
-
-    def most(self, method: Method, masks: Mapping[str, Tensor] | None) -> float:
-        """Return the highest fraction of the units that may be removed."""
-        layers = _layers(self.targets, method, masks)
-        return sum(layer.most for layer in layers) / sum(layer.count for layer in layers)
-
-    def find(
-        self,
-        model: nn.Module,
-        method: Method,
-        sparsity: float,
-        *,
-        masks: Mapping[str, Tensor] | None = None,
-        data: Iterable[Batch] | None = None,
-        strict: bool = True,
-    ) -> Masks:
-        """Do what `find_masks` does, which meets every sparsity, so it is always strict."""
-        return find_masks(model, self.targets, method, sparsity, masks=masks, data=data)
+def reachable(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> Range:
+    """Return the sparsities that `find_masks` can meet, from that of one more unit than the earlier masks prune."""
+    layers = _layers(targets, method, masks)
+    total = sum(layer.count for layer in layers)
+    return Range(max(1, sum(layer.fewest for layer in layers)) / total, sum(layer.most for layer in layers) / total)
 
 
 def check_reachable(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> None:

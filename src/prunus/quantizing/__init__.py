@@ -10,7 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from prunus.forward import undisturbed
+from prunus.forward import tensors_by_name, undisturbed
 from prunus.graph import Graph
 from prunus.graph.tracing import fused_attention_off
 from prunus.pruning.stats import Batch
@@ -32,7 +32,7 @@ __all__ = ["Quantizer", "Scales", "quantize", "with_rounded_weights"]
 
 Progress = Callable[[str, float], None]
 
-# The error of the outputs above which layers go back to float.
+# The error of the outputs above which layers go back to float: ten times what networks of images have here.
 _MOST_ERROR = 0.01
 
 
@@ -100,7 +100,7 @@ def find_scales(
     max_error: float = math.inf,
     progress: Progress | None = None,
 ) -> Scales:
-    """Do what `quantize` does, with parts of it switched off.
+    """Find scales as `quantize` does, with other options.
 
     Args:
         model: out of its wrappers.
@@ -115,7 +115,6 @@ def find_scales(
     """
     told = progress or (lambda what, share: None)
     with torch.inference_mode(False), undisturbed(model), buffers_restored(model), torch.no_grad():
-        model.eval()
         told("reading the model's graph", 0.0)
         work = _Work(read(model, batches), model, options, told)
         with fused_attention_off():
@@ -153,15 +152,16 @@ class _Work:
                     reasons[key] = f"it alone costs an error of {cost:.2%} of the outputs' variance"
                 now = plan(graph, reasons)
                 if not now.layers:
-                    break
+                    raise ValueError(
+                        f"no layer can have 8 bits with max_error={max_error:g}: the last ones make an error of "
+                        f"{error:.2%} of the outputs' variance; give a higher max_error"
+                    )
                 rounding, errors, error = calibrate(now, own, self.samples, self.options)
         return _told(rounding, errors, error)
 
     def _tensors(self) -> dict[str, Tensor]:
-        model, graph = self.model, self.samples.graph
-        named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-        own = {name: value.detach() for name, value in named}
-        return {name: own[name] if name in own else graph.tensor(name) for name in graph.tensors.values()}
+        held, graph = tensors_by_name(self.model), self.samples.graph
+        return {name: held[name].detach() if name in held else graph.tensor(name) for name in graph.tensors.values()}
 
 
 def _dearest(alone: Mapping[str, float], excess: float) -> list[tuple[str, float]]:

@@ -13,7 +13,7 @@ from prunus.proving.verification import tensors
 from prunus.quantizing import equalising
 from prunus.quantizing.folding import folded
 from prunus.quantizing.observing import Observer
-from prunus.quantizing.planning import Plan, QuantizedLayer
+from prunus.quantizing.planning import Plan, QuantizedLayer, root
 from prunus.quantizing.ranges import Ranges
 from prunus.quantizing.rounded_graph import Rounding, mean_by_channel
 from prunus.quantizing.rounding import Activations, ValueScale, across_rows, value_scale, weight_scales
@@ -91,11 +91,16 @@ def value_scales(plan: Plan, observer: Observer, ranges: Ranges, kind: Activatio
     for stands, group in members.items():
         low, high = observer.extremes(group)
         bounds[stands] = ranges(observer.numbers(group), low, high, kind)
-    least = dict.fromkeys(plan.values, 0.0)
+    one_scale: dict[fx.Node, fx.Node] = {}  # what meets in sums, also by way of what it is joined with
     for summed in plan.sums:
-        widest = max(value_scale(*bounds[plan.joined[node]], kind).scale for node in summed)
-        least |= {plan.joined[node]: max(least[plan.joined[node]], widest) for node in summed}
-    scales = {stands: value_scale(*bounds[stands], kind, least[stands]) for stands in members}
+        first, *others = (plan.joined[node] for node in summed)
+        for other in others:
+            one_scale[root(one_scale, other)] = root(one_scale, first)
+    least: dict[fx.Node, float] = {}
+    for stands in members:
+        widest = value_scale(*bounds[stands], kind).scale
+        least[root(one_scale, stands)] = max(least.get(root(one_scale, stands), 0.0), widest)
+    scales = {stands: value_scale(*bounds[stands], kind, least[root(one_scale, stands)]) for stands in members}
     return {plan.keys[node]: scales[plan.joined[node]] for node in plan.values}
 
 
@@ -156,7 +161,7 @@ def _shift(pairs: list[tuple[Tensor, Tensor]], layer: QuantizedLayer) -> Tensor:
 
 
 def output_error(lockstep: Lockstep, num_fitted: int) -> float:
-    """Return the squared error of the outputs of all batches but the first, relative to the variance in float."""
+    """Return the squared error of the outputs of the batches from a number on, relative to the variance in float."""
     (output,) = (node for node in lockstep.graph.nodes if node.op == "output")
     pairs = []
     for batch in range(num_fitted, len(lockstep.values)):

@@ -10,12 +10,11 @@ from torch import Tensor, fx
 
 from prunus.graph.operations import Family, Trait, find
 from prunus.quantizing.folding import folded
-from prunus.quantizing.planning import Plan, QuantizedLayer, root, source
+from prunus.quantizing.planning import AVERAGES, MAXIMA, Plan, QuantizedLayer, root, source
 from prunus.quantizing.rounded_graph import Lookup, channel_dim
 from prunus.quantizing.rounding import across_rows
 
-_PASSES = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d")
-_AVERAGES = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d")
+_AVERAGES = tuple(name for name in AVERAGES if name != "mean")  # a mean may be over channels
 # No channel is multiplied by more than this, so that no column of a weight loses its bits.
 _MOST = 16.0
 
@@ -34,37 +33,41 @@ class Group:
 
 
 def groups(plan: Plan) -> Iterator[Group]:
-    """Yield the groups of a plan's values whose factors may be chosen."""
+    """Yield the groups of a plan's values whose factors may be chosen.
+
+    All that makes or reads a value of a group is a layer, whose rows or columns take the factors, or an operation that
+    lets them through to another value of the group.
+    """
+    terms = {value: _terms(value, plan) for value in plan.values}
+    layers = {layer.layer.node: layer for layer in plan.layers.values()}
     parents: dict[fx.Node, fx.Node] = {}
-    fixed: set[fx.Node] = set()
-    tails = {layer.tail for layer in plan.layers.values()}
-    readers = {layer.layer.node: layer for layer in plan.layers.values()}
     read: dict[fx.Node, list[QuantizedLayer]] = {}
+    fixed = {value for value in plan.values if terms[value] is None or plan.joined[value] is not value}
     for value in plan.values:
-        made_of = _made_of(value, tails, plan)
-        if made_of is None:
-            fixed.add(value)
-        for term in made_of or ():
+        for term in terms[value] or ():
             parents[root(parents, term)] = root(parents, value)
         for reader in _readers(value):
-            layer = readers.get(reader)
-            if layer is not None and _channels(layer) == _count(value):
+            layer, reached = layers.get(reader), _value_reached(reader, plan)
+            if layer is not None and _reads_channels(layer, value):
                 read.setdefault(value, []).append(layer)
-            elif not _goes_on(reader, plan):
+            elif reached is None or value not in (terms[reached] or ()):
                 fixed.add(value)
     members: dict[fx.Node, list[fx.Node]] = {}
     for value in plan.values:
         members.setdefault(root(parents, value), []).append(value)
     for values in members.values():
-        layers = tuple(layer for value in values for layer in read.get(value, ()))
+        readers = tuple(layer for value in values for layer in read.get(value, ()))
         alike = len({_count(value) for value in values}) == 1
-        joined = any(plan.joined[value] is not value for value in values)
-        if layers and alike and not joined and not fixed & set(values):
-            yield Group(tuple(values), layers)
+        if readers and alike and not fixed & set(values):
+            yield Group(tuple(values), readers)
 
 
-def _made_of(value: fx.Node, tails: set[fx.Node], plan: Plan) -> list[fx.Node] | None:
-    """Return the values that a value is computed from by what lets factors through; None where something doesn't."""
+def _terms(value: fx.Node, plan: Plan) -> list[fx.Node] | None:
+    """Return the values that a value is computed from by what lets factors through: none for what a layer gives.
+
+    None where something else computes it.
+    """
+    tails = {layer.tail: layer for layer in plan.layers.values()}
     node = value
     while node not in tails:
         if node.op != "call_function":
@@ -73,12 +76,14 @@ def _made_of(value: fx.Node, tails: set[fx.Node], plan: Plan) -> list[fx.Node] |
         if row.name == "relu" and isinstance(node.args[0], fx.Node) and len(node.args[0].users) == 1:
             node = node.args[0]
             continue
-        terms = [entry for entry in node.args if isinstance(entry, fx.Node)]
-        if (row.name == "add" and len(terms) == 2) or row.name in _AVERAGES:
-            sources = [source(term) for term in terms]
+        operands = [entry for entry in node.args if isinstance(entry, fx.Node)]
+        if (row.name == "add" and len(operands) == 2) or row.name in _AVERAGES:
+            sources = [source(operand) for operand in operands]
             return sources if all(term in plan.joined for term in sources) else None
         return None
-    return []
+    # a layer of matrices gives its channels last, and they are a value's channels only beside a batch
+    weight = tails[node].layer.call["weight"].meta["val"]
+    return [] if weight.ndim == node.meta["val"].ndim else None
 
 
 def _readers(value: fx.Node) -> Iterator[fx.Node]:
@@ -94,24 +99,25 @@ def _passes(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     row = find(node.target)
-    return row.name in _PASSES or row.has(Trait.KEEPS_ORDER) or (row.family is Family.SAME and not row.has(Trait.CASTS))
+    return row.name in MAXIMA or row.has(Trait.KEEPS_ORDER) or (row.family is Family.SAME and not row.has(Trait.CASTS))
 
 
-def _goes_on(node: fx.Node, plan: Plan) -> bool:
-    """Tell whether an operation lets factors through to a value of the plan."""
+def _value_reached(node: fx.Node, plan: Plan) -> fx.Node | None:
+    """Return the value that an operation lets factors through to; None where it is none that does."""
     while node.op == "call_function" and find(node.target).name in ("add", "relu", *_AVERAGES):
         if node in plan.joined:
-            return True
+            return node
         if len(node.users) != 1:
-            return False
+            return None
         node = next(iter(node.users))
-    return False
+    return None
 
 
-def _channels(layer: QuantizedLayer) -> int:
-    """Return how many channels a layer reads."""
-    weight = layer.layer.call["weight"].meta["val"]
-    return int(weight.shape[1]) * (int(layer.layer.call["groups"]) if weight.ndim > 2 else 1)
+def _reads_channels(layer: QuantizedLayer, value: fx.Node) -> bool:
+    """Tell whether a layer's input channels are the channels of a value."""
+    weight, given = layer.layer.call["weight"].meta["val"], layer.layer.call["input"].meta["val"]
+    groups = int(layer.layer.call["groups"]) if weight.ndim > 2 else 1
+    return bool(weight.ndim == given.ndim and int(weight.shape[1]) * groups == _count(value))
 
 
 def _count(value: fx.Node) -> int:

@@ -71,7 +71,7 @@ class _Writer:
         name = layer.layer.weight
         with self._graph.inserting_before(node):
             weight = self._dequantized(f"{name}_int8", numbers.weight, numbers.scales)
-            bias = self._dequantized(f"{name}_bias_int32", numbers.bias, numbers.bias_scales)
+            bias = self._bias(name, numbers)
         node.args = (node.args[0], weight, bias, *node.args[3:])
         if layer.layer.norm is not None:
             norm = self._nodes[layer.layer.norm]
@@ -91,6 +91,13 @@ class _Writer:
         rows = rounding.factors.get(plan.keys[plan.ends[layer.key]])
         moved = torch.ones_like(scales) if rows is None else rows.to(scales)
         return _Layer(rounded.to(torch.int8), scales * moved, bias.to(torch.int32), (units * moved).float())
+
+    def _bias(self, name: str, numbers: _Layer) -> fx.Node:
+        """Return what reads a bias: of 32 bits, in units of the products; or in float, as TensorRT refuses these."""
+        if self._rounding.kind == "uint8":
+            return self._dequantized(f"{name}_bias_int32", numbers.bias, numbers.bias_scales)
+        self.added[f"{name}_bias"] = (numbers.bias.double() * numbers.bias_scales.double()).float()
+        return self._graph.get_attr(f"{name}_bias")
 
     def _dequantized(self, name: str, tensor: Tensor, scales: Tensor) -> fx.Node:
         self.added |= {name: tensor, f"{name}_scales": scales}

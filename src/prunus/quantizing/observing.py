@@ -14,7 +14,7 @@ from prunus.graph.operations import Family, find
 from prunus.quantizing.planning import Plan
 from prunus.quantizing.rounded_graph import across_channels, channel_dim
 
-# Of each value so many numbers are kept, drawn at random from all batches.
+# Samples kept of each value, drawn at random from all batches: enough for the tail of a ten-thousandth.
 _KEPT = 1 << 16
 
 
@@ -91,9 +91,9 @@ class Observer(fx.Interpreter):
             before = self.largest.get(node)
             self.largest[node] = largest if before is None else torch.maximum(before, largest)
             return
-        low, high = torch.aminmax(flat)
-        self.lowest[node] = min(self.lowest.get(node, 0.0), float(low))
-        self.highest[node] = max(self.highest.get(node, 0.0), float(high))
+        low, high = map(float, torch.aminmax(flat))  # of what holds NaN both are NaN, which min and max would lose
+        self.lowest[node] = min(self.lowest.get(node, 0.0), low if math.isfinite(low) else -math.inf)
+        self.highest[node] = max(self.highest.get(node, 0.0), high if math.isfinite(high) else math.inf)
         self._keep(node, flat)
 
     def _keep(self, node: fx.Node, flat: Tensor) -> None:

@@ -21,8 +21,8 @@ from prunus.recovering.layers import Layer, layers
 
 _LAYERS = (Family.LINEAR, Family.CONVOLUTION)
 # Of the operations that take the largest or an average of some elements, those that 8-bit runtimes know.
-_MAXIMA = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d")
-_AVERAGES = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean")
+MAXIMA = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d")
+AVERAGES = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean")
 _CUTS_OFF = ("relu", "relu6", "hardtanh", "clamp", "clamp_min")
 
 
@@ -129,7 +129,7 @@ def _reason(node: fx.Node, own: Mapping[fx.Node, Layer], overwritten: Collection
     """Say why a layer can't get 8 bits; nothing where it can."""
     call = CalledOperation(node, arguments_by_name(node))
     if node not in own:
-        return "its weight or bias is no parameter that it alone uses"
+        return "its weight or bias is shared, or no parameter"
     if call.get("transposed") or "transpose" in call.name:
         return "transposed convolutions stay in float"
     if not isinstance(call["input"], fx.Node) or not _is_real(call["input"]) or not _is_real(node):
@@ -160,7 +160,7 @@ def _moved(node: fx.Node) -> fx.Node | None:
         is_parts = parts.op == "call_function" and find(parts.target).family is Family.PARTS
         return parts.args[0] if is_parts and isinstance(parts.args[0], fx.Node) else None
     row = find(node.target)
-    if row.family is Family.MOVE or row.name in _MAXIMA:
+    if row.family is Family.MOVE or row.name in MAXIMA:
         return node.args[0]
     if row.family is Family.SAME and not row.has(Trait.CASTS):
         return node.args[0]
@@ -205,7 +205,7 @@ class _Demand:
         if inner.op != "call_function":
             return []
         row = find(inner.target)
-        if row.name in _AVERAGES and isinstance(inner.args[0], fx.Node):
+        if row.name in AVERAGES and isinstance(inner.args[0], fx.Node):
             return [source(inner.args[0])]
         if row.family is Family.JOIN and isinstance(inner.args[0], (list, tuple)):
             terms = [source(term) for term in inner.args[0] if isinstance(term, fx.Node)]

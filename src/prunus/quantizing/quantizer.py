@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from prunus.copying import copy_model
 from prunus.errors import ScalesError
+from prunus.forward import tensors_by_name
 from prunus.graph import trace
 from prunus.graph.calls import arguments_by_name, written_arguments
 from prunus.graph.exported.parts import Parts
@@ -20,7 +21,7 @@ from prunus.pruning.masks import Masks
 from prunus.quantizing.folding import folded
 from prunus.quantizing.graph_copy import copied
 from prunus.quantizing.planning import QuantizedLayer, graph_hash, plan
-from prunus.quantizing.rounded_graph import Rounding
+from prunus.quantizing.rounded_graph import Rounding, channel_dim
 from prunus.quantizing.rounding import across_rows, rounded_weight, weight_scales
 from prunus.quantizing.scales import Scales
 from prunus.supported import unwrap
@@ -37,7 +38,7 @@ class Quantizer:
     Args:
         model: any module; also one in a wrapper of data-parallel training, torch.compile or Fabric.
         scales: what `quantize` returned for it.
-        masks: which weights stay; None holds the zeros that the quantised layers have now.
+        masks: which weights stay; None holds the zeros that the layers' weights have now.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -59,10 +60,11 @@ class Quantizer:
         rounding = rounding_of(inner, scales)
         self._model: nn.Module | None = inner
         self._own = inner.__dict__.get("forward")
-        layers = rounding.plan.layers.values()
-        self.masks = Masks(_zeros(inner, layers) if masks is None else masks)
+        self.masks = Masks(_zeros(inner) if masks is None else masks)
+        self.masks.pairs(inner)  # a mask that doesn't fit is told before anything changes
+        forward = _forward(rounding, self.masks)
         self.masks.apply(inner)
-        inner.forward = MethodType(_forward(rounding, self.masks), inner)
+        inner.forward = MethodType(forward, inner)
 
     def remove(self) -> None:
         """Give the model its own forward again; pruned weights are set to zero once more."""
@@ -86,8 +88,12 @@ class Quantizer:
 def with_rounded_weights(model: nn.Module, scales: Scales) -> nn.Module:
     """Return a copy of a model whose weights are as 8 bits hold them; all else stays in float.
 
-    A weight in front of a BatchNorm is divided by what that multiplies it by. Values are not rounded, so equalisation
-    has nothing to do: weights that it would change get scales of their own.
+    The weights of each output channel get a new scale, max |w| / 127, as nothing else has to share it here: of `scales`
+    only the choice of layers counts. A weight in front of a BatchNorm is divided by what that multiplies it by.
+
+    Args:
+        model: any module; it is not changed.
+        scales: what `quantize` returned for it.
 
     Raises:
         ScalesError: the scales belong to another model.
@@ -95,16 +101,13 @@ def with_rounded_weights(model: nn.Module, scales: Scales) -> nn.Module:
     """
     copy = copy_model(unwrap(model))
     rounding = rounding_of(copy, scales)
-    tensors = {
-        **dict(copy.named_parameters(remove_duplicate=False)),
-        **dict(copy.named_buffers(remove_duplicate=False)),
-    }
+    tensors = tensors_by_name(copy)
     with torch.no_grad():
         for layer in rounding.plan.layers.values():
             weight = tensors[layer.layer.weight]
             factor, _ = folded(layer.layer, tensors.__getitem__, rounding.plan.graph.tensors)
-            scales_of_own = weight_scales(weight * across_rows(factor, weight), torch.zeros_like(factor), 1.0)
-            weight.copy_(rounded_weight(weight, factor, scales_of_own))
+            row_scales = weight_scales(weight * across_rows(factor, weight), torch.zeros_like(factor), 1.0)
+            weight.copy_(rounded_weight(weight, factor, row_scales))
     return copy
 
 
@@ -129,13 +132,18 @@ def rounding_of(model: nn.Module, scales: Scales) -> Rounding:
         shape = graph.tensor(layer.layer.weight).shape
         if len(weights[key]) != shape[0]:
             raise ScalesError(f"{key} has {shape[0]} output channels, and the scales have {len(weights[key])}")
+    by_key = {own.keys[node]: node for node in own.values}
+    for key, factors in scales.factors.items():
+        value = by_key[key].meta["val"]
+        if len(factors) != value.shape[channel_dim(value)]:
+            raise ScalesError(f"{key} has another number of channels than the scales, which have {len(factors)}")
     corrections = {key: layer.correction for key, layer in scales.layers.items()}
     return Rounding(own, scales.values, weights, corrections, scales.factors, scales.activations)
 
 
-def _zeros(model: nn.Module, layers: Any) -> dict[str, Tensor]:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    masks = {layer.layer.weight: parameters[layer.layer.weight].detach() != 0 for layer in layers}
+def _zeros(model: nn.Module) -> dict[str, Tensor]:
+    """Return masks of the weights that are zero, of the parameters with some."""
+    masks = {name: value.detach() != 0 for name, value in model.named_parameters() if value.ndim > 1}
     return {name: mask for name, mask in masks.items() if not bool(mask.all())}
 
 
@@ -143,12 +151,15 @@ def _forward(rounding: Rounding, masks: Masks) -> Callable[..., Any]:
     """Return a forward that runs the model's graph on its own parameters and buffers, rounded."""
     graph = rounding.plan.graph
     parts, copies = copied(graph)
-    _round(parts.graph, copies, rounding, masks)
-    _keep_constants(parts, graph.model)
+    _round(parts.graph, copies, rounding)
+    _hold_zeros(parts.graph, masks)
+    place = [torch.device("cpu")]
+    _keep_constants(parts, graph.model, place)
     run, signature = function(parts.graph, graph.model), parts.signature
     called, by_name = inspect.signature(graph.model.forward), bool(graph.kwargs)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        place[0] = next((value.device for value in self.parameters()), place[0])
         bound = called.bind(*args, **kwargs)  # the graph takes all inputs by name, or all by position
         leaves = signature.bind((), dict(bound.arguments)) if by_name else signature.bind(bound.args, bound.kwargs)
         return signature.output.build(iter(run(self, leaves)))
@@ -157,18 +168,17 @@ def _forward(rounding: Rounding, masks: Masks) -> Callable[..., Any]:
     return forward
 
 
-def _round(graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node], rounding: Rounding, masks: Masks) -> None:
+def _round(graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node], rounding: Rounding) -> None:
     """Put roundings into the copy of a graph.
 
     Args:
         graph: the copy.
         nodes: node of the plan's graph -> its copy.
         rounding: what is rounded.
-        masks: which weights stay.
     """
     plan = rounding.plan
     for layer in plan.layers.values():
-        _round_weight(graph, nodes, layer, rounding, masks)
+        _round_weight(graph, nodes, layer, rounding)
     tails = {layer.tail: layer for layer in plan.layers.values()}
     values = set(plan.values)
     for original in plan.graph.nodes:
@@ -190,24 +200,31 @@ def _behind(graph: fx.Graph, node: fx.Node, function: Callable[..., Tensor], *ot
     return new
 
 
-def _round_weight(
-    graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node], layer: QuantizedLayer, rounding: Rounding, masks: Masks
-) -> None:
+def _round_weight(graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node], layer: QuantizedLayer, rounding: Rounding) -> None:
     node = nodes[layer.layer.node]
     weight = nodes[layer.layer.call["weight"]]
     if layer.layer.norm is not None:
         place = list(written_arguments(layer.layer.norm)).index("training")
         nodes[layer.layer.norm].update_arg(place, False)
     names, others = _tensors(rounding, layer, nodes)
-    own, mask = (layer.layer.weight, *names), masks.get(layer.layer.weight)
+    own = (layer.layer.weight, *names)
 
-    def rounded_weight(weight: Tensor, *others: Tensor) -> Tensor:
-        held = weight if mask is None else weight * mask.to(weight.device)
-        return rounding.weight(layer, held, dict(zip(own, (weight, *others), strict=True)).__getitem__)
+    def as_rounded(weight: Tensor, *others: Tensor) -> Tensor:
+        return rounding.weight(layer, weight, dict(zip(own, (weight, *others), strict=True)).__getitem__)
 
     with graph.inserting_before(node):
-        rounded = graph.create_node("call_function", rounded_weight, (weight, *others), name=f"{weight.name}_rounded")
+        rounded = graph.create_node("call_function", as_rounded, (weight, *others), name=f"{weight.name}_rounded")
     node.replace_input_with(weight, rounded)
+
+
+def _hold_zeros(graph: fx.Graph, masks: Masks) -> None:
+    """Let a masked weight be multiplied by its mask wherever it is read, so that no gradient reaches its zeros."""
+    for node in [node for node in graph.nodes if node.op == "get_attr" and str(node.target) in masks]:
+        _behind(graph, node, _masked(masks[str(node.target)]))
+
+
+def _masked(mask: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda weight: weight * mask.to(weight.device)
 
 
 def _tensors(
@@ -239,22 +256,25 @@ def _value_rounding(rounding: Rounding, key: str) -> Callable[[Tensor], Tensor]:
     return lambda value: rounding.value(key, value)
 
 
-def _keep_constants(parts: Parts, model: nn.Module) -> None:
-    """Let constants that the graph holds, but the model does not, be read from where they are."""
-    own = {
-        name
-        for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    }
-    for node in list(parts.graph.nodes):
+def _keep_constants(parts: Parts, model: nn.Module, place: list[torch.device]) -> None:
+    """Let constants that the graph holds, but the model does not, be read where the model is.
+
+    Args:
+        parts: what a module of the graph would be made of.
+        model: the model.
+        place: the device it is on at a call.
+    """
+    held = tensors_by_name(model)
+    for node in [node for node in parts.graph.nodes if node.op == "get_attr"]:
         name = str(node.target)
-        if node.op != "get_attr" or name in own or name.rpartition(".")[2] == FLAG:
+        if name in held or name.rpartition(".")[2] == FLAG:
             continue
         with parts.graph.inserting_before(node):
-            constant = _constant(parts.tensors[name])
+            constant = _constant(parts.tensors[name], place)
             new = parts.graph.create_node("call_function", constant, name=f"{node.name}_constant")
         node.replace_all_uses_with(new)
         parts.graph.erase_node(node)
 
 
-def _constant(tensor: Tensor) -> Callable[[], Tensor]:
-    return lambda: tensor
+def _constant(tensor: Tensor, place: list[torch.device]) -> Callable[[], Tensor]:
+    return lambda: tensor.to(place[0])

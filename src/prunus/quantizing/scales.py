@@ -165,7 +165,7 @@ def _read(facts: Any, tensors: Mapping[str, Tensor]) -> Scales:
     values = {str(key): _value(tensors, str(key), kind) for key in facts["values"]}
     layers = {str(key): _layer(tensors, str(key), float(error)) for key, error in facts["errors"].items()}
     factors = {
-        name.removesuffix(":factors"): _positive(tensor, name)
+        name.removesuffix(":factors"): _positive(tensor, name, 1)
         for name, tensor in tensors.items()
         if name.endswith(":factors")
     }
@@ -173,6 +173,8 @@ def _read(facts: Any, tensors: Mapping[str, Tensor]) -> Scales:
         raise ValueError("it holds tensors that belong to no value and no layer")
     inputs = tuple(_input(name, shape, dtype) for name, shape, dtype in facts["inputs"])
     batch = None if facts["batch"] is None else _size(facts["batch"])
+    if any((batch or 2) * math.prod(entry.shape) > _MOST_NUMBERS for entry in inputs):
+        raise ValueError("it asks for a larger example than fits 4 GB")
     in_float = {str(key): str(reason) for key, reason in facts["in_float"].items()}
     return Scales(values, layers, in_float, kind, inputs, batch, str(facts["graph"]), float(facts["error"]), factors)
 
@@ -193,7 +195,7 @@ def _size(value: Any) -> int:
 
 
 def _value(tensors: Mapping[str, Tensor], key: str, kind: str) -> ValueScale:
-    scale, zero_point = float(_positive(tensors[f"{key}:scale"], key)), int(tensors[f"{key}:zero_point"])
+    scale, zero_point = float(_positive(tensors[f"{key}:scale"], key, 0)), int(tensors[f"{key}:zero_point"])
     low, high = LIMITS[kind]
     if not low <= zero_point <= high or (kind == "int8" and zero_point):
         raise ValueError(f"the zero point of {key!r} is {zero_point}")
@@ -204,10 +206,10 @@ def _layer(tensors: Mapping[str, Tensor], key: str, error: float) -> LayerScales
     weight, correction = tensors[f"{key}:weight"], tensors[f"{key}:correction"]
     if correction.shape != weight.shape or correction.dtype != torch.float32 or not bool(correction.isfinite().all()):
         raise ValueError(f"the correction of {key!r} is not one finite number for each channel")
-    return LayerScales(_positive(weight, key), correction, error if math.isfinite(error) else math.nan)
+    return LayerScales(_positive(weight, key, 1), correction, error if math.isfinite(error) else math.nan)
 
 
-def _positive(tensor: Tensor, key: str) -> Tensor:
-    if tensor.dtype != torch.float32 or tensor.ndim > 1 or not bool(((tensor > 0) & tensor.isfinite()).all()):
+def _positive(tensor: Tensor, key: str, ndim: int) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.ndim != ndim or not bool(((tensor > 0) & tensor.isfinite()).all()):
         raise ValueError(f"{key!r} is not positive numbers in float32")
     return tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunus.copying import copy_model
-from prunus.forward import undisturbed
+from prunus.forward import tensors_by_name, undisturbed
 from prunus.graph.tracing import fused_attention_off
 from prunus.pruning.masks import Masks
 from prunus.pruning.patterns import Pattern
@@ -201,7 +201,7 @@ class _Work:
         self._whole_channels = any(mask.ndim == 1 and not bool(mask.all()) for mask in masks.values())
         self._awaited: set[fx.Node] = set()  # sums of which one term waits for the other
         names = samples.graph.tensors.values()
-        own = _by_name(model)
+        own = tensors_by_name(model)
         self._tensors = {name: own[name].detach() for name in names if name in own}
         self._layers = {layer.node: layer for layer in layers(samples.graph)}
         self._alias = {id(value): name for name, value in own.items() if name in self._tensors}
@@ -209,7 +209,7 @@ class _Work:
 
     def refit(self) -> None:
         """Refit all layers of the pruned model, one after the other."""
-        dense = {name: value.detach() for name, value in _by_name(self.dense).items()}
+        dense = {name: value.detach() for name, value in tensors_by_name(self.dense).items()}
         lockstep = Lockstep(self.samples.graph, dense, self._tensors, [*self.samples.fitted, *self.samples.held_out])
 
         def before(node: fx.Node) -> None:
@@ -271,10 +271,3 @@ class _Work:
         """Return the masked parameters that belong to no layer that was refitted."""
         done = {layer.name for layer in self.errors}
         return tuple(name for weight, name in self._chosen.items() if weight not in done and self.masks[name].ndim > 1)
-
-
-def _by_name(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }

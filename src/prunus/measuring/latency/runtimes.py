@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import inspect
 import io
-import sys
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,6 @@ from torch.utils import _pytree as pytree
 
 from prunus import extras
 from prunus.copying import copy_model
-from prunus.forward import batch_of
 from prunus.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -76,10 +75,11 @@ class TimedModel:
 
         def make() -> Scales:
             with torch.inference_mode(False):
-                inputs, _ = random_like(batch_of(self.inputs, _SAMPLES), {})
+                size = len(self.inputs[0])  # a forward may fix the batch
+                draws = [random_like(self.inputs, {})[0] for _ in range(max(2, _SAMPLES // size))]
                 names = list(inspect.signature(self.model.forward).parameters)
-                batch = inputs[0] if len(inputs) == 1 else dict(zip(names, inputs, strict=False))
-                return quantize(self.model, [batch], ranges="minmax", max_error=sys.float_info.max)
+                batches = [own[0] if len(own) == 1 else dict(zip(names, own, strict=False)) for own in draws]
+                return quantize(self.model, batches, ranges="minmax", max_error=math.inf)
 
         scales: Scales = self.once("scales", make)
         return scales

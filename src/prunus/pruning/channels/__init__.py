@@ -109,13 +109,10 @@ class ChannelFamilies:
         Raises:
             ChannelError: it can't; the message names the highest sparsity and the protected layers.
         """
-        self._check_within(sparsity, self._most(masks))
+        self._check_within(sparsity, self.most(masks))
 
-    def most(self, method: Method, masks: Mapping[str, Tensor] | None = None) -> float:
-        """Return the highest fraction of the budget that may be removed, whatever the method."""
-        return self._most(masks)
-
-    def _most(self, masks: Mapping[str, Tensor] | None) -> float:
+    def most(self, masks: Mapping[str, Tensor] | None = None) -> float:
+        """Return the highest fraction of the budget that may be removed."""
         most = torch.zeros(self.coupling.num_classes, dtype=torch.bool)
         for units in self._units(None, masks):
             most[units.family.classes[: self._rounded(units.count, units.most)]] = True
