@@ -48,8 +48,8 @@ def export(
     Args:
         out: Where it goes; the suffix tells the format: .onnx, .pt2, .so or .c (both with a .h), .safetensors.
         format: The format, whatever the suffix: onnx, pt2, so, c or safetensors.
-        scales: For .onnx, .pt2 and .c: the scales that 'prunus quantize' wrote for the model; weights then have 8 bits,
-            and but in C activations too.
+        scales: For .onnx, .pt2 and .c: the scales that 'prunus quantize' wrote for the model; weights then have 8 bits;
+            activations too, except in C.
     """
     from prunus.exporting import FORMATS
 

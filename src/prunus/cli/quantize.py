@@ -32,7 +32,7 @@ def quantize(
     """Find the scales for 8 bits, from samples without labels.
 
     The scales go to a file beside the model, which stays as it is. 'prunus export --scales' writes both as a file in
-    8 bits for ONNX Runtime, OpenVINO and TensorRT.
+    8 bits for ONNX Runtime and OpenVINO.
 
     For example:
       prunus quantize --model lenet --weights lenet.safetensors \\
@@ -52,7 +52,7 @@ def quantize(
         in_float: A layer that stays in float: a name or a pattern. Repeatable.
         max_error: Where the squared error of the outputs, relative to their variance, is larger, the layers that cost
             most stay in float.
-        samples: So many samples are used; a quarter of them is held out to measure errors on.
+        samples: Number of samples; a quarter of them is held out to measure errors on.
     """
     outputs.check_free(force, out)
     subject, network = source.load_trained(file)

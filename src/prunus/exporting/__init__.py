@@ -100,7 +100,7 @@ def export(
             ``"safetensors"`` (the state dict). None takes the path's suffix.
         scales: for ``"onnx"``, ``"pt2"`` and ``"c"``: what `quantize` returned for the model. The file then holds
             weights in 8 bits. In the first two, values go through 8 bits ("QDQ": pairs of QuantizeLinear and
-            DequantizeLinear), which ONNX Runtime, OpenVINO and TensorRT compute with, and the file is held against the
+            DequantizeLinear), which ONNX Runtime and OpenVINO compute with, and the file is held against the
             model as `Quantizer` rounds it. C computes in float, and is held against the model with rounded weights.
 
     Raises:

@@ -20,8 +20,8 @@ from prunus.quantizing import Quantizer, Scales
 from prunus.quantizing.integer_graph import integer_module
 from prunus.quantizing.quantizer import rounding_of
 
-# What is written rounds a few numbers that lie between two whole ones to the other one than PyTorch does. That may cost
-# so much of the outputs' mean square, or as much as the rounding to 8 bits itself.
+# Where a number lies halfway between two whole ones, a runtime may round it the other way than PyTorch does. That may
+# cost so much of the outputs' mean square, or as much as the rounding to 8 bits itself.
 TOLERANCE = 1e-4
 
 
@@ -72,7 +72,7 @@ def compare_rounded(
         The largest root of the mean squared difference, relative to that of the outputs.
 
     Raises:
-        ExportError: it is farther than whole numbers explain that lie between two.
+        ExportError: the difference is larger than numbers halfway between two whole ones explain.
     """
     with undisturbed(model):
         rounded = copy_model(model)

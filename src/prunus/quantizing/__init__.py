@@ -59,8 +59,8 @@ def quantize(
             labels, of which the labels are not used, or mappings of keyword arguments. A quarter is held out.
         ranges: the range of an activation that 8 bits cover: ``"mse"``, that of the least squared error; ``"minmax"``,
             all that was seen; ``"percentile"``, all but a ten-thousandth on each side.
-        activations: ``"uint8"`` with zero points, which CPUs compute fastest, or ``"int8"`` without, as TensorRT
-            takes them.
+        activations: ``"uint8"`` with zero points, which CPUs compute fastest, or ``"int8"`` without, and biases
+            in float, as TensorRT takes them.
         in_float: layers that stay in float: names, patterns or classes, as `prune` takes them.
         max_error: where the squared error of the outputs on held-out samples, relative to their variance in float, is
             larger, the layers that cost most go back to float until it is not.
@@ -113,16 +113,16 @@ def find_scales(
     Raises:
         TypeError, ValueError, GraphError: as `quantize`.
     """
-    told = progress or (lambda what, share: None)
+    report = progress or (lambda what, share: None)
     with torch.inference_mode(False), undisturbed(model), buffers_restored(model), torch.no_grad():
-        told("reading the model's graph", 0.0)
-        work = _Work(read(model, batches), model, options, told)
+        report("reading the model's graph", 0.0)
+        work = _Calibration(read(model, batches), model, options, report)
         with fused_attention_off():
             return work.scales(by_hand, max_error)
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Calibration:
     """What is quantised, and how."""
 
     samples: Samples
@@ -131,42 +131,44 @@ class _Work:
     progress: Progress
 
     def scales(self, by_hand: Collection[str], max_error: float) -> Scales:
-        graph, own = self.samples.graph, self._tensors()
-        first = plan(graph, {})
-        reasons = {key: "as asked" for key, layer in first.layers.items() if layer.layer.weight in by_hand}
-        now = plan(graph, reasons)
-        if not now.layers:
-            raise ValueError(_nothing(now, self.model))
+        graph, tensors = self.samples.graph, self._tensors()
+        everything = plan(graph, {})
+        reasons = {key: "as asked" for key, layer in everything.layers.items() if layer.layer.weight in by_hand}
+        current = plan(graph, reasons)
+        if not current.layers:
+            raise ValueError(_why_no_layer(current, self.model))
         self.progress("calibrating", 0.1)
-        rounding, errors, error = calibrate(now, own, self.samples, self.options)
+        rounding, errors, error = calibrate(current, tensors, self.samples, self.options)
         if not math.isfinite(error):
             raise ValueError(
                 "the model's outputs on these batches are not all finite, or none is a floating-point number, so no "
                 "errors can be measured; are the weights and the inputs finite?"
             )
         if error > max_error:
-            alone = costs(rounding, own, self.samples, lambda key, share: self.progress(f"measuring {key}", share))
-            while error > max_error and alone:
-                for key, cost in _dearest(alone, error - max_error):
-                    del alone[key]
+            each_cost = costs(
+                rounding, tensors, self.samples, lambda key, share: self.progress(f"measuring {key}", share)
+            )
+            while error > max_error and each_cost:
+                for key, cost in _most_costly(each_cost, error - max_error):
+                    del each_cost[key]
                     reasons[key] = f"it alone costs an error of {cost:.2%} of the outputs' variance"
-                now = plan(graph, reasons)
-                if not now.layers:
+                current = plan(graph, reasons)
+                if not current.layers:
                     raise ValueError(
                         f"no layer can have 8 bits with max_error={max_error:g}: the last ones make an error of "
                         f"{error:.2%} of the outputs' variance; give a higher max_error"
                     )
-                rounding, errors, error = calibrate(now, own, self.samples, self.options)
-        return _told(rounding, errors, error)
+                rounding, errors, error = calibrate(current, tensors, self.samples, self.options)
+        return _scales_of(rounding, errors, error)
 
     def _tensors(self) -> dict[str, Tensor]:
         held, graph = tensors_by_name(self.model), self.samples.graph
         return {name: held[name].detach() if name in held else graph.tensor(name) for name in graph.tensors.values()}
 
 
-def _dearest(alone: Mapping[str, float], excess: float) -> list[tuple[str, float]]:
+def _most_costly(cost_of: Mapping[str, float], excess: float) -> list[tuple[str, float]]:
     """Return the layers that cost most, as many as are taken to make up an excess; at least one."""
-    ordered = sorted(alone.items(), key=lambda entry: -entry[1])
+    ordered = sorted(cost_of.items(), key=lambda entry: -entry[1])
     count, total = 1, ordered[0][1]
     while total < excess and count < len(ordered):
         total += ordered[count][1]
@@ -174,29 +176,29 @@ def _dearest(alone: Mapping[str, float], excess: float) -> list[tuple[str, float
     return ordered[:count]
 
 
-def _nothing(now: Plan, model: nn.Module) -> str:
-    listed = "; ".join(f"{key}: {reason}" for key, reason in list(now.in_float.items())[:4])
+def _why_no_layer(current: Plan, model: nn.Module) -> str:
+    listed = "; ".join(f"{key}: {reason}" for key, reason in list(current.in_float.items())[:4])
     return (
         f"no layer of {type(model).__name__} can get 8 bits ({listed or 'it has no linear layer and no convolution'})"
     )
 
 
-def _told(rounding: Rounding, errors: Mapping[str, float], error: float) -> Scales:
-    now = rounding.plan
+def _scales_of(rounding: Rounding, errors: Mapping[str, float], error: float) -> Scales:
+    current = rounding.plan
     layers = {
         key: LayerScales(rounding.weights[key].cpu(), rounding.corrections[key].cpu(), errors[key])
-        for key in now.layers
+        for key in current.layers
     }
     factors = {key: value.cpu() for key, value in rounding.factors.items()}
-    inputs = _inputs(now.graph)
+    inputs = _inputs(current.graph)
     return Scales(
         rounding.values,
         layers,
-        now.in_float,
+        current.in_float,
         rounding.kind,
         inputs,
-        now.graph.num_samples if now.graph.batch is not None else None,
-        graph_hash(now.graph),
+        current.graph.num_samples if current.graph.batch is not None else None,
+        graph_hash(current.graph),
         error,
         factors,
     )

@@ -24,14 +24,14 @@ def costs(
         rounding: of all layers.
         own: parameters and buffers by name.
         samples: of those held out some are taken.
-        progress: called with a layer's key and the share that is done.
+        progress: called with what is being done and the share of it that is done.
     """
     plan, graph = rounding.plan, rounding.plan.graph
     first = samples.held_out[0]
     batch = first if graph.batch is not None else [value[:_SAMPLES] for value in first]
     result: dict[str, float] = {}
     for place, (key, layer) in enumerate(plan.layers.items()):
-        progress(key, place / len(plan.layers))
+        progress(f"measuring {key}", place / len(plan.layers))
         weight = rounding.weight(layer, own[layer.layer.weight], own.__getitem__)
         lockstep = Lockstep(graph, own, {**own, layer.layer.weight: weight}, [batch])
         ((_, run),) = lockstep.values
