@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
-from prunus.errors import MaskError, ScalesError
+from prunus.errors import GraphError, MaskError, ScalesError
 from quantized_nets import apart, images, residual
 
 
@@ -62,14 +62,58 @@ def test_masks_may_be_given() -> None:
         prunus.Quantizer(model, scales, {"other": torch.ones(3, dtype=torch.bool)})
 
 
-def test_a_copy_of_the_model_computes_with_its_own_weights() -> None:
+def test_a_copy_of_the_model_is_a_plain_one_of_its_own_weights() -> None:
     model = residual()
     scales = prunus.quantize(model, [images()])
-    with prunus.Quantizer(model, scales), torch.no_grad():
-        twin = copy.deepcopy(model)
-        before = twin(images())
-        model.last.weight.zero_()
-        assert torch.equal(twin(images()), before)
+    with torch.no_grad():
+        wanted = model(images())
+        with prunus.Quantizer(model, scales):
+            twin = copy.deepcopy(model)
+            model.last.weight.zero_()
+        assert torch.equal(twin(images()), wanted)
+        with prunus.Quantizer(twin, scales):
+            assert 0 < apart(twin(images()), wanted) < 0.02
+
+
+def test_what_reads_the_graph_of_a_rounded_model_says_to_remove_it_first() -> None:
+    model = residual()
+    scales = prunus.quantize(model, [images()])
+    with prunus.Quantizer(model, scales):
+        for call in (
+            lambda: prunus.quantize(model, [images()]),
+            lambda: prunus.shrink(model, images()),
+            lambda: prunus.Quantizer(nn.Sequential(model), scales),
+        ):
+            with pytest.raises(GraphError, match=r"has a prunus\.Quantizer, .* call its remove\(\) first"):
+                call()
+
+
+def test_numbers_that_are_none_stay_so() -> None:
+    model = residual()
+    scales = prunus.quantize(model, [images()])
+    with torch.no_grad(), prunus.Quantizer(model, scales):
+        assert bool(model(images() * torch.nan).isnan().all())
+        model.first.weight[0, 0, 0, 0] = torch.nan
+        assert bool(model(images()).isnan().any())
+
+
+def test_a_forward_that_counts_its_calls_in_a_buffer_works() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.last(x)
+
+    model, data = Counts(), torch.randn(32, 4)
+    scales = prunus.quantize(model, [data])
+    with torch.no_grad():
+        wanted = model(data)
+        with prunus.Quantizer(model, scales):
+            assert 0 < apart(model(data), wanted) < 0.01
 
 
 def test_arguments_may_be_given_by_position_and_by_name() -> None:

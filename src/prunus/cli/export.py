@@ -17,6 +17,7 @@ from prunus.cli.subjects import OneModel
 if TYPE_CHECKING:
     from prunus.exporting import ExportFacts
     from prunus.exporting.c import CFacts
+    from prunus.graph import ExampleInputs
 
 
 def export(
@@ -65,7 +66,10 @@ def export(
         terminal.show(*_sentences(prunus.export(file, out, format=format, scales=mapped), out, before))
         return
     subject, network = source.load(file)
-    inputs = source.inputs(subject, network) if kind in (*FORMATS, "so", "c") else None
+    if mapped is not None and source.shape is None and not source.input:
+        inputs: ExampleInputs | None = mapped.example(network)
+    else:
+        inputs = source.inputs(subject, network) if kind in (*FORMATS, "so", "c") else None
     before = [] if subject.weights is None else [(str(subject.weights), subject.weights.stat().st_size)]
     facts = prunus.export(network, out, inputs, format=format, scales=mapped)
     terminal.show(*_sentences(facts, out, before, in_8_bits=mapped is not None))

@@ -62,6 +62,11 @@ def prune(
     from prunus.pruning.budgets import needs_inputs
 
     outputs.check_free(force, out, *([] if masks is None else [masks]))
+    if out.suffix == ".prunus":
+        raise ValueError(
+            f"--out is a file of weights, such as {str(out.with_suffix('.safetensors'))!r}; 'prunus pack' makes a "
+            f".prunus file of it; got {str(out)!r}"
+        )
     channels = _checked(sparsity, choice, source)
     checkpoint = checkpoints.read(weights)
     network = _network(checkpoint, source)
@@ -77,6 +82,9 @@ def prune(
     rows = _rows(pruned, channels is not None)
     terminal.show_table(("layer", "shape", "weights", "pruned", "sparsity"), rows, names=2)
     terminal.show("", *_sentences(checkpoint, out, masks, *_of_channels(channels, source, out)))
+    if isinstance(sparsity, str) and channels is None:
+        words = ["prunus", "pack", *source.words(), "--weights", str(out), "--out", str(out.with_suffix(".prunus"))]
+        terminal.show(f"The target of {sparsity} is met by the packed model: {shlex.join(words)}")
 
 
 def _checked(sparsity: float | str | dict[str, float], choice: Scored, source: Source) -> Channels | None:

@@ -55,6 +55,10 @@ def quantize(
         samples: Number of samples; a quarter of them is held out to measure errors on.
     """
     outputs.check_free(force, out)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out must end in .safetensors, as scales are such a file; got {str(out)!r}")
+    if source.shape is not None or source.input:
+        raise ValueError("--shape and --input are not needed: the samples tell what the model takes; leave them out")
     subject, network = source.load_trained(file)
     for path in (subject.weights, Path(calibrate)):
         if path is not None and out.resolve() == path.resolve():
@@ -78,6 +82,6 @@ def _sentences(out: Path, source: OneModel, file: Path | None) -> Iterator[str]:
     yield f"{str(out)!r} holds the scales; the model is as it was."
     model = source.words() if file is None else [str(file)]
     weights = [] if source.weights is None else ["--weights", str(source.weights)]
-    exported = (file or source.weights or Path(f"{source.model}")).with_suffix(".onnx")
+    exported = (file or source.weights or out).with_suffix(".onnx")
     words = ["prunus", "export", *model, *weights, "--scales", str(out), "--out", str(exported)]
     yield f"To write it in 8 bits for other runtimes: {shlex.join(words)}"

@@ -80,7 +80,7 @@ def compare_rounded(
     worst = 0.0
     for size in BATCHES:
         args, kwargs = random_like(*of_size(call_arguments(example_inputs), size))
-        plain = outputs(model, args, kwargs)
+        plain = running("the model", size, lambda: outputs(model, args, kwargs))  # noqa: B023
         expected = running("the rounded model", size, lambda: outputs(rounded, args, kwargs))  # noqa: B023
         actual = running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
         check_numbers(expected, ExportError)

@@ -129,6 +129,9 @@ def check_readable(model: nn.Module) -> None:
     Raises:
         GraphError: it holds such a module or tensor; the message names it.
     """
+    for module in model.modules():
+        if reason := getattr(vars(module).get("forward"), "unreadable", ""):
+            raise GraphError(f"the graph of the model ({type(model).__name__}) can't be read: {reason}")
     for reason in supported.problems(model):
         raise GraphError(f"the graph of the model ({type(model).__name__}) can't be read: {reason}")
 

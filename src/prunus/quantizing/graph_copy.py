@@ -23,6 +23,6 @@ def copied(graph: Graph) -> tuple[Parts, dict[fx.Node, fx.Node]]:
         parts = programs.parts(graph.program)
     finally:
         for node in graph.nodes:
-            del node.meta[_ORIGINAL]
+            node.meta.pop(_ORIGINAL, None)  # reading may have added nodes
     copies = {original: node for node in parts.graph.nodes if (original := node.meta.pop(_ORIGINAL, None)) is not None}
     return parts, copies

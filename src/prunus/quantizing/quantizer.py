@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from types import MethodType, TracebackType
 from typing import Any, Self
 
@@ -32,8 +33,9 @@ class Quantizer:
 
     From here on the model's forward rounds weights and values as `scales` says: gradients go through the rounding
     ("straight through", where nothing was cut off), so any loop trains it. The parameters stay in float, under their
-    names. BatchNorm that is folded into a layer keeps its statistics; all else trains as it did. Weights that are
-    zero stay zero. `remove`, or the end of a ``with``, gives the model its own forward again.
+    names. BatchNorm that is folded into a layer keeps its statistics; dropout and other norms follow `train` and
+    `eval`. What a forward decides by ``self.training`` in Python stays as in eval mode. Weights that are zero stay zero.
+    `remove`, or the end of a ``with``, gives the model its own forward again; a copy of the model is a plain one.
 
     Args:
         model: any module; also one in a wrapper of data-parallel training, torch.compile or Fabric.
@@ -55,7 +57,7 @@ class Quantizer:
         inner = unwrap(model)
         if not isinstance(scales, Scales):
             raise TypeError(f"scales must be what prunus.quantize returned, got {type(scales).__name__}")
-        if hasattr(inner.__dict__.get("forward"), "is_of_prunus"):
+        if isinstance(inner.__dict__.get("forward"), _RoundedForward):
             raise ValueError("the model has a Quantizer already; call its remove() first")
         rounding = rounding_of(inner, scales)
         self._model: nn.Module | None = inner
@@ -64,7 +66,7 @@ class Quantizer:
         self.masks.pairs(inner)  # a mask that doesn't fit is told before anything changes
         forward = _forward(rounding, self.masks)
         self.masks.apply(inner)
-        inner.forward = MethodType(forward, inner)
+        inner.forward = _RoundedForward(inner, forward, self._own)
 
     def remove(self) -> None:
         """Give the model its own forward again; pruned weights are set to zero once more."""
@@ -164,8 +166,28 @@ def _forward(rounding: Rounding, masks: Masks) -> Callable[..., Any]:
         leaves = signature.bind((), dict(bound.arguments)) if by_name else signature.bind(bound.args, bound.kwargs)
         return signature.output.build(iter(run(self, leaves)))
 
-    forward.is_of_prunus = True  # type: ignore[attr-defined]
     return forward
+
+
+class _RoundedForward:
+    """In the place of a model's forward; a copy of the model gets its own forward instead."""
+
+    # why the graph of such a model is not read
+    unreadable = "the model has a prunus.Quantizer, which rounds its numbers; call its remove() first"
+
+    def __init__(self, model: nn.Module, call: Callable[..., Any], own: Any) -> None:
+        self._model, self._call, self._own = model, call, own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(self._model, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self._own is not None:
+            return deepcopy(self._own, memo)
+        return MethodType(type(self._model).forward, memo[id(self._model)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._model, "forward")  # as a method of the model is pickled
 
 
 def _round(graph: fx.Graph, nodes: Mapping[fx.Node, fx.Node], rounding: Rounding) -> None:

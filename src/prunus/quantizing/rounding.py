@@ -32,7 +32,8 @@ class ValueScale:
     def rounded(self, value: Tensor, kind: Activations) -> Tensor:
         """Return a value as its 8 bits hold it; gradients go through where it is not cut off."""
         low, high = LIMITS[kind]
-        return torch.fake_quantize_per_tensor_affine(value, self.scale, self.zero_point, low, high)
+        rounded = torch.fake_quantize_per_tensor_affine(value, self.scale, self.zero_point, low, high)
+        return torch.where(value.isnan(), value, rounded)  # NaN would become a number, and hide that training diverged
 
 
 def value_scale(low: float, high: float, kind: Activations, scale: float = 0.0) -> ValueScale:
@@ -74,7 +75,8 @@ def rounded_weight(weight: Tensor, factor: Tensor, scales: Tensor, columns: Tens
     across = rows if columns is None else rows * columns.to(weight.dtype)
     zeros = torch.zeros(len(scales), dtype=torch.int32, device=weight.device)
     folded = torch.fake_quantize_per_channel_affine(weight * across, scales, zeros, 0, -WEIGHT_LIMIT, WEIGHT_LIMIT)
-    return torch.where(across == 0, 0.0, folded / torch.where(across == 0, 1.0, across)).to(weight.dtype)
+    rounded = torch.where(across == 0, 0.0, folded / torch.where(across == 0, 1.0, across)).to(weight.dtype)
+    return torch.where(weight.isnan(), weight, rounded)  # NaN stays NaN
 
 
 def weight_scales(weight: Tensor, bias: Tensor, input_scale: float) -> Tensor:
