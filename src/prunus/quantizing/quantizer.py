@@ -34,7 +34,7 @@ class Quantizer:
     From here on the model's forward rounds weights and values as `scales` says: gradients go through the rounding
     ("straight through", where nothing was cut off), so any loop trains it. The parameters stay in float, under their
     names. BatchNorm that is folded into a layer keeps its statistics; dropout and other norms follow `train` and
-    `eval`. What a forward decides by ``self.training`` in Python stays as in eval mode. Weights that are zero stay zero.
+    `eval`. What a forward decides by ``self.training`` in Python stays as in eval mode. Zeros stay zero.
     `remove`, or the end of a ``with``, gives the model its own forward again; a copy of the model is a plain one.
 
     Args:
