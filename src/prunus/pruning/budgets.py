@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from collections.abc import Callable
@@ -61,11 +62,15 @@ def parse(text: str) -> Limit:
     """Read a target.
 
     Raises:
-        ValueError: it is none; the message shows some.
+        TypeError: it is a number that is no target, as text.
+        ValueError: it is no target; the message shows some.
 
     >>> parse("200 kB"), parse("30% MACs").amount, parse("1.2M parameters").amount
     (Limit(text='200 kB', unit='bytes', amount=200000.0, is_share=False), 0.3, 1200000.0)
     """
+    with contextlib.suppress(ValueError):
+        float(text)
+        raise TypeError(f"sparsity must be a number in [0, 1), got {text!r}")
     match = _FORM.fullmatch(text)
     if match is None:
         raise _unreadable(text)
