@@ -132,8 +132,8 @@ def test_a_file_that_computes_something_else_is_not_written(
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.last.weight.neg_()
-    own = prunus.exporting.in_integers
-    monkeypatch.setattr(prunus.exporting, "in_integers", lambda model, scales: own(other, scales))
+    own = prunus.exporting.quantized.in_integers
+    monkeypatch.setattr(prunus.exporting.quantized, "in_integers", lambda model, scales: own(other, scales))
     with pytest.raises(ExportError, match="what was exported computes something else: for a batch of 1"):
         prunus.export(model, tmp_path / "net.onnx", images(2), scales=scales)
     assert not list(tmp_path.iterdir())

@@ -155,16 +155,16 @@ def test_eight_bits_are_timed_beside_float_and_verified(runtime: str, monkeypatc
     assert found.latency_us.keys() == set(names)
     assert "forward" not in vars(model)
 
-    import prunus.exporting
+    import prunus.exporting.quantized
 
-    whole = prunus.exporting.in_integers
+    whole = prunus.exporting.quantized.in_integers
 
     def wrong(model: nn.Module, scales: prunus.Scales) -> nn.Module:
         module = whole(model, scales)
         module.get_buffer("4.weight_int8").neg_()
         return module
 
-    monkeypatch.setattr(prunus.exporting, "in_integers", wrong)
+    monkeypatch.setattr(prunus.exporting.quantized, "in_integers", wrong)
     found = timings({"net": model}, inputs, runtimes=names, **ONE_CELL)["net"]
     assert found.latency_us.keys() == {runtime}
     assert "computes something else" in found.notes[0]

@@ -23,10 +23,10 @@ from prunus.compiling.program import Program
 from prunus.copying import copy_model
 from prunus.errors import ExportError
 from prunus.exporting import onnx as onnx_runtime
-from prunus.exporting.comparing import check_runs, compare
-from prunus.exporting.quantized import arranged, check_scales, compare_rounded, in_integers
+from prunus.exporting.comparing import check_runs
+from prunus.exporting.quantized import check_scales, difference_of, traced
 from prunus.forward import devices_of, undisturbed
-from prunus.graph import ExampleInputs, call_arguments, trace
+from prunus.graph import ExampleInputs, call_arguments
 from prunus.graph.exported import ExportedModule
 from prunus.graph.exported.structure import Input
 from prunus.packing.sizes import sizes
@@ -160,30 +160,15 @@ def to_onnx(model: nn.Module, example_inputs: ExampleInputs, scales: Scales | No
         advice = onnx_runtime.advice(tensors)
         host = _on_cpu(model)
         inputs = pytree.tree_map(lambda value: value.cpu(), example_inputs)
-        graph, arguments = _traced(host, scales, inputs)
+        graph, arguments = traced(host, scales, inputs)
         check_runs(host, inputs)
         data = onnx_runtime.translate(graph)
         running = onnx_runtime.session(data, exact=scales is not None)
-        return data, _difference(
+        return data, difference_of(
             host, scales, lambda *args, **kwargs: onnx_runtime.outputs(running, args, kwargs), arguments
         )
     except onnx_runtime.OnnxError as error:
         raise ExportError(f"the model ({type(model).__name__}) can't be exported: {error}{advice}") from error
-
-
-def _traced(model: nn.Module, scales: Scales | None, inputs: ExampleInputs) -> tuple[Graph, ExampleInputs]:
-    """Return the graph to write, and the inputs as it takes them."""
-    if scales is None:
-        return trace(model, inputs), inputs
-    whole = in_integers(model, scales)
-    inputs = arranged(model, scales, inputs)
-    return trace(whole, inputs), inputs
-
-
-def _difference(
-    model: nn.Module, scales: Scales | None, run: Callable[..., list[Tensor]], inputs: ExampleInputs
-) -> float:
-    return compare(model, run, inputs) if scales is None else compare_rounded(model, scales, run, inputs)
 
 
 def _write_onnx(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, target: Path) -> float:
@@ -193,7 +178,7 @@ def _write_onnx(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, 
 
 
 def _write_program(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, target: Path) -> float:
-    graph, arguments = _traced(model, scales, inputs)
+    graph, arguments = traced(model, scales, inputs)
     check_runs(model, inputs)
     _forget_sources(graph)
     with onnx_runtime.silence():
@@ -210,7 +195,7 @@ def _write_program(model: nn.Module, inputs: ExampleInputs, scales: Scales | Non
             with torch.no_grad():
                 return onnx_runtime.tensors_in(again(*args, **kwargs))
 
-        apart = _difference(model, scales, run, arguments)
+        apart = difference_of(model, scales, run, arguments)
     target.write_bytes(buffer.getbuffer())
     return apart
 

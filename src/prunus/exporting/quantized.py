@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from prunus.copying import copy_model
 from prunus.errors import ExportError
-from prunus.exporting.comparing import BATCHES, of_size, running
+from prunus.exporting.comparing import BATCHES, compare, of_size, running
 from prunus.forward import undisturbed
-from prunus.graph import ExampleInputs, call_arguments
+from prunus.graph import ExampleInputs, Graph, call_arguments, trace
 from prunus.graph.exported import ExportedModule
 from prunus.proving.verification import check_numbers, outputs, random_like, tensors, widened
 from prunus.quantizing import Quantizer, Scales
@@ -103,3 +103,19 @@ def distance(expected: list[Tensor], actual: list[Tensor]) -> float:
     squares = sum(float((one - other).abs().square().sum()) for one, other in pairs)
     total = sum(float(one.abs().square().sum()) for one, _ in pairs)
     return squares / total if total else squares
+
+
+def traced(model: nn.Module, scales: Scales | None, inputs: ExampleInputs) -> tuple[Graph, ExampleInputs]:
+    """Return the graph to write, and the inputs as it takes them."""
+    if scales is None:
+        return trace(model, inputs), inputs
+    whole = in_integers(model, scales)
+    inputs = arranged(model, scales, inputs)
+    return trace(whole, inputs), inputs
+
+
+def difference_of(
+    model: nn.Module, scales: Scales | None, run: Callable[..., list[Tensor]], inputs: ExampleInputs
+) -> float:
+    """Return how far what was written is from the model, or with scales from the rounded one; it raises as those do."""
+    return compare(model, run, inputs) if scales is None else compare_rounded(model, scales, run, inputs)

@@ -25,15 +25,7 @@ from prunus.lab.reducing import RESULT
 from prunus.lab.run_folder import Seconds
 from prunus.measuring import evaluate, facts, machine
 from prunus.measuring.break_even import break_even
-from prunus.measuring.latency import (
-    ONNX_RUNTIME_INT8,
-    OPENVINO,
-    OPENVINO_INT8,
-    PRUNUS,
-    TORCH,
-    TORCH_COMPILE,
-    timings,
-)
+from prunus.measuring.latency import OPENVINO, PRUNUS, RUNTIMES, TORCH, TORCH_COMPILE, timings
 from prunus.measuring.latency.runtimes import LeftOutError
 from prunus.measuring.receipt import BreakEven, Check, DataFacts, Embedded, ModelFacts, PairedTest, Receipt
 from prunus.measuring.sensitivity import SPARSITIES, sensitivity
@@ -47,12 +39,12 @@ SHOWN_CHANGES = 24
 # The number of test images in one call of the program, to limit memory.
 PREDICTED_AT_ONCE = 1000
 
+# Runtimes that quantise a model themselves; only there a quantised model is timed.
+IN_8_BITS = tuple(name for name, runtime in RUNTIMES.items() if runtime.in_8_bits)
+
 # Runtimes in which only the first and the last model are timed: preparing each takes seconds, and the models in between
 # would add little.
-ENDS_ONLY = (TORCH_COMPILE, ONNX_RUNTIME_INT8, OPENVINO, OPENVINO_INT8, PRUNUS)
-
-# Runtimes that quantise a model themselves; only there a quantised model is timed.
-IN_8_BITS = (ONNX_RUNTIME_INT8, OPENVINO_INT8)
+ENDS_ONLY = (TORCH_COMPILE, OPENVINO, PRUNUS, *IN_8_BITS)
 _OF_SHRUNK = "weights and multiply-adds are those of the shrunk model, in 8 bits"
 
 # The controls that went through all stages: the name of their last stage ends like that of the run.

@@ -197,8 +197,7 @@ RuntimeName: TypeAlias = Literal[
 class MeasureSection(Section):
     """What is measured: latency per runtime, batch size and threads; the sensitivity curve on validation data.
 
-    A runtime that is not installed or can't run a model is left out, and the receipt says so. `break_even` also times
-    programs of increasingly sparse copies of the dense model, see `measuring.break_even`.
+    A runtime that can't run a model is left out, and the receipt says so; `break_even`: see `measuring.break_even`.
     """
 
     runtimes: tuple[RuntimeName, ...] = get_args(RuntimeName)

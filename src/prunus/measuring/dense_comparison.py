@@ -9,19 +9,10 @@ from torch import Tensor, nn
 
 from prunus.errors import CompileError
 from prunus.measuring import spell
-from prunus.measuring.latency import (
-    ONNX_RUNTIME,
-    ONNX_RUNTIME_INT8,
-    OPENVINO,
-    OPENVINO_INT8,
-    PRUNUS,
-    RUNTIMES,
-    TORCH,
-    timings,
-)
+from prunus.measuring.latency import PRUNUS, RUNTIMES, TORCH_COMPILE, timings
 from prunus.measuring.times import Latency
 
-_DENSE = (TORCH, ONNX_RUNTIME, ONNX_RUNTIME_INT8, OPENVINO, OPENVINO_INT8)
+_DENSE = tuple(name for name in RUNTIMES if name not in (TORCH_COMPILE, PRUNUS))
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,8 @@ def _reads_channels(layer: QuantizedLayer, value: fx.Node) -> bool:
     """Tell whether a layer's input channels are the channels of a value."""
     weight, given = layer.layer.call["weight"].meta["val"], layer.layer.call["input"].meta["val"]
     groups = int(layer.layer.call["groups"]) if weight.ndim > 2 else 1
-    return bool(weight.ndim == given.ndim and int(weight.shape[1]) * groups == _count(value))
+    same_batch = given.shape[0] == value.meta["val"].shape[0]  # else a view has put channels elsewhere
+    return bool(same_batch and weight.ndim == given.ndim and int(weight.shape[1]) * groups == _count(value))
 
 
 def _count(value: fx.Node) -> int:
