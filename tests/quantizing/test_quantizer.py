@@ -197,3 +197,18 @@ def test_a_model_that_makes_constants_is_trained_where_it_is() -> None:
         wanted = model(data)
         with prunus.Quantizer(model, prunus.quantize(model, [data])):
             assert 0 < apart(model(data), wanted) < 0.01
+
+
+def test_what_momentum_of_before_moves_is_zero_again_in_the_end() -> None:
+    model = residual()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    model(images()).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+    masks = prunus.prune(model, 0.5)
+    quantizer = prunus.Quantizer(model, prunus.quantize(model, [images()]))
+    optimizer.step()
+    with pytest.raises(MaskError, match="not zero any more"):
+        masks.check(model)
+    quantizer.remove()
+    masks.check(model)
