@@ -82,8 +82,8 @@ def batch_of(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
     return tuple(value.detach()[order.to(value.device)].contiguous() for value in inputs)
 
 
-def run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    """Call the model; the error of a failed call names the model and the batch.
+def run(name: str, model: nn.Module, inputs: tuple[Tensor, ...], source: str = "example_inputs") -> Any:
+    """Call the model; the error of a failed call names the model, the batch, and the argument it is from.
 
     Raises:
         ValueError: the model raised; the cause is chained.
@@ -93,7 +93,7 @@ def run(name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     except Exception as error:
         shapes = ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
         raise ValueError(
-            f"model {name!r} can't run a batch of {len(inputs[0])}, made from example_inputs ({shapes}): "
+            f"model {name!r} can't run a batch of {len(inputs[0])}, made from {source} ({shapes}): "
             f"{type(error).__name__}: {error}; give inputs and batch sizes that the model accepts"
         ) from error
 

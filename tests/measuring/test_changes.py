@@ -84,3 +84,8 @@ def test_compare_classifies_and_tells_what_changed() -> None:
 def test_data_that_does_not_fit_is_refused(batches: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         prunus.compare({"net": net()}, latency=False, data=batches)
+
+
+def test_a_model_that_the_data_does_not_fit_is_named() -> None:
+    with pytest.raises(ValueError, match=r"model 'wide' can't run a batch of 50, made from data \(\(50, 4\) float32\)"):
+        prunus.compare({"wide": nn.Linear(5, 3)}, latency=False, data=data())

@@ -211,7 +211,7 @@ def tested(models: Mapping[str, nn.Module], data: Iterable[tuple[Tensor, Tensor]
 
 def _logits(name: str, model: nn.Module, inputs: Tensor) -> Tensor:
     with undisturbed(model), torch.inference_mode():
-        output = run(name, model, (inputs,))
+        output = run(name, model, (inputs,), "data")
     if not isinstance(output, Tensor):
         raise TypeError(f"model {name!r} must return logits of shape (samples, classes), got {type(output).__name__}")
     return output.float().cpu()
