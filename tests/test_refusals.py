@@ -120,7 +120,7 @@ def test_torchscript_is_named(way: str, tmp_path: Path, capfd: pytest.CaptureFix
 def test_onnx_of_narrow_numbers_is_refused_before_any_work(
     dtype: torch.dtype, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunus.exporting.trace", None)
+    monkeypatch.setattr("prunus.exporting.traced", None)
     model, inputs = nn.Linear(4, 3), torch.randn(2, 4)
     if where == "weights":
         model = model.to(dtype)

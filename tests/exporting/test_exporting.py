@@ -139,7 +139,7 @@ def test_a_file_that_computes_something_else_does_not_take_its_name(
 ) -> None:
     (tmp_path / "model.onnx").write_text("the old file")
     model, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    monkeypatch.setattr(exporting, "trace", lambda _, inputs: trace(other, inputs))
+    monkeypatch.setattr(exporting, "traced", lambda _, scales, inputs: (trace(other, inputs), inputs))
     with pytest.raises(ExportError, match=r"computes something else: its outputs for a batch of 1 differ .* by \d\.\d"):
         export(model, tmp_path / "model.onnx", torch.randn(2, 3))
     with pytest.raises(ExportError, match="computes something else"):
