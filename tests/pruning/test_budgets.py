@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
+from prunus.measuring.costs import microseconds
+from prunus.measuring.latency import Timing
 from prunus.measuring.macs import count_macs
-from prunus.pruning.budgets import Limit, Range, meet, parse
+from prunus.measuring.receipt import Latency
+from prunus.pruning.budgets import Limit, Range, Unit, meet, parse
 
 IMAGE = torch.zeros(1, 1, 28, 28)
 
@@ -37,6 +41,10 @@ def lenet() -> nn.Module:
         ("30% MACs", "MACs", 0.3, True),
         ("2 M macs", "MACs", 2_000_000, False),
         ("50% bytes", "bytes", 0.5, True),
+        ("2 ms", "us in prunus", 2000, False),
+        ("300us", "us in prunus", 300, False),
+        ("300 µs in onnxruntime", "us in onnxruntime", 300, False),
+        ("0.5 s in openvino-int8", "us in openvino-int8", 500_000, False),
     ],
 )
 def test_what_units_stand_for(text: str, unit: str, amount: float, is_share: bool) -> None:
@@ -52,8 +60,10 @@ def test_what_units_stand_for(text: str, unit: str, amount: float, is_share: boo
         ("30% of MACs", "neither a number"),
         ("10 flops", "neither a number"),
         ("100% MACs", "leaves all; give a share below 100%"),
-        ("2 ms", "time is no target yet"),
-        ("300 us", "time is no target yet"),
+        ("0 ms", "neither a number"),
+        ("50% ms", "neither a number"),
+        ("2 kB in onnxruntime", "neither a number"),
+        ("2 ms in onnxrutime", "unknown runtime 'onnxrutime'; did you mean 'onnxruntime'"),
     ],
 )
 def test_what_is_no_target_is_refused(text: str, message: str) -> None:
@@ -92,6 +102,49 @@ def test_a_share_of_the_multiply_adds(pattern: str) -> None:
     assert 0.37 * dense <= left <= 0.4 * dense
 
 
+@pytest.mark.parametrize(("target", "pattern"), [("900 us", "unstructured"), ("900 us in onnxruntime-int8", "channel")])
+def test_a_call_takes_at_most_so_long(target: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that tells 100 us and 12 us for each thousand weights that are not zero: 2.02 ms unpruned."""
+    timed: list[tuple[str, ...]] = []
+
+    def clock(models: dict[str, nn.Module], inputs: tuple[Tensor, ...], **settings: Any) -> dict[str, Timing]:
+        timed.append(settings["runtimes"])
+        assert settings["threads"] == (1,) and settings["batch_sizes"] == (len(inputs[0]),)
+        (model,) = models.values()
+        left = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+        median = 100 + 12 * left / 1000
+        latency = Latency(median=median, p10=median, p90=median, runs=10)
+        return dict.fromkeys(models, Timing({settings["runtimes"][0]: {"1": {str(len(inputs[0])): latency}}}, ()))
+
+    monkeypatch.setattr("prunus.measuring.costs.timings", clock)
+    model, images = lenet(), torch.zeros(3, 1, 28, 28)
+    prunus.prune(model, target, pattern=pattern, example_inputs=images)
+    (taken,) = clock(
+        {"": prunus.shrink(model, images)}, (images,), runtimes=timed[-1], threads=(1,), batch_sizes=(3,)
+    ).values()
+    median = taken.latency_us[timed[-1][0]]["1"]["3"].median
+    assert 0.9 * 900 <= median <= 0.98 * 900  # what is left free is for a real clock
+    assert set(timed) == {("onnxruntime-int8",) if "in" in target else ("prunus",)}
+
+
+def test_a_real_clock() -> None:
+    model, images = lenet(), torch.zeros(16, 1, 28, 28)
+    dense = microseconds("onnxruntime", model, prunus.Masks({}), True, images)
+    masks = prunus.prune(model, f"{dense / 2:.0f} us in onnxruntime", pattern="channel", example_inputs=images)
+    assert microseconds("onnxruntime", lenet(), masks, True, images) < dense
+
+
+def test_zeros_save_no_time_in_a_dense_runtime() -> None:
+    with pytest.raises(ValueError, match=r"can't be reached: .* need pattern='channel'"):
+        prunus.prune(lenet(), "1 us in onnxruntime", example_inputs=IMAGE)
+
+
+def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ValueError, match=r"can't be timed: .*openvino"):
+        prunus.prune(lenet(), "1 ms in openvino", example_inputs=IMAGE)
+
+
 def test_the_same_weights_go_as_with_the_sparsity_that_was_found() -> None:
     first, second = lenet(), lenet()
     masks = prunus.prune(first, "50% parameters")
@@ -106,6 +159,7 @@ def test_the_same_weights_go_as_with_the_sparsity_that_was_found() -> None:
         ("200k parameters", {}, "the model has 160,206 parameters unpruned, which is within"),
         ("20 kB", {}, "give example_inputs"),
         ("30% MACs", {}, "give example_inputs"),
+        ("30 us", {}, "give example_inputs"),
         (
             "30% MACs",
             {"pattern": "2:4", "example_inputs": IMAGE},
@@ -137,7 +191,7 @@ def test_whatever_the_costs_it_is_never_above_and_at_a_step_from_the_target(unit
         return left[masks.num_pruned] if masks else left[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prunus.pruning.budgets.COSTS", {"steps": cost})
+        patch.setattr("prunus.pruning.budgets.COSTS", {"steps": Unit(cost)})
         if limit == 0:
             return
         masks = meet(

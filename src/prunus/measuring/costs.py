@@ -1,7 +1,8 @@
-"""What a model costs once it is pruned: bytes of its file, parameters, multiply-adds; for targets in these units."""
+"""What a model costs once it is pruned: bytes of its file, parameters, multiply-adds, time; for targets in these."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import tempfile
 import warnings
@@ -14,15 +15,21 @@ from torch import Tensor, nn
 from prunus.copying import copy_model
 from prunus.forward import undisturbed, unique_parameters
 from prunus.graph import ExampleInputs
+from prunus.measuring.latency import RUNTIMES, timings
 from prunus.measuring.macs import count_macs, num_nonzero
 from prunus.packing import save
-from prunus.pruning.budgets import COSTS
+from prunus.pruning.budgets import COSTS, TIME, Unit
 from prunus.pruning.masks import Masks
 from prunus.shrinking import shrink
 from prunus.supported import unwrap
 
+# A time is measured for so many seconds; medians of the same model differ by a few hundredths.
+_SECONDS = 0.5
+_NEAR, _RESERVE = 0.05, 0.02
+# One channel of a hundred: each step of the search takes seconds, and finer ones are within what times differ by.
+_FINEST = 5e-3
 
-@COSTS.register("bytes")
+
 def file_bytes(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None) -> int:
     """Return the bytes of the file that `save` writes of a pruned model, without what it costs to load it."""
     if example_inputs is None:
@@ -33,14 +40,12 @@ def file_bytes(model: nn.Module, masks: Masks, whole_channels: bool, example_inp
         return save(pruned, Path(folder) / "model.prunus", example_inputs=example_inputs).bytes
 
 
-@COSTS.register("parameters")
 def parameters(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None) -> int:
     """Return how many parameters are left: those that are not zero, or all of a model whose channels were cut out."""
     left = unique_parameters(_pruned(model, masks, whole_channels, example_inputs)).values()
     return sum(value.numel() if whole_channels else num_nonzero(value) for value in left)
 
 
-@COSTS.register("MACs")
 def macs(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None) -> int:
     """Return the multiply-adds of one sample that are left: those by weights that are not zero, or all likewise."""
     if example_inputs is None:
@@ -48,6 +53,25 @@ def macs(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: E
     pruned = _pruned(model, masks, whole_channels, example_inputs)
     counted = count_macs(pruned, _first(pruned, example_inputs))
     return counted.total if whole_channels else counted.nonzero
+
+
+def microseconds(
+    runtime: str, model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None
+) -> int:
+    """Return the median time of a call with the example's batch on one thread, in a runtime.
+
+    Raises:
+        ValueError: there is no example, or the model can't run in the runtime; the message says why.
+    """
+    if example_inputs is None:
+        raise ValueError("time is that of a call with an example's batch; give example_inputs")
+    pruned = _pruned(model, masks, whole_channels, example_inputs).eval()
+    inputs = _in_order(pruned, example_inputs)
+    settings = {"batch_sizes": (len(inputs[0]),), "threads": (1,), "runtimes": (runtime,), "seconds": _SECONDS}
+    timing = timings({"model": pruned}, inputs, **settings)["model"]
+    if timing.notes:
+        raise ValueError(f"the model can't be timed: {timing.notes[0]}")
+    return round(timing.latency_us[runtime]["1"][str(len(inputs[0]))].median)
 
 
 def _pruned(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None) -> nn.Module:
@@ -59,11 +83,21 @@ def _pruned(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs
     return pruned
 
 
-def _first(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
-    """Return one sample of the inputs, in the order of the forward's arguments."""
+def _in_order(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
+    """Return the inputs in the order of the forward's arguments."""
     if isinstance(example_inputs, Mapping):
         names = inspect.signature(model.forward).parameters
-        values = [example_inputs[name] for name in names if name in example_inputs]
-    else:
-        values = [example_inputs] if isinstance(example_inputs, torch.Tensor) else list(example_inputs)
-    return tuple(value[:1] for value in values)
+        return tuple(example_inputs[name] for name in names if name in example_inputs)
+    return (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+
+
+def _first(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
+    """Return one sample of the inputs, in the order of the forward's arguments."""
+    return tuple(value[:1] for value in _in_order(model, example_inputs))
+
+
+COSTS.register("bytes")(Unit(file_bytes))
+COSTS.register("parameters")(Unit(parameters))
+COSTS.register("MACs")(Unit(macs))
+for _runtime in RUNTIMES:
+    COSTS.register(TIME + _runtime)(Unit(functools.partial(microseconds, _runtime), _NEAR, _FINEST, _RESERVE))

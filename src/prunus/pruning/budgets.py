@@ -1,4 +1,4 @@
-"""Targets in the user's units: "200 kB", "1.2M parameters", "30% MACs"; the sparsity that meets one is searched for."""
+"""Targets in the user's units: "200 kB", "1.2M parameters", "30% MACs", "2 ms"; the sparsity that meets one is found."""
 
 from __future__ import annotations
 
@@ -16,23 +16,42 @@ from prunus.graph import ExampleInputs
 from prunus.pruning import patterns
 from prunus.pruning.masks import Masks
 from prunus.pruning.patterns import Pattern
-from prunus.registry import Registry
+from prunus.registry import Registry, unknown_name
 
 # What a model costs once it is pruned: (model, masks, whether they are of whole channels, inputs) -> cost. A higher
 # layer knows what a file takes, and enters its function here.
 Cost: TypeAlias = Callable[[nn.Module, Masks, bool, ExampleInputs | None], int]
-COSTS = Registry[Cost]("unit")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a unit's costs are told, and how nearly a target in it can be met.
+
+    Attributes:
+        cost: what a pruned model costs.
+        near: a cost so near below a target, as a share of it, is near enough.
+        finest: the search ends where so small a part of the sparsities is left.
+        reserve: the share of a target that is left free, as the cost is not the same each time it is measured.
+    """
+
+    cost: Cost
+    near: float = 0.01  # bytes can't be met exactly
+    finest: float = 1e-5  # a weight of a hundred thousand
+    reserve: float = 0.0
+
+
+COSTS = Registry[Unit]("unit")
+TIME = "us in "  # the unit of a time, before the name of the runtime
 _ENTERED_BY = "prunus.measuring.costs"
 
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_TIMES = ("us", "µs", "ms", "s")
-_FORM = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<factor>%|[kMG]?)\s*(?P<unit>[A-Za-zµ]+)\s*")
+_MICROSECONDS = {"us": 1, "µs": 1, "ms": 10**3, "s": 10**6}
+_OWN_RUNTIME = "prunus"
+_FORM = re.compile(
+    r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<factor>%|[kMG]?)\s*(?P<unit>[A-Za-zµ]+)(?:\s+in\s+(?P<runtime>[\w-]+))?\s*"
+)
 
-# A cost so near below a target is near enough: bytes can't be met exactly.
-_NEAR = 0.01
-# The search ends where so small a part of the sparsities is left: a weight of a hundred thousand.
-_FINEST = 1e-5
 # Each step narrows by a tenth at least, also where interpolation would stay at one end.
 _STEP = 0.1
 
@@ -63,7 +82,7 @@ def parse(text: str) -> Limit:
 
     Raises:
         TypeError: it is a number that is no target, as text.
-        ValueError: it is no target; the message shows some.
+        ValueError: it is no target; the message shows some; or the runtime of a time is unknown.
 
     >>> parse("200 kB"), parse("30% MACs").amount, parse("1.2M parameters").amount
     (Limit(text='200 kB', unit='bytes', amount=200000.0, is_share=False), 0.3, 1200000.0)
@@ -75,12 +94,12 @@ def parse(text: str) -> Limit:
     if match is None:
         raise _unreadable(text)
     number, factor, unit = float(match["number"]), match["factor"], match["unit"]
+    if factor + unit in _MICROSECONDS:
+        return _positive(Limit(text, _unit_of_time(match["runtime"]), number * _MICROSECONDS[factor + unit]))
+    if match["runtime"]:
+        raise _unreadable(text)
     if factor != "%" and factor + unit in _BYTES:
         return _positive(Limit(text, "bytes", number * _BYTES[factor + unit]))
-    if unit in _TIMES or factor + unit in _TIMES:
-        raise ValueError(
-            f"sparsity {text!r}: time is no target yet; prune to a share of the MACs, such as '30% MACs', and measure"
-        )
     names = {"bytes": "bytes", "parameters": "parameters", "macs": "MACs"}
     if unit.lower() not in names:
         raise _unreadable(text)
@@ -89,6 +108,14 @@ def parse(text: str) -> Limit:
             raise ValueError(f"sparsity {text!r} leaves all; give a share below 100%")
         return _positive(Limit(text, names[unit.lower()], number / 100, is_share=True))
     return _positive(Limit(text, names[unit.lower()], number * _FACTORS[factor]))
+
+
+def _unit_of_time(runtime: str | None) -> str:
+    importlib.import_module(_ENTERED_BY)
+    unit = TIME + (runtime or _OWN_RUNTIME)
+    if unit not in COSTS:
+        raise unknown_name("runtime", runtime, [name.removeprefix(TIME) for name in COSTS if name.startswith(TIME)])
+    return unit
 
 
 def _positive(limit: Limit) -> Limit:
@@ -100,7 +127,8 @@ def _positive(limit: Limit) -> Limit:
 def _unreadable(text: str) -> ValueError:
     return ValueError(
         f"sparsity {text!r} is neither a number in [0, 1) nor a target, which says what may be left: '200 kB' (1,000 "
-        "bytes each; of the file that prunus.save writes), '128 KiB', '1.2M parameters' or '30% MACs'"
+        "bytes each; of the file that prunus.save writes), '128 KiB', '1.2M parameters', '30% MACs', or '2 ms' or '300 us in openvino-int8' for a call with the "
+        "example's batch on one thread"
     )
 
 
@@ -155,17 +183,17 @@ def meet(
         ValueError: the model is below the target already, or the highest sparsity does not reach it.
     """
     importlib.import_module(_ENTERED_BY)
-    cost = COSTS[limit.unit]
+    unit = COSTS[limit.unit]
     paid: dict[str, int] = {}  # several sparsities of a coarse model have the same masks
 
     def costs(masks: Masks) -> int:
         key = content_hash(masks)
         if key not in paid:
-            paid[key] = cost(model, masks, whole_channels, example_inputs)
+            paid[key] = unit.cost(model, masks, whole_channels, example_inputs)
         return paid[key]
 
     dense = costs(Masks({}))
-    most_left = limit.absolute(dense)
+    most_left = (1 - unit.reserve) * limit.absolute(dense)
     if dense <= most_left:
         raise ValueError(
             f"the model has {dense:,} {limit.unit} unpruned, which is within {limit.text!r} already; give a lower one"
@@ -176,13 +204,20 @@ def meet(
         raise ValueError(
             f"{limit.text!r} can't be reached: with sparsity {reachable.most:.4g}, the highest that this pattern and "
             f"scope allow, {left:,} {limit.unit} are left of {dense:,}; give a higher target, or a scope with a "
-            "smaller min_kept"
+            f"smaller min_kept{_hint(limit, whole_channels)}"
         )
-    return _search(most_left, (0.0, dense), (reachable.most, left), best, reachable.least, find, costs)
+    return _search(most_left, unit, (0.0, dense), (reachable.most, left), best, reachable.least, find, costs)
+
+
+def _hint(limit: Limit, whole_channels: bool) -> str:
+    if whole_channels or not limit.unit.startswith(TIME) or limit.unit == TIME + _OWN_RUNTIME:
+        return ""
+    return "; only prunus' own programs skip single zeros, other runtimes need pattern='channel'"
 
 
 def _search(
     most_left: float,
+    unit: Unit,
     low: tuple[float, float],
     high: tuple[float, float],
     best: Masks,
@@ -192,11 +227,11 @@ def _search(
 ) -> Masks:
     """Narrow two sparsities, of which one costs too much and one does not, by interpolation; costs may jump.
 
-    It ends a hundredth below the target, or where both are one.
+    It ends near below the target, or where both are one.
     """
-    while high[1] < (1 - _NEAR) * most_left and high[0] - low[0] > _FINEST:
+    while high[1] < (1 - unit.near) * most_left and high[0] - low[0] > unit.finest:
         width = high[0] - low[0]
-        share = (low[1] - (1 - _NEAR / 2) * most_left) / (low[1] - high[1])
+        share = (low[1] - (1 - unit.near / 2) * most_left) / (low[1] - high[1])
         tried = low[0] + width * min(1 - _STEP, max(_STEP, share))
         if tried < least:
             low = (tried, low[1])
