@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunus.copying import copy_model
-from prunus.errors import ScalesError
 from prunus.forward import tensors_by_name
 from prunus.graph import trace
 from prunus.graph.calls import arguments_by_name, written_arguments
@@ -21,8 +20,8 @@ from prunus.graph.exported.source import FLAG, function
 from prunus.pruning.masks import Masks
 from prunus.quantizing.folding import folded
 from prunus.quantizing.graph_copy import copied
-from prunus.quantizing.planning import QuantizedLayer, graph_hash, plan
-from prunus.quantizing.rounded_graph import Rounding, channel_dim
+from prunus.quantizing.planning import QuantizedLayer
+from prunus.quantizing.rounded_graph import Rounding
 from prunus.quantizing.rounding import across_rows, rounded_weight, weight_scales
 from prunus.quantizing.scales import Scales
 from prunus.supported import unwrap
@@ -120,25 +119,8 @@ def rounding_of(model: nn.Module, scales: Scales) -> Rounding:
         ScalesError: they belong to another model.
         GraphError: the model can't be traced.
     """
-    graph = trace(model, scales.example(model))
-    if graph_hash(graph) != scales.graph:
-        raise ScalesError(
-            f"these scales belong to another model, or to one of other sizes, than this {type(model).__name__}; call "
-            "prunus.quantize for it"
-        )
-    own = plan(graph, scales.in_float)
-    if own.layers.keys() != scales.layers.keys() or {own.keys[node] for node in own.values} != scales.values.keys():
-        raise ScalesError("these scales were made by another version of prunus; call prunus.quantize again")
+    own = scales.plan_for(trace(model, scales.example(model)))
     weights = {key: layer.weight for key, layer in scales.layers.items()}
-    for key, layer in own.layers.items():
-        shape = graph.tensor(layer.layer.weight).shape
-        if len(weights[key]) != shape[0]:
-            raise ScalesError(f"{key} has {shape[0]} output channels, and the scales have {len(weights[key])}")
-    by_key = {own.keys[node]: node for node in own.values}
-    for key, factors in scales.factors.items():
-        value = by_key[key].meta["val"]
-        if len(factors) != value.shape[channel_dim(value)]:
-            raise ScalesError(f"{key} has another number of channels than the scales, which have {len(factors)}")
     corrections = {key: layer.correction for key, layer in scales.layers.items()}
     return Rounding(own, scales.values, weights, corrections, scales.factors, scales.activations)
 

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from prunus.errors import ScalesError
 from prunus.files import checksum_of, load_with_metadata, save_tensors
-from prunus.graph import ExampleInputs
+from prunus.graph import ExampleInputs, Graph
+from prunus.graph.kept import Kept
+from prunus.quantizing import cutting
+from prunus.quantizing.planning import Plan, graph_hash, plan
+from prunus.quantizing.rounded_graph import channel_dim
 from prunus.quantizing.rounding import LIMITS, Activations, ValueScale
 from prunus.tables import ABSENT, Table, percent
 
@@ -107,6 +111,39 @@ class Scales:
         if any(not entry.name for entry in self.inputs):
             return tuple(map(zeros, self.inputs))
         return {entry.name: zeros(entry) for entry in self.inputs}
+
+    def plan_for(self, graph: Graph) -> Plan:
+        """Return what of a graph gets 8 bits.
+
+        Raises:
+            ScalesError: the scales belong to another model.
+        """
+        if graph_hash(graph) != self.graph:
+            raise ScalesError(
+                "these scales belong to another model, or to one of other sizes, than this "
+                f"{type(graph.model).__name__}; call prunus.quantize for it"
+            )
+        own = plan(graph, self.in_float)
+        if own.layers.keys() != self.layers.keys() or {own.keys[node] for node in own.values} != self.values.keys():
+            raise ScalesError("these scales were made by another version of prunus; call prunus.quantize again")
+        for key, layer in own.layers.items():
+            num_outputs, num_scales = graph.tensor(layer.layer.weight).shape[0], len(self.layers[key].weight)
+            if num_scales != num_outputs:
+                raise ScalesError(f"{key} has {num_outputs} output channels, and the scales have {num_scales}")
+        by_key = {own.keys[node]: node for node in own.values}
+        for key, factors in self.factors.items():
+            value = by_key[key].meta["val"]
+            if len(factors) != value.shape[channel_dim(value)]:
+                raise ScalesError(f"{key} has another number of channels than the scales, which have {len(factors)}")
+        return own
+
+    def cut_along(self, kept: Kept, smaller: nn.Module) -> Scales:
+        """Return the scales of a smaller model; `prunus.shrink` calls this.
+
+        Raises:
+            ScalesError: the scales are not of the model that `kept` is about, or can't be cut.
+        """
+        return cutting.cut(self, kept, smaller)
 
     def save(self, path: Path | str) -> None:
         """Write the scales as a safetensors file, whole or not at all."""

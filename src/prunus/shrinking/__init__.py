@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, Self, TypeVar, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +39,50 @@ _DRAWS = (Draw(0), Draw(6, uniform=True))
 _QUICK = 0.1
 
 
+@runtime_checkable
+class CutAlong(Protocol):
+    """What lies beside a model, tells of its channels, and is cut along with them, as `prunus.Scales` does."""
+
+    def plan_for(self, graph: Graph) -> object:
+        """Raise a ValueError where it does not belong to a model of this graph."""
+
+    def cut_along(self, kept: Kept, smaller: nn.Module) -> Self:
+        """Return what belongs to the smaller model, or raise a ValueError."""
+
+
+T = TypeVar("T", bound=CutAlong)
+
+
+@overload
 def shrink(
     model: nn.Module,
     example_inputs: ExampleInputs,
     masks: Mapping[str, Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-) -> nn.Module:
+    *,
+    scales: None = None,
+) -> nn.Module: ...
+
+
+@overload
+def shrink(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    masks: Mapping[str, Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    scales: T,
+) -> tuple[nn.Module, T]: ...
+
+
+def shrink(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    masks: Mapping[str, Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    scales: T | None = None,
+) -> nn.Module | tuple[nn.Module, T]:
     """Return a smaller model with the same outputs: without the channels, neurons and heads that can't matter.
 
     With masks, "the same" is what the model computes with its masked weights at zero, whether or not they are yet.
@@ -72,12 +111,20 @@ def shrink(
         example_inputs: a tensor, a tuple of tensors, or argument names with tensors; the batch comes first.
         masks: what is pruned; None takes the zeros that the model has.
         optimizer: the model's; in the end it holds the smaller model's parameters with what is left of their state.
+        scales: what `prunus.quantize` returned for the model, with inputs of the example's names, order and sizes.
+            They are cut along, so that the smaller model need not be quantised again: each channel that stays is
+            rounded as before. A channel that is constant loses its correction as it goes, and what it adds to a bias
+            is rounded with the bias. The errors in the scales stay those that were measured on the larger model.
+
+    Returns:
+        The smaller model; with `scales`, a pair of it and its scales.
 
     Raises:
         TypeError: the model is no Module, or an argument is of the wrong kind.
         ValueError: the optimizer holds none of the model's parameters, or state that can't be cut.
         GraphError: the graph can't be read; the message names the operation, the module and the line.
         MaskError: the masks are not of this model.
+        ScalesError: the scales belong to another model, or other operations would get 8 bits in the smaller one.
         ShrinkError: the outputs would differ, or the smaller model could not train where the larger one can.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -94,20 +141,26 @@ def shrink(
     parameters = dict(unwrap(model).named_parameters())
     if optimizer is not None:
         optimizers.check_owned(optimizer, parameters)
+    if not isinstance(scales, CutAlong | None):
+        raise TypeError(f"scales must be what prunus.quantize returned, got {type(scales).__name__}")
     masked = unwrap(model)
     if masks is not None:
         masked = copy_model(masked)
         Masks(masks).apply(masked)
-    coupling = couple(trace(masked, example_inputs), "counted")
+    graph = trace(masked, example_inputs)
+    if scales is not None:
+        scales.plan_for(graph)
+    coupling = couple(graph, "counted")
     kept, fixed = removable(coupling)
     kept = training.with_training_branches(kept)
     if optimizer is not None:
         optimizers.check_state(optimizer, parameters, _cuts(masked, kept))
     smaller = _smaller(masked, kept, fixed)
     smaller.train(model.training)
+    smaller_scales = None if scales is None else scales.cut_along(kept, smaller)
     if optimizer is not None:
         optimizers.cut(optimizer, parameters, dict(smaller.named_parameters()), _cuts(masked, kept))
-    return smaller
+    return smaller if smaller_scales is None else (smaller, smaller_scales)
 
 
 def _cuts(model: nn.Module, kept: Kept) -> optimizers.Cuts:
