@@ -109,7 +109,8 @@ def test_a_call_takes_at_most_so_long(target: str, pattern: str, monkeypatch: py
 
     def clock(models: dict[str, nn.Module], inputs: tuple[Tensor, ...], **settings: Any) -> dict[str, Timing]:
         timed.append(settings["runtimes"])
-        assert settings["threads"] == (1,) and settings["batch_sizes"] == (len(inputs[0]),)
+        assert settings["threads"] == (1,)
+        assert settings["batch_sizes"] == (len(inputs[0]),)
         (model,) = models.values()
         left = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
         median = 100 + 12 * left / 1000

@@ -46,7 +46,7 @@ def entries(kind: str) -> dict[str, str]:
     """Return name -> what it is, in the order of the names.
 
     >>> list(entries("scopes"))
-    ['erk', 'global', 'uniform']
+    ['erk', 'global', 'least_error', 'uniform']
     """
     pattern, functions = KINDS[kind]
     names: dict[str, str] = {}

@@ -35,6 +35,7 @@ from prunus.lab.run_folder import (
     store,
 )
 from prunus.measuring.receipt import Receipt
+from prunus.pruning import scopes
 from prunus.pruning.masks import Masks
 from prunus.registry import unknown_name
 
@@ -266,7 +267,8 @@ class Road:
     def _prune_at_once(self, model: nn.Module, section: PruneSection) -> Masks:
         criterion = train.criterion_of(section, self.seed)
         size, count = self.recipe.train.batch_size, section.calibration_batches
-        batches = train.calibration_batches(self.data, size, count, self.device) if criterion.needs else None
+        needed = criterion.needs or scopes.resolve(section.scope).needs_curves
+        batches = train.calibration_batches(self.data, size, count, self.device) if needed else None
         return pruning.prune(
             model,
             section.sparsity,

@@ -55,6 +55,14 @@ def macs(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: E
     return counted.total if whole_channels else counted.nonzero
 
 
+def macs_by_parameter(model: nn.Module, example_inputs: ExampleInputs | None) -> dict[str, float]:
+    """Return the multiply-adds of one sample by each parameter; times are about in proportion to them."""
+    if example_inputs is None:
+        raise ValueError("multiply-adds are counted in a run of the model; give example_inputs")
+    counted = count_macs(unwrap(model), _first(model, example_inputs)).layers
+    return {name: float(macs[0]) for name, macs in counted.items() if macs is not None}
+
+
 def microseconds(
     runtime: str, model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None
 ) -> int:
@@ -67,11 +75,12 @@ def microseconds(
         raise ValueError("time is that of a call with an example's batch; give example_inputs")
     pruned = _pruned(model, masks, whole_channels, example_inputs).eval()
     inputs = _in_order(pruned, example_inputs)
-    settings = {"batch_sizes": (len(inputs[0]),), "threads": (1,), "runtimes": (runtime,), "seconds": _SECONDS}
-    timing = timings({"model": pruned}, inputs, **settings)["model"]
-    if timing.notes:
-        raise ValueError(f"the model can't be timed: {timing.notes[0]}")
-    return round(timing.latency_us[runtime]["1"][str(len(inputs[0]))].median)
+    size = len(inputs[0])
+    models = {"model": pruned}
+    timed = timings(models, inputs, batch_sizes=(size,), threads=(1,), runtimes=(runtime,), seconds=_SECONDS)["model"]
+    if timed.notes:
+        raise ValueError(f"the model can't be timed: {timed.notes[0]}")
+    return round(timed.latency_us[runtime]["1"][str(size)].median)
 
 
 def _pruned(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None) -> nn.Module:
@@ -98,6 +107,8 @@ def _first(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Tensor, ...
 
 COSTS.register("bytes")(Unit(file_bytes))
 COSTS.register("parameters")(Unit(parameters))
-COSTS.register("MACs")(Unit(macs))
+COSTS.register("MACs")(Unit(macs, shares=macs_by_parameter))
 for _runtime in RUNTIMES:
-    COSTS.register(TIME + _runtime)(Unit(functools.partial(microseconds, _runtime), _NEAR, _FINEST, _RESERVE))
+    COSTS.register(TIME + _runtime)(
+        Unit(functools.partial(microseconds, _runtime), _NEAR, _FINEST, _RESERVE, macs_by_parameter)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -126,3 +126,19 @@ def _leaves(tree: Any) -> list[Any]:
     if len(leaves) == 1 and isinstance(leaves[0], Mapping):
         return _pytree.tree_leaves(dict(leaves[0]))
     return leaves
+
+
+def relative_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the sum of squared differences, relative to the variance of the second of each pair; in float64.
+
+    >>> relative_error([(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))])
+    0.5
+    """
+    squares = total = totals = 0.0
+    count = 0
+    for output, target in pairs:
+        wide = target.double()
+        squares += float((output.double() - wide).square().sum())
+        total, totals, count = total + float(wide.sum()), totals + float(wide.square().sum()), count + wide.numel()
+    variance = totals - total**2 / max(1, count)
+    return squares / variance if variance > 0 else squares

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.errors import MaskError
 from prunus.graph import ExampleInputs
-from prunus.pruning import budgets, by_layer, criteria
+from prunus.pruning import budgets, by_layer, criteria, least_error
 from prunus.pruning.channels import ChannelFamilies
 from prunus.pruning.criteria import Criterion, Gradient, Random
 from prunus.pruning.finding import (
@@ -26,7 +26,7 @@ from prunus.pruning.method import Method
 from prunus.pruning.options import whole
 from prunus.pruning.patterns import Channels, Pattern, num_gone
 from prunus.pruning.schedules import Cubic, Geometric, Linear, Schedule, Shape
-from prunus.pruning.scopes import Erk, Global, Scope, Spreading, Uniform
+from prunus.pruning.scopes import Erk, Global, LeastError, Scope, Spreading, Uniform
 from prunus.pruning.stats import Batch
 from prunus.pruning.targets import Selector, Target, named
 from prunus.supported import unwrap
@@ -38,6 +38,7 @@ __all__ = [
     "Geometric",
     "Global",
     "Gradient",
+    "LeastError",
     "Linear",
     "Pruner",
     "Random",
@@ -78,14 +79,16 @@ def prune(
         pattern: what is removed together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole
             channels, neurons and heads, with everything coupled to them in other layers, so that `prunus.shrink` can
             remove them; with options ``Channels(round_to=8, budget="macs")``.
-        scope: how the budget is spread over the layers: ``"global"``, ``"uniform"``, ``"erk"``, or
-            `(layers, budget) -> counts`; with options ``Global(min_kept=16)``, ``Uniform(...)``, ``Erk(...)``.
+        scope: how the budget is spread over the layers: ``"global"``, ``"uniform"``, ``"erk"``, ``"least_error"``
+            (by what the outputs lose on `data`), or `(layers, budget) -> counts`; with options
+            ``Global(min_kept=16)``, ``Uniform(...)``, ``Erk(...)``, ``LeastError(...)``.
         include: parameters, modules, patterns or classes to prune; by default every weight of a Linear,
             convolution, attention or recurrent layer.
         exclude: what not to prune, likewise.
         masks: earlier masks; weights they prune stay pruned and count towards the sparsity.
         data: batches for criteria that need data: `(inputs, targets)` for ``Gradient(loss)``, inputs suffice for
-            ``"activation"``. Without data ``"gradient"`` uses the gradients of the last backward pass.
+            ``"activation"`` and for scope ``"least_error"``. Without data ``"gradient"`` uses the gradients of the last
+            backward pass.
         example_inputs: inputs of the model, needed for pattern ``"channel"`` and for targets in bytes and MACs: a
             tensor, a tuple of tensors, or a mapping from argument names to tensors; the batch dimension comes first.
 
@@ -103,6 +106,10 @@ def prune(
     families: ChannelFamilies | None = None
     if isinstance(method.pattern, Channels):
         families = _families(model, example_inputs, method, include, exclude)
+    if isinstance(data, Iterator) and (method.scope.needs_curves or isinstance(sparsity, str)):
+        data = list(data)  # it is read more than once
+    shares = budgets.shares(sparsity, model, example_inputs) if isinstance(sparsity, str) else None
+    method = least_error.measured(method, model, families or targets, masks=masks, data=data, shares=shares)
     if isinstance(sparsity, str):
         new_masks = _within(sparsity, model, method, families, targets, masks, data, example_inputs)
     elif families is not None:
@@ -126,12 +133,11 @@ def _within(
     example_inputs: ExampleInputs | None,
 ) -> Masks:
     """Return the masks of the least sparsity that meets a target."""
-    batches = list(data) if isinstance(data, Iterator) else data  # they are read at each step of the search
 
     def find(fraction: float) -> Masks:
         if families is not None:
-            return families.find(model, method, fraction, masks=masks, data=batches, strict=False)
-        return find_masks(model, targets, method, fraction, masks=masks, data=batches)
+            return families.find(model, method, fraction, masks=masks, data=data, strict=False)
+        return least_error.find_within(model, targets, method, fraction, masks=masks, data=data)
 
     return budgets.meet(
         budgets.parse(target),
@@ -200,8 +206,11 @@ class Pruner:
             targets = self._channels.targets
         self._names = tuple(targets)
         self._check(masks)
-        check_data(self.method.criterion, data)
+        check_data(self.method, data)
         _check_rereadable(data)
+        self.method = least_error.measured(self.method, model, self._channels or targets, masks=masks, data=data)
+        if self._channels is None:
+            self.method = least_error.settled(self.method, targets, masks)
         self.method.schedule.fraction(1.0, self.method.sparsity)
         ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}
         self.masks = Masks({**other_masks(masks, targets), **ones, **earlier_masks(masks, targets)})

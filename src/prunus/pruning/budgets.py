@@ -1,11 +1,11 @@
-"""Targets in the user's units: "200 kB", "1.2M parameters", "30% MACs", "2 ms"; the sparsity that meets one is found."""
+"""Targets in the user's units: "200 kB", "1.2M parameters", "30% MACs", "2 ms"; a search meets them."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,12 +32,14 @@ class Unit:
         near: a cost so near below a target, as a share of it, is near enough.
         finest: the search ends where so small a part of the sparsities is left.
         reserve: the share of a target that is left free, as the cost is not the same each time it is measured.
+        shares: (model, inputs) -> what each parameter adds to the cost; None where all weights cost alike.
     """
 
     cost: Cost
     near: float = 0.01  # bytes can't be met exactly
     finest: float = 1e-5  # a weight of a hundred thousand
     reserve: float = 0.0
+    shares: Callable[[nn.Module, ExampleInputs | None], Mapping[str, float]] | None = None
 
 
 COSTS = Registry[Unit]("unit")
@@ -127,9 +129,16 @@ def _positive(limit: Limit) -> Limit:
 def _unreadable(text: str) -> ValueError:
     return ValueError(
         f"sparsity {text!r} is neither a number in [0, 1) nor a target, which says what may be left: '200 kB' (1,000 "
-        "bytes each; of the file that prunus.save writes), '128 KiB', '1.2M parameters', '30% MACs', or '2 ms' or '300 us in openvino-int8' for a call with the "
-        "example's batch on one thread"
+        "bytes each; of the file that prunus.save writes), '128 KiB', '1.2M parameters', '30% MACs', '2 ms' or '300 us "
+        "in openvino-int8' (a call with the example's batch, on one thread)"
     )
+
+
+def shares(text: str, model: nn.Module, example_inputs: ExampleInputs | None) -> Mapping[str, float] | None:
+    """Return what each parameter adds to the cost in a target's unit; None where all weights cost alike."""
+    importlib.import_module(_ENTERED_BY)
+    unit = COSTS[parse(text).unit]
+    return None if unit.shares is None else unit.shares(model, example_inputs)
 
 
 def needs_inputs(text: str) -> bool:

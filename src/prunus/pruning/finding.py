@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from prunus.errors import MaskError
-from prunus.pruning import select, stats
+from prunus.pruning import curves, select, stats
+from prunus.pruning.allocation import Curve
 from prunus.pruning.budgets import Range
 from prunus.pruning.criteria import ON_INPUTS, Criterion
 from prunus.pruning.masks import Masks, check_shape
@@ -43,9 +44,9 @@ def find_masks(
     Raises:
         TypeError, ValueError: as `prune`.
     """
-    layers = _layers(targets, method, masks)
+    layers = unscored(targets, method, masks)
     budget = _budget(layers, sparsity)
-    check_data(method.criterion, data)
+    check_data(method, data)
     layer_stats = gather(unwrap(model), targets, method.criterion, data)
     for layer in layers:
         layer.stats = layer_stats[layer.name]
@@ -61,9 +62,34 @@ def find_masks(
 
 def reachable(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> Range:
     """Return the sparsities that `find_masks` can meet, from that of one more unit than the earlier masks prune."""
-    layers = _layers(targets, method, masks)
+    layers = unscored(targets, method, masks)
     total = sum(layer.count for layer in layers)
     return Range(max(1, sum(layer.fewest for layer in layers)) / total, sum(layer.most for layer in layers) / total)
+
+
+def layer_curves(
+    model: nn.Module,
+    targets: Mapping[str, Target],
+    method: Method,
+    masks: Mapping[str, Tensor] | None,
+    data: Iterable[Batch],
+) -> dict[str, Curve]:
+    """Return the error curve of each target; arguments and errors as `find_masks`."""
+    layers = unscored(targets, method, masks)
+    for name, own in gather(unwrap(model), targets, method.criterion, data).items():
+        next(layer for layer in layers if layer.name == name).stats = own
+
+    def masks_of(layer: LayerScores) -> Callable[[int], Masks]:
+        return lambda count: Masks({layer.name: _mask(layer, count, None)})
+
+    try:
+        return curves.measure(
+            unwrap(model),
+            data,
+            [curves.Asked(layer.name, layer.fewest, layer.most, masks_of(layer)) for layer in layers],
+        )
+    except select.NanScoresError as error:
+        raise _nan_error(layers) from error
 
 
 def check_reachable(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> None:
@@ -72,16 +98,17 @@ def check_reachable(targets: Mapping[str, Target], method: Method, masks: Mappin
     Raises:
         TypeError, ValueError: as `prune`.
     """
-    _budget(_layers(targets, method, masks), method.sparsity)
+    _budget(unscored(targets, method, masks), method.sparsity)
 
 
-def check_data(criterion: Criterion, data: Iterable[Batch] | None) -> None:
-    """Check that the data and the loss that the criterion needs are there.
+def check_data(method: Method, data: Iterable[Batch] | None) -> None:
+    """Check that the data and the loss that the criterion and the scope need are there.
 
     Raises:
         TypeError: data is one batch instead of many.
         ValueError: data or the criterion's loss is missing.
     """
+    criterion = method.criterion
     if isinstance(data, Tensor | Mapping) or (data is not None and not isinstance(data, Iterable)):
         raise TypeError(f"data must be an iterable of batches, got {type(data).__name__}; one batch is data=[batch]")
     if criterion.needs == "gradient" and (data is None) != (criterion.loss is None):
@@ -90,6 +117,8 @@ def check_data(criterion: Criterion, data: Iterable[Batch] | None) -> None:
             f"criterion {criterion.name!r} got {present} without {missing}; give both, or neither to use the gradients "
             "of the last backward pass"
         )
+    if method.scope.needs_curves and data is None:
+        raise ValueError("scope 'least_error' measures what the outputs lose; give data=batches of model inputs")
     if criterion.needs in ON_INPUTS and data is None:
         raise ValueError(f"criterion {criterion.name!r} needs the layers' inputs; give data=batches of model inputs")
 
@@ -136,7 +165,8 @@ def from_first_rank(masks: Masks) -> Masks:
     return Masks(broadcast)
 
 
-def _layers(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> list[LayerScores]:
+def unscored(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> list[LayerScores]:
+    """Return the layers of the targets, whose scores are computed when they are read; errors as `find_masks`."""
     for name, target in targets.items():
         method.pattern.check(name, target.parameter.shape)
     earlier = earlier_masks(masks, targets)

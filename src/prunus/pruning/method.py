@@ -77,9 +77,9 @@ def check_method(
             f"pattern {resolved.name} removes exactly {only:.4g} of the weights, got sparsity {sparsity:g}; "
             f"write sparsity {only:.4g}, or choose another pattern"
         )
-    if only is not None and spread.spreading is scopes.erk:
+    if only is not None and spread.spreading in (scopes.erk, scopes.least_error):
         raise ValueError(
-            f"pattern {resolved.name} gives every layer the same sparsity, so scope 'erk' has nothing to "
+            f"pattern {resolved.name} gives every layer the same sparsity, so scope {spread.name!r} has nothing to "
             "spread; use scope 'uniform'"
         )
     return Method(

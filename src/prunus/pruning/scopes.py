@@ -71,6 +71,16 @@ class Scope:
         options.function("scope", self.spreading, "(layers, budget) -> counts")
         options.whole("min_kept", self.min_kept, least=0)
 
+    @property
+    def name(self) -> str:
+        """The name of the function, as in errors."""
+        return str(getattr(self.spreading, "__name__", self.spreading)).rstrip("_")
+
+    @property
+    def needs_curves(self) -> bool:
+        """Whether the layers' error curves are measured before it can spread, for which data is needed."""
+        return self.spreading is least_error
+
     def spread(self, layers: Sequence[Layer], budget: int) -> Spread:
         """Spread the budget, and check the result of the function, which may be the user's own.
 
@@ -88,10 +98,9 @@ class Scope:
         )
         if not valid:
             bounds = ", ".join(f"{layer.name}: {layer.fewest} to {layer.most}" for layer in layers[:6])
-            name = getattr(self.spreading, "__name__", self.spreading)
             raise ValueError(
-                f"scope {name!r} must return how many units each layer loses: {len(layers)} whole numbers, {budget:,} "
-                f"in sum, each within its layer's bounds ({bounds}); it returned {remove!r}"
+                f"scope {self.name!r} must return how many units each layer loses: {len(layers)} whole numbers, "
+                f"{budget:,} in sum, each within its layer's bounds ({bounds}); it returned {remove!r}"
             )
         return Spread(tuple(int(count) for count in counts), near)
 
@@ -156,6 +165,19 @@ def erk(layers: Sequence[Layer], budget: int) -> Spread:
     return Spread(apportion(shares, budget, layers))
 
 
+@SCOPES.register("least_error")
+def least_error(layers: Sequence[Layer], budget: int) -> Spread:
+    """Spread the budget so that the predicted error of the outputs is least.
+
+    The prediction is the sum of what the outputs lose if each layer alone is pruned, measured on `data` at some
+    sparsities. Dynamic programming finds how many units each layer loses.
+
+    Source: Frantar and Alistarh, "SPDY: accurate pruning with speedup guarantees", ICML 2022 (arXiv:2201.13096),
+    section 3, with errors of the model's outputs in the place of the layers'.
+    """
+    raise ValueError("scope 'least_error' spreads by curves of a model's layers; prune and Pruner measure these")
+
+
 def apportion(shares: Sequence[float], budget: int, layers: Sequence[Layer]) -> tuple[int, ...]:
     """Round shares to whole numbers within the layers' bounds that add up to the budget.
 
@@ -191,3 +213,4 @@ def apportion(shares: Sequence[float], budget: int, layers: Sequence[Layer]) -> 
 Global = functools.partial(Scope, global_)
 Uniform = functools.partial(Scope, uniform)
 Erk = functools.partial(Scope, erk)
+LeastError = functools.partial(Scope, least_error)

@@ -53,7 +53,7 @@ def gradients(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Ba
     num_batches = 0
     with _undisturbed(model), _requiring_grad(parameters.values()), torch.enable_grad(), _differentiable(model):
         for batch in data:
-            value = loss(_forward(model, batch), _target_of(batch))
+            value = loss(forward(model, batch), _target_of(batch))
             _check_loss(value)
             of_batch = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, of_batch, strict=True):
@@ -169,7 +169,7 @@ def _run(model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch],
     num_batches = 0
     with _undisturbed(model), _watching(targets, note), torch.no_grad():
         for batch in data:
-            _forward(model, batch)
+            forward(model, batch)
             num_batches += 1
     _check_not_empty(num_batches)
 
@@ -284,7 +284,8 @@ def _requiring_grad(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-def _forward(model: nn.Module, batch: Batch) -> Any:
+def forward(model: nn.Module, batch: Batch) -> Any:
+    """Call a model on a batch, without the targets that may be beside the inputs."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from prunus.proving.verification import tensors
+from prunus.proving.verification import relative_error, tensors
 from prunus.quantizing import equalising
 from prunus.quantizing.folding import folded
 from prunus.quantizing.observing import Observer
@@ -18,7 +18,6 @@ from prunus.quantizing.ranges import Ranges
 from prunus.quantizing.rounded_graph import Rounding, mean_by_channel
 from prunus.quantizing.rounding import Activations, ValueScale, across_rows, value_scale, weight_scales
 from prunus.recovering.batches import Samples
-from prunus.recovering.comparing import relative_error
 from prunus.recovering.lockstep import Lockstep
 
 # Name -> parameter or buffer.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from prunus.proving.verification import tensors
+from prunus.proving.verification import relative_error, tensors
 from prunus.recovering.batches import Samples
 
 
@@ -31,22 +31,6 @@ def output_error(model: nn.Module, dense: nn.Module, samples: Samples) -> float:
     if not pairs:
         raise ValueError("the model's outputs hold no floating-point numbers, of which errors could be measured")
     return relative_error(pairs)
-
-
-def relative_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Return the sum of squared differences, relative to the variance of the second of each pair; in float64.
-
-    >>> relative_error([(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))])
-    0.5
-    """
-    squares = total = totals = 0.0
-    count = 0
-    for output, target in pairs:
-        wide = target.double()
-        squares += float((output.double() - wide).square().sum())
-        total, totals, count = total + float(wide.sum()), totals + float(wide.square().sum()), count + wide.numel()
-    variance = totals - total**2 / max(1, count)
-    return squares / variance if variance > 0 else squares
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prunus.graph.calls import arguments_by_name
+from prunus.proving.verification import relative_error
 from prunus.pruning import products
 from prunus.pruning.moments import MOST_INPUTS, Moments, damped
 from prunus.pruning.patterns import Pattern, Unstructured, num_gone
-from prunus.recovering.comparing import relative_error
 from prunus.recovering.layers import Layer
 from prunus.recovering.lockstep import Lockstep
 from prunus.recovering.solving import choose, refit

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.lab.data import Dataset, batches, normalise
 from prunus.lab.recipe import PruneSection
-from prunus.pruning import Pruner, Random
+from prunus.pruning import Pruner, Random, scopes
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.masks import Masks
 
@@ -101,7 +101,7 @@ def make_pruner(
         exclude=section.exclude,
         masks=masks,
         data=calibration_batches(data, batch_size, section.calibration_batches, first.device, first.dtype)
-        if criterion.needs
+        if criterion.needs or scopes.resolve(section.scope).needs_curves
         else None,
         **channel_options(section, data, first.device, first.dtype),
     )

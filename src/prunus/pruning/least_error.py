@@ -1,0 +1,86 @@
+"""The scope that removes what the outputs miss least, by curves of the layers that are measured first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from prunus.pruning.allocation import ByCurves
+from prunus.pruning.by_layer import ByLayer
+from prunus.pruning.channels import ChannelFamilies
+from prunus.pruning.finding import check_data, find_masks, layer_curves, unscored
+from prunus.pruning.masks import Masks
+from prunus.pruning.method import Method
+from prunus.pruning.scopes import Scope
+from prunus.pruning.stats import Batch
+from prunus.pruning.targets import Target
+
+
+def measured(
+    method: Method,
+    model: nn.Module,
+    pruned: ChannelFamilies | Mapping[str, Target],
+    *,
+    masks: Mapping[str, Tensor] | None,
+    data: Iterable[Batch] | None,
+    shares: Mapping[str, float] | None = None,
+) -> Method:
+    """Return a method that spreads by curves, which are measured now; another method as it is.
+
+    Args:
+        method: the method.
+        model: the model, which is not changed.
+        pruned: the channels or the parameters that are pruned.
+        masks: as `prune`.
+        data: as `prune`, but it is read more than once.
+        shares: parameter -> what it adds to the cost that is to be met; None if units cost alike, or channels what
+            their pattern's budget says.
+
+    Raises:
+        ValueError: there is no data.
+    """
+    if not method.scope.needs_curves:
+        return method
+    check_data(method, data)
+    assert data is not None
+    if isinstance(pruned, ChannelFamilies):
+        prices = pruned.prices("macs" if shares else pruned.budget)
+        curves = pruned.curves(model, method, masks, data)
+    else:
+        sizes = {name: method.pattern.num_units(target.parameter.shape) for name, target in pruned.items()}
+        prices = {name: shares.get(name, 0.0) / size for name, size in sizes.items()} if shares else {}
+        curves = layer_curves(model, pruned, method, masks, data)
+    return replace(method, scope=Scope(ByCurves(curves, prices), method.scope.min_kept))
+
+
+def find_within(
+    model: nn.Module,
+    targets: Mapping[str, Target],
+    method: Method,
+    share: float,
+    *,
+    masks: Mapping[str, Tensor] | None,
+    data: Iterable[Batch] | None,
+) -> Masks:
+    """Find masks that remove a share of what the weights cost, as `finding.find_masks` does of how many they are."""
+    spreading = method.scope.spreading
+    if not isinstance(spreading, ByCurves):
+        return find_masks(model, targets, method, share, masks=masks, data=data)
+    own = unscored(targets, method, masks)
+    counts = {layer.name: count for layer, count in zip(own, spreading.within(own, 1 - share), strict=True)}
+    sparsity = sum(counts.values()) / sum(layer.count for layer in own)
+    by_hand = replace(method, scope=Scope(ByLayer(counts), method.scope.min_kept))
+    return find_masks(model, targets, by_hand, sparsity, masks=masks, data=data)
+
+
+def settled(method: Method, targets: Mapping[str, Target], masks: Mapping[str, Tensor] | None) -> Method:
+    """Return a method that comes to the same counts step by step; one without curves as it is."""
+    spreading = method.scope.spreading
+    if not isinstance(spreading, ByCurves):
+        return method
+    own = unscored(targets, method, masks)
+    counts = spreading(own, round(method.sparsity * sum(layer.count for layer in own)))
+    by_hand = ByLayer({layer.name: count for layer, count in zip(own, counts, strict=True)})
+    return replace(method, scope=Scope(by_hand, method.scope.min_kept))
