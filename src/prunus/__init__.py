@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PackError,
         ProgramError,
         ScalesError,
+        SearchError,
         ShrinkError,
     )
     from prunus.exporting import export
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from prunus.pruning.stats import Stats
     from prunus.quantizing import Quantizer, Scales, quantize
     from prunus.recovering import Recovery, recover
+    from prunus.searching import search
     from prunus.shrinking import shrink
     from prunus.shrinking.explaining import Explanation, explain
 
@@ -54,6 +56,7 @@ __all__ = [
     "Recovery",
     "Scales",
     "ScalesError",
+    "SearchError",
     "ShrinkError",
     "Stats",
     "compare",
@@ -71,6 +74,7 @@ __all__ = [
     "quantize",
     "recover",
     "save",
+    "search",
     "shrink",
     "torch_prune",
 ]
@@ -94,6 +98,7 @@ _MODULE_OF = {
     "Recovery": "prunus.recovering",
     "Scales": "prunus.quantizing",
     "ScalesError": "prunus.errors",
+    "SearchError": "prunus.errors",
     "ShrinkError": "prunus.errors",
     "Stats": "prunus.pruning.stats",
     "compare": "prunus.measuring",
@@ -108,6 +113,7 @@ _MODULE_OF = {
     "quantize": "prunus.quantizing",
     "recover": "prunus.recovering",
     "save": "prunus.packing",
+    "search": "prunus.searching",
     "shrink": "prunus.shrinking",
 }
 _MODULES = {

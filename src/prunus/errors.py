@@ -47,6 +47,10 @@ class ScalesError(ValueError):
     """Scales that don't fit their model, or a file that holds no scales."""
 
 
+class SearchError(ValueError):
+    """There is no model within the target, or none that keeps the floor; the message tells the nearest one."""
+
+
 class ReceiptError(ValueError):
     """A receipt that contradicts itself, or a file that holds no receipt; the message names the file and the field."""
 

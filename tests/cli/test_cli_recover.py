@@ -107,7 +107,7 @@ def _of_whole_numbers() -> None:
     ("spoil", "words", "message"),
     [
         (None, ("--calibrate", "nothing"), "a data set: digits, fashion-mnist, mnist, mnist-5k; got 'nothing'"),
-        (None, ("--calibrate", "my_models.py"), "--calibrate takes a .safetensors file of samples"),
+        (None, ("--calibrate", "my_models.py"), "samples are a .safetensors file, or a data set"),
         (None, ("--calibrate", "samples.safetensors", "--samples", 1), "--samples must be at least 2"),
         (_of_two_lengths, CALIBRATE, "as many samples in each"),
         (_of_other_shapes, CALIBRATE, "can't run the example inputs"),

@@ -40,6 +40,8 @@ def lenet() -> nn.Module:
         ("5000 parameters", "parameters", 5000, False),
         ("30% MACs", "MACs", 0.3, True),
         ("2 M macs", "MACs", 2_000_000, False),
+        ("2000 MACs", "MACs", 2000, False),
+        ("2kMACs", "MACs", 2000, False),
         ("50% bytes", "bytes", 0.5, True),
         ("2 ms", "us in prunus", 2000, False),
         ("300us", "us in prunus", 300, False),

@@ -23,6 +23,7 @@ COMMANDS = {
     "shrink": ("shrink", "FILE"),
     "explain": ("explain", "FILE"),
     "quantize": ("quantize", "FILE"),
+    "search": ("search", "FILE"),
     "pack": ("pack", "FILE"),
     "unpack": ("pack", ""),
     "compile": ("compile", "FILE"),

@@ -1,4 +1,4 @@
-"""Samples that commands calibrate with, and the progress of the work on them."""
+"""Samples that commands calibrate and choose with, and the progress of the work on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from prunus.cli import terminal
 
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from prunus.graph import ExampleInputs
     from prunus.pruning.stats import Batch
 
-_BATCH = 64
+_BATCH, _AT_ONCE = 64, 500
+# Name -> tensor, or one tensor, with labels.
+Labelled: TypeAlias = "list[tuple[dict[str, Tensor] | Tensor, Tensor]]"
+_LABELS = "labels"
 
 
 def batches(calibrate: str, count: int, like: Tensor) -> list[Batch]:
@@ -35,6 +39,42 @@ def batches(calibrate: str, count: int, like: Tensor) -> list[Batch]:
     return [part[0] if len(part) == 1 else dict(zip(tensors, part, strict=True)) for part in parts]
 
 
+def first(batches: list[Batch], count: int) -> ExampleInputs:
+    """Return so many samples of the first batch, as the model takes them; they repeat if there are fewer."""
+    import torch
+
+    def cut(value: Tensor) -> Tensor:
+        return value[torch.arange(count) % len(value)]
+
+    own = batches[0]
+    return {name: cut(value) for name, value in own.items()} if isinstance(own, dict) else cut(own)
+
+
+def labelled(validate: str, like: Tensor) -> Labelled:
+    """Return labelled samples in batches; floating-point ones in the dtype of a tensor.
+
+    Raises:
+        ValueError: it is neither a data set nor a file of samples with labels.
+    """
+    from prunus.lab import data
+
+    if validate in data.DATASETS:
+        loaded = data.load(validate)
+        images = data.batches(loaded.validation, _AT_ONCE, mean=loaded.mean, std=loaded.std)
+        return [(x.to(like.dtype), y) for x, y in images]
+    tensors = _samples(validate, 0)
+    labels = tensors.pop(_LABELS, None)
+    if labels is None or not tensors or labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(f"{validate!r} must hold samples, and the class of each as whole numbers named {_LABELS!r}")
+    cast = {name: value.to(like.dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+    parts: Labelled = []
+    for start in range(0, len(labels), _AT_ONCE):
+        place = slice(start, start + _AT_ONCE)
+        part = {name: value[place] for name, value in cast.items()}
+        parts.append((next(iter(part.values())) if len(part) == 1 else part, labels[place].long()))
+    return parts
+
+
 def _samples(calibrate: str, count: int) -> dict[str, Tensor]:
     from prunus import files
     from prunus.lab import data
@@ -47,8 +87,7 @@ def _samples(calibrate: str, count: int) -> dict[str, Tensor]:
     path = Path(calibrate)
     if not path.is_file() or path.suffix != ".safetensors":
         raise ValueError(
-            f"--calibrate takes a .safetensors file of samples, or a data set: {', '.join(data.names())}; got "
-            f"{calibrate!r}"
+            f"samples are a .safetensors file, or a data set: {', '.join(data.names())}; got {calibrate!r}"
         )
     tensors = files.load_tensors(path)
     if (

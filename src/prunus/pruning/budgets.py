@@ -51,7 +51,7 @@ _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2*
 _MICROSECONDS = {"us": 1, "µs": 1, "ms": 10**3, "s": 10**6}
 _OWN_RUNTIME = "prunus"
 _FORM = re.compile(
-    r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<factor>%|[kMG]?)\s*(?P<unit>[A-Za-zµ]+)(?:\s+in\s+(?P<runtime>[\w-]+))?\s*"
+    r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<factor>%|[kMG](?!(?i:acs))|)\s*(?P<unit>[A-Za-zµ]+)(?:\s+in\s+(?P<runtime>[\w-]+))?\s*"
 )
 
 # Each step narrows by a tenth at least, also where interpolation would stay at one end.
