@@ -19,6 +19,7 @@ EXTRA_OF = {
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
+    "executorch": "executorch",
     "openvino": "openvino",
     "ziglang": "compile",
     "jinja2": "report",

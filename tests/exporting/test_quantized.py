@@ -115,7 +115,7 @@ def test_zeros_of_a_pruned_model_are_zeros_in_the_file(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_and_nothing_is_written(
     model: Residual, scales: prunus.Scales, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="scales are for the formats onnx, pt2 and c, not for so"):
+    with pytest.raises(ValueError, match="scales are for the formats onnx, pt2, pte and c, not for so"):
         prunus.export(model, tmp_path / "net.so", images(2), scales=scales)
     with pytest.raises(ScalesError, match="belong to another model"):
         prunus.export(nn.Sequential(nn.Conv2d(2, 3, 3)), tmp_path / "net.onnx", images(2), scales=scales)

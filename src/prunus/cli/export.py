@@ -34,10 +34,10 @@ def export(
 ) -> None:
     """Export a model as a file for other programs.
 
-    To ONNX, to a program of torch.export, to a shared library that skips the zeros, to C for microcontrollers, or as
-    plain weights. The file is loaded again and run, in ONNX Runtime, in PyTorch or built by a C compiler, before it
-    takes its name: its outputs on random inputs must be the model's. The batch size stays free; C computes one
-    sample at a time, and its flash and RAM are told.
+    To ONNX, to a program of torch.export or of ExecuTorch, to a shared library that skips the zeros, to C for
+    microcontrollers, or as plain weights. The file is loaded again and run, in ONNX Runtime, in PyTorch, in ExecuTorch
+    or built by a C compiler, before it takes its name: its outputs on random inputs must be the model's. The batch size
+    stays free, in ExecuTorch up to three samples; C computes one sample at a time, and its flash and RAM are told.
 
     For example:
       prunus export lenet.prunus --out lenet.onnx
@@ -45,12 +45,14 @@ def export(
       prunus export --model lenet --weights lenet.safetensors --out lenet.pt2
       prunus export lenet.prunus --out lenet.c
       prunus export lenet.prunus --scales scales.safetensors --out lenet.onnx
+      prunus export lenet.prunus --scales scales.safetensors --out lenet.pte
 
     Args:
-        out: Where it goes; the suffix tells the format: .onnx, .pt2, .so or .c (both with a .h), .safetensors.
-        format: The format, whatever the suffix: onnx, pt2, so, c or safetensors.
-        scales: For .onnx, .pt2 and .c: the scales that 'prunus quantize' wrote for the model; weights then have 8 bits;
-            activations too, except in C.
+        out: Where it goes; the suffix tells the format: .onnx, .pt2, .pte, .so or .c (both with a .h),
+            .safetensors.
+        format: The format, whatever the suffix: onnx, pt2, pte, so, c or safetensors.
+        scales: For .onnx, .pt2, .pte and .c: the scales that 'prunus quantize' wrote for the model; weights then have 8
+            bits; activations too, except in C.
     """
     from prunus.exporting import FORMATS
 
@@ -89,7 +91,8 @@ def _sentences(
     if facts.c is not None:
         yield from _sentences_of_c(facts.c, out)
     elif facts.difference is not None:
-        runtime = {"onnx": "ONNX Runtime", "pt2": "PyTorch, from the file,", "so": "it"}[facts.format]
+        runtimes = {"onnx": "ONNX Runtime", "pt2": "PyTorch, from the file,", "pte": "ExecuTorch", "so": "it"}
+        runtime = runtimes[facts.format]
         what = "program" if facts.format == "so" else "model"
         what += " rounded to 8 bits" if in_8_bits else ""
         yield f"On random inputs {runtime} computes what the {what} does: {_apart(facts.difference)}."

@@ -1,4 +1,4 @@
-"""A model for other programs: ONNX, PyTorch's exported program, a library, C, or weights; checked before it is there.
+"""A model for other programs: ONNX, torch.export, ExecuTorch, a library, C, or weights; checked before it is there.
 
 prunus.export(model, "model.onnx", example_inputs)
 """
@@ -45,7 +45,7 @@ class ExportFacts:
     """What `export` wrote.
 
     Attributes:
-        format: "onnx", "pt2", "so", "c" or "safetensors".
+        format: "onnx", "pt2", "pte", "so", "c" or "safetensors".
         bytes: of the file; of both for C.
         state_bytes: of the model's state dict as a safetensors file; None for a program.
         difference: the largest between the outputs of the file and of the model or program, relative to the largest
@@ -92,15 +92,17 @@ def export(
             is enough for a `prunus.graph.exported.ExportedModule` and a program, which know their inputs, and for
             ``"safetensors"``.
         format: ``"onnx"`` (weights inside; checked by ONNX's checker and in ONNX Runtime on the CPU), ``"pt2"``
-            (`torch.export.save`, for the model's device; loading it is PyTorch's part), ``"so"`` (a shared library
-            that skips the zeros, for any batch and several threads, with a C header beside it; a model is compiled
-            first, for the batch of the example), ``"c"`` (C99 for
-            microcontrollers, which computes one sample at a time: the path's .c and a .h beside it; zero weights are
-            left out, also those that an infinity or NaN would turn into NaN), or
-            ``"safetensors"`` (the state dict). None takes the path's suffix.
-        scales: for ``"onnx"``, ``"pt2"`` and ``"c"``: what `quantize` returned for the model. The file then holds
-            weights in 8 bits. In the first two, values go through 8 bits ("QDQ": pairs of QuantizeLinear and
-            DequantizeLinear), which ONNX Runtime and OpenVINO compute with, and the file is held against the
+            (`torch.export.save`, for the model's device; loading it is PyTorch's part), ``"pte"`` (ExecuTorch, computed
+            by XNNPACK; memory is planned beforehand, so it takes as many samples at most as the example has, or three,
+            and inputs in the example's order),
+            ``"so"`` (a shared library that skips the zeros, for any batch and several threads, with a C header beside
+            it; a model is compiled first, for the batch of the example), ``"c"`` (C99 for microcontrollers, which
+            computes one sample at a time: the path's .c and a .h beside it; zero weights are left out, also those that
+            an infinity or NaN would turn into NaN), or ``"safetensors"`` (the state dict). None takes the path's
+            suffix.
+        scales: for ``"onnx"``, ``"pt2"``, ``"pte"`` and ``"c"``: what `quantize` returned for the model. The file then
+            holds weights in 8 bits. In the first three, values go through 8 bits ("QDQ": pairs of QuantizeLinear and
+            DequantizeLinear), which ONNX Runtime, OpenVINO and XNNPACK compute with, and the file is held against the
             model as `Quantizer` rounds it. C computes in float, and is held against the model with rounded weights.
 
     Raises:
@@ -111,7 +113,7 @@ def export(
         GraphError: the model can't be traced.
         CompileError: the model can't become a program, which a library is, or there is no C compiler.
         ExportError: the format can't hold the model, or what was written computes something else.
-        MissingExtraError: a package that ONNX takes is not installed.
+        MissingExtraError: a package that ONNX or ExecuTorch takes is not installed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -200,10 +202,19 @@ def _write_program(model: nn.Module, inputs: ExampleInputs, scales: Scales | Non
     return apart
 
 
+def _write_executorch(model: nn.Module, inputs: ExampleInputs, scales: Scales | None, target: Path) -> float:
+    from prunus.exporting.executorch import to_executorch
+
+    data, apart = to_executorch(_on_cpu(model), pytree.tree_map(lambda value: value.cpu(), inputs), scales)
+    target.write_bytes(data)
+    return apart
+
+
 # format -> what writes it: (model, inputs, scales, file) -> the largest relative difference
 FORMATS: Mapping[str, Callable[[nn.Module, ExampleInputs, Scales | None, Path], float]] = {
     "onnx": _write_onnx,
     "pt2": _write_program,
+    "pte": _write_executorch,
 }
 _ALL_FORMATS = (*FORMATS, "so", "c", "safetensors")
 

@@ -105,13 +105,25 @@ def distance(expected: list[Tensor], actual: list[Tensor]) -> float:
     return squares / total if total else squares
 
 
-def traced(model: nn.Module, scales: Scales | None, inputs: ExampleInputs) -> tuple[Graph, ExampleInputs]:
-    """Return the graph to write, and the inputs as it takes them."""
+def traced(
+    model: nn.Module,
+    scales: Scales | None,
+    inputs: ExampleInputs,
+    adapt: Callable[[ExportedModule], ExportedModule] | None = None,
+) -> tuple[Graph, ExampleInputs]:
+    """Return the graph to write, and the inputs as it takes them.
+
+    Args:
+        model: any module.
+        scales: of the model; None for a graph in float.
+        inputs: of the model.
+        adapt: what writes the model in 8 bits as a format wants it.
+    """
     if scales is None:
         return trace(model, inputs), inputs
     whole = in_integers(model, scales)
     inputs = arranged(model, scales, inputs)
-    return trace(whole, inputs), inputs
+    return trace(whole if adapt is None else adapt(whole), inputs), inputs
 
 
 def difference_of(

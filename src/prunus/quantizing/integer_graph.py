@@ -41,6 +41,22 @@ def integer_module(rounding: Rounding) -> ExportedModule:
     return ExportedModule(replace(parts, tensors=tensors), "its weights are whole numbers")
 
 
+def pair_behind(node: fx.Node, options: tuple[Any, ...]) -> None:
+    """Let what reads a node read it through 8 bits.
+
+    Args:
+        node: of a graph.
+        options: scale, zero point, lowest and highest whole number, and dtype.
+    """
+    graph, ops = node.graph, torch.ops.quantized_decomposed
+    with graph.inserting_after(node):
+        whole = graph.call_function(ops.quantize_per_tensor.default, (node, *options))
+    with graph.inserting_after(whole):
+        real = graph.call_function(ops.dequantize_per_tensor.default, (whole, *options))
+    real.meta = dict(node.meta)
+    node.replace_all_uses_with(real, lambda user: user is not whole)
+
+
 @dataclass
 class _Layer:
     """A layer's numbers: those of 8 bits and of 32, and their units."""
@@ -114,15 +130,4 @@ class _Writer:
 
     def _pair(self, node: fx.Node, key: str) -> None:
         scale, kind = self._rounding.values[key], self._rounding.kind
-        low, high = LIMITS[kind]
-        options: tuple[Any, ...] = (scale.scale, scale.zero_point, low, high, _DTYPES[kind])
-        with self._graph.inserting_after(node):
-            whole = self._graph.call_function(
-                torch.ops.quantized_decomposed.quantize_per_tensor.default, (node, *options)
-            )
-        with self._graph.inserting_after(whole):
-            real = self._graph.call_function(
-                torch.ops.quantized_decomposed.dequantize_per_tensor.default, (whole, *options)
-            )
-        real.meta = dict(node.meta)
-        node.replace_all_uses_with(real, lambda user: user is not whole)
+        pair_behind(node, (scale.scale, scale.zero_point, *LIMITS[kind], _DTYPES[kind]))
