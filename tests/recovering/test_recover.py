@@ -80,6 +80,18 @@ def _relative(model: nn.Module, dense: nn.Module, inputs: Tensor) -> float:
         return float((model(inputs) - wanted).square().sum() / (wanted - wanted.mean()).square().sum())
 
 
+@pytest.mark.parametrize("choose", [False, True])
+def test_no_pruned_weight_is_negative_zero(choose: bool) -> None:
+    """Which a file would have to hold, bit by bit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 5)).eval()
+    masks = prunus.prune(copy.deepcopy(model), 0.8)
+    recovery = prunus.recover(model, masks, [torch.randn(64, 40), torch.randn(64, 40)], choose=choose)
+    recovery.masks.check(model)
+    for parameter in model.parameters():
+        assert not torch.signbit(parameter[parameter == 0]).any()
+
+
 def test_choosing_wins_at_high_sparsity() -> None:
     dense, others = residual(), images(200, seed=9)
     masks = prunus.prune(residual(), 0.85, scope="uniform")
