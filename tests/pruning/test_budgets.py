@@ -137,6 +137,28 @@ def test_a_real_clock() -> None:
     assert microseconds("onnxruntime", lenet(), masks, True, images) < dense
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "channel"])
+@pytest.mark.parametrize("target", ["60 kB", "20% MACs"])
+def test_a_pruner_meets_it_with_the_weights_that_training_left(pattern: str, target: str, tmp_path: Path) -> None:
+    model = lenet()
+    pruner = prunus.Pruner(model, target, steps=4, pattern=pattern, scope="uniform", example_inputs=IMAGE)
+    planned = pruner.method.sparsity
+    for _ in range(4):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.003 * torch.randn_like(parameter)
+        pruner.step()
+    pruner.masks.check(model)
+    left = prunus.shrink(model, IMAGE) if pattern == "channel" else model
+    if target == "60 kB":
+        size = prunus.save(left, tmp_path / "net.prunus", IMAGE).bytes
+        assert 0.9 * 60_000 <= size <= 60_000
+    else:
+        counted, dense = count_macs(left, (IMAGE,)), count_macs(lenet(), (IMAGE,)).total
+        assert 0.17 * dense <= counted.nonzero <= 0.2 * dense
+    assert pruner.sparsity == pytest.approx(planned, abs=0.1)
+
+
 def test_zeros_save_no_time_in_a_dense_runtime() -> None:
     with pytest.raises(ValueError, match=r"can't be reached: .* need pattern='channel'"):
         prunus.prune(lenet(), "1 us in onnxruntime", example_inputs=IMAGE)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +160,8 @@ class Pruner:
 
     Args:
         model: as `prune`; it stays a plain module.
-        sparsity: the final sparsity, in [0, 1), or those of the layers, as `prune`.
+        sparsity: the final sparsity, in [0, 1), those of the layers, or a target, as `prune`. What a target takes is
+            found when the Pruner is created, and again at the last step, with the weights that training left.
         steps: the number of steps over which the sparsity rises; it is reached exactly at the last one.
         schedule: ``"cubic"``, ``"linear"``, ``"geometric"``, ``"one_shot"``, or `(progress, sparsity) -> fraction`;
             with options ``Cubic(begin=1000, every=50)``, ``Linear(...)``, ``Geometric(...)``: the number of steps
@@ -180,7 +183,7 @@ class Pruner:
     def __init__(
         self,
         model: nn.Module,
-        sparsity: float | Mapping[str, float],
+        sparsity: float | str | Mapping[str, float],
         *,
         steps: int,
         schedule: str | Shape | Schedule = "cubic",
@@ -194,12 +197,14 @@ class Pruner:
         example_inputs: ExampleInputs | None = None,
     ) -> None:
         axes = (criterion, pattern, scope, schedule)
-        self.method, targets = by_layer.check(unwrap(model), sparsity, axes, include, exclude)
+        self._target = sparsity if isinstance(sparsity, str) else None
+        fraction = budgets.start(pattern, sparsity) if isinstance(sparsity, str) else sparsity
+        self.method, targets = by_layer.check(unwrap(model), fraction, axes, include, exclude)
         self.steps = whole("steps", steps, least=1)
         self.begin = self.method.schedule.begin
         self.every = self.method.schedule.every or max(1, self.steps // 100)
         self.num_steps = 0
-        self._model, self._data = unwrap(model), data
+        self._model, self._data, self._example_inputs = unwrap(model), data, example_inputs
         self._channels: ChannelFamilies | None = None
         if isinstance(self.method.pattern, Channels):
             self._channels = _families(model, example_inputs, self.method, include, exclude)
@@ -209,6 +214,8 @@ class Pruner:
         check_data(self.method, data)
         _check_rereadable(data)
         self.method = least_error.measured(self.method, model, self._channels or targets, masks=masks, data=data)
+        if self._target is not None:
+            self.method = replace(self.method, sparsity=self._sparsity_of(self._met(targets, masks)))
         if self._channels is None:
             self.method = least_error.settled(self.method, targets, masks)
         self.method.schedule.fraction(1.0, self.method.sparsity)
@@ -243,9 +250,27 @@ class Pruner:
         self.num_steps += 1
         self.masks.apply(self._model)
 
+    def _met(self, targets: Mapping[str, Target], masks: Mapping[str, Tensor] | None) -> Masks:
+        """Return masks that meet the target with the present weights."""
+        assert self._target is not None
+        own = (self._channels, targets, masks, self._data, self._example_inputs)
+        return _within(self._target, self._model, self.method, *own)
+
+    def _sparsity_of(self, masks: Masks) -> float:
+        if self._channels is not None:
+            return self._channels.sparsity(masks)
+        own = [masks[name] for name in self._names]
+        units = sum(self.method.pattern.num_units(mask.shape) for mask in own)
+        return sum(num_gone(self.method.pattern, mask) for mask in own) / units
+
     def _prune(self, passed: int) -> None:
-        """Prune to the schedule's sparsity after `passed` of its steps."""
+        """Prune to the schedule's sparsity after `passed` of its steps; at the last one to the target, if it is one."""
         method = self.method
+        if self._target is not None and passed == self.steps:
+            self.masks.apply(self._model)
+            with contextlib.suppress(budgets.WithinError):  # then no more has to go
+                self.masks = from_first_rank(self._met(named(self._model, self._names), self.masks))
+            return
         sparsity = method.sparsity
         if passed < self.steps:
             sparsity *= method.schedule.fraction(passed / self.steps, method.sparsity)
@@ -257,9 +282,8 @@ class Pruner:
                 )
                 self.masks = from_first_rank(masks)
             return
-        targeted = [self.masks[name] for name in self._names]
-        num_units = sum(method.pattern.num_units(mask.shape) for mask in targeted)
-        if round(sparsity * num_units) <= sum(num_gone(method.pattern, mask) for mask in targeted):
+        num_units = sum(method.pattern.num_units(self.masks[name].shape) for name in self._names)
+        if round(sparsity * num_units) <= round(self._sparsity_of(self.masks) * num_units):
             return  # the schedule has not reached the next unit yet
         targets = named(self._model, self._names)
         self.masks = from_first_rank(

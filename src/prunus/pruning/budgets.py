@@ -161,6 +161,10 @@ def start(pattern: str | Pattern, text: str) -> float:
     )
 
 
+class WithinError(ValueError):
+    """A model that is within a target already."""
+
+
 @dataclass(frozen=True)
 class Range:
     """The sparsities that a method can reach: the lowest that removes something more, and the highest."""
@@ -189,7 +193,8 @@ def meet(
         example_inputs: of the model.
 
     Raises:
-        ValueError: the model is below the target already, or the highest sparsity does not reach it.
+        WithinError: the model is within the target already.
+        ValueError: the highest sparsity does not reach it.
     """
     importlib.import_module(_ENTERED_BY)
     unit = COSTS[limit.unit]
@@ -204,7 +209,7 @@ def meet(
     dense = costs(Masks({}))
     most_left = (1 - unit.reserve) * limit.absolute(dense)
     if dense <= most_left:
-        raise ValueError(
+        raise WithinError(
             f"the model has {dense:,} {limit.unit} unpruned, which is within {limit.text!r} already; give a lower one"
         )
     best = find(reachable.most)
