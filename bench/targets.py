@@ -26,7 +26,7 @@ from _recover_models import SETTINGS, Trained, correct, trained
 from prunus.machine import machine
 from prunus.measuring import costs  # noqa: F401  # enters the units
 from prunus.measuring.evaluate import paired_test
-from prunus.pruning.budgets import COSTS
+from prunus.pruning.budgets import COSTS, written
 
 OURS = "least_error"
 # So often a target of bytes is met anew after refitting.
@@ -74,11 +74,6 @@ class Result:
     seconds: float
 
 
-def text(limit: float, unit: str) -> str:
-    """Return a target as a user writes it."""
-    return f"{limit:.0f} {'B' if unit == 'bytes' else unit}"
-
-
 def met(
     network: Trained, net: str, seed: int, target: Target, inputs: Tensor
 ) -> tuple[list[Result], dict[str, Tensor]]:
@@ -92,7 +87,7 @@ def met(
         aim = limit
         for _ in range(_TRIES):
             try:
-                masks = prunus.prune(copy.deepcopy(network.model), text(aim, target.unit), **settings)
+                masks = prunus.prune(copy.deepcopy(network.model), written(aim, target.unit), **settings)
             except ValueError as error:
                 print(f"    {name}: {error}", flush=True)
                 return [], {}

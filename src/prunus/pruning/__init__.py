@@ -215,6 +215,8 @@ class Pruner:
         _check_rereadable(data)
         self.method = least_error.measured(self.method, model, self._channels or targets, masks=masks, data=data)
         if self._target is not None:
+            whole_channels = self._channels is not None
+            self._target = budgets.absolute(self._target, self._model, whole_channels, example_inputs)
             self.method = replace(self.method, sparsity=self._sparsity_of(self._met(targets, masks)))
         if self._channels is None:
             self.method = least_error.settled(self.method, targets, masks)

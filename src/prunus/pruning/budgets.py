@@ -134,6 +134,24 @@ def _unreadable(text: str) -> ValueError:
     )
 
 
+def written(amount: float, unit: str) -> str:
+    """Return a target in a unit of `COSTS` as text.
+
+    >>> written(2000, "bytes"), written(3.7, "us in prunus")
+    ('2000 B', '4 us in prunus')
+    """
+    return f"{amount:.0f} {'B' if unit == 'bytes' else unit}"
+
+
+def absolute(text: str, model: nn.Module, whole_channels: bool, example_inputs: ExampleInputs | None) -> str:
+    """Return a target that is a share of what the model costs now as a number; another one as it is."""
+    limit = parse(text)
+    if not limit.is_share:
+        return text
+    importlib.import_module(_ENTERED_BY)
+    return written(limit.absolute(COSTS[limit.unit].cost(model, Masks({}), whole_channels, example_inputs)), limit.unit)
+
+
 def shares(text: str, model: nn.Module, example_inputs: ExampleInputs | None) -> Mapping[str, float] | None:
     """Return what each parameter adds to the cost in a target's unit; None where all weights cost alike."""
     importlib.import_module(_ENTERED_BY)

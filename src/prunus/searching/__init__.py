@@ -198,7 +198,7 @@ def _nearest(workshop: Workshop, scope: str, most: float) -> Candidate | None:
     best: Candidate | None = None
     aim = most
     for _ in range(_TRIES):
-        candidate = workshop.candidate(scope, workshop.text(aim))
+        candidate = workshop.candidate(scope, budgets.written(aim, workshop.settings.unit))
         if candidate is None:
             break
         cost = candidate.trial.cost

@@ -112,10 +112,6 @@ class Workshop:
         self.dense_cost = self._cost(self._dense, None)
         self._base = self._fingerprint()
 
-    def text(self, amount: float) -> str:
-        """Return a target in the search's unit, as `prune` takes it."""
-        return f"{amount:.0f} {'B' if self.settings.unit == 'bytes' else self.settings.unit}"
-
     def candidate(self, scope: str, sparsity: float | str) -> Candidate | None:
         """Return a model pruned to a sparsity or a target; None if it can't be pruned so, `reason` tells why."""
         asked = sparsity if isinstance(sparsity, str) else f"{sparsity:.2%}"
