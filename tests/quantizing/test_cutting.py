@@ -162,3 +162,22 @@ def test_scales_that_do_not_fit_are_refused_before_anything_changed() -> None:
     assert model.left.out_features == 8
     assert optimizer.param_groups[0]["params"] == list(model.parameters())
     assert prunus.shrink(model, data, optimizer=optimizer).left.out_features == 1
+
+
+@pytest.mark.parametrize("in_float", [(), ("conv2",)])
+def test_a_packed_file_takes_the_scales_of_the_model_that_it_holds(in_float: tuple[str, ...], tmp_path: Path) -> None:
+    """Its operations are in no submodule, so their keys have no module path."""
+    torch.manual_seed(0)
+    model = prunus.models.create("lenet").eval()
+    images = torch.rand(64, 1, 28, 28)
+    scales = prunus.quantize(model, list(images.split(16)), in_float=in_float)
+    prunus.save(model, tmp_path / "net.prunus", images[:2])
+    packed = prunus.load(tmp_path / "net.prunus")
+    if in_float:
+        with pytest.raises(prunus.ScalesError, match=r"another form of this ExportedModule.*call prunus\.quantize"):
+            prunus.Quantizer(packed, scales)
+        return
+    with torch.no_grad(), prunus.Quantizer(model, scales), prunus.Quantizer(packed, scales):
+        torch.testing.assert_close(packed(images), model(images))
+    facts = prunus.export(packed, tmp_path / "net.onnx", images[:2], scales=scales)
+    assert facts.bytes == (tmp_path / "net.onnx").stat().st_size

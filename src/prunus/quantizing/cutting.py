@@ -55,6 +55,28 @@ def cut(scales: Scales, kept: Kept, smaller: nn.Module) -> Scales:
     return result
 
 
+def renamed(scales: Scales, graph: Graph) -> Scales:
+    """Return scales under the keys of a graph that is the same but for its module paths, as that of a packed file.
+
+    Raises:
+        ScalesError: other operations get 8 bits, or layers in float can't be told apart.
+    """
+    own = plan(graph, {})
+    before, after = [*scales.layers, *scales.values], _with_8_bits(own)
+    if scales.in_float or [*map(_operation, before)] != [*map(_operation, after)]:
+        raise ScalesError(
+            f"these scales have the keys of another form of this {type(graph.model).__name__}, or of another version "
+            "of prunus; call prunus.quantize for the model as it is now"
+        )
+    keys = dict(zip(before, after, strict=True))
+    return replace(
+        scales,
+        values={keys[key]: value for key, value in scales.values.items()},
+        layers={keys[key]: layer for key, layer in scales.layers.items()},
+        factors={keys[key]: factors for key, factors in scales.factors.items()},
+    )
+
+
 def _cut_layer(layer: LayerScales, rows: Tensor | None) -> LayerScales:
     return layer if rows is None else replace(layer, weight=layer.weight[rows], correction=layer.correction[rows])
 

@@ -119,7 +119,9 @@ def rounding_of(model: nn.Module, scales: Scales) -> Rounding:
         ScalesError: they belong to another model.
         GraphError: the model can't be traced.
     """
-    own = scales.plan_for(trace(model, scales.example(model)))
+    graph = trace(model, scales.example(model))
+    scales = scales.for_graph(graph)
+    own = scales.plan_for(graph)
     weights = {key: layer.weight for key, layer in scales.layers.items()}
     corrections = {key: layer.correction for key, layer in scales.layers.items()}
     return Rounding(own, scales.values, weights, corrections, scales.factors, scales.activations)

@@ -124,7 +124,7 @@ class Scales:
                 f"{type(graph.model).__name__}; call prunus.quantize for it"
             )
         own = plan(graph, self.in_float)
-        if own.layers.keys() != self.layers.keys() or {own.keys[node] for node in own.values} != self.values.keys():
+        if not self._has_keys_of(own):
             raise ScalesError("these scales were made by another version of prunus; call prunus.quantize again")
         for key, layer in own.layers.items():
             num_outputs, num_scales = graph.tensor(layer.layer.weight).shape[0], len(self.layers[key].weight)
@@ -136,6 +136,19 @@ class Scales:
             if len(factors) != value.shape[channel_dim(value)]:
                 raise ScalesError(f"{key} has another number of channels than the scales, which have {len(factors)}")
         return own
+
+    def _has_keys_of(self, own: Plan) -> bool:
+        return own.layers.keys() == self.layers.keys() and {own.keys[node] for node in own.values} == self.values.keys()
+
+    def for_graph(self, graph: Graph) -> Scales:
+        """Return the scales under a graph's own keys, which are others where a packed file lost the module paths.
+
+        Raises:
+            ScalesError: as `plan_for`.
+        """
+        if graph_hash(graph) != self.graph or self._has_keys_of(plan(graph, self.in_float)):
+            return self
+        return cutting.renamed(self, graph)
 
     def cut_along(self, kept: Kept, smaller: nn.Module) -> Scales:
         """Return the scales of a smaller model; `prunus.shrink` calls this.
