@@ -21,10 +21,10 @@ from prunus.lab.train import Phase, calibration_batches, fit
 class SmallVgg(nn.Sequential):
     """Six convolutions with BatchNorm in pairs, each pair at half the size of the one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128)) -> None:
         layers: list[nn.Module] = []
         channels = 1
-        for width in (32, 64, 128):
+        for width in widths:
             for _ in range(2):
                 layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
                 channels = width
