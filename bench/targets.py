@@ -148,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", choices=list(SETTINGS), default=["lenet5-caffe", "vgg", "resnet20"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--units", nargs="+", choices=list(dict.fromkeys(target.unit for target in TARGETS)))
     parser.add_argument("--batch", type=int, default=16, help="the batch that time is measured with")
     parser.add_argument("--data", type=Path, help="where the data lies; by default as everywhere in prunus")
     parser.add_argument("--cache", type=Path, default=Path("build/recover"), help="where trained networks are kept")
@@ -163,7 +164,7 @@ def main() -> None:
             inputs = torch.cat(network.samples())[: arguments.batch]
             dense = correct(network.model, network.data, "test").double().mean()
             print(f"\n{net}, seed {seed}; dense: {100 * float(dense):.2f}")
-            for target in TARGETS:
+            for target in [own for own in TARGETS if not arguments.units or own.unit in arguments.units]:
                 print(f"  {target.share:.0%} of the {target.unit}, {target.pattern}", flush=True)
                 own, answers = met(network, net, seed, target, inputs)
                 results += own

@@ -107,7 +107,7 @@ def prune(
     method, targets = by_layer.check(model, fraction, (criterion, pattern, scope), include, exclude)
     families: ChannelFamilies | None = None
     if isinstance(method.pattern, Channels):
-        families = _families(model, example_inputs, method, include, exclude)
+        families = _families(model, example_inputs, method, include, exclude, sparsity)
     if isinstance(data, Iterator) and (method.scope.needs_curves or isinstance(sparsity, str)):
         data = list(data)  # it is read more than once
     shares = budgets.shares(sparsity, model, example_inputs) if isinstance(sparsity, str) else None
@@ -138,7 +138,7 @@ def _within(
 
     def find(fraction: float) -> Masks:
         if families is not None:
-            return families.find(model, method, fraction, masks=masks, data=data, strict=False)
+            return families.find(model, method, fraction, masks=masks, data=data, precision="near")
         return least_error.find_within(model, targets, method, fraction, masks=masks, data=data)
 
     return budgets.meet(
@@ -207,7 +207,7 @@ class Pruner:
         self._model, self._data, self._example_inputs = unwrap(model), data, example_inputs
         self._channels: ChannelFamilies | None = None
         if isinstance(self.method.pattern, Channels):
-            self._channels = _families(model, example_inputs, self.method, include, exclude)
+            self._channels = _families(model, example_inputs, self.method, include, exclude, sparsity)
             targets = self._channels.targets
         self._names = tuple(targets)
         self._check(masks)
@@ -277,10 +277,15 @@ class Pruner:
         if passed < self.steps:
             sparsity *= method.schedule.fraction(passed / self.steps, method.sparsity)
         if self._channels is not None:
-            strict = passed == self.steps
-            if strict or sparsity > self._channels.sparsity(self.masks):
+            last = passed == self.steps
+            if last or sparsity > self._channels.sparsity(self.masks):
                 masks = self._channels.find(
-                    self._model, method, sparsity, masks=self.masks, data=self._data, strict=strict
+                    self._model,
+                    method,
+                    sparsity,
+                    masks=self.masks,
+                    data=self._data,
+                    precision="met" if last else "on the way",
                 )
                 self.masks = from_first_rank(masks)
             return
@@ -333,14 +338,18 @@ def _families(
     method: Method,
     include: Sequence[Selector],
     exclude: Sequence[Selector],
+    sparsity: float | str | Mapping[str, float],
 ) -> ChannelFamilies:
-    assert isinstance(method.pattern, Channels)
+    pattern = method.pattern
+    assert isinstance(pattern, Channels)
+    if isinstance(sparsity, str) and budgets.counts_macs(sparsity):
+        pattern = replace(pattern, budget="macs")  # in fractions of what the target counts, steps are finest
     return ChannelFamilies(
         model,
         example_inputs,
         include=include,
         exclude=exclude,
-        pattern=method.pattern,
+        pattern=pattern,
         min_kept=method.scope.min_kept,
     )
 

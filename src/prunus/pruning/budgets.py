@@ -159,6 +159,12 @@ def shares(text: str, model: nn.Module, example_inputs: ExampleInputs | None) ->
     return None if unit.shares is None else unit.shares(model, example_inputs)
 
 
+def counts_macs(text: str) -> bool:
+    """Tell whether a target counts multiply-adds, or times, which are about in proportion to them."""
+    unit = parse(text).unit
+    return unit == "MACs" or unit.startswith(TIME)
+
+
 def needs_inputs(text: str) -> bool:
     """Tell whether a target is counted in a run of the model."""
     return parse(text).unit != "parameters"

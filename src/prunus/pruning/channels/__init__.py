@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Size, Tensor, nn
@@ -26,6 +27,8 @@ from prunus.pruning.targets import PARAMETRIZATIONS, Selector, Target, made_plai
 from prunus.supported import unwrap
 
 __all__ = ["ChannelError", "ChannelFamilies", "Family"]
+
+Precision: TypeAlias = Literal["met", "near", "on the way"]
 
 # The tolerance for a sparsity, as a fraction of the whole: single channels are steps of the sparsity.
 TOLERANCE = 0.02
@@ -124,7 +127,7 @@ class ChannelFamilies:
         *,
         masks: Mapping[str, Tensor] | None = None,
         data: Iterable[Batch] | None = None,
-        strict: bool = True,
+        precision: Precision = "met",
     ) -> Masks:
         """Find masks of whole channels for a sparsity; the model is not changed.
 
@@ -134,7 +137,8 @@ class ChannelFamilies:
             sparsity: the fraction of the budget to remove now: the method's or less.
             masks: as `prune`.
             data: as `prune`.
-            strict: whether a sparsity that can't be met within two points is an error; not on the way to another one.
+            precision: "met": a sparsity that can't be met within two points is an error; "near": as near as single
+                channels bring it; "on the way": what the scope says, since removals on the way to another are final.
 
         Raises:
             ChannelError: the sparsity can't be met, or the channels can't be removed from the model.
@@ -144,8 +148,8 @@ class ChannelFamilies:
         check_data(method, data)
         scores = unit_scores(unwrap(model), self.coupling, self.families, method.criterion, data)
         units = self._units(scores, masks)
-        gone = self._search(units, method, sparsity, strict=strict)
-        check_cut(self.coupling, gone, trained=strict)  # a step on the way must not take seconds
+        gone = self._search(units, method, sparsity, precision)
+        check_cut(self.coupling, gone, trained=precision == "met")  # other steps must not take seconds
         return masks_of(self.coupling, gone, masks)
 
     def curves(
@@ -176,7 +180,7 @@ class ChannelFamilies:
             ChannelError: the sparsity can't be met.
         """
         self.check(sparsity)
-        return self._search(self._units(None, None), method, sparsity, strict=True)
+        return self._search(self._units(None, None), method, sparsity, "met")
 
     def rehearse(self, method: Method) -> None:
         """Check that channels can be removed from the model; weights are not needed.
@@ -184,7 +188,7 @@ class ChannelFamilies:
         Raises:
             ChannelError: they can't; the message names the operation, its module and its line.
         """
-        check_cut(self.coupling, self._search(self._units(None, None), method, method.sparsity, strict=False))
+        check_cut(self.coupling, self._search(self._units(None, None), method, method.sparsity, "on the way"))
 
     def sparsity(self, masks: Mapping[str, Tensor]) -> float:
         """Return the fraction of the budget that masks remove by whole channels."""
@@ -211,7 +215,7 @@ class ChannelFamilies:
             raise ChannelError(f"no channel of this model may go: {self._why()}")
         return units
 
-    def _search(self, units: list[Units], method: Method, sparsity: float, *, strict: bool) -> Tensor:
+    def _search(self, units: list[Units], method: Method, sparsity: float, precision: Precision) -> Tensor:
         """Return the classes to remove: searches for the number of channels that meets the budget best."""
         low, high = sum(unit.fewest for unit in units), sum(unit.most for unit in units)
         while low < high:
@@ -223,10 +227,10 @@ class ChannelFamilies:
         starts = sum(unit.fewest for unit in units)
         options = [self._counts(units, method, count) for count in (low, low - 1) if count >= starts]
         tried = [(self._miss(units, counts, sparsity), counts) for counts in options]
-        if strict:  # otherwise, on the way to another sparsity, the scope's counts stay: removals are final
+        if precision != "on the way":
             tried = [self._nearer(units, counts, sparsity) for counts in options]
         best = min(tried, key=lambda option: option[0])
-        if strict and best[0] > TOLERANCE:
+        if precision == "met" and best[0] > TOLERANCE:
             reachable = sorted({round(self.cost.removed(self._gone(units, counts)), 3) for counts in options})
             raise ChannelError(
                 f"sparsity {sparsity:g} can't be met within {TOLERANCE:g}: whole channels remove "
