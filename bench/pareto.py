@@ -33,7 +33,7 @@ from prunus.pruning import Channels
 from quantize import in_turns
 
 _BATCH = 16
-_WIDTHS = {"three quarters": (24, 48, 96), "half": (16, 32, 64), "a third": (11, 21, 43)}
+_WIDTHS = {"half": (16, 32, 64), "a third": (11, 21, 43)}
 
 
 def smaller(name: str, seed: int, cache: Path, like: Trained) -> nn.Module:

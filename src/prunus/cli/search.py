@@ -48,12 +48,14 @@ def search(
     with --quantize; the accuracy on labelled validation data chooses among them.
 
     For example:
-      prunus search --model lenet --weights lenet.safetensors --calibrate mnist --validate mnist \\
-          --target '60 kB' --out small.prunus
-      prunus search --model lenet --weights lenet.safetensors --calibrate mnist --validate mnist \\
-          --target '150 us in onnxruntime-int8' --pattern channel --quantize --out small.onnx
-      prunus search net.prunus --calibrate images.safetensors --validate labelled.safetensors \\
-          --floor -0.005 --minimise 'us in openvino' --pattern channel --folder tried --out small.onnx
+      prunus search --model lenet --weights lenet.safetensors \\
+          --calibrate mnist --validate mnist --target '60 kB' --out small.prunus
+      prunus search --model lenet --weights lenet.safetensors \\
+          --calibrate mnist --validate mnist --pattern channel --quantize \\
+          --target '150 us in onnxruntime-int8' --out small.onnx
+      prunus search net.prunus --calibrate images.safetensors \\
+          --validate labelled.safetensors --pattern channel --folder tried \\
+          --floor -0.005 --minimise 'us in openvino' --out small.onnx
 
     Args:
         calibrate: The samples that models are refitted to: a data set that 'prunus ls data' lists, whose training
