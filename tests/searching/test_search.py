@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
+from prunus.pruning import Global
 from prunus.searching import Found, SearchError, search
 
 CENTRES = torch.randn(4, 16, generator=torch.Generator().manual_seed(3))
@@ -57,6 +58,7 @@ def test_the_best_of_all_scopes_within_a_target(trained: nn.Module) -> None:
     assert nonzero(found.model) == found.cost <= 400 < found.dense_cost == nonzero(trained)
     assert found.score == accuracy(found.model) == max(trial.score for trial in found.trials)
     assert [trial.scope for trial in found.trials] == ["uniform", "global"]
+    assert found.failures == {}
     assert found.dense_score == accuracy(trained)
     found.masks.check(found.model)
     for name, value in trained.state_dict().items():
@@ -71,7 +73,7 @@ def test_the_least_that_keeps_a_floor(trained: nn.Module) -> None:
     keeping = [trial for trial in found.trials if trial.score >= floor]
     assert found.cost == nonzero(found.model) == min(trial.cost for trial in keeping)
     below = [trial.cost for trial in found.trials if trial.score < floor]
-    assert max(below) < found.cost < 1.2 * max(below)  # the next smaller one does not keep it
+    assert max(below) < found.cost < 1.3 * max(below)  # the next smaller one does not keep it
 
 
 def test_another_scope_counts_only_where_it_keeps_less(trained: nn.Module) -> None:
@@ -92,7 +94,7 @@ def test_whole_channels_and_8_bits(trained: nn.Module, quantized: bool, tmp_path
         evaluate=accuracy,
         target="4 kB" if not quantized else "6 kB",
         pattern="channel",
-        scopes=["least_error", "uniform"],
+        scopes=["least_error"],
         quantized=quantized,
     )
     assert found.model[0].out_features < 48 or found.model[2].out_features < 32
@@ -160,9 +162,13 @@ def test_a_folder_is_of_one_model_and_its_samples(trained: nn.Module, tmp_path: 
     search(trained, SAMPLES, evaluate=accuracy, **settings)
     search(trained, SAMPLES[:2], evaluate=accuracy, **settings)
     assert len(list(tmp_path.iterdir())) == 2
+    search(trained, SAMPLES, evaluate=accuracy, **settings, example_inputs=SAMPLES[0])
+    assert len(list(tmp_path.iterdir())) == 3
     for file in tmp_path.iterdir():
-        file.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="safetensors"):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"holds no model of this search: its checksum is wrong.*delete it"):
         search(trained, SAMPLES, evaluate=accuracy, **settings)
 
 
@@ -191,7 +197,12 @@ def test_what_trains_on_keeps_the_masks(trained: nn.Module) -> None:
         ({"target": "900 MB"}, ValueError, "is within '900 MB' already"),
         ({"target": "some"}, ValueError, "neither a number"),
         ({"floor": "high"}, TypeError, "floor must be a number"),
-        ({"floor": 0.9, "minimise": "joules"}, ValueError, "neither a number"),
+        ({"floor": 0.9, "minimise": "byte"}, ValueError, "unknown unit to minimise 'byte'; did you mean 'bytes'"),
+        ({"floor": 0.9, "minimise": "us in openvin"}, ValueError, "unknown runtime 'openvin'; did you mean 'openvino'"),
+        ({"target": 200_000}, TypeError, "target must be text with a unit"),
+        ({"target": "9 us in onnxruntime", "quantized": True}, ValueError, "onnxruntime does not compute in 8 bits"),
+        ({"floor": 0.9, "evaluate": lambda model: float("nan")}, ValueError, "evaluate gives NaN for the model itself"),
+        ({"floor": 0.9, "scopes": [Global()]}, TypeError, "scopes must be names"),
         ({"floor": 0.9, "scopes": []}, ValueError, "scopes must be names"),
         ({"floor": 0.9, "scopes": ["global", "glob"]}, ValueError, "unknown scope 'glob'; did you mean 'global'"),
         ({"floor": 0.9, "evaluate": lambda model: None}, TypeError, "evaluate must return a number"),
@@ -203,6 +214,63 @@ def test_what_trains_on_keeps_the_masks(trained: nn.Module) -> None:
 def test_what_can_not_be_searched_for(trained: nn.Module, options: dict[str, Any], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         search(trained, SAMPLES, **{"evaluate": accuracy} | options)
+
+
+@pytest.mark.parametrize("batches", [SAMPLES[0], {"x": SAMPLES[0]}, [], ["text"]])
+def test_what_is_no_batches(trained: nn.Module, batches: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="batch"):
+        search(trained, batches, evaluate=accuracy, floor=0.5)
+
+
+def test_a_score_that_is_not_a_number_counts_as_the_worst(trained: nn.Module) -> None:
+    def evaluate(model: nn.Module) -> float:
+        return float("nan") if nonzero(model) < 500 else accuracy(model)
+
+    found = search(trained, SAMPLES, evaluate=evaluate, floor=0.1, minimise="parameters", scopes=["global"])
+    assert found.cost >= 500
+    assert any(trial.score == float("-inf") for trial in found.trials)
+
+
+def test_a_scope_that_fails_is_told_beside_what_was_found(trained: nn.Module) -> None:
+    """Patterns of n:m leave a scope nothing to spread."""
+    found = search(
+        trained, SAMPLES, evaluate=accuracy, floor=0.1, minimise="parameters", pattern="2:4", scopes=["erk", "global"]
+    )
+    assert list(found.failures) == ["erk, 50.00%"]
+    assert "nothing to spread" in str(found)
+
+
+def test_channels_of_a_coarse_model_are_found_though_few_sparsities_can_be_met() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    found = search(
+        model, [torch.randn(64, 8)], evaluate=lambda own: 1.0, floor=0.5, minimise="parameters", pattern="channel"
+    )
+    assert found.model[0].out_features == 1
+
+
+def test_8_bits_that_are_within_the_target_need_no_pruning(trained: nn.Module) -> None:
+    whole = search(trained, SAMPLES, evaluate=accuracy, target="30 kB", quantized=True)
+    assert [trial.asked for trial in whole.trials] == ["unpruned"]
+    assert whole.cost <= 30_000
+    assert nonzero(whole.model) == nonzero(trained)
+
+
+def test_a_batch_that_the_code_fixes() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 24), nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.last(F.relu(self.first(x.reshape(16, 6))))
+            return y
+
+    torch.manual_seed(0)
+    batches = [torch.randn(16, 6) for _ in range(4)]
+    found = search(Fixed().eval(), batches, evaluate=lambda own: 1.0, target="60% MACs", scopes=["least_error"])
+    assert found.cost <= 0.6 * found.dense_cost
+    assert found.model(batches[0]).shape == (16, 3)
 
 
 def test_there_is_none(trained: nn.Module) -> None:

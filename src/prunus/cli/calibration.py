@@ -64,7 +64,7 @@ def labelled(validate: str, like: Tensor) -> Labelled:
         return [(x.to(like.dtype), y) for x, y in images]
     tensors = _samples(validate, 0)
     labels = tensors.pop(_LABELS, None)
-    if labels is None or not tensors or labels.ndim != 1 or labels.is_floating_point():
+    if labels is None or not tensors or labels.ndim != 1 or labels.is_floating_point() or not len(labels):
         raise ValueError(f"{validate!r} must hold samples, and the class of each as whole numbers named {_LABELS!r}")
     cast = {name: value.to(like.dtype) if value.is_floating_point() else value for name, value in tensors.items()}
     parts: Labelled = []

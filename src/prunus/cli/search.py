@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 import prunus
 from prunus.cli import calibration, outputs, terminal
-from prunus.cli.options import File, Folder, Force, Name, Names
+from prunus.cli.options import File, Folder, Force, Layers, Name, Names
 from prunus.cli.subjects import OneModel, Packed
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from prunus.searching import Evaluate, Found
 
-_FORMATS = (".prunus", ".onnx", ".pt2", ".safetensors")
+_IN_8_BITS = (".onnx", ".pt2", ".pte")
+_FORMATS = (".prunus", *_IN_8_BITS, ".safetensors")
 
 
 def search(
@@ -34,6 +35,8 @@ def search(
     minimise: Name = "bytes",
     pattern: Name = "unstructured",
     scopes: Names = ("least_error", "global", "erk"),
+    include: Layers = (),
+    exclude: Layers = (),
     quantize: bool = False,
     scales: File | None = None,
     samples: Annotated[int, Parameter(metavar="N")] = 256,
@@ -63,13 +66,15 @@ def search(
             of the model's forward.
         validate: The data that models are chosen by: a data set, whose validation images are used; or a .safetensors
             file of other samples than --calibrate, with the right classes in a tensor named labels.
-        out: Where the model goes; the suffix tells the format: .prunus, .onnx, .pt2 or .safetensors.
+        out: Where the model goes; the suffix tells the format: .prunus, .onnx, .pt2, .pte or .safetensors.
         target: What it may cost at most: '200 kB', '2 ms in openvino-int8', '30% MACs', '1.2M parameters'.
         floor: The least accuracy, such as 0.98; below zero it is told by how much less than now, such as -0.005.
         minimise: With --floor, what shall be least: bytes, parameters, MACs, us, or 'us in openvino-int8'.
         pattern: What is removed together; see 'prunus ls patterns'. With options: channel:round_to=8.
         scopes: The spreads over the layers that are tried; see 'prunus ls scopes'.
-        quantize: Bring the model to 8 bits: for .onnx and .pt2, or with --scales.
+        include: Prune only this: a parameter, a module, or a pattern such as 'encoder.*'. Repeatable.
+        exclude: Leave this alone, named likewise. Repeatable.
+        quantize: Bring the model to 8 bits: for .onnx, .pt2 and .pte, or with --scales.
         scales: Where the scales for 8 bits go, a .safetensors file.
         samples: Number of samples that models are refitted to.
         minutes: Distil each model so long after it was refitted.
@@ -79,6 +84,7 @@ def search(
     outputs.check_free(force, out, *([] if scales is None else [scales]))
     _check_formats(out, scales, quantize=quantize)
     subject, network = source.load_trained(file)
+    network.eval()
     read = {path.resolve() for path in (subject.weights, Path(calibrate), Path(validate)) if path is not None}
     for path in (out, *([] if scales is None else [scales])):
         if path.resolve() in read:
@@ -98,6 +104,8 @@ def search(
             minimise=minimise,
             pattern=pattern,
             scopes=scopes,
+            include=include,
+            exclude=exclude,
             quantized=quantize,
             minutes=minutes,
             example_inputs=example,
@@ -107,7 +115,7 @@ def search(
     if out.suffix == ".prunus":
         prunus.save(found.model, out, example)
     else:
-        prunus.export(found.model, out, example, scales=found.scales if out.suffix in (".onnx", ".pt2") else None)
+        prunus.export(found.model, out, example, scales=found.scales if out.suffix in _IN_8_BITS else None)
     if scales is not None and found.scales is not None:
         found.scales.save(scales)
     terminal.show(str(found), "", *_sentences(found, out, scales))
@@ -118,7 +126,7 @@ def _check_formats(out: Path, scales: Path | None, *, quantize: bool) -> None:
         raise ValueError(f"--out must end in one of {', '.join(_FORMATS)}; got {str(out)!r}")
     if scales is not None and not quantize:
         raise ValueError("--scales is for --quantize; give both, or neither")
-    if quantize and scales is None and out.suffix not in (".onnx", ".pt2"):
+    if quantize and scales is None and out.suffix not in _IN_8_BITS:
         raise ValueError(
             f"a {out.suffix} file does not hold scales for 8 bits; say where they go with --scales, or write .onnx"
         )

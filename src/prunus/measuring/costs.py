@@ -51,21 +51,22 @@ def macs(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: E
     if example_inputs is None:
         raise ValueError("multiply-adds are counted in a run of the model; give example_inputs")
     pruned = _pruned(model, masks, whole_channels, example_inputs)
-    counted = count_macs(pruned, _first(pruned, example_inputs))
-    return counted.total if whole_channels else counted.nonzero
+    inputs = _in_order(pruned, example_inputs)  # whole, as a model's code may fix the batch
+    counted = count_macs(pruned, inputs)
+    return round((counted.total if whole_channels else counted.nonzero) / len(inputs[0]))
 
 
 def macs_by_parameter(model: nn.Module, example_inputs: ExampleInputs | None) -> dict[str, float]:
-    """Return the multiply-adds of one sample by each parameter; times are about in proportion to them."""
+    """Return the multiply-adds of the example by each parameter; times are about in proportion to them."""
     if example_inputs is None:
         raise ValueError("multiply-adds are counted in a run of the model; give example_inputs")
-    counted = count_macs(unwrap(model), _first(model, example_inputs)).layers
+    counted = count_macs(unwrap(model), _in_order(model, example_inputs)).layers
     return {name: float(macs[0]) for name, macs in counted.items() if macs is not None}
 
 
 def microseconds(
     runtime: str, model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None
-) -> int:
+) -> float:
     """Return the median time of a call with the example's batch on one thread, in a runtime.
 
     Raises:
@@ -80,7 +81,7 @@ def microseconds(
     timed = timings(models, inputs, batch_sizes=(size,), threads=(1,), runtimes=(runtime,), seconds=_SECONDS)["model"]
     if timed.notes:
         raise ValueError(f"the model can't be timed: {timed.notes[0]}")
-    return round(timed.latency_us[runtime]["1"][str(size)].median)
+    return round(timed.latency_us[runtime]["1"][str(size)].median, 1)
 
 
 def _pruned(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: ExampleInputs | None) -> nn.Module:
@@ -93,16 +94,20 @@ def _pruned(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs
 
 
 def _in_order(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
-    """Return the inputs in the order of the forward's arguments."""
+    """Return the inputs in the order of the forward's arguments.
+
+    Raises:
+        ValueError: they are not its first arguments, so they can't be given by position.
+    """
     if isinstance(example_inputs, Mapping):
-        names = inspect.signature(model.forward).parameters
-        return tuple(example_inputs[name] for name in names if name in example_inputs)
+        first = list(inspect.signature(model.forward).parameters)[: len(example_inputs)]
+        if {*first} != {*example_inputs}:
+            raise ValueError(
+                f"a model is measured on its first arguments, {', '.join(first)}; example_inputs names "
+                f"{', '.join(example_inputs)}"
+            )
+        return tuple(example_inputs[name] for name in first)
     return (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-
-
-def _first(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
-    """Return one sample of the inputs, in the order of the forward's arguments."""
-    return tuple(value[:1] for value in _in_order(model, example_inputs))
 
 
 COSTS.register("bytes")(Unit(file_bytes))

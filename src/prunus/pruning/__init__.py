@@ -21,7 +21,6 @@ from prunus.pruning.finding import (
     find_masks,
     from_first_rank,
     other_masks,
-    reachable,
 )
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
@@ -91,8 +90,8 @@ def prune(
         data: batches for criteria that need data: `(inputs, targets)` for ``Gradient(loss)``, inputs suffice for
             ``"activation"`` and for scope ``"least_error"``. Without data ``"gradient"`` uses the gradients of the last
             backward pass.
-        example_inputs: inputs of the model, needed for pattern ``"channel"`` and for targets in bytes and MACs: a
-            tensor, a tuple of tensors, or a mapping from argument names to tensors; the batch dimension comes first.
+        example_inputs: inputs of the model, needed for pattern ``"channel"`` and for targets but parameters: a tensor,
+            a tuple of tensors, or a mapping from argument names to tensors; the batch dimension comes first.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -110,7 +109,7 @@ def prune(
         families = _families(model, example_inputs, method, include, exclude, sparsity)
     if isinstance(data, Iterator) and (method.scope.needs_curves or isinstance(sparsity, str)):
         data = list(data)  # it is read more than once
-    shares = budgets.shares(sparsity, model, example_inputs) if isinstance(sparsity, str) else None
+    shares = _shares(sparsity, model, method, example_inputs)
     method = least_error.measured(method, model, families or targets, masks=masks, data=data, shares=shares)
     if isinstance(sparsity, str):
         new_masks = _within(sparsity, model, method, families, targets, masks, data, example_inputs)
@@ -122,6 +121,15 @@ def prune(
         new_masks = from_first_rank(new_masks)
     new_masks.apply(model)
     return new_masks
+
+
+def _shares(
+    sparsity: object, model: nn.Module, method: Method, example_inputs: ExampleInputs | None
+) -> Mapping[str, float] | None:
+    """Return what each parameter adds to the cost of a target, if the scope looks at it."""
+    if not (isinstance(sparsity, str) and method.scope.needs_curves):
+        return None
+    return budgets.shares(sparsity, model, example_inputs)
 
 
 def _within(
@@ -141,11 +149,15 @@ def _within(
             return families.find(model, method, fraction, masks=masks, data=data, precision="near")
         return least_error.find_within(model, targets, method, fraction, masks=masks, data=data)
 
+    if families is not None:
+        reachable = budgets.Range(0.0, families.most(masks))
+    else:
+        reachable = least_error.reachable_within(targets, method, masks)
     return budgets.meet(
         budgets.parse(target),
         model,
         find,
-        reachable(targets, method, masks) if families is None else budgets.Range(0.0, families.most(masks)),
+        reachable,
         whole_channels=families is not None,
         example_inputs=example_inputs,
     )
@@ -210,16 +222,22 @@ class Pruner:
             self._channels = _families(model, example_inputs, self.method, include, exclude, sparsity)
             targets = self._channels.targets
         self._names = tuple(targets)
-        self._check(masks)
         check_data(self.method, data)
         _check_rereadable(data)
-        self.method = least_error.measured(self.method, model, self._channels or targets, masks=masks, data=data)
+        if self._target is None:
+            self._check(masks)
+        shares = _shares(sparsity, self._model, self.method, example_inputs)
+        pruned = self._channels or targets
+        self.method = least_error.measured(self.method, model, pruned, masks=masks, data=data, shares=shares)
         if self._target is not None:
             whole_channels = self._channels is not None
             self._target = budgets.absolute(self._target, self._model, whole_channels, example_inputs)
-            self.method = replace(self.method, sparsity=self._sparsity_of(self._met(targets, masks)))
-        if self._channels is None:
-            self.method = least_error.settled(self.method, targets, masks)
+            final = from_first_rank(self._met(targets, masks))
+            self.method = replace(self.method, sparsity=self._sparsity_of(final))
+        elif self._channels is None and self.method.scope.has_curves:
+            final = find_masks(self._model, targets, self.method, self.method.sparsity, masks=masks, data=data)
+        if self._channels is None and self.method.scope.has_curves:
+            self.method = least_error.settled(self.method, targets, final)
         self.method.schedule.fraction(1.0, self.method.sparsity)
         ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}
         self.masks = Masks({**other_masks(masks, targets), **ones, **earlier_masks(masks, targets)})
@@ -244,7 +262,8 @@ class Pruner:
         In data-parallel training every process has to call it, and all use the masks of the first process.
 
         Raises:
-            ValueError: weights or scores are NaN, or the criterion's gradients are missing; the masks did not change.
+            ValueError: weights or scores are NaN, the criterion's gradients are missing, or with the weights as trained
+                the target can't be reached; the masks did not change.
         """
         passed = self.num_steps + 1 - self.begin
         if 0 < passed <= self.steps and (passed % self.every == 0 or passed in (1, self.steps)):
@@ -270,8 +289,10 @@ class Pruner:
         method = self.method
         if self._target is not None and passed == self.steps:
             self.masks.apply(self._model)
+            final = self.masks
             with contextlib.suppress(budgets.WithinError):  # then no more has to go
-                self.masks = from_first_rank(self._met(named(self._model, self._names), self.masks))
+                final = self._met(named(self._model, self._names), self.masks)
+            self.masks = from_first_rank(final)
             return
         sparsity = method.sparsity
         if passed < self.steps:
@@ -307,6 +328,9 @@ class Pruner:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state for `load_state_dict`: tensors only."""
         state = {f"masks.{name}": mask for name, mask in self.masks.items()}
+        if self._target is not None:  # of what the model cost at first
+            facts = [budgets.parse(self._target).amount, self.method.sparsity]
+            state["target"] = torch.tensor(facts, dtype=torch.float64)
         return {"num_steps": torch.tensor(self.num_steps), **state}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -319,13 +343,19 @@ class Pruner:
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be what state_dict() returned, got {type(state).__name__}")
         masks = Masks({key.removeprefix("masks."): mask for key, mask in state.items() if key.startswith("masks.")})
-        if "num_steps" not in state or masks.keys() != self.masks.keys():
+        unlike = ("target" in state) != (self._target is not None)
+        if "num_steps" not in state or masks.keys() != self.masks.keys() or unlike:
             raise MaskError(
                 f"this state is not that of a Pruner of these parameters: it has "
                 f"{', '.join(list(state)[:4]) or 'nothing'}, expected num_steps and masks for "
                 f"{', '.join(list(self.masks)[:4])}"
             )
-        self._check(masks)
+        if self._target is not None:
+            amount, sparsity = state["target"].tolist()
+            self._target = budgets.written(amount, budgets.parse(self._target).unit)
+            self.method = replace(self.method, sparsity=sparsity)
+        else:
+            self._check(masks)
         num_steps = int(state["num_steps"])
         masks.apply(self._model)
         self.masks = Masks({name: masks[name].to(mask.device) for name, mask in self.masks.items()})

@@ -115,10 +115,16 @@ class ByCurves:
 
         If that can't be, all lose the most that they may.
         """
-        prices = [self.prices.get(layer.name, 1.0) for layer in layers]
-        choices = [_option(self.curves[layer.name], layer, price) for layer, price in zip(layers, prices, strict=True)]
-        total = sum(price * layer.count for layer, price in zip(layers, prices, strict=True))
+        choices = [_option(self.curves[layer.name], layer, self._price(layer)) for layer in layers]
+        total = self.cost(layers, [layer.count for layer in layers])
         return allocate(choices, share * total) or [layer.most for layer in layers]
+
+    def cost(self, layers: Sequence[Layer], counts: Sequence[int]) -> float:
+        """Return what so many units of each layer cost."""
+        return sum(self._price(layer) * count for layer, count in zip(layers, counts, strict=True))
+
+    def _price(self, layer: Layer) -> float:
+        return self.prices.get(layer.name, 1.0)
 
 
 def _option(curve: Curve, layer: Layer, price: float) -> Option:

@@ -20,7 +20,7 @@ from prunus.registry import Registry, unknown_name
 
 # What a model costs once it is pruned: (model, masks, whether they are of whole channels, inputs) -> cost. A higher
 # layer knows what a file takes, and enters its function here.
-Cost: TypeAlias = Callable[[nn.Module, Masks, bool, ExampleInputs | None], int]
+Cost: TypeAlias = Callable[[nn.Module, Masks, bool, ExampleInputs | None], float]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ _FORM = re.compile(
     r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<factor>%|[kMG](?!(?i:acs))|)\s*(?P<unit>[A-Za-zµ]+)(?:\s+in\s+(?P<runtime>[\w-]+))?\s*"
 )
 
-# Each step narrows by a tenth at least, also where interpolation would stay at one end.
+# The least share of the range that a step takes off.
 _STEP = 0.1
 
 
@@ -74,7 +74,7 @@ class Limit:
     amount: float
     is_share: bool = False
 
-    def absolute(self, whole: int) -> float:
+    def absolute(self, whole: float) -> float:
         """Return the limit as a number, of a model that costs so much unpruned."""
         return self.amount * whole if self.is_share else self.amount
 
@@ -137,10 +137,10 @@ def _unreadable(text: str) -> ValueError:
 def written(amount: float, unit: str) -> str:
     """Return a target in a unit of `COSTS` as text.
 
-    >>> written(2000, "bytes"), written(3.7, "us in prunus")
-    ('2000 B', '4 us in prunus')
+    >>> written(2000, "bytes"), written(3.75, "us in prunus")
+    ('2000 B', '3.75 us in prunus')
     """
-    return f"{amount:.0f} {'B' if unit == 'bytes' else unit}"
+    return f"{f'{amount:.3f}'.rstrip('0').rstrip('.')} {'B' if unit == 'bytes' else unit}"
 
 
 def absolute(text: str, model: nn.Module, whole_channels: bool, example_inputs: ExampleInputs | None) -> str:
@@ -222,9 +222,9 @@ def meet(
     """
     importlib.import_module(_ENTERED_BY)
     unit = COSTS[limit.unit]
-    paid: dict[str, int] = {}  # several sparsities of a coarse model have the same masks
+    paid: dict[str, float] = {}  # several sparsities of a coarse model have the same masks
 
-    def costs(masks: Masks) -> int:
+    def costs(masks: Masks) -> float:
         key = content_hash(masks)
         if key not in paid:
             paid[key] = unit.cost(model, masks, whole_channels, example_inputs)
@@ -236,15 +236,14 @@ def meet(
         raise WithinError(
             f"the model has {dense:,} {limit.unit} unpruned, which is within {limit.text!r} already; give a lower one"
         )
-    best = find(reachable.most)
-    left = costs(best)
+    left = costs(find(reachable.most))
     if left > most_left:
         raise ValueError(
             f"{limit.text!r} can't be reached: with sparsity {reachable.most:.4g}, the highest that this pattern and "
             f"scope allow, {left:,} {limit.unit} are left of {dense:,}; give a higher target, or a scope with a "
             f"smaller min_kept{_hint(limit, whole_channels)}"
         )
-    return _search(most_left, unit, (0.0, dense), (reachable.most, left), best, reachable.least, find, costs)
+    return _search(most_left, unit, _Tried(0.0, dense), _Tried(reachable.most, left), reachable.least, find, costs)
 
 
 def _hint(limit: Limit, whole_channels: bool) -> str:
@@ -253,31 +252,39 @@ def _hint(limit: Limit, whole_channels: bool) -> str:
     return "; only prunus' own programs skip single zeros, other runtimes need pattern='channel'"
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """A sparsity, and what is left with it."""
+
+    sparsity: float
+    cost: float
+
+
 def _search(
     most_left: float,
     unit: Unit,
-    low: tuple[float, float],
-    high: tuple[float, float],
-    best: Masks,
+    low: _Tried,
+    high: _Tried,
     least: float,
     find: Callable[[float], Masks],
-    costs: Callable[[Masks], int],
+    costs: Callable[[Masks], float],
 ) -> Masks:
-    """Narrow two sparsities, of which one costs too much and one does not, by interpolation; costs may jump.
+    """Return the masks of the least sparsity between two, of which the lower one costs too much and the other does not.
 
-    It ends near below the target, or where both are one.
+    Interpolated, as costs are mostly smooth; each step narrows by a tenth at least, as they may jump. The search ends
+    where the cost is near below the target, or the two are next to each other.
     """
-    while high[1] < (1 - unit.near) * most_left and high[0] - low[0] > unit.finest:
-        width = high[0] - low[0]
-        share = (low[1] - (1 - unit.near / 2) * most_left) / (low[1] - high[1])
-        tried = low[0] + width * min(1 - _STEP, max(_STEP, share))
-        if tried < least:
-            low = (tried, low[1])
+    best = find(high.sparsity)
+    while high.cost < (1 - unit.near) * most_left and high.sparsity - low.sparsity > unit.finest:
+        share = (low.cost - (1 - unit.near / 2) * most_left) / (low.cost - high.cost)
+        at = low.sparsity + (high.sparsity - low.sparsity) * min(1 - _STEP, max(_STEP, share))
+        if at < least:
+            low = _Tried(at, low.cost)
             continue
-        masks = find(tried)
+        masks = find(at)
         left = costs(masks)
         if left <= most_left:
-            best, high = masks, (tried, left)
+            best, high = masks, _Tried(at, left)
         else:
-            low = (tried, left)
+            low = _Tried(at, left)
     return best

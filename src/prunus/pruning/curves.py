@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from prunus.copying import copy_model
 from prunus.forward import undisturbed
@@ -22,15 +19,15 @@ from prunus.pruning.stats import Batch, forward
 
 # The shares of its units that a layer loses at the measured points; errors rise fastest where little is left.
 _SHARES = (0.0, 0.25, 0.5, 0.65, 0.75, 0.85, 0.9, 0.94, 0.97, 0.985, 1.0)
-# Of so many samples the outputs are compared, fewer where that takes longer than so many seconds.
-_MOST_SAMPLES, _FEWEST_SAMPLES, _SECONDS = 128, 8, 90.0
-# An error that is not finite is that of a useless model.
+# Batches are read until this many samples are there, as many as SparseGPT (arXiv:2301.00774) calibrates with.
+_SAMPLES = 128
+# Stands for an error that is not finite: larger than any that a model which still computes something has.
 _WORST = 1e9
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A layer whose curve is asked for.
+class Prunable:
+    """A layer whose curve is measured.
 
     Attributes:
         name: its name.
@@ -49,10 +46,11 @@ class Asked:
         return sorted({self.fewest + round((self.most - self.fewest) * share) for share in _SHARES})
 
 
-def measure(model: nn.Module, data: Iterable[Batch], layers: Sequence[Asked]) -> dict[str, Curve]:
+def error_curves(model: nn.Module, data: Iterable[Batch], layers: Sequence[Prunable]) -> dict[str, Curve]:
     """Return the error curve of each layer: the outputs' squared error, relative to their variance.
 
-    The model is not changed. It runs in eval mode, on at most 128 samples, once for each point.
+    The model is not changed. It runs in eval mode, once for each point, on whole batches of at least 128 samples in all
+    if there are so many.
 
     Args:
         model: the model, with its weights from before pruning.
@@ -60,20 +58,21 @@ def measure(model: nn.Module, data: Iterable[Batch], layers: Sequence[Asked]) ->
         layers: whose curves.
 
     Raises:
-        ValueError: there is no batch, or the outputs hold no floating-point numbers.
+        ValueError: there is no batch, the outputs hold no floating-point numbers, or not all are finite.
     """
     copied = copy_model(model)
     values = [(parameter, parameter.detach().clone()) for parameter in copied.parameters()]
     with undisturbed(copied), torch.no_grad():
-        batches, dense = _samples(copied, data, sum(len(layer.points) for layer in layers))
+        batches = list(_enough(data))
+        dense = [_outputs(copied, batch) for batch in batches]
+        _check(dense)
 
         def error(masks: Masks) -> float:
             masks.apply(copied)
-            pruned = [_run(copied, batch) for batch in batches]
+            pruned = [_outputs(copied, batch) for batch in batches]
             for parameter, value in values:
                 parameter.copy_(value)
-            pairs = zip(itertools.chain(*pruned), itertools.chain(*dense), strict=True)
-            result = relative_error(pairs)
+            result = relative_error(zip(itertools.chain(*pruned), itertools.chain(*dense), strict=True))
             return result if math.isfinite(result) else _WORST
 
         return {
@@ -87,39 +86,27 @@ def _curve(counts: list[int], errors: list[float]) -> Curve:
     return Curve(tuple(counts), tuple(rising.tolist()))
 
 
-def _samples(model: nn.Module, data: Iterable[Batch], num_runs: int) -> tuple[list[Batch], list[list[Tensor]]]:
-    """Return the batches that outputs are compared on, and the outputs of each."""
-    batches: list[Batch] = []
-    outputs: list[list[Tensor]] = []
-    most, seen = _MOST_SAMPLES, 0
-    for whole in data:
-        batch = _first(whole, most - seen)
-        began = time.monotonic()
-        _run(model, _first(batch, _FEWEST_SAMPLES))
-        seconds = (time.monotonic() - began) / min(_FEWEST_SAMPLES, _size(batch))
-        most = min(most, max(_FEWEST_SAMPLES, int(_SECONDS / (seconds * num_runs))))
-        batch = _first(batch, most - seen)
-        batches.append(batch)
-        outputs.append(_run(model, batch))
-        seen += _size(batch)
-        if seen >= most:
-            break
-    if not batches:
+def _enough(data: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield whole batches until there are enough samples: a model's code may fix the batch."""
+    seen = 0
+    for batch in data:
+        yield batch
+        seen += max((len(value) for value in tensors(batch) if value.ndim), default=1)
+        if seen >= _SAMPLES:
+            return
+
+
+def _check(dense: list[list[Tensor]]) -> None:
+    if not dense:
         raise ValueError("data held no batch; give batches that can be read again, such as a list or a DataLoader")
-    if not any(outputs):
+    if not any(dense):
         raise ValueError("the model's outputs hold no floating-point numbers, of which errors could be measured")
-    return batches, outputs
+    if not all(bool(value.isfinite().all()) for own in dense for value in own):
+        raise ValueError(
+            "the model's outputs on the data are not all finite, so no errors can be measured; are the weights and the "
+            "inputs finite?"
+        )
 
 
-def _run(model: nn.Module, batch: Batch) -> list[Tensor]:
+def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
     return [value for value in tensors(forward(model, batch)) if value.is_floating_point()]
-
-
-def _size(batch: Batch) -> int:
-    return max(
-        1, next((len(value) for value in pytree.tree_leaves(batch) if isinstance(value, Tensor) and value.ndim), 1)
-    )
-
-
-def _first(batch: Batch, count: int) -> Any:
-    return pytree.tree_map_only(Tensor, lambda value: value[:count] if value.ndim else value, batch)

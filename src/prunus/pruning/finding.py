@@ -79,14 +79,17 @@ def layer_curves(
     for name, own in gather(unwrap(model), targets, method.criterion, data).items():
         next(layer for layer in layers if layer.name == name).stats = own
 
+    if any(layer.num_nan_weights() for layer in layers):
+        raise _nan_error(layers)
+
     def masks_of(layer: LayerScores) -> Callable[[int], Masks]:
         return lambda count: Masks({layer.name: _mask(layer, count, None)})
 
     try:
-        return curves.measure(
+        return curves.error_curves(
             unwrap(model),
             data,
-            [curves.Asked(layer.name, layer.fewest, layer.most, masks_of(layer)) for layer in layers],
+            [curves.Prunable(layer.name, layer.fewest, layer.most, masks_of(layer)) for layer in layers],
         )
     except select.NanScoresError as error:
         raise _nan_error(layers) from error

@@ -8,11 +8,13 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from prunus.pruning.allocation import ByCurves
+from prunus.pruning.budgets import Range
 from prunus.pruning.by_layer import ByLayer
 from prunus.pruning.channels import ChannelFamilies
-from prunus.pruning.finding import check_data, find_masks, layer_curves, unscored
+from prunus.pruning.finding import check_data, find_masks, layer_curves, reachable, unscored
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
+from prunus.pruning.patterns import num_gone
 from prunus.pruning.scopes import Scope
 from prunus.pruning.stats import Batch
 from prunus.pruning.targets import Target
@@ -68,19 +70,30 @@ def find_within(
     spreading = method.scope.spreading
     if not isinstance(spreading, ByCurves):
         return find_masks(model, targets, method, share, masks=masks, data=data)
-    own = unscored(targets, method, masks)
-    counts = {layer.name: count for layer, count in zip(own, spreading.within(own, 1 - share), strict=True)}
-    sparsity = sum(counts.values()) / sum(layer.count for layer in own)
-    by_hand = replace(method, scope=Scope(ByLayer(counts), method.scope.min_kept))
+    layers = unscored(targets, method, masks)
+    counts = spreading.within(layers, 1 - share)
+    sparsity = sum(counts) / sum(layer.count for layer in layers)
+    by_hand = _by_hand(method, {layer.name: count for layer, count in zip(layers, counts, strict=True)})
     return find_masks(model, targets, by_hand, sparsity, masks=masks, data=data)
 
 
-def settled(method: Method, targets: Mapping[str, Target], masks: Mapping[str, Tensor] | None) -> Method:
-    """Return a method that comes to the same counts step by step; one without curves as it is."""
+def reachable_within(targets: Mapping[str, Target], method: Method, masks: Mapping[str, Tensor] | None) -> Range:
+    """Return the shares that `find_within` can meet."""
     spreading = method.scope.spreading
     if not isinstance(spreading, ByCurves):
+        return reachable(targets, method, masks)
+    layers = unscored(targets, method, masks)
+    total = spreading.cost(layers, [layer.count for layer in layers])
+    fewest, most = [layer.fewest for layer in layers], [layer.most for layer in layers]
+    return Range(spreading.cost(layers, fewest) / total, spreading.cost(layers, most) / total)
+
+
+def settled(method: Method, targets: Mapping[str, Target], masks: Masks) -> Method:
+    """Return a method that comes to the counts of masks step by step, if it spreads by curves."""
+    if not isinstance(method.scope.spreading, ByCurves):
         return method
-    own = unscored(targets, method, masks)
-    counts = spreading(own, round(method.sparsity * sum(layer.count for layer in own)))
-    by_hand = ByLayer({layer.name: count for layer, count in zip(own, counts, strict=True)})
-    return replace(method, scope=Scope(by_hand, method.scope.min_kept))
+    return _by_hand(method, {name: num_gone(method.pattern, masks[name]) for name in targets})
+
+
+def _by_hand(method: Method, counts: Mapping[str, int]) -> Method:
+    return replace(method, scope=Scope(ByLayer(counts), method.scope.min_kept))

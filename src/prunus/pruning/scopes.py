@@ -81,6 +81,11 @@ class Scope:
         """Whether the layers' error curves are measured before it can spread, for which data is needed."""
         return self.spreading is least_error
 
+    @property
+    def has_curves(self) -> bool:
+        """Whether it spreads by curves that were measured."""
+        return hasattr(self.spreading, "curves")
+
     def spread(self, layers: Sequence[Layer], budget: int) -> Spread:
         """Spread the budget, and check the result of the function, which may be the user's own.
 

@@ -41,10 +41,13 @@ _QUICK = 0.1
 
 @runtime_checkable
 class CutAlong(Protocol):
-    """What lies beside a model, tells of its channels, and is cut along with them, as `prunus.Scales` does."""
+    """An object beside a model that has numbers for its channels, such as `prunus.Scales`, and can drop some."""
 
     def plan_for(self, graph: Graph) -> object:
         """Raise a ValueError where it does not belong to a model of this graph."""
+
+    def for_graph(self, graph: Graph) -> Self:
+        """Return it under the keys of this graph."""
 
     def cut_along(self, kept: Kept, smaller: nn.Module) -> Self:
         """Return what belongs to the smaller model, or raise a ValueError."""
@@ -149,6 +152,7 @@ def shrink(
         Masks(masks).apply(masked)
     graph = trace(masked, example_inputs)
     if scales is not None:
+        scales = scales.for_graph(graph)
         scales.plan_for(graph)
     coupling = couple(graph, "counted")
     kept, fixed = removable(coupling)

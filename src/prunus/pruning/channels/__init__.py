@@ -17,7 +17,7 @@ from prunus.pruning.channels.families import Cost, Family, families, protected
 from prunus.pruning.channels.masking import gone_of_masks, masks_of
 from prunus.pruning.channels.rehearsal import check_cut
 from prunus.pruning.channels.scoring import unit_scores
-from prunus.pruning.curves import Asked, measure
+from prunus.pruning.curves import Prunable, error_curves
 from prunus.pruning.finding import check_data
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
@@ -162,7 +162,7 @@ class ChannelFamilies:
         def masks_for(unit: Units) -> Callable[[int], Masks]:
             return lambda count: masks_of(self.coupling, self._gone([unit], [count]), masks)
 
-        return measure(unwrap(model), data, [Asked(u.name, u.fewest, u.most, masks_for(u)) for u in units])
+        return error_curves(unwrap(model), data, [Prunable(u.name, u.fewest, u.most, masks_for(u)) for u in units])
 
     def prices(self, budget: str) -> dict[str, float]:
         """Return what one channel of each family costs in parameters or multiply-adds, in parts of the whole."""
