@@ -67,31 +67,32 @@ def test_costs_that_are_no_whole_numbers_are_never_above_the_capacity() -> None:
         assert 0.9 * capacity < left <= capacity
 
 
-def measured(model: nn.Module, masks: prunus.Masks) -> float:
-    """Return the squared error of the outputs relative to their variance, written out."""
-    inputs = torch.cat(SAMPLES)
-    with torch.no_grad():
-        dense = model(inputs).double()
-        kept = {name: value * masks[name] if name in masks else value for name, value in model.state_dict().items()}
-        pruned = torch.func.functional_call(model, kept, (inputs,)).double()
-    return float((pruned - dense).square().sum() / (dense - dense.mean()).square().sum())
+@pytest.mark.parametrize("seed", [0, 2])
+def test_recovered_it_loses_less_than_global_and_uniform(seed: int) -> None:
+    """On a net that tells points around eight centres apart, at a sparsity where much is lost."""
+    centres = torch.randn(8, 16, generator=torch.Generator().manual_seed(3))
 
+    def drawn(own: int, count: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(own)
+        labels = torch.randint(8, (count,), generator=generator)
+        return centres[labels] + 0.7 * torch.randn(count, 16, generator=generator), labels
 
-def test_it_loses_little_where_magnitudes_mislead_and_meets_the_sparsity() -> None:
-    """A layer of small weights in front of one of large ones matters as much, which "global" can't see."""
-    errors = {}
-    for scope in ("global", "uniform", "erk", "least_error"):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).eval()
-        with torch.no_grad():
-            for parameter, factor in zip(model.parameters(), (0.1, 0.1, 10, 1, 1, 1), strict=True):
-                parameter *= factor
-        whole = copy.deepcopy(model)
-        masks = prunus.prune(model, 0.6, scope=scope, data=SAMPLES)
-        assert masks.num_pruned == round(0.6 * (12 * 20 + 20 * 30 + 30 * 4))
-        errors[scope] = measured(whole, masks)
-    assert errors["least_error"] < 0.8 * min(errors["global"], errors["erk"])
-    assert errors["least_error"] < 1.2 * errors["uniform"]  # errors of single layers don't add up exactly
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+    inputs, labels = drawn(0, 2000)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    samples, errors = list(drawn(1, 256)[0].split(32)), {}
+    for scope in ("global", "uniform", "least_error"):
+        pruned = copy.deepcopy(model.eval())
+        masks = prunus.prune(copy.deepcopy(model), 0.9, scope=scope, data=samples)
+        assert masks.num_pruned == round(0.9 * (16 * 64 + 64 * 64 + 64 * 8))
+        errors[scope] = prunus.recover(pruned, masks, samples).after
+    assert errors["least_error"] < 0.7 * min(errors["global"], errors["uniform"])
+    assert all(float(mask.float().mean()) > 0.02 for mask in masks.values())  # no layer is sacrificed
 
 
 def test_by_hand() -> None:
@@ -114,15 +115,9 @@ def test_layers_whose_weights_are_used_more_often_lose_more_where_macs_count() -
     assert 0.97 * 0.5 * (64 * 72 + 5120) <= left <= 0.5 * (64 * 72 + 5120)
 
 
-@pytest.mark.parametrize("sparsity", [0.5, "40% MACs"])
-def test_whole_channels(sparsity: float | str) -> None:
-    model = net()
-    masks = prunus.prune(
-        model, sparsity, pattern="channel", scope="least_error", data=SAMPLES, example_inputs=SAMPLES[0]
-    )
-    gone = [~masks[name].any(1) for name in ("0.weight", "2.weight")]
-    assert int(gone[1].sum()) > 2 * int(gone[0].sum())  # rows that are a thousandth of the others cost least
-    torch.testing.assert_close(prunus.shrink(model, SAMPLES[0])(SAMPLES[0]), model(SAMPLES[0]))
+def test_whole_channels_have_no_curves() -> None:
+    with pytest.raises(ValueError, match="not whole channels; use scope 'global' or 'uniform'"):
+        prunus.prune(net(), 0.5, pattern="channel", scope="least_error", data=SAMPLES, example_inputs=SAMPLES[0])
 
 
 def test_a_pruner_measures_once_and_ends_at_the_same_counts() -> None:

@@ -94,7 +94,7 @@ def test_whole_channels_and_8_bits(trained: nn.Module, quantized: bool, tmp_path
         evaluate=accuracy,
         target="4 kB" if not quantized else "6 kB",
         pattern="channel",
-        scopes=["least_error"],
+        scopes=["uniform"],
         quantized=quantized,
     )
     assert found.model[0].out_features < 48 or found.model[2].out_features < 32

@@ -34,7 +34,7 @@ def search(
     floor: Annotated[float | None, Parameter(metavar="A", allow_leading_hyphen=True)] = None,
     minimise: Name = "bytes",
     pattern: Name = "unstructured",
-    scopes: Names = ("least_error", "global", "erk"),
+    scopes: Names | None = None,
     include: Layers = (),
     exclude: Layers = (),
     quantize: bool = False,
@@ -71,7 +71,8 @@ def search(
         floor: The least accuracy, such as 0.98; below zero it is told by how much less than now, such as -0.005.
         minimise: With --floor, what shall be least: bytes, parameters, MACs, us, or 'us in openvino-int8'.
         pattern: What is removed together; see 'prunus ls patterns'. With options: channel:round_to=8.
-        scopes: The spreads over the layers that are tried; see 'prunus ls scopes'.
+        scopes: The spreads over the layers that are tried; see 'prunus ls scopes'. Otherwise least_error,global,erk,
+            and for whole channels global,uniform.
         include: Prune only this: a parameter, a module, or a pattern such as 'encoder.*'. Repeatable.
         exclude: Leave this alone, named likewise. Repeatable.
         quantize: Bring the model to 8 bits: for .onnx, .pt2 and .pte, or with --scales.

@@ -110,7 +110,7 @@ def prune(
     if isinstance(data, Iterator) and (method.scope.needs_curves or isinstance(sparsity, str)):
         data = list(data)  # it is read more than once
     shares = _shares(sparsity, model, method, example_inputs)
-    method = least_error.measured(method, model, families or targets, masks=masks, data=data, shares=shares)
+    method = least_error.measured(method, model, targets, masks=masks, data=data, shares=shares)
     if isinstance(sparsity, str):
         new_masks = _within(sparsity, model, method, families, targets, masks, data, example_inputs)
     elif families is not None:
@@ -227,16 +227,15 @@ class Pruner:
         if self._target is None:
             self._check(masks)
         shares = _shares(sparsity, self._model, self.method, example_inputs)
-        pruned = self._channels or targets
-        self.method = least_error.measured(self.method, model, pruned, masks=masks, data=data, shares=shares)
+        self.method = least_error.measured(self.method, model, targets, masks=masks, data=data, shares=shares)
         if self._target is not None:
             whole_channels = self._channels is not None
             self._target = budgets.absolute(self._target, self._model, whole_channels, example_inputs)
             final = from_first_rank(self._met(targets, masks))
             self.method = replace(self.method, sparsity=self._sparsity_of(final))
-        elif self._channels is None and self.method.scope.has_curves:
+        elif self.method.scope.has_curves:
             final = find_masks(self._model, targets, self.method, self.method.sparsity, masks=masks, data=data)
-        if self._channels is None and self.method.scope.has_curves:
+        if self.method.scope.has_curves:
             self.method = least_error.settled(self.method, targets, final)
         self.method.schedule.fraction(1.0, self.method.sparsity)
         ones = {name: torch.ones_like(target.parameter, dtype=torch.bool) for name, target in targets.items()}

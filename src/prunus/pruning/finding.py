@@ -82,14 +82,14 @@ def layer_curves(
     if any(layer.num_nan_weights() for layer in layers):
         raise _nan_error(layers)
 
-    def masks_of(layer: LayerScores) -> Callable[[int], Masks]:
-        return lambda count: Masks({layer.name: _mask(layer, count, None)})
+    def mask_of(layer: LayerScores) -> Callable[[int], Tensor]:
+        return lambda count: _mask(layer, count, None)
 
     try:
         return curves.error_curves(
             unwrap(model),
             data,
-            [curves.Prunable(layer.name, layer.fewest, layer.most, masks_of(layer)) for layer in layers],
+            [curves.Prunable(targets[layer.name], layer.fewest, layer.most, mask_of(layer)) for layer in layers],
         )
     except select.NanScoresError as error:
         raise _nan_error(layers) from error

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from prunus.pruning.allocation import ByCurves
 from prunus.pruning.budgets import Range
 from prunus.pruning.by_layer import ByLayer
-from prunus.pruning.channels import ChannelFamilies
 from prunus.pruning.finding import check_data, find_masks, layer_curves, reachable, unscored
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
@@ -23,7 +22,7 @@ from prunus.pruning.targets import Target
 def measured(
     method: Method,
     model: nn.Module,
-    pruned: ChannelFamilies | Mapping[str, Target],
+    targets: Mapping[str, Target],
     *,
     masks: Mapping[str, Tensor] | None,
     data: Iterable[Batch] | None,
@@ -34,11 +33,10 @@ def measured(
     Args:
         method: the method.
         model: the model, which is not changed.
-        pruned: the channels or the parameters that are pruned.
+        targets: the parameters that are pruned.
         masks: as `prune`.
         data: as `prune`, but it is read more than once.
-        shares: parameter -> what it adds to the cost that is to be met; None if units cost alike, or channels what
-            their pattern's budget says.
+        shares: parameter -> what it adds to the cost that is to be met; None if units cost alike.
 
     Raises:
         ValueError: there is no data.
@@ -47,13 +45,9 @@ def measured(
         return method
     check_data(method, data)
     assert data is not None
-    if isinstance(pruned, ChannelFamilies):
-        prices = pruned.prices("macs" if shares else pruned.budget)
-        curves = pruned.curves(model, method, masks, data)
-    else:
-        sizes = {name: method.pattern.num_units(target.parameter.shape) for name, target in pruned.items()}
-        prices = {name: shares.get(name, 0.0) / size for name, size in sizes.items()} if shares else {}
-        curves = layer_curves(model, pruned, method, masks, data)
+    sizes = {name: method.pattern.num_units(target.parameter.shape) for name, target in targets.items()}
+    prices = {name: shares.get(name, 0.0) / size for name, size in sizes.items()} if shares else {}
+    curves = layer_curves(model, targets, method, masks, data)
     return replace(method, scope=Scope(ByCurves(curves, prices), method.scope.min_kept))
 
 

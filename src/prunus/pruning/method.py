@@ -82,6 +82,11 @@ def check_method(
             f"pattern {resolved.name} gives every layer the same sparsity, so scope {spread.name!r} has nothing to "
             "spread; use scope 'uniform'"
         )
+    if isinstance(resolved, patterns.Channels) and spread.needs_curves:
+        raise ValueError(
+            "scope 'least_error' predicts what single weights and blocks cost the outputs, not whole channels; use "
+            "scope 'global' or 'uniform'"
+        )
     return Method(
         sparsity if only is None else only,
         criteria.resolve(criterion),

@@ -174,11 +174,12 @@ def erk(layers: Sequence[Layer], budget: int) -> Spread:
 def least_error(layers: Sequence[Layer], budget: int) -> Spread:
     """Spread the budget so that the predicted error of the outputs is least.
 
-    The prediction is the sum of what the outputs lose if each layer alone is pruned, measured on `data` at some
-    sparsities. Dynamic programming finds how many units each layer loses.
+    The prediction is the sum of what each layer's output loses when it is pruned and refitted, times how much the
+    model's outputs depend on it, both measured on `data`; see `curves.error_curves`. Dynamic programming finds how many
+    units each layer loses.
 
-    Source: Frantar and Alistarh, "SPDY: accurate pruning with speedup guarantees", ICML 2022 (arXiv:2201.13096),
-    section 3, with errors of the model's outputs in the place of the layers'.
+    Source: the sum of layers' errors under a budget is that of Frantar and Alistarh, "SPDY: accurate pruning with
+    speedup guarantees", ICML 2022 (arXiv:2201.13096), section 3.
     """
     raise ValueError("scope 'least_error' spreads by curves of a model's layers; prune and Pruner measure these")
 

@@ -120,27 +120,42 @@ def curvatures(model: nn.Module, targets: Mapping[str, Target], data: Iterable[B
     Raises:
         ValueError: as `input_norms`.
     """
-    batches = list(data) if isinstance(data, Iterator) else data
     results: dict[str, Tensor] = {}
-    for chosen in _in_passes(targets):
+    for name, linear, of_parts in moments(model, targets, data):
+        inverse = torch.cat([inverse_diagonal(damped(own.gram, _DAMPING)) for own in of_parts], 1)
+        weight = targets[name].parameter
+        rows = inverse.reciprocal().unsqueeze(1).expand(linear.rows(weight).shape)
+        results[name] = linear.weight(rows, weight.shape)
+    return results
+
+
+def moments(
+    model: nn.Module, targets: Mapping[str, Target], data: Iterable[Batch]
+) -> Iterator[tuple[str, LinearMap, list[Moments]]]:
+    """Yield, for each target, its name, what its layer does, and the moments of its inputs, in parts of longer rows.
+
+    As many layers as fit in memory are taken at a time, with a pass over the data for each; the model runs as for
+    `gradients`.
+
+    Raises:
+        ValueError: as `input_norms`.
+    """
+    batches = list(data) if isinstance(data, Iterator) else data
+    for chosen in _in_passes(targets) if targets else ():
         of_layers: dict[str, tuple[LinearMap, list[Moments]]] = {}
 
         def add(name: str, module: nn.Module, input: Tensor, *_: Any, of_layers: Any = of_layers, **__: Any) -> None:
             linear, inputs = products.of_module(module, input.detach())
             for piece in linear.patches(inputs):
                 parts = piece.split(MOST_INPUTS, dim=2)  # type: ignore[no-untyped-call]
-                _, moments = of_layers.setdefault(name, (linear, [Moments() for _ in parts]))
-                for part, own in zip(parts, moments, strict=True):
+                _, of_parts = of_layers.setdefault(name, (linear, [Moments() for _ in parts]))
+                for part, own in zip(parts, of_parts, strict=True):
                     own.add([part])
 
         _run(model, chosen, batches, add)
         _check_called(chosen, of_layers)
-        for name, (linear, moments) in of_layers.items():
-            inverse = torch.cat([inverse_diagonal(damped(own.gram, _DAMPING)) for own in moments], 1)
-            weight = chosen[name].parameter
-            rows = inverse.reciprocal().unsqueeze(1).expand(linear.rows(weight).shape)
-            results[name] = linear.weight(rows, weight.shape)
-    return results
+        for name, (linear, of_parts) in of_layers.items():
+            yield name, linear, of_parts
 
 
 def _in_passes(targets: Mapping[str, Target]) -> Iterator[dict[str, Target]]:
@@ -196,9 +211,15 @@ def _check_loss(value: object) -> None:
         raise ValueError("the loss does not depend on the model's weights; compute it from the model's outputs")
 
 
+def is_linear_in_weight(target: Target) -> bool:
+    """Tell whether a target is the weight of Linear or convolution layers, whose inputs are known."""
+    linear = all(isinstance(module, (nn.Linear, _ConvNd)) for module in target.modules)
+    return linear and target.attribute == "weight"
+
+
 def _check_linear_in_weight(target: Target) -> None:
     for module in target.modules:
-        if not isinstance(module, (nn.Linear, _ConvNd)) or target.attribute != "weight":
+        if not is_linear_in_weight(target):
             raise ValueError(
                 f"this criterion knows the inputs of Linear and convolution weights only, but {target.name!r} "
                 f"belongs to {type(module).__name__}; exclude it or use another criterion"

@@ -16,9 +16,9 @@ from prunus.proving.verification import relative_error
 from prunus.pruning import products
 from prunus.pruning.moments import MOST_INPUTS, Moments, damped
 from prunus.pruning.patterns import Pattern, Unstructured, num_gone
+from prunus.pruning.solving import choose, refit
 from prunus.recovering.layers import Layer
 from prunus.recovering.lockstep import Lockstep
-from prunus.recovering.solving import choose, refit
 
 # How strongly weights are drawn toward the dense ones, as shares of the mean diagonal of X^T X: of short rows and of
 # longer ones, which more rarely have as many samples as inputs.

@@ -34,6 +34,7 @@ Evaluate: TypeAlias = Callable[[nn.Module], float]
 
 # The spreads that are tried, in this order; on other networks another one is best.
 SCOPES = ("least_error", "global", "erk")
+SCOPES_OF_CHANNELS = ("global", "uniform")
 # With a floor: the share of the weights that stays is at least this, and is found to within a twentieth of itself.
 _LEAST_KEPT, _NEAR = 1 / 256, 1.05
 # A cost so near below a target is near enough; so often a candidate is made anew to come so near.
@@ -85,7 +86,7 @@ def search(
     floor: float | None = None,
     minimise: str = "bytes",
     pattern: str | Pattern = "unstructured",
-    scopes: Sequence[str] = SCOPES,
+    scopes: Sequence[str] | None = None,
     include: Sequence[Selector] = (),
     exclude: Sequence[Selector] = (),
     quantized: bool = False,
@@ -113,7 +114,8 @@ def search(
         minimise: with a floor, what shall be least: ``"bytes"``, ``"parameters"``, ``"MACs"``, or ``"us"``, which is
             that of a program of prunus, or ``"us in openvino-int8"``.
         pattern: as `prune`.
-        scopes: the spreads over the layers that are tried.
+        scopes: the spreads over the layers that are tried; by default ``"least_error"``, ``"global"`` and ``"erk"``,
+            for whole channels ``"global"`` and ``"uniform"``.
         include: as `prune`; by default all weights, for a model from a packed file.
         exclude: as `prune`.
         quantized: whether the model computes in 8 bits.
@@ -131,11 +133,14 @@ def search(
         SearchError: there is no such model; the message tells the nearest that was tried.
     """
     limit = _limit(target, floor, minimise)
+    resolved = patterns.resolve(pattern)
+    if scopes is None:
+        scopes = SCOPES_OF_CHANNELS if isinstance(resolved, Channels) else SCOPES
     _check(evaluate, scopes, batches, limit, quantized=quantized)
     samples = list(batches)
     settings = Settings(
         unit=limit.unit,
-        pattern=(resolved := patterns.resolve(pattern)),
+        pattern=resolved,
         include=tuple(include) or _by_default(model, resolved),
         exclude=tuple(exclude),
         quantized=quantized,

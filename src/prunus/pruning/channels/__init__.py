@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -12,12 +12,10 @@ from torch import Size, Tensor, nn
 from prunus.errors import ChannelError
 from prunus.graph import ExampleInputs, trace
 from prunus.graph.coupling import Coupling, couple
-from prunus.pruning.allocation import ByCurves, Curve
 from prunus.pruning.channels.families import Cost, Family, families, protected
 from prunus.pruning.channels.masking import gone_of_masks, masks_of
 from prunus.pruning.channels.rehearsal import check_cut
 from prunus.pruning.channels.scoring import unit_scores
-from prunus.pruning.curves import Prunable, error_curves
 from prunus.pruning.finding import check_data
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
@@ -42,12 +40,16 @@ _MAX_REFINEMENTS = 12
 class Units:
     """The channels of one family as the layer of a scope: one score each, and bounds on how many are removed."""
 
-    name: str
     family: Family
     scores: Tensor
     shape: Size
     fewest: int
     most: int
+
+    @property
+    def name(self) -> str:
+        """The family's name."""
+        return self.family.name
 
     @property
     def count(self) -> int:
@@ -152,27 +154,6 @@ class ChannelFamilies:
         check_cut(self.coupling, gone, trained=precision == "met")  # other steps must not take seconds
         return masks_of(self.coupling, gone, masks)
 
-    def curves(
-        self, model: nn.Module, method: Method, masks: Mapping[str, Tensor] | None, data: Iterable[Batch]
-    ) -> dict[str, Curve]:
-        """Return the error curve of each family; arguments and errors as `find`."""
-        scores = unit_scores(unwrap(model), self.coupling, self.families, method.criterion, data)
-        units = self._units(scores, masks)
-
-        def masks_for(unit: Units) -> Callable[[int], Masks]:
-            return lambda count: masks_of(self.coupling, self._gone([unit], [count]), masks)
-
-        return error_curves(unwrap(model), data, [Prunable(u.name, u.fewest, u.most, masks_for(u)) for u in units])
-
-    def prices(self, budget: str) -> dict[str, float]:
-        """Return what one channel of each family costs in parameters or multiply-adds, in parts of the whole."""
-        cost, prices = Cost(self.coupling, budget, list(self.targets)), {}
-        for unit in self._units(None, None):
-            gone = torch.zeros(self.coupling.num_classes, dtype=torch.bool)
-            gone[unit.family.classes] = True
-            prices[unit.name] = cost.removed(gone) / unit.count
-        return prices
-
     def plan(self, method: Method, sparsity: float) -> Tensor:
         """Return which classes go if all channels have the same score, bool per class; weights are not needed.
 
@@ -200,7 +181,7 @@ class ChannelFamilies:
 
     def _units(self, scores: list[Tensor] | None, masks: Mapping[str, Tensor] | None) -> list[Units]:
         earlier = gone_of_masks(self.coupling, masks or {})
-        units: list[Units] = []
+        units = []
         for index, family in enumerate(self.families):
             if family.reason or len(family.classes) < 2:
                 continue
@@ -209,8 +190,7 @@ class ChannelFamilies:
             shape = self.coupling.graph.tensor(family.name).shape
             fewest = int(gone.sum())
             most = max(len(family.classes) - self.min_kept, fewest)
-            name = family.name if family.name not in {unit.name for unit in units} else f"{family.name} ({index})"
-            units.append(Units(name, family, own.masked_fill(gone, -torch.inf), shape, fewest, most))
+            units.append(Units(family, own.masked_fill(gone, -torch.inf), shape, fewest, most))
         if not units:
             raise ChannelError(f"no channel of this model may go: {self._why()}")
         return units
@@ -240,13 +220,9 @@ class ChannelFamilies:
         return self._gone(units, best[1])
 
     def _counts(self, units: list[Units], method: Method, count: int) -> list[int]:
-        """Return how many channels each family loses if `count` are removed in total, or such a share of their cost."""
-        spreading = method.scope.spreading
-        if isinstance(spreading, ByCurves):
-            removed: Sequence[int] = spreading.within(units, 1 - count / sum(unit.count for unit in units))
-        else:
-            removed = method.scope.spread(units, count).remove
-        return [self._rounded(unit.count, remove) for unit, remove in zip(units, removed, strict=True)]
+        """Return how many channels each family loses if `count` are removed in total."""
+        spread = method.scope.spread(units, count)
+        return [self._rounded(unit.count, remove) for unit, remove in zip(units, spread.remove, strict=True)]
 
     def _gone(self, units: list[Units], counts: Sequence[int]) -> Tensor:
         """Return the classes that are removed if each family loses so many: those with the lowest scores."""

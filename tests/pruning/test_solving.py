@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunus.pruning.moments import damped
-from prunus.recovering.solving import choose, refit
+from prunus.pruning.solving import choose, refit
 
 
 def problem(seed: int, outputs: int, inputs: int, samples: int, groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
