@@ -62,8 +62,8 @@ def error_curves(model: nn.Module, data: Iterable[Batch], layers: Sequence[Pruna
     A layer's own error is the part of the variance of its output that is lost on held-out samples when it is pruned and
     its weights are refitted by least squares; where its inputs are not known, that of its squared weights. Layers
     differ in how much the outputs depend on them: that is measured by pruning each a little, and is the factor of its
-    curve, which bends up to what the outputs lose with nothing left of the layer. (The error of the outputs with a layer pruned a lot, and not refitted, predicts badly: it stops rising where
-    nothing is left of the signal, so that whole layers would be sacrificed.)
+    curve, which bends up to what the outputs lose with nothing left of the layer. (What the outputs lose with a layer
+    pruned a lot, and not refitted, predicts badly: it stops rising, so that whole layers would be sacrificed.)
 
     The model is not changed. It runs in eval mode, on whole batches of at least 256 samples if there are so many.
 
