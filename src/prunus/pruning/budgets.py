@@ -140,7 +140,8 @@ def written(amount: float, unit: str) -> str:
     >>> written(2000, "bytes"), written(3.75, "us in prunus")
     ('2000 B', '3.75 us in prunus')
     """
-    return f"{f'{amount:.3f}'.rstrip('0').rstrip('.')} {'B' if unit == 'bytes' else unit}"
+    number = f"{amount:.3f}".rstrip("0").rstrip(".") if unit.startswith(TIME) else f"{amount:.0f}"
+    return f"{number} {'B' if unit == 'bytes' else unit}"
 
 
 def absolute(text: str, model: nn.Module, whole_channels: bool, example_inputs: ExampleInputs | None) -> str:
