@@ -45,9 +45,9 @@ def search(
     folder: Folder | None = None,
     force: Force = False,
 ) -> None:
-    """Search for the most accurate model within a target, or the smallest or fastest one that keeps an accuracy.
+    """Search for the best model within a target or above an accuracy.
 
-    Models are pruned, refitted to samples without labels, made smaller where whole channels went, and brought to 8 bits
+    The most accurate one within a target, or the smallest or fastest one that keeps an accuracy. Models are pruned, refitted to samples without labels, made smaller where whole channels went, and brought to 8 bits
     with --quantize; the accuracy on labelled validation data chooses among them.
 
     For example:
@@ -73,7 +73,8 @@ def search(
         pattern: What is removed together; see 'prunus ls patterns'. With options: channel:round_to=8.
         scopes: The spreads over the layers that are tried; see 'prunus ls scopes'. Otherwise least_error,global,erk,
             and for whole channels global,uniform.
-        include: Prune only this: a parameter, a module, or a pattern such as 'encoder.*'. Repeatable.
+        include: Prune only this: a parameter, a module, a pattern such as 'encoder.*', or a class such as Linear.
+            Repeatable.
         exclude: Leave this alone, named likewise. Repeatable.
         quantize: Bring the model to 8 bits: for .onnx, .pt2 and .pte, or with --scales.
         scales: Where the scales for 8 bits go, a .safetensors file.
