@@ -47,8 +47,9 @@ def search(
 ) -> None:
     """Search for the best model within a target or above an accuracy.
 
-    The most accurate one within a target, or the smallest or fastest one that keeps an accuracy. Models are pruned, refitted to samples without labels, made smaller where whole channels went, and brought to 8 bits
-    with --quantize; the accuracy on labelled validation data chooses among them.
+    The most accurate one within a target, or the smallest or fastest one that keeps an accuracy. Models are pruned,
+    refitted to samples without labels, made smaller where whole channels went, and brought to 8 bits with --quantize;
+    the accuracy on labelled validation data chooses among them.
 
     For example:
       prunus search --model lenet --weights lenet.safetensors \\
