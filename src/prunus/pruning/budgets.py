@@ -128,7 +128,7 @@ def _positive(limit: Limit) -> Limit:
 
 def _unreadable(text: str) -> ValueError:
     return ValueError(
-        f"sparsity {text!r} is neither a number in [0, 1) nor a target, which says what may be left: '200 kB' (1,000 "
+        f"{text!r} is neither a number in [0, 1) nor a target, which says what may be left: '200 kB' (1,000 "
         "bytes each; of the file that prunus.save writes), '128 KiB', '1.2M parameters', '30% MACs', '2 ms' or '300 us "
         "in openvino-int8' (a call with the example's batch, on one thread)"
     )
