@@ -1,9 +1,9 @@
 """Accuracy and time of a shrunk network in 8 bits beside the dense one, in float32 and 8 bits, and smaller dense ones.
 
-    python bench/pareto.py [--shares 0.6 0.4] [--epochs 1] [--seed 0] [--data FOLDER] [--json FILE]
+    python bench/pareto.py [--shares 0.6 0.4] [--epochs 5] [--seed 0] [--data FOLDER] [--json FILE]
 
 The network is the `vgg` of `bench/recover.py`, on Fashion-MNIST. Ours: whole channels, so that a call takes a share of
-what the dense network in 8 bits takes in OpenVINO; refitted from 256 images, fine-tuned for an epoch, shrunk, in 8
+what the dense network in 8 bits takes in OpenVINO; refitted from 256 images, shrunk, fine-tuned for some epochs, in 8
 bits. Smaller dense ones: the same network with fewer channels, trained from scratch as long as the large one, in
 float32 and in 8 bits. Times are medians of calls in turns, on one thread. It needs openvino.
 """
@@ -102,7 +102,7 @@ def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.6, 0.4], help="of the time in 8 bits")
-    parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning")
+    parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, help="where the data lies; by default as everywhere in prunus")
     parser.add_argument("--cache", type=Path, default=Path("build/recover"), help="where trained networks are kept")
