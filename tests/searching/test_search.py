@@ -127,6 +127,20 @@ def test_8_bits_alone_may_keep_the_floor(trained: nn.Module) -> None:
     assert found.cost == min(trial.cost for trial in found.trials if trial.score >= accuracy(trained) - 0.004)
 
 
+def test_a_fixed_pattern_below_the_floor_is_not_returned(trained: nn.Module) -> None:
+    """Patterns of n:m make one model only, which costs less than the dense one in 8 bits and scores less."""
+
+    def evaluate(model: nn.Module) -> float:
+        return 0.0 if nonzero(model) < 0.9 * nonzero(trained) else 1.0
+
+    settings: dict[str, Any] = {"evaluate": evaluate, "floor": 0.5, "minimise": "parameters", "pattern": "2:4"}
+    found = search(trained, SAMPLES, scopes=["global"], quantized=True, **settings)
+    assert found.score == 1.0
+    assert [trial.score for trial in found.trials] == [1.0, 0.0]
+    with pytest.raises(SearchError, match=r"none of 1 models keeps the floor of 0\.5"):
+        search(trained, SAMPLES, scopes=["global"], **settings)
+
+
 def test_a_search_goes_on_where_it_was_interrupted(trained: nn.Module, tmp_path: Path) -> None:
     scored = 0
 
