@@ -213,6 +213,8 @@ def test_what_trains_on_keeps_the_masks(trained: nn.Module) -> None:
         ({"floor": "high"}, TypeError, "floor must be a number"),
         ({"floor": 0.9, "minimise": "byte"}, ValueError, "unknown unit to minimise 'byte'; did you mean 'bytes'"),
         ({"floor": 0.9, "minimise": "us in openvin"}, ValueError, "unknown runtime 'openvin'; did you mean 'openvino'"),
+        ({"target": "90"}, ValueError, "target says what may be left, with a unit, .* got '90'"),
+        ({"target": "0.9"}, ValueError, "target says what may be left, with a unit"),
         ({"target": 200_000}, TypeError, "target must be text with a unit"),
         ({"target": "9 us in onnxruntime", "quantized": True}, ValueError, "onnxruntime does not compute in 8 bits"),
         ({"floor": 0.9, "evaluate": lambda model: float("nan")}, ValueError, "evaluate gives NaN for the model itself"),

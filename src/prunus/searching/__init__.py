@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -177,6 +178,10 @@ def _limit(target: str | None, floor: float | None, minimise: str) -> Limit:
     if target is not None:
         if not isinstance(target, str):
             raise TypeError(f"target must be text with a unit, such as '200 kB' or '2 ms', got {target!r}")
+        if re.fullmatch(r"[\d.\s]+%?", target):
+            raise ValueError(
+                f"target says what may be left, with a unit, such as '200 kB' or '30% MACs', got {target!r}"
+            )
         return budgets.parse(target)
     if isinstance(floor, bool) or not isinstance(floor, Real) or not math.isfinite(floor):
         raise TypeError(f"floor must be a number, the least score, got {floor!r}")
