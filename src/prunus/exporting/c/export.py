@@ -23,7 +23,7 @@ from prunus.exporting.c.identifiers import check_path
 from prunus.exporting.c.source import CSource, write
 from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, call_arguments
-from prunus.proving.verification import check_numbers, difference, outputs, random_like
+from prunus.proving.verification import check_numbers, depends_on_chance, difference, outputs, random_like
 from prunus.supported import unwrap
 from prunus.tables import count, pairs
 
@@ -31,7 +31,7 @@ from prunus.tables import count, pairs
 _TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # How many times its own rounding a model's outputs may be off where that is more.
 _ROUNDINGS = 4
-# Further off is no rounding: such a model depends on chance, or changes its inputs.
+# Further off is no rounding.
 _MOST_ROUNDING = 1e-2
 # Samples that a file is held against the model on.
 _SAMPLES = 4
@@ -167,7 +167,7 @@ def _checked(
     """Return the largest difference to the model, bytes of code, and how both were found.
 
     Raises:
-        CompileError: the compiler refuses what was written, or it computes something else.
+        CompileError: the compiler refuses what was written, it computes something else, or the model draws random numbers.
     """
     try:
         host = compiler()
@@ -197,6 +197,11 @@ def _limit(
     usual = max(_TOLERANCES.get(value.dtype, 0.0) for value in expected)
     if apart <= usual or not all(value.dtype == torch.float32 for value in expected):
         return usual
+    if depends_on_chance(model, args, kwargs):
+        raise CompileError(
+            "in eval mode too its outputs depend on random numbers, so the C can't be checked; switch what draws them "
+            "off, as F.dropout with training=self.training does"
+        )
     with undisturbed(model):
         exact = copy_model(model).double()
     wide = outputs(exact, *pytree.tree_map(lambda value: value.double(), (args, kwargs)))
