@@ -167,7 +167,8 @@ def _checked(
     """Return the largest difference to the model, bytes of code, and how both were found.
 
     Raises:
-        CompileError: the compiler refuses what was written, it computes something else, or the model draws random numbers.
+        CompileError: the compiler refuses what was written, it computes something else, or the model draws random
+            numbers.
     """
     try:
         host = compiler()
