@@ -23,6 +23,9 @@ class Arranger(abc.ABC):
         self.boxes: dict[int, Box] = dict(net.boxes)
         self._net = net
         self._next = max(self.boxes) + 1
+        self.fillings: dict[int, float] = {}  # what has to lie around the rows of values
+        for operation in net.operations:
+            self.fillings[operation.output] = operation.filling(self.fillings)
 
     def arranged(self) -> Net:
         """Return the net with the copies that its operations need."""
@@ -54,6 +57,7 @@ class Arranger(abc.ABC):
 
         box: Box = source.index.shape
         number = self.new(box)
+        self.fillings[number] = self.fillings.get(source.value, 0.0)
         return Join(f"{name} (copy)", number, box, ((source, whole(number, box).index),))
 
     def new(self, box: Box) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from prunus.compiling.kernels import word_calls
 from prunus.compiling.kernels.calls import Call, CallWriter
 from prunus.compiling.kernels.numbers import Numbers
 from prunus.compiling.kernels.variants import Variant
@@ -45,7 +46,12 @@ class Assembly:
 
 
 def assemble(
-    plans: Sequence[Plan], chosen: Mapping[tuple[str, int], Variant], numbers: Numbers, *, looks: bool = False
+    plans: Sequence[Plan],
+    chosen: Mapping[tuple[str, int], Variant],
+    numbers: Numbers,
+    *,
+    looks: bool = False,
+    saturates: bool = False,
 ) -> Assembly:
     """Return a program.
 
@@ -54,9 +60,10 @@ def assemble(
         chosen: (mode, number of the output) -> how that contraction is computed.
         numbers: what is computed in.
         looks: whether what contractions read is looked at for infinities and NaN before.
+        saturates: whether products of 8 bits are added in pairs of 16 bits.
     """
     constants = Constants()
-    block, single = (_sequence(CallWriter(plan, constants, numbers, looks), chosen) for plan in plans)
+    block, single = (_sequence(CallWriter(plan, constants, numbers, looks, saturates), chosen) for plan in plans)
     work_bytes = max(plan.size for plan in plans) * numbers.bytes
     return Assembly(block, single, constants.data, plans[0].mode.block, work_bytes)
 
@@ -66,7 +73,7 @@ def _sequence(writer: CallWriter, chosen: Mapping[tuple[str, int], Variant]) -> 
     calls, owners = list(loads), [None] * len(loads)
     for number, operation in enumerate(writer.plan.net.operations):
         way = chosen[writer.plan.mode.name, operation.output] if isinstance(operation, Contract) else None
-        added = operation.calls(writer, way)
+        added = [*word_calls.filled(writer, operation), *operation.calls(writer, way)]
         calls += added
         owners += [number] * len(added)  # type: ignore[list-item]
     return CallSequence([*calls, *stores], [*owners, *(None for _ in stores)])

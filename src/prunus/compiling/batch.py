@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from torch import nn
 
 from prunus.compiling.lowering import lower
-from prunus.compiling.lowering.fusing import FUSIONS, Fusion
 from prunus.compiling.net import Net
 from prunus.errors import CompileError, GraphError
 from prunus.graph import ExampleInputs, Graph, call_arguments, trace, trace_own_batch
@@ -16,8 +15,15 @@ from prunus.graph import ExampleInputs, Graph, call_arguments, trace, trace_own_
 _MOST_SAMPLES = 64
 
 
-def read_net(model: nn.Module, example_inputs: ExampleInputs, fusions: Sequence[Fusion] = FUSIONS) -> tuple[Net, Graph]:
+def read_net(
+    model: nn.Module, example_inputs: ExampleInputs, read: Callable[[Graph], Net] = lower
+) -> tuple[Net, Graph]:
     """Return a model's operations, with its batch free if the model lets it, else with the example's own batch.
+
+    Args:
+        model: any module.
+        example_inputs: of the model.
+        read: makes operations of a graph.
 
     Raises:
         GraphError: the model can't be traced.
@@ -25,13 +31,13 @@ def read_net(model: nn.Module, example_inputs: ExampleInputs, fusions: Sequence[
     """
     graph = trace_batch(model, example_inputs)
     try:
-        return lower(graph, fusions), graph
+        return read(graph), graph
     except CompileError as error:
         if graph.batch is not None or _samples(example_inputs) > 1:
             raise
         try:  # code such as x.reshape(1, -1) mixes two samples, but is right for the one of the example
             graph = trace_own_batch(model, example_inputs)
-            return lower(graph, fusions), graph
+            return read(graph), graph
         except ValueError:
             raise error from None
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal, overload
 
 import torch
@@ -16,12 +17,15 @@ from prunus.compiling.assembling import assemble
 from prunus.compiling.batch import read_net, trace_batch
 from prunus.compiling.checking import check
 from prunus.compiling.engine import ALL_SINGLY, Engine
-from prunus.compiling.kernels.library import Library, library
+from prunus.compiling.kernels.library import Library, library, with_words
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT, Numbers
+from prunus.compiling.lowering import lower
 from prunus.compiling.lowering.fusing import EXACT_FUSIONS, FUSIONS
+from prunus.compiling.lowering.quantized import lower_quantized, rounded
 from prunus.compiling.mixed import Compiler, mixed
 from prunus.compiling.mixed_program import MixedProgram
 from prunus.compiling.net import Net
+from prunus.compiling.operations import Quantize, QuantizedContract
 from prunus.compiling.program import Parts, Program
 from prunus.compiling.toolchain import Target
 from prunus.compiling.tuning import Choice
@@ -30,6 +34,7 @@ from prunus.errors import CompileError, ProgramError
 from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, Graph, call_arguments
 from prunus.graph.exported.structure import Structure
+from prunus.quantizing import Scales
 from prunus.proving.verification import check_numbers, difference, outputs, random_like, tensors
 from prunus.supported import unwrap
 
@@ -56,6 +61,7 @@ def compile(
     tune: bool = True,
     nonfinite: str = "ignore",
     fallback: Literal[False] = False,
+    scales: Scales | None = None,
     say: Callable[[str], None] = _log.info,
 ) -> Program: ...
 
@@ -71,6 +77,7 @@ def compile(
     tune: bool = True,
     nonfinite: str = "ignore",
     fallback: bool,
+    scales: Scales | None = None,
     say: Callable[[str], None] = _log.info,
 ) -> Program | MixedProgram: ...
 
@@ -85,6 +92,7 @@ def compile(
     tune: bool = True,
     nonfinite: str = "ignore",
     fallback: bool = False,
+    scales: Scales | None = None,
     say: Callable[[str], None] = _log.info,
 ) -> Program | MixedProgram:
     """Make a program that computes what a model computes in eval mode, and skips its zeros.
@@ -129,6 +137,7 @@ def compile(
         tune: whether kernels are timed; else they are chosen by counting.
         nonfinite: ``ignore``, or ``raise`` to raise `NonFiniteError` as told above.
         fallback: whether what a program can't compute may stay in PyTorch.
+        scales: what `prunus.quantize` returned for the model: what has scales is computed in 8 bits.
         say: called with a line of text as each part begins.
 
     Raises:
@@ -157,8 +166,10 @@ def compile(
         if args
         else {name: _converted(value, kind) for name, value in kwargs.items()}
     )
+    if scales is not None:
+        host, example = rounded(host, scales, example, kind)
     try:
-        net, graph = _checked_net(host, example, nonfinite)
+        net, graph = _checked_net(host, example, nonfinite, in_words=scales is not None)
     except CompileError as error:
         if not fallback:
             raise
@@ -171,7 +182,7 @@ def compile(
     spec = graph.program.call_spec.out_spec
     assert spec is not None
     clock.lap("trace")
-    kernels = library(wanted, numbers, say)
+    kernels = kernels_of(net, wanted, numbers, say)
     clock.lap("build")
     choice = (
         tuning.measured(net, wanted, numbers, batch, kernels, say) if tune else tuning.by_rule(net, wanted, numbers)
@@ -186,13 +197,27 @@ def compile(
     return Program(replace(parts, difference=apart, seconds=clock.seconds), engine)
 
 
-def _checked_net(model: nn.Module, example: ExampleInputs, nonfinite: str) -> tuple[Net, Graph]:
-    net, graph = read_net(model, example, FUSIONS if nonfinite == "ignore" else EXACT_FUSIONS)
+def _checked_net(
+    model: nn.Module, example: ExampleInputs, nonfinite: str, *, in_words: bool = False
+) -> tuple[Net, Graph]:
+    fusions = FUSIONS if nonfinite == "ignore" else EXACT_FUSIONS
+    net, graph = read_net(model, example, lower_quantized if in_words else partial(lower, fusions=fusions))
     try:
         check(net)
     except ProgramError as error:
         raise CompileError(f"the model can't become a program: {error}") from error
     return net, graph
+
+
+def kernels_of(net: Net, wanted: Target, numbers: Numbers, say: Callable[[str], None]) -> Library:
+    """Return all kernels that a net may need, built if they have not been; those of 8 bits only if it has some.
+
+    Raises:
+        MissingCompilerError, CompileError: as `library`.
+    """
+    floats = library(wanted, numbers, say)
+    has_words = any(isinstance(operation, (Quantize, QuantizedContract)) for operation in net.operations)
+    return with_words(floats, wanted, say) if has_words else floats
 
 
 def _mixed(model: nn.Module, example: ExampleInputs, dtype: torch.dtype, compile_part: Compiler) -> MixedProgram:
@@ -214,7 +239,7 @@ def assembled(
 ) -> Engine:
     """Return a net as a program in memory."""
     plans = tuning.plans_for(net, choice.block, wanted, numbers)
-    assembly = assemble(plans, choice.chosen, numbers, looks=nonfinite == "raise")
+    assembly = assemble(plans, choice.chosen, numbers, looks=nonfinite == "raise", saturates=kernels.saturates)
     engine = Engine(kernels, assembly, threads, choice.most_single)
     engine.set_share_steps(threads > 1 and tuning.is_sharing_faster(engine, net))
     return engine

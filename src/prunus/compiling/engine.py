@@ -145,7 +145,7 @@ class Trials:
     """
 
     def __init__(self, library: Library, work_bytes: int) -> None:
-        self._library = library
+        self._library, self.saturates = library, library.saturates
         self._work = _Memory(work_bytes)
         self._work.write_zeros()  # pages that were only read are all one, which the nearest cache holds
         self._repeat = _function(library.runner.prunus_repeat, 3, 1)

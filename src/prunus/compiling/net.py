@@ -143,6 +143,14 @@ class Operation(abc.ABC):
     def describe(self) -> str:
         """Return what it does, in a few words."""
 
+    def filling(self, fillings: Mapping[int, float]) -> float:
+        """Return what has to lie around the rows of what it makes, where a convolution reads it.
+
+        Args:
+            fillings: of the values made before, by their numbers.
+        """
+        return 0.0
+
     def arranged(self, arranger: Arranger) -> list[Operation]:
         """Return it behind the copies that it needs where elements lie as the arranger says."""
         return [self]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy
 
@@ -37,6 +37,7 @@ class Plan:
         size: numbers of the workspace up to its end.
         taps: of each contraction, by the number of its output.
         along: outputs of contractions whose planes are computed as one long row each.
+        fillings: what lies around the rows of each value.
     """
 
     mode: Mode
@@ -46,6 +47,7 @@ class Plan:
     size: int
     taps: dict[int, Taps]
     along: frozenset[int] = frozenset()
+    fillings: Mapping[int, float] = field(default_factory=dict)
 
     def step_along(self, view: View, dim: int) -> int:
         """Return how many numbers lie from one element of a view to the next along a dimension."""
@@ -80,7 +82,7 @@ def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
         number: layout(box, planner.halos.get(number, Halo()), mode, pitches.get(number))
         for number, box in planner.boxes.items()
     }
-    places, size = placed(arranged, layouts, mode, number_bytes, start)
+    places, size = placed(arranged, layouts, mode, number_bytes, start, planner.fillings)
     if size >= _MOST_NUMBERS:
         raise CompileError(
             f"what the model computes takes {size:,} numbers for {mode.block} samples, more than the {_MOST_NUMBERS:,} "
@@ -91,7 +93,7 @@ def plan(net: Net, mode: Mode, number_bytes: int, start: int = 0) -> Plan:
         for operation in arranged.operations
         if isinstance(operation, Contract)
     }
-    return Plan(mode, arranged, layouts, places, size, taps, frozenset(planner.along))
+    return Plan(mode, arranged, layouts, places, size, taps, frozenset(planner.along), planner.fillings)
 
 
 def is_dot(contract: Contract, mode: Mode) -> bool:
@@ -332,9 +334,11 @@ class _Planner(Arranger):
                 if part.size:
                     pieces.append((View(contract.source.value, part), target[inside]))
         if around.any():
-            pieces.append((numpy.zeros(int(around.sum())), target[around]))
+            padding = self.fillings.get(contract.source.value, 0.0)
+            pieces.append((numpy.full(int(around.sum()), padding), target[around]))
         box = math.prod(planes[:3]), rows, columns
         number = self.new(box)
+        self.fillings[number] = self.fillings.get(contract.source.value, 0.0)
         self._demand(number, split_halo(contract, (rows, columns)))
         self.splits[contract.output] = split
         join = Join(f"{contract.name} (sorted)", number, box, tuple(pieces))

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from prunus import files
 from prunus.compiling import storing, toolchain, tuning
-from prunus.compiling.building import MOST_THREADS, NONFINITE, assembled, checked_threads
+from prunus.compiling.building import MOST_THREADS, NONFINITE, assembled, checked_threads, kernels_of
 from prunus.compiling.checking import check, num_bytes_to_plan
-from prunus.compiling.kernels.library import library
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT
 from prunus.compiling.program import Parts, Program
 from prunus.errors import ProgramError
@@ -105,7 +104,7 @@ def load_program(
         raise ProgramError(f"{str(path)!r} can't be loaded: {error}") from error
     dtype = torch.float64 if header["dtype"] == "float64" else torch.float32
     count = min(header["threads"], cores()) if chosen is None else chosen
-    kernels = library(wanted, numbers, lambda _: None)
+    kernels = kernels_of(net, wanted, numbers, lambda _: None)
     choice = (
         tuning.measured(net, wanted, numbers, header["batch"], kernels, lambda _: None)
         if tune

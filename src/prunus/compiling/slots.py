@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from prunus.compiling.layout import Layout, Mode
 from prunus.compiling.net import Net
 
@@ -10,11 +13,17 @@ ALIGNMENT = 64
 
 
 def placed(
-    net: Net, layouts: dict[int, Layout], mode: Mode, number_bytes: int, start: int
+    net: Net,
+    layouts: Mapping[int, Layout],
+    mode: Mode,
+    number_bytes: int,
+    start: int,
+    fillings: Mapping[int, float] = MappingProxyType({}),
 ) -> tuple[dict[int, int], int]:
     """Give each value a slot of the workspace, which it shares with values of the same layout that live at other times.
 
-    Where there are zeros around, only values laid out alike share: nobody writes the zeros again.
+    Where there are zeros around, or what `fillings` says, only values laid out alike share, with the same around them:
+    nobody writes the zeros again.
     """
     unit = ALIGNMENT // number_bytes
     last = {view.value: step for step, reader in enumerate(net.operations) for view in reader.views}
@@ -26,7 +35,7 @@ def placed(
 
     def key(number: int) -> object:
         layout = layouts[number]
-        return layout if layout.halo else -(-(layout.size + mode.vector) // unit)
+        return (layout, fillings.get(number, 0.0)) if layout.halo else -(-(layout.size + mode.vector) // unit)
 
     def place(number: int) -> None:
         nonlocal top

@@ -168,7 +168,7 @@ def _tuned_in_mode(
     best_of: dict[object, tuple[Variant, float]] = {}  # layers that are alike -> their best variant, seconds a weight
     for number, operation in enumerate(plan.net.operations):
         say(f"trying kernels in {plan.mode.name} mode: operation {number + 1} of {len(plan.net.operations)}")
-        writer = CallWriter(plan, Constants(), numbers, most_macs=_MOST_MACS)
+        writer = CallWriter(plan, Constants(), numbers, saturates=trials.saturates, most_macs=_MOST_MACS)
         if not isinstance(operation, Contract):
             total += sum(_timed(operation, [None], writer, trials))
             continue
@@ -231,7 +231,7 @@ def _without_blocks_if_faster(
     if plans[0].size * numbers.bytes < _LARGE:
         return choice
     say("trying samples one by one")
-    engine = Engine(library, assemble(plans, choice.chosen, numbers), 1, choice.most_single)
+    engine = Engine(library, assemble(plans, choice.chosen, numbers, saturates=library.saturates), 1, choice.most_single)
     ways = [lambda: engine.set_most_single(choice.most_single), lambda: engine.set_most_single(ALL_SINGLY)]
     in_blocks, singly = _best_seconds(engine, ways, _zeros(net, choice.block), choice.block, _FEWEST_ROUNDS_OF_BLOCKS)
     return replace(choice, most_single=ALL_SINGLY) if singly < _WORTH_SINGLY * in_blocks else choice

@@ -86,4 +86,20 @@ LOOKUP = Arguments(
     "lookup", ("unit", "count", "rows", "width", "sources_at", "outputs_at", "step", "table_at", "layer")
 )
 LOOK = Arguments("look", ("unit", "runs", "length", "starts_at", "step", "layer"))
-ALL = (CONTRACTION, TAPE, OPERAND, STEP, POOL, ROWS, TRANSFER, LOOKUP, LOOK)
+# `words_at`, `reals_at`: where each run of words begins, and where the numbers of its four channels do.
+WORDS = Arguments(
+    "words", ("unit", "runs", "length", "words_at", "reals_at", "words_step", "reals_step", "zero"), ("factor",)
+)
+FILL = Arguments("fill", ("output", "size", "word"))
+QUANTIZED = Arguments(
+    "quantized",
+    (
+        *("starts_at", "offsets_at", "values_at", "bias_at", "factors_at", "tiles_at"),
+        *("source", "output", "residual", "outputs", "groups", "tiles", "by_outputs"),
+        *("down", "output_down", "output_channel", "in_words", "zero", "least", "largest"),
+        *("has_residual", "residual_down", "residual_right", "residual_channel", "residual_zero"),
+        *("activation", "masked", "mask_at", "padding"),
+    ),
+    ("low", "high", "inverse", "residual_factor"),
+)
+ALL = (CONTRACTION, TAPE, OPERAND, STEP, POOL, ROWS, TRANSFER, LOOKUP, LOOK, WORDS, FILL, QUANTIZED)

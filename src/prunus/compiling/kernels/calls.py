@@ -94,6 +94,7 @@ class CallWriter:
         constants: take weights, tables and arguments.
         numbers: what is computed in.
         looks: whether what contractions read is looked at for infinities and NaN before.
+        saturates: whether products of 8 bits are added in pairs of 16 bits.
         most_macs: about how many multiply-adds a contraction may do: for timing, a larger one leaves tiles out.
         sorted_weights: those of the last contraction, by its output, the rows computed together and the parts.
     """
@@ -102,6 +103,7 @@ class CallWriter:
     constants: Constants
     numbers: Numbers
     looks: bool = False
+    saturates: bool = False
     most_macs: float = math.inf
     sorted_weights: dict[tuple[int, int, int], Lists] = field(default_factory=dict)
 
@@ -131,7 +133,7 @@ class CallWriter:
             )
             for place, step in enumerate(steps)
         )
-        return self._call(
+        return self.call(
             "run_tape",
             arguments.TAPE,
             unit=self.plan.mode.block,
@@ -167,7 +169,7 @@ class CallWriter:
         count = addresses.shape[1]
         norm = "norm" in kernel
         here, there = addresses[0] - addresses[0, 0], target[0] - target[0, 0]
-        return self._call(
+        return self.call(
             f"{kernel}{self._width}",
             arguments.ROWS,
             unit=self.plan.mode.block,
@@ -190,7 +192,7 @@ class CallWriter:
         right, side = step_along(source, 2), operation.source.index.shape[2]
         is_line = self.plan.mode.single and right == 1
         size, stride, before = (regular(operation.columns, side) if is_line else None) or (0, 0, 0)
-        return self._call(
+        return self.call(
             f"pool_{operation.function}{self._width}",
             arguments.POOL,
             unit=self.plan.mode.block,
@@ -231,8 +233,8 @@ class CallWriter:
         tiles = lists.tiles(contract, plan, variant)
         layout = plan.layouts[contract.output]
         groups = len(contract.weight) // variant.rows
-        num_tiles, num_groups = self._num_timed(len(tiles), groups, contract, variant)
-        call = self._call(
+        num_tiles, num_groups = self.num_timed(len(tiles), groups, contract, variant)
+        call = self.call(
             kernel,
             arguments.CONTRACTION,
             starts_at=self.table(packed.starts),
@@ -249,8 +251,8 @@ class CallWriter:
             down=plan.taps[contract.output].steps[0],
             output_down=layout.pitch * unit,
             output_channel=layout.plane * unit,
-            **self._mask(contract, variant),
-            **self._residual(contract, variant),
+            **self.mask(contract, variant),
+            **self.residual(contract, variant),
             **self._after(contract),
         )
         return call._replace(fraction=num_tiles * num_groups / (len(tiles) * groups))
@@ -264,7 +266,7 @@ class CallWriter:
             self.sorted_weights[key] = lists.lists(contract, self.plan, variant)
         return self.sorted_weights[key]
 
-    def _num_timed(self, num_tiles: int, num_groups: int, contract: Contract, variant: Variant) -> tuple[int, int]:
+    def num_timed(self, num_tiles: int, num_groups: int, contract: Contract, variant: Variant) -> tuple[int, int]:
         """Return how many of the tiles, and of the groups of outputs, are computed."""
         if self.most_macs == math.inf:
             return num_tiles, num_groups
@@ -275,7 +277,8 @@ class CallWriter:
         left = fraction * num_tiles / fewer_tiles
         return fewer_tiles, min(num_groups, max(_FEWEST_TIMED, math.ceil(left * num_groups)))
 
-    def _residual(self, contract: Contract, variant: Variant) -> dict[str, int]:
+    def residual(self, contract: Contract, variant: Variant) -> dict[str, int]:
+        """Return how what is added to a contraction's sums lies; nothing where nothing is."""
         if contract.residual is None:
             return {}
         plan = self.plan
@@ -288,7 +291,7 @@ class CallWriter:
             "residual_right": variant.width if beside else plan.step_along(contract.residual, 2),
         }
 
-    def _mask(self, contract: Contract, variant: Variant) -> dict[str, int]:
+    def mask(self, contract: Contract, variant: Variant) -> dict[str, int]:
         """Return how it is told where there have to be zeros, because vectors reach beyond the end of a row."""
         layout = self.plan.layouts[contract.output]
         if not self.plan.mode.single or not layout.halo or contract.pool is not None:
@@ -317,7 +320,7 @@ class CallWriter:
             return []
         spans = runs([self.plan.addresses(contract.source)])
         return [
-            self._call(
+            self.call(
                 "look_for_nonfinite",
                 arguments.LOOK,
                 unit=self.plan.mode.block,
@@ -347,7 +350,7 @@ class CallWriter:
     def _transfer(self, kernel: str, array: int, view: View, integer_type: int = 0) -> Call:
         order = numpy.arange(view.index.size, dtype=numpy.int64).reshape(view.index.shape)
         spans = runs([self.plan.addresses(view), order])
-        return self._call(
+        return self.call(
             kernel,
             arguments.TRANSFER,
             unit=self.plan.mode.block,
@@ -366,7 +369,7 @@ class CallWriter:
         """Return the call that takes rows of a table."""
         target = self.output(operation)
         rows, width = operation.table.shape
-        return self._call(
+        return self.call(
             "look_up",
             arguments.LOOKUP,
             unit=self.plan.mode.block,
@@ -393,7 +396,8 @@ class CallWriter:
         """How many numbers kernels of rows and windows compute at once."""
         return 1 if self.plan.mode.single else self.plan.mode.vector
 
-    def _call(self, kernel: str, kind: arguments.Arguments, **values: float) -> Call:
+    def call(self, kernel: str, kind: arguments.Arguments, **values: float) -> Call:
+        """Return a call, its arguments being kept."""
         return Call(kernel, self.constants.add_bytes(kind.pack(**values)))
 
 

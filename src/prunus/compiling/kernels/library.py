@@ -9,14 +9,18 @@ from functools import lru_cache
 from importlib import resources
 
 from prunus.compiling import toolchain
-from prunus.compiling.kernels import arguments, contraction, dots, rows
-from prunus.compiling.kernels.numbers import Numbers, apply_functions, functions, scalar_types, vector_types
+from prunus.compiling.kernels import arguments, contraction, dots, rows, words
+from prunus.compiling.kernels.numbers import FLOAT, Numbers, apply_functions, functions, scalar_types, vector_types
 from prunus.compiling.kernels.squares import every_other, transpose
 from prunus.compiling.toolchain import Target
 
 # Into how many libraries the kernels of contractions are put, so that several compilers work at once and it can be
 # said how far they are.
 _SHARES = 8
+# The same for kernels of 8 bits, whose numbers are rounded as each operation says, never fused: then all processors
+# come to the same.
+_WORD_SHARES = 4
+_NOT_FUSED = "#pragma STDC FP_CONTRACT OFF\n#ifndef __clang__\n#pragma GCC optimize (\"fp-contract=off\")\n#endif\n"
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,12 @@ class Library:
     Attributes:
         addresses: of each kernel, by its name.
         runner: the library that runs programs, of any number type.
+        saturates: whether products of 8 bits are added in pairs of 16 bits, which some weights would exceed.
     """
 
     addresses: Mapping[str, int]
     runner: ctypes.CDLL
+    saturates: bool = False
 
 
 def library(target: Target, numbers: Numbers, say: Callable[[str], None]) -> Library:
@@ -44,15 +50,34 @@ def library(target: Target, numbers: Numbers, say: Callable[[str], None]) -> Lib
         MissingCompilerError: they have to be built, and there is no compiler.
         CompileError: the compiler refuses them, or the cache can't be written.
     """
-    texts = [text for text, _ in _texts(target, numbers)]
-    built = toolchain.build([_runner(), *texts], target, say)
-    names = [names for _, names in _texts(target, numbers)]
-    addresses = {
+    texts = _texts(target, numbers)
+    built = toolchain.build([_runner(), *(text for text, _ in texts)], target, say)
+    return Library(_addresses(built[1:], texts), built[0])
+
+
+def with_words(floats: Library, target: Target, say: Callable[[str], None]) -> Library:
+    """Return a library with the kernels of 8 bits besides, built if they have not been.
+
+    Args:
+        floats: that of float32.
+        target: what is built for.
+        say: as of `library`.
+
+    Raises:
+        MissingCompilerError, CompileError: as `library`.
+    """
+    texts = _word_texts(target)
+    built = toolchain.build([text for text, _ in texts], target, say)
+    saturates = bool(ctypes.c_int32.in_dll(built[0], "words_saturate").value)
+    return Library({**floats.addresses, **_addresses(built, texts)}, floats.runner, saturates)
+
+
+def _addresses(built: list[ctypes.CDLL], texts: list[tuple[str, list[str]]]) -> dict[str, int]:
+    return {
         name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
-        for library, kernels in zip(built[1:], names, strict=True)
+        for library, (_, kernels) in zip(built, texts, strict=True)
         for name in kernels
     }
-    return Library(addresses, built[0])
 
 
 def sources(target: Target, numbers: Numbers, names: Collection[str]) -> list[str]:
@@ -84,6 +109,19 @@ def _texts(target: Target, numbers: Numbers) -> list[tuple[str, list[str]]]:
     return [_others(head, numbers, vector), *texts]
 
 
+@lru_cache(maxsize=8)
+def _word_texts(target: Target) -> list[tuple[str, list[str]]]:
+    """Return the C of each library of 8 bits, and the names of its kernels."""
+    vector = target.bytes // FLOAT.bytes
+    head = "\n".join([_NOT_FUSED, _head(FLOAT, [vector]), words.head(vector), words.MASKED_MACRO])
+    tiles = words.kernels(target.registers)
+    others = words.others(vector) + words.dot()
+    texts = [(f"{head}\n{others}", _names(others))]
+    for share in (tiles[share::_WORD_SHARES] for share in range(_WORD_SHARES)):
+        texts.append(("\n".join([head, *(words.tiled(tile, vector) for tile in share)]), [t.name for t in share]))
+    return texts
+
+
 def _others(head: str, numbers: Numbers, vector: int) -> tuple[str, list[str]]:
     """Return the C of everything but kernels with tiles, and its names."""
     one_by_one = [dots.special(), *(dots.by_numbers(narrow) for narrow in (True, False))]
@@ -101,13 +139,12 @@ def _others(head: str, numbers: Numbers, vector: int) -> tuple[str, list[str]]:
         *one_by_one,
         *looping,
     ]
-    names = [
-        line.partition("(")[0].removeprefix("void ")
-        for text in parts
-        for line in text.splitlines()
-        if line.startswith("void ")
-    ]
-    return "\n".join(parts), names
+    return "\n".join(parts), [name for text in parts for name in _names(text)]
+
+
+def _names(text: str) -> list[str]:
+    """Return the names of the kernels that a text defines."""
+    return [line.partition("(")[0].removeprefix("void ") for line in text.splitlines() if line.startswith("void ")]
 
 
 def _head(numbers: Numbers, widths: list[int]) -> str:

@@ -16,7 +16,7 @@ from prunus.compiling.net import Windows
 
 # Numbers in a line with all that is beside it; a line that is longer is taken element by element.
 LONGEST = 2048
-_COMBINED = {"max": "larger{n}({x}, {y})", "avg": "{x} + {y}"}
+_COMBINED = {"max": "larger{n}({x}, {y})", "avg": "{x} + {y}", "max_bytes": "larger_bytes{n}({x}, {y})"}
 
 
 def regular(windows: Windows, side: int) -> tuple[int, int, int] | None:

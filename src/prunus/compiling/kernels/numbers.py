@@ -127,7 +127,7 @@ def scalar_types(numbers: Numbers) -> str:
 
 static inline real larger1(real x, real y) {{ return x > y || x != x ? x : y; }}
 static inline real smaller1(real x, real y) {{ return x < y || x != x ? x : y; }}
-static inline int nonfinite1(real x) {{
+{_larger_bytes(numbers, 1, "real")}static inline int nonfinite1(real x) {{
     {numbers.whole} bits;
     __builtin_memcpy(&bits, &x, sizeof bits);
     return (bits & {numbers.exponent:#x}) == {numbers.exponent:#x};
@@ -153,8 +153,26 @@ static inline {vec} choose{width}({mask} which, {vec} x, {vec} y) {{
 }}
 static inline {vec} larger{width}({vec} x, {vec} y) {{ return choose{width}((x > y) | (x != x), x, y); }}
 static inline {vec} smaller{width}({vec} x, {vec} y) {{ return choose{width}((x < y) | (x != x), x, y); }}
-static inline {mask} nonfinite{width}({vec} x) {{
+{_larger_bytes(numbers, width, vec)}static inline {mask} nonfinite{width}({vec} x) {{
     return (({mask})x & {numbers.exponent:#x}) == {numbers.exponent:#x};
+}}
+"""
+
+
+def _larger_bytes(numbers: Numbers, width: int, kind: str) -> str:
+    """Return the C of a maximum of each of the bytes of some numbers."""
+    if numbers != FLOAT:
+        return ""
+    size = 4 * width
+    return f"""typedef uint8_t bytes{width} __attribute__((vector_size({size}), may_alias));
+static inline {kind} larger_bytes{width}({kind} x, {kind} y) {{
+    bytes{width} one, other;
+    __builtin_memcpy(&one, &x, {size});
+    __builtin_memcpy(&other, &y, {size});
+    const bytes{width} first = (bytes{width})(one > other);
+    one = (one & first) | (other & ~first);
+    __builtin_memcpy(&x, &one, {size});
+    return x;
 }}
 """
 

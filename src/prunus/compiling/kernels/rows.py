@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prunus.compiling.kernels import lines
-from prunus.compiling.kernels.numbers import Numbers
+from prunus.compiling.kernels.numbers import FLOAT, Numbers
 from prunus.compiling.kernels.writing import Writer
 from prunus.compiling.loops import GATHERED_FROM, Element
 from prunus.compiling.net import Pointwise
@@ -33,12 +33,13 @@ def kernels(numbers: Numbers, width: int, widths: list[int]) -> Iterator[str]:
             with write.block(_HEAD.format(name=f"{prefix}{function}{width}", arguments="rows")):
                 kind.loop(function, write, _Rows(numbers, width) if width > 1 else _Along(numbers, widths[0]))
             yield write.text()
-    for function in pool.FUNCTIONS:
+    for function in pool.FUNCTIONS if numbers == FLOAT else pool.FUNCTIONS[:-1]:
+        dialect = _ByteWindows if function == "max_bytes" else _Windows
         write = Writer()
         if width == 1:
             yield lines.pool(function, numbers, widths)
         with write.block(_HEAD.format(name=f"pool_{function}{width}", arguments="pool")):
-            pool.loop(function, write, _Windows(numbers, width, f"pool_{function}_line"))
+            pool.loop(function, write, dialect(numbers, width, f"pool_{function}_line"))
         yield write.text()
 
 
@@ -190,3 +191,10 @@ class _Windows(_Vectors):
             write.block("for (long u = column_first[x]; u < column_last[x]; u += a->column_step)"),
         ):
             yield "v * a->down + u * a->right"
+
+
+class _ByteWindows(_Windows):
+    """The same where a number is four of 8 bits."""
+
+    def larger(self, one: str, other: str) -> str:
+        return f"larger_bytes{self.width}({one}, {other})"

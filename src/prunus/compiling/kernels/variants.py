@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy
 
-from prunus.compiling.kernels import contraction
+from prunus.compiling.kernels import contraction, words
 from prunus.compiling.kernels.contraction import POOL_SIDE, Tile
 from prunus.compiling.layout import Mode, length_of, most_along
 from prunus.compiling.planning import Plan, is_dot, row_width
@@ -72,18 +73,19 @@ def variants(contract: Contract, plan: Plan, registers: int) -> list[Variant]:
         dense = any(_entries(contract, choice.rows) < _DENSE * contract.nonzero for choice in wide)
         return [*wide, DOT] if dense else [DOT, *wide]
     costs: dict[Variant, float] = {}
+    offered = _tiles(contract, plan.mode.vector, registers)
     entries = {rows: _entries(contract, rows) for rows in (1, 2, 4) if _divides(contract, rows)}
     if contract.output in plan.along:
         length = length_of(*contract.grid, plan.layouts[contract.output].pitch)
-        width = row_width((1, length), plan.mode, vector)
+        width = _row_width(contract, (1, length), plan.mode)
         needed = -(-length // width)
-        for rows, height, across in contraction.tiles(width, vector, registers):
+        for rows, height, across in offered(width):
             tiles = -(-needed // across)
             if rows in entries and height == 1 and tiles * across * width <= most_along(length, vector) * vector:
                 costs[Variant(rows, (1, across), width)] = entries[rows] * tiles * _cost_of_tile(rows, across)
     else:
-        width = row_width(contract.grid, plan.mode, vector)
-        for rows, height, across in contraction.tiles(width, vector, registers):
+        width = _row_width(contract, contract.grid, plan.mode)
+        for rows, height, across in offered(width):
             outputs = _outputs_across(contract, plan, rows, height, across, width)
             if rows in entries and outputs:
                 cost = entries[rows] * _cost(contract, plan.mode, (height, across), outputs, rows, width)
@@ -99,6 +101,17 @@ def tile_of(contract: Contract, plan: Plan, variant: Variant, narrow: bool) -> T
     step = plan.taps[contract.output].steps[1] // plan.mode.block if several else 1
     small = variant.rows * math.prod(variant.tile) <= contraction.SMALL
     return Tile(variant.width, variant.rows, *variant.tile, step, narrow and small, variant.parts > 1)
+
+
+def _tiles(contract: Contract, vector: int, registers: int) -> Callable[[int], Iterable[tuple[int, int, int]]]:
+    """Return what yields (rows, height, across) of the tiles for vectors of so many numbers."""
+    if contract.reads_words:
+        return lambda width: ((1, *shape) for shape in words.shapes(registers))
+    return lambda width: contraction.tiles(width, vector, registers)
+
+
+def _row_width(contract: Contract, grid: tuple[int, int], mode: Mode) -> int:
+    return mode.vector if contract.reads_words else row_width(grid, mode, mode.vector)
 
 
 def _divides(contract: Contract, rows: int) -> bool:
@@ -127,7 +140,7 @@ def _outputs_across(contract: Contract, plan: Plan, rows: int, height: int, acro
 
 def _column_wise(contract: Contract, vector: int) -> list[Variant]:
     """Return what takes outputs side by side as a vector, where their number lets it: for matrices with few zeros."""
-    if math.prod(contract.grid) > 1 or contract.groups > 1:
+    if math.prod(contract.grid) > 1 or contract.groups > 1 or contract.reads_words:
         return []
     widths = [width for width in contraction.widths(vector)[:2] if width >= 4 and len(contract.weight) % width == 0]
     return [Variant(width, (1, 1), width, "columns") for width in widths[:1]]
@@ -137,7 +150,8 @@ def _otherwise(contract: Contract, mode: Mode, best: Variant) -> list[Variant]:
     """Return a variant, the same with the loops in the other order, and for a matrix whose source is large in parts."""
     ways = [best, replace(best, outer="outputs")]
     bytes_read = contract.source.index.size * mode.block * 4
-    if math.prod(contract.grid) == 1 and contract.groups == 1 and bytes_read > _NEAREST_CACHE:
+    in_parts = math.prod(contract.grid) == 1 and contract.groups == 1 and not contract.reads_words
+    if in_parts and bytes_read > _NEAREST_CACHE:
         ways.append(replace(best, parts=min(-(-bytes_read // _NEAREST_CACHE), 64)))
     return ways
 

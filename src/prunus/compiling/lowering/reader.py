@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -82,13 +82,18 @@ class Reader:
         first: Tensor = next(iter([*self.graph.args, *self.graph.kwargs.values()]))
         return len(first)
 
+    @property
+    def known(self) -> Collection[str]:
+        """The names of operations that it can read."""
+        return RULES
+
     def read(self) -> Net:
         """Read every operation.
 
         Raises:
             CompileError: one can't be lowered; all that are unknown are named before any work.
         """
-        refuse_unknown(self.graph, RULES)
+        refuse_unknown(self.graph, self.known)
         arguments = iter([*self.graph.args, *self.graph.kwargs.items()])
         inputs: dict[str, tuple[int, tuple[int, ...]]] = {}
         integers: dict[str, str] = {}

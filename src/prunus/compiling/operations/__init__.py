@@ -11,11 +11,29 @@ from prunus.compiling.operations.join import Join
 from prunus.compiling.operations.lookup import Lookup
 from prunus.compiling.operations.normalize import Normalize
 from prunus.compiling.operations.pool import Pool
+from prunus.compiling.operations.quantized import Dequantize, Quantize, QuantizedContract, UnitContract
 from prunus.compiling.operations.reduce import Reduce
 
-__all__ = ["KINDS", "Contract", "Elementwise", "Join", "Lookup", "Normalize", "Pool", "Reduce"]
+__all__ = [
+    "KINDS",
+    "Contract",
+    "Dequantize",
+    "Elementwise",
+    "Join",
+    "Lookup",
+    "Normalize",
+    "Pool",
+    "Quantize",
+    "QuantizedContract",
+    "Reduce",
+    "UnitContract",
+]
 
 # What a file calls each.
 KINDS: Mapping[str, type[Operation]] = {
-    kind.__name__.lower(): kind for kind in (Contract, Elementwise, Join, Lookup, Normalize, Pool, Reduce)
+    kind.__name__.lower(): kind
+    for kind in (
+        *(Contract, Elementwise, Join, Lookup, Normalize, Pool, Reduce),
+        *(Quantize, Dequantize, QuantizedContract),
+    )
 }

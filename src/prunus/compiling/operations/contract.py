@@ -48,6 +48,11 @@ class Contract(Operation):
     pool: tuple[str, int, int] | None = None
     kind: str = "conv"
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether it reads numbers of 8 bits: see `operations.quantized`."""
+        return False
+
     @functools.cached_property
     def nonzero(self) -> int:
         """How many weights are not zero."""

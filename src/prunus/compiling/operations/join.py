@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,9 @@ class Join(Operation):
 
     def describe(self) -> str:  # noqa: D102
         return "copies, put together"
+
+    def filling(self, fillings: Mapping[int, float]) -> float:  # noqa: D102
+        return next((fillings.get(view.value, 0.0) for view in self.views), 0.0)
 
     def calls(self, writer: CallWriter, variant: Variant | None = None) -> list[Call]:  # noqa: D102
         places = writer.output(self).reshape(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from prunus.compiling.kernels.variants import Variant
     from prunus.compiling.kernels.writing import Writer
 
-FUNCTIONS = ("max", "avg")
+# "max_bytes": of four whole numbers of 8 bits each by themselves, see `operations.quantized`.
+FUNCTIONS = ("max", "avg", "max_bytes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +42,18 @@ class Pool(Operation):
     def arranged(self, arranger: Arranger) -> list[Operation]:  # noqa: D102
         return [self] if arranger.is_regular(self.source) else arranger.behind_copy(self)
 
+    def filling(self, fillings: Mapping[int, float]) -> float:  # noqa: D102
+        return fillings.get(self.source.value, 0.0)
+
     def calls(self, writer: CallWriter, variant: Variant | None = None) -> list[Call]:  # noqa: D102
         return [writer.pool(self)]
 
 
 def loop(function: str, write: Writer, dialect: WindowLoops) -> None:
     """Write the loop of a pooling."""
-    most = function == "max"
     with dialect.outputs(write) as (to, corner):
-        write(f"{dialect.type} pooled = {dialect.constant(-math.inf if most else 0.0)};")
+        write(f"{dialect.type} pooled = {dialect.constant(-math.inf if function == 'max' else 0.0)};")
         with dialect.window(write) as place:
             number = dialect.load(corner, place)
-            write(f"pooled = {dialect.larger('pooled', number)};" if most else f"pooled += {number};")
-        write(dialect.store(to, "0", "pooled" if most else f"pooled / {dialect.area}"))
+            write(f"pooled += {number};" if function == "avg" else f"pooled = {dialect.larger('pooled', number)};")
+        write(dialect.store(to, "0", f"pooled / {dialect.area}" if function == "avg" else "pooled"))
