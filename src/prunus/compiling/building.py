@@ -16,7 +16,8 @@ from prunus.compiling import toolchain, tuning
 from prunus.compiling.assembling import assemble
 from prunus.compiling.batch import read_net, trace_batch
 from prunus.compiling.checking import check
-from prunus.compiling.engine import ALL_SINGLY, Engine
+from prunus.compiling.comparing import Expected
+from prunus.compiling.engine import Engine
 from prunus.compiling.kernels.library import Library, library, with_words
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT, Numbers
 from prunus.compiling.lowering import lower
@@ -35,15 +36,10 @@ from prunus.forward import devices_of, undisturbed
 from prunus.graph import ExampleInputs, Graph, call_arguments
 from prunus.graph.exported.structure import Structure
 from prunus.quantizing import Scales
-from prunus.proving.verification import check_numbers, difference, outputs, random_like, tensors
 from prunus.supported import unwrap
 
 _log = logging.getLogger("prunus")
 
-# The largest difference to the model, relative to its largest output, that sums in another order explain.
-_TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
-# If a block of samples would take longer than this, a program is compared with its model on one partial block.
-_SLOW_SECONDS = 1.0
 # The C keeps a counter for each thread on the stack.
 MOST_THREADS = 1024
 # What a call may do where weights that are left out would meet an infinity or NaN.
@@ -166,8 +162,10 @@ def compile(
         if args
         else {name: _converted(value, kind) for name, value in kwargs.items()}
     )
+    expected = Expected(host)
     if scales is not None:
         host, example = rounded(host, scales, example, kind)
+        expected = Expected(host, unrounded=expected.model)
     try:
         net, graph = _checked_net(host, example, nonfinite, in_words=scales is not None)
     except CompileError as error:
@@ -192,7 +190,7 @@ def compile(
     clock.lap("assemble")
     fixed = graph.batch
     parts = Parts(net, choice, wanted, Structure.of(spec), kind, None, batch, fixed, nonfinite, {})
-    apart = _difference(host, Program(parts, engine), example, choice)
+    apart = expected.difference(Program(parts, engine), example, choice)
     clock.lap("check")
     return Program(replace(parts, difference=apart, seconds=clock.seconds), engine)
 
@@ -224,7 +222,7 @@ def _mixed(model: nn.Module, example: ExampleInputs, dtype: torch.dtype, compile
     """Return a model of which parts are programs, compared with the whole."""
     program = mixed(trace_batch(model, example), dtype, compile_part)
     sizes = (1, 3) if program.fixed_batch is None else (program.fixed_batch,)
-    program.difference = max(_difference_for(size, model, program, example) for size in sizes)
+    program.difference = max(Expected(model).difference_for(size, program, example) for size in sizes)
     return program
 
 
@@ -329,49 +327,3 @@ def _on_cpu(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _converted(value: Tensor, dtype: torch.dtype) -> Tensor:
     value = value.detach().cpu()
     return value.to(dtype) if value.is_floating_point() else value
-
-
-def _difference(model: nn.Module, program: Program, example: ExampleInputs, choice: Choice) -> float:
-    """Return the largest difference to the model on random inputs: one sample, and a whole block with a partial one.
-
-    Where the model is slow, only the partial block.
-
-    Raises:
-        CompileError: as `_difference_for`.
-    """
-    if program.fixed_batch is not None:
-        return _difference_for(program.fixed_batch, model, program, example)
-    start = time.perf_counter()
-    single = _difference_for(1, model, program, example)
-    is_slow = (time.perf_counter() - start) * choice.block > _SLOW_SECONDS
-    if choice.most_single == ALL_SINGLY:
-        return max(single, _difference_for(2, model, program, example))
-    partial = max(2, choice.most_single + 1)
-    return max(single, _difference_for(partial if is_slow else choice.block + partial, model, program, example))
-
-
-def _difference_for(size: int, model: nn.Module, program: Program | MixedProgram, example: ExampleInputs) -> float:
-    """Return the largest difference to the model for a batch of random inputs.
-
-    Raises:
-        CompileError: it is larger than another order of sums explains, or the model can't run such a batch.
-    """
-    args, kwargs = call_arguments(example, size)
-    args, kwargs = random_like(tuple(value[:size] for value in args), {k: v[:size] for k, v in kwargs.items()})
-    try:
-        expected = outputs(model, args, kwargs)
-    except Exception as error:
-        raise CompileError(
-            f"the model can't run a batch of {size}, but a program takes any: {type(error).__name__}: "
-            f"{str(error)[:200]}; take the batch from the input, as in x.reshape(x.shape[0], -1)"
-        ) from error
-    apart = difference(expected, tensors(program(*args, **kwargs)))
-    limit = _TOLERANCES[program.dtype]
-    check_numbers(expected, CompileError)
-    if not apart <= limit:
-        raise CompileError(
-            f"the program computes something else than the model: for a batch of {size} its outputs differ by "
-            f"{apart:.1e} of the largest, more than the {limit:.0e} that rounding explains; the model may depend "
-            "on the batch or on chance, else please report it"
-        )
-    return apart

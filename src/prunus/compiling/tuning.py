@@ -231,7 +231,9 @@ def _without_blocks_if_faster(
     if plans[0].size * numbers.bytes < _LARGE:
         return choice
     say("trying samples one by one")
-    engine = Engine(library, assemble(plans, choice.chosen, numbers, saturates=library.saturates), 1, choice.most_single)
+    engine = Engine(
+        library, assemble(plans, choice.chosen, numbers, saturates=library.saturates), 1, choice.most_single
+    )
     ways = [lambda: engine.set_most_single(choice.most_single), lambda: engine.set_most_single(ALL_SINGLY)]
     in_blocks, singly = _best_seconds(engine, ways, _zeros(net, choice.block), choice.block, _FEWEST_ROUNDS_OF_BLOCKS)
     return replace(choice, most_single=ALL_SINGLY) if singly < _WORTH_SINGLY * in_blocks else choice

@@ -15,7 +15,7 @@ from prunus.exporting.comparing import BATCHES, compare, of_size, running
 from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, Graph, call_arguments, trace
 from prunus.graph.exported import ExportedModule
-from prunus.proving.verification import check_numbers, outputs, random_like, tensors, widened
+from prunus.proving.verification import check_numbers, distance, outputs, random_like
 from prunus.quantizing import Quantizer, Scales
 from prunus.quantizing.integer_graph import integer_module
 from prunus.quantizing.quantizer import rounding_of
@@ -93,16 +93,6 @@ def compare_rounded(
             )
         worst = max(worst, apart)
     return math.sqrt(worst)
-
-
-def distance(expected: list[Tensor], actual: list[Tensor]) -> float:
-    """Return the sum of squared differences, relative to that of the squares."""
-    if [value.shape for value in tensors(expected)] != [value.shape for value in tensors(actual)]:
-        return float("inf")
-    pairs = [(widened(one), widened(other).to(one.device)) for one, other in zip(expected, actual, strict=True)]
-    squares = sum(float((one - other).abs().square().sum()) for one, other in pairs)
-    total = sum(float(one.abs().square().sum()) for one, _ in pairs)
-    return squares / total if total else squares
 
 
 def traced(

@@ -82,6 +82,16 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
     return worst
 
 
+def distance(expected: list[Tensor], actual: list[Tensor]) -> float:
+    """Return the sum of squared differences, relative to that of the squares."""
+    if [value.shape for value in expected] != [value.shape for value in actual]:
+        return float("inf")
+    pairs = [(widened(one), widened(other).to(one.device)) for one, other in zip(expected, actual, strict=True)]
+    squares = sum(float((one - other).abs().square().sum()) for one, other in pairs)
+    total = sum(float(one.abs().square().sum()) for one, _ in pairs)
+    return squares / total if total else squares
+
+
 def _apart_where_finite(expected: Tensor, value: Tensor) -> float | None:
     """Do what `_apart` does in the tensors' own precision, reading them once; None where they are not all finite."""
     alike = value.dtype == expected.dtype and value.device == expected.device

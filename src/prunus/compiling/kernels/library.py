@@ -20,7 +20,7 @@ _SHARES = 8
 # The same for kernels of 8 bits, whose numbers are rounded as each operation says, never fused: then all processors
 # come to the same.
 _WORD_SHARES = 4
-_NOT_FUSED = "#pragma STDC FP_CONTRACT OFF\n#ifndef __clang__\n#pragma GCC optimize (\"fp-contract=off\")\n#endif\n"
+_NOT_FUSED = '#pragma STDC FP_CONTRACT OFF\n#ifndef __clang__\n#pragma GCC optimize ("fp-contract=off")\n#endif\n'
 
 
 @dataclass(frozen=True)

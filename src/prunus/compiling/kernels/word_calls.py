@@ -44,9 +44,7 @@ def dequantize(writer: CallWriter, operation: Dequantize) -> Call:
     return _between(writer, "dequantize", words, reals, operation.zero, operation.scale)
 
 
-def _between(
-    writer: CallWriter, kernel: str, words: Indices, reals: Indices, zero: int, factor: float
-) -> Call:
+def _between(writer: CallWriter, kernel: str, words: Indices, reals: Indices, zero: int, factor: float) -> Call:
     """Return a call between words and the numbers of their channels, which are runs side by side."""
     channels = [reals[place::_CHANNELS] for place in range(_CHANNELS)]
     filled = [numpy.concatenate([part, words[len(part) :]]) for part in channels]  # steps like those of words

@@ -191,7 +191,9 @@ def dot() -> str:
             write("const long outputs = 4 * group + 4 < a->outputs ? 4 : a->outputs - 4 * group;")
             with write.block("for (long q = 0; q < outputs; ++q)"):
                 write("const long output = 4 * group + q, begin = starts[output];")
-                write("const int32_t sum = dot_list(corner, offsets + begin, values + begin, starts[output + 1] - begin);")
+                write(
+                    "const int32_t sum = dot_list(corner, offsets + begin, values + begin, starts[output + 1] - begin);"
+                )
                 write("real value = (real)(sum + bias[output]) * factors[output];")
                 with write.block("if (special)"):
                     write("vec reals[1] = {SPLAT(value)};")

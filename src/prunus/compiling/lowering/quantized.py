@@ -207,9 +207,7 @@ class _Whole:
                 needed |= {view.value for view in operation.views}
         inputs = {number: self._net.boxes[number] for number, _ in self._net.inputs.values()}
         kept.reverse()
-        return replace(
-            self._net, operations=tuple(kept), boxes=inputs | {made.output: made.box for made in kept}
-        )
+        return replace(self._net, operations=tuple(kept), boxes=inputs | {made.output: made.box for made in kept})
 
     def _words(self, view: View) -> tuple[View, Dequantize] | None:
         """Return a view of floating-point numbers that were words as one of these words; None where it is none."""
@@ -265,9 +263,7 @@ class _Whole:
             made = _ending(made, end, cut)
             if residual is not None:
                 view, of_residual = residual
-                made = replace(
-                    made, residual=view, residual_scale=of_residual.scale, residual_zero=of_residual.zero
-                )
+                made = replace(made, residual=view, residual_scale=of_residual.scale, residual_zero=of_residual.zero)
         try:
             made.check()
         except ProgramError:  # its sums may have more than 32 bits
@@ -308,7 +304,9 @@ class _Whole:
             if read is None or places.shape[0] % CHANNELS:
                 return [join]
             first = places[::CHANNELS]
-            expected = numpy.repeat(first, CHANNELS, axis=0) + (numpy.arange(len(places)) % CHANNELS)[:, None, None] * plane
+            expected = (
+                numpy.repeat(first, CHANNELS, axis=0) + (numpy.arange(len(places)) % CHANNELS)[:, None, None] * plane
+            )
             channel, place = numpy.divmod(first, plane)
             if not bool((expected == places).all()) or bool((channel % CHANNELS != 0).any()):
                 return [join]

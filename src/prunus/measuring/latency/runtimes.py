@@ -160,7 +160,9 @@ def onnx_runtime_int8(timed: TimedModel, batch: Batch, threads: int) -> Bind:
     """ONNX Runtime, weights and activations in 8 bits."""
     from prunus.exporting import onnx as onnx_runtime
 
-    running = timed.once((ONNX_RUNTIME_INT8, threads), lambda: onnx_runtime.session(timed.quantized_onnx(), threads))
+    running = timed.once(
+        (ONNX_RUNTIME_INT8, threads), lambda: onnx_runtime.session(timed.quantized_onnx(), threads, exact=True)
+    )
     return lambda inputs: onnx_runtime.call(running, inputs, {})
 
 
