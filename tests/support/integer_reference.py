@@ -8,7 +8,7 @@ import numpy
 import torch
 
 from prunus.compiling.net import Net, Operation, View
-from prunus.compiling.operations import Dequantize, Join, Pool, Quantize, QuantizedContract, Reduce
+from prunus.compiling.operations import Dequantize, Join, Pool, Quantize, QuantizedContract, Reduce, Regroup
 
 FLOAT = numpy.float32
 
@@ -57,12 +57,20 @@ def _one(operation: Operation, values: Mapping[int, numpy.ndarray]) -> numpy.nda
         source = _read(operation.source, values).astype(numpy.float64)
         function = {"mean": numpy.mean, "sum": numpy.sum, "amax": numpy.max, "amin": numpy.min}[operation.function]
         return function(source, axis=-1).astype(FLOAT).reshape(len(source), *operation.box)
+    if isinstance(operation, Regroup):
+        read = [_read(view, values) for view in operation.sources]
+        channels = numpy.concatenate([part.reshape(len(part), -1) for part in read], axis=1)
+        picked = channels[:, numpy.maximum(operation.picks, 0)]
+        return numpy.where(operation.picks < 0, numpy.uint8(operation.zero), picked)
     if isinstance(operation, Join):
         first = _read(operation.views[0], values)
         made = numpy.zeros((len(first), int(numpy.prod(operation.box)), *first.shape[4:]), dtype=first.dtype)
         for piece, places in operation.pieces:
-            assert isinstance(piece, View)
-            made[:, places] = _read(piece, values)
+            if isinstance(piece, View):
+                made[:, places] = _read(piece, values)
+            else:  # numbers whose bits are those of words
+                words = piece.astype(numpy.float32).reshape(-1, 1).view(numpy.uint8)
+                made[:, places] = words.reshape(*piece.shape, 4) if made.dtype == numpy.uint8 else piece
         return made.reshape(len(first), *operation.box, *first.shape[4:])
     raise AssertionError(f"the reference does not know {type(operation).__name__}")
 

@@ -90,6 +90,8 @@ LOOK = Arguments("look", ("unit", "runs", "length", "starts_at", "step", "layer"
 WORDS = Arguments(
     "words", ("unit", "runs", "length", "words_at", "reals_at", "words_step", "reals_step", "zero"), ("factor",)
 )
+# `picks_at`: for each channel of each word where it lies, and by how many bits it is shifted there; -1: it is zero.
+REGROUP = Arguments("regrouping", ("unit", "count", "words_at", "picks_at", "zero"))
 FILL = Arguments("fill", ("output", "size", "word"))
 QUANTIZED = Arguments(
     "quantized",
@@ -102,4 +104,4 @@ QUANTIZED = Arguments(
     ),
     ("low", "high", "inverse", "residual_factor"),
 )
-ALL = (CONTRACTION, TAPE, OPERAND, STEP, POOL, ROWS, TRANSFER, LOOKUP, LOOK, WORDS, FILL, QUANTIZED)
+ALL = (CONTRACTION, TAPE, OPERAND, STEP, POOL, ROWS, TRANSFER, LOOKUP, LOOK, WORDS, REGROUP, FILL, QUANTIZED)

@@ -14,7 +14,7 @@ from prunus.compiling.kernels.words import WordTile
 from prunus.compiling.net import Indices, Operation
 
 if TYPE_CHECKING:
-    from prunus.compiling.operations import Dequantize, Quantize, QuantizedContract
+    from prunus.compiling.operations import Dequantize, Quantize, QuantizedContract, Regroup
 
 _CHANNELS = 4
 # Pairs of weights of one sign that are larger together would exceed 16 bits with inputs of 255.
@@ -42,6 +42,24 @@ def dequantize(writer: CallWriter, operation: Dequantize) -> Call:
     """Return the call that makes floating-point numbers of words."""
     words, reals = writer.plan.addresses(operation.source), writer.output(operation)
     return _between(writer, "dequantize", words, reals, operation.zero, operation.scale)
+
+
+def regroup(writer: CallWriter, operation: Regroup) -> Call:
+    """Return the call that puts words together of channels of others."""
+    addresses = numpy.concatenate([writer.plan.addresses(view).reshape(-1) for view in operation.sources])
+    word, channel = numpy.divmod(operation.picks.reshape(-1), _CHANNELS)
+    missing = operation.picks.reshape(-1) < 0
+    picks = numpy.stack([numpy.where(missing, 0, addresses[word]), numpy.where(missing, -1, 8 * channel)], axis=1)
+    words = writer.output(operation).reshape(-1)
+    return writer.call(
+        "regroup",
+        arguments.REGROUP,
+        unit=writer.plan.mode.block,
+        count=len(words),
+        words_at=writer.table(words),
+        picks_at=writer.table(picks),
+        zero=operation.zero,
+    )
 
 
 def _between(writer: CallWriter, kernel: str, words: Indices, reals: Indices, zero: int, factor: float) -> Call:

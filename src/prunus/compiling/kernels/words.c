@@ -70,6 +70,35 @@ void dequantize(const prunus_frame *frame, const words *a, long part, long parts
     }
 }
 
+/* Words of channels of other words. */
+void regroup(const prunus_frame *frame, const regrouping *a, long part, long parts) {
+    const int32_t *to = CONSTANTS(int32_t, words_at), *picks = CONSTANTS(int32_t, picks_at);
+    const long first = a->count * part / parts, last = a->count * (part + 1) / parts;
+    int32_t *const work = (int32_t *)frame->work;
+    for (long i = first; i < last; ++i) {
+        const int32_t *const pick = picks + 8 * i;
+        long lane = 0;
+        for (; lane + WIDTH <= a->unit; lane += WIDTH) {
+            ints all = {0};
+            for (int c = 0; c < 4; ++c) {
+                ints one = ints_of(a->zero);
+                if (pick[2 * c + 1] >= 0) one = (*(const loose_ints *)(work + pick[2 * c] + lane) >> pick[2 * c + 1]) & 255;
+                all |= one << 8 * c;
+            }
+            *(loose_ints *)(work + to[i] + lane) = all;
+        }
+        for (; lane < a->unit; ++lane) {
+            uint32_t all = 0;
+            for (int c = 0; c < 4; ++c) {
+                uint32_t one = a->zero;
+                if (pick[2 * c + 1] >= 0) one = ((uint32_t)work[pick[2 * c] + lane] >> pick[2 * c + 1]) & 255;
+                all |= one << 8 * c;
+            }
+            work[to[i] + lane] = (int32_t)all;
+        }
+    }
+}
+
 /* Write what has to lie around a value to all of it. */
 void fill_words(const prunus_frame *frame, const fill *a, long part, long parts) {
     int32_t *const to = (int32_t *)frame->work + a->output;

@@ -131,24 +131,17 @@ static inline int32_t dot_list(const int32_t *from, const int32_t *offsets, cons
     return total;
 }
 
-/* What is less usual behind the sums of one of four outputs: a residual, and an activation. */
-static __attribute__((noinline, unused)) void finish_words(
-    const quantized *a, vec *reals, long height, long across, long q, const int32_t *plus)
-{
-    const long count = height * across;
+/* What is added to the sums of one of four outputs. */
+static inline vec residual_of(const quantized *a, ints word, long q) {
+    const ints whole = ((word >> (int32_t)(8 * q)) & 255) - (int32_t)a->residual_zero;
+    return __builtin_convertvector(whole, vec) * SPLAT((real)a->residual_factor);
+}
+
+/* An activation, and what its results are in units of the output. */
+static __attribute__((noinline, unused)) void activate_words(const quantized *a, vec *reals, long count) {
     const real low = a->low, high = a->high;
-    if (a->has_residual) {
-        const vec factor = SPLAT((real)a->residual_factor);
-        for (long i = 0; i < count; ++i) {
-            const int32_t *at = plus + i / across * a->residual_down + i % across * a->residual_right;
-            const ints whole = ((*(const loose_ints *)at >> 8 * q) & 255) - (int32_t)a->residual_zero;
-            reals[i] = reals[i] + __builtin_convertvector(whole, vec) * factor;
-        }
-    }
-    if (!a->activation) return;
     ACTIVATE
-    if (a->in_words) {
-        const vec inverse = SPLAT((real)a->inverse);
-        for (long i = 0; i < count; ++i) reals[i] = reals[i] * inverse;
-    }
+    if (!a->in_words) return;
+    const vec inverse = SPLAT((real)a->inverse);
+    for (long i = 0; i < count; ++i) reals[i] = reals[i] * inverse;
 }

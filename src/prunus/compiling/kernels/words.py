@@ -28,7 +28,12 @@ _SHAPES = (
 
 @dataclass(frozen=True, order=True)
 class WordTile:
-    """What is constant in a kernel: rows of the tile, vectors in each, and vectors from one to the next in the source."""
+    """What is constant in a kernel.
+
+    Attributes:
+        height, across: rows of the tile, and vectors in each.
+        step: vectors from one vector of a row to the next in the source.
+    """
 
     height: int
     across: int
@@ -65,7 +70,8 @@ def others(vector: int) -> str:
 
 _HEAD = "void {name}(const prunus_frame *frame, const quantized *a, long part, long parts)"
 _ARRAYS = (
-    "const int32_t *restrict starts = CONSTANTS(int32_t, starts_at), *restrict offsets = CONSTANTS(int32_t, offsets_at);",
+    "const int32_t *restrict starts = CONSTANTS(int32_t, starts_at);",
+    "const int32_t *restrict offsets = CONSTANTS(int32_t, offsets_at);",
     "const int32_t *restrict values = CONSTANTS(int32_t, values_at), *restrict bias = CONSTANTS(int32_t, bias_at);",
     "const float *restrict factors = CONSTANTS(float, factors_at);",
     "const contraction_tile *restrict tiles = CONSTANTS(contraction_tile, tiles_at);",
@@ -74,7 +80,7 @@ _ARRAYS = (
     "const int32_t *restrict add = (const int32_t *)frame->work + a->residual;",
     "const long first = a->groups * part / parts, last = a->groups * (part + 1) / parts;",
     "const long output_channel = a->output_channel, residual_channel = a->residual_channel, tile_count = a->tiles;",
-    "const long in_words = a->in_words, special = a->has_residual || a->activation;",
+    "const long in_words = a->in_words;",
     "const long group_channels = in_words ? 1 : 4;",
 )
 
@@ -124,19 +130,25 @@ def _output(write: Writer, tile: WordTile, places: list[tuple[int, int]], vector
         _entry(write, tile, places, vector, 0)
     for i in range(count if chains > 1 else 0):
         write(" ".join(f"sum{i} += sum{i}_{chain};" for chain in range(1, chains)))
-    write(f"vec reals[{count}];", "const vec factor = SPLAT(factors[output]);")
-    write(*(f"reals[{i}] = __builtin_convertvector(sum{i}, vec) * factor;" for i in range(count)))
-    with write.block("if (special)"):
+    write("const vec factor = SPLAT(factors[output]);")
+    write(*(f"vec real{i} = __builtin_convertvector(sum{i}, vec) * factor;" for i in range(count)))
+    with write.block("if (a->has_residual)"):
         write("const int32_t *plus = add + tile->residual + group * residual_channel;")
-        write(f"finish_words(a, reals, {tile.height}, {tile.across}, q, plus);")
+        for i, (y, x) in enumerate(places):
+            at = sum_of("plus", times("a->residual_down", y), times("a->residual_right", x))
+            write(f"real{i} = real{i} + residual_of(a, *(const loose_ints *)({at}), q);")
+    with write.block("if (a->activation)"):
+        write(f"vec reals[] = {{{', '.join(f'real{i}' for i in range(count))}}};")
+        write(f"activate_words(a, reals, {count});")
+        write(*(f"real{i} = reals[{i}];" for i in range(count)))
     with write.block("if (!in_words)"):
         for i, (y, x) in enumerate(places):
             at = sum_of("to", "q * output_channel", times("output_down", y), x * vector)
             with write.block(""):
-                write(f"ints value = (ints)reals[{i}];", f"MASKED(value, {_place(y, x, vector)});")
+                write(f"ints value = (ints)real{i};", f"MASKED(value, {x * vector});")
                 write(f"*(loose_ints *)({at}) = value;")
         write("continue;")
-    write(*(f"whole[q][{i}] = whole_of(reals[{i}]);" for i in range(count)))
+    write(*(f"whole[q][{i}] = whole_of(real{i});" for i in range(count)))
 
 
 def _entry(write: Writer, tile: WordTile, places: list[tuple[int, int]], vector: int, chain: int) -> None:
@@ -157,13 +169,8 @@ def _words(write: Writer, places: list[tuple[int, int]], vector: int) -> None:
         four = ", ".join(f"whole[{q}][{i}]" for q in range(4))
         at = sum_of("to", times("output_down", y), x * vector)
         with write.block(""):
-            write(f"ints value = packed({four}, zero, least, largest);", f"MASKED(value, {_place(y, x, vector)});")
+            write(f"ints value = packed({four}, zero, least, largest);", f"MASKED(value, {x * vector});")
             write(f"*(loose_ints *)({at}) = value;")
-
-
-def _place(y: int, x: int, vector: int) -> str:
-    """Return where a vector lies behind its tile's output, if all planes are one long row, and in its row."""
-    return f"{x * vector}"
 
 
 MASKED_MACRO = f"""#define MASKED(value, place) \\
@@ -195,10 +202,11 @@ def dot() -> str:
                     "const int32_t sum = dot_list(corner, offsets + begin, values + begin, starts[output + 1] - begin);"
                 )
                 write("real value = (real)(sum + bias[output]) * factors[output];")
-                with write.block("if (special)"):
-                    write("vec reals[1] = {SPLAT(value)};")
-                    write("ints plus = ints_of(a->has_residual ? add[tile->residual + group * residual_channel] : 0);")
-                    write("finish_words(a, reals, 1, 1, q, (const int32_t *)&plus);", "value = reals[0][0];")
+                with write.block("if (a->has_residual)"):
+                    write("const ints plus = ints_of(add[tile->residual + group * residual_channel]);")
+                    write("value = value + residual_of(a, plus, q)[0];")
+                with write.block("if (a->activation)"):
+                    write("vec reals[1] = {SPLAT(value)};", "activate_words(a, reals, 1);", "value = reals[0][0];")
                 write("if (!in_words) ((real *)to)[q * output_channel] = value;")
                 write("else whole[q] = whole_of(SPLAT(value))[0];")
             write("if (!in_words) continue;")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,9 +25,10 @@ from prunus.compiling.operations import (
     Pool,
     Quantize,
     QuantizedContract,
+    Regroup,
     UnitContract,
 )
-from prunus.compiling.operations.quantized import CHANNELS, LARGEST, limits, words_of
+from prunus.compiling.operations.quantized import CHANNELS, LARGEST, limits, word_of_zeros, words_of
 from prunus.errors import ProgramError, ScalesError
 from prunus.graph import ExampleInputs, Graph, call_arguments
 from prunus.graph.calls import arguments_by_name
@@ -209,115 +211,124 @@ class _Whole:
         kept.reverse()
         return replace(self._net, operations=tuple(kept), boxes=inputs | {made.output: made.box for made in kept})
 
-    def _words(self, view: View) -> tuple[View, Dequantize] | None:
-        """Return a view of floating-point numbers that were words as one of these words; None where it is none."""
+    def _maker(self, view: View) -> Dequantize | None:
+        """Return what made the floating-point numbers of a view, if they were words."""
         maker = self._made.get(view.value)
-        if not isinstance(maker, Dequantize) or view.index.ndim != 3:
-            return None
-        plane = maker.box[1] * maker.box[2]
-        first = view.index[::CHANNELS]
-        expected = numpy.repeat(first, CHANNELS, axis=0)[: len(view.index)]
-        expected = expected + (numpy.arange(len(view.index)) % CHANNELS)[:, None, None] * plane
-        channel, place = numpy.divmod(first, plane)
-        if not bool((expected == view.index).all()) or bool((channel % CHANNELS != 0).any()):
-            return None
-        index = channel // CHANNELS * plane + place
-        return View(maker.source.value, maker.source.index.reshape(-1)[index]), maker
+        return maker if isinstance(maker, Dequantize) else None
+
+    def _read(self, view: View, maker: Dequantize) -> tuple[list[Operation], View]:
+        """Return a view of words that hold a view of floating-point numbers, behind what puts them together."""
+        picks = _picks(view, maker)
+        words = _as_words(picks)
+        if words is not None:
+            return [], View(maker.source.value, words)
+        number, box = self._new(), (words_of(len(picks)), *picks.shape[1:])
+        size = self._size(maker.source.value)
+        whole_source = View(maker.source.value, numpy.arange(size, dtype=numpy.int64))
+        made = Regroup(f"{maker.name} (regrouped)", number, box, (whole_source,), _filled(picks), maker.zero)
+        return [made], whole(number, box)
+
+    def _size(self, value: int) -> int:
+        made = self._made.get(value)
+        return math.prod(self._net.boxes[value] if made is None else made.box)
 
     def _contraction(self, contract: UnitContract, end: Quantize | None) -> tuple[list[Operation], bool]:
         """Return a contraction in 8 bits, with the rounding behind it if that can be done in it."""
-        contract = self._unflattened(contract)
-        read = self._words(contract.source)
+        maker = self._maker(contract.source)
+        if maker is None:
+            return [contract.plain], False
+        contract = self._unflattened(contract, maker)
         per_group = contract.weight.shape[1], len(contract.weight) // contract.groups
         whole_groups = contract.groups == 1 or all(count % CHANNELS == 0 for count in per_group)
-        if read is None or not whole_groups:
-            return [contract.plain], False
-        source, grid = read
         cut = None if end is None else limits(contract.activation, end.scale, end.zero)
         activation = contract.activation if cut is None else None
         in_kernel = activation is None or bool(kernel_activation(activation)[0])
-        residual = None if contract.residual is None else self._words(contract.residual)
+        added = None if contract.residual is None else self._maker(contract.residual)
         even = len(contract.weight) % CHANNELS == 0
-        if not in_kernel or (contract.residual is not None and (residual is None or end is None or not even)):
+        unfit = contract.residual is not None and (added is None or end is None or not even)
+        if not whole_groups or not in_kernel or unfit:
             return [contract.plain], False
-        units = contract.units * grid.scale
-        weight = numpy.rint(contract.weight / contract.units[:, None, None, None])
-        bias = numpy.rint(contract.bias / units) - grid.zero * weight.reshape(len(weight), -1).sum(1)
-        made = QuantizedContract(
-            contract.name,
-            contract.output,
-            contract.box,
-            source,
-            in_words(weight),
-            bias,
-            contract.grid,
-            contract.stride,
-            contract.padding,
-            contract.dilation,
-            contract.groups,
-            contract.activation,
-            kind=contract.kind,
-            units=units,
-        )
+        before, source = self._read(contract.source, maker)
+        made = _in_whole_numbers(contract, source, maker)
         if end is not None:
             made = _ending(made, end, cut)
-            if residual is not None:
-                view, of_residual = residual
-                made = replace(made, residual=view, residual_scale=of_residual.scale, residual_zero=of_residual.zero)
+        if contract.residual is not None and added is not None:
+            more, residual = self._read(contract.residual, added)
+            before += more
+            made = replace(made, residual=residual, residual_scale=added.scale, residual_zero=added.zero)
         try:
             made.check()
         except ProgramError:  # its sums may have more than 32 bits
             return [contract.plain], False
-        return [made], end is not None
+        return [*before, made], end is not None
 
-    def _unflattened(self, contract: UnitContract) -> UnitContract:
-        """Return a linear layer of all elements of a value as a convolution whose kernel covers its plane."""
-        maker = self._made.get(contract.source.value)
-        if not isinstance(maker, Dequantize) or contract.groups > 1:
+    def _unflattened(self, contract: UnitContract, maker: Dequantize) -> UnitContract:
+        """Return a linear layer of all elements of a value as a convolution whose kernel covers its plane.
+
+        Unless it has fewer words with weights as it is.
+        """
+        weight = contract.weight
+        flat = contract.source.index.shape == (weight.shape[1], 1, 1) and weight.shape[2:] == (1, 1)
+        if not flat or contract.groups > 1 or maker.box[1:] == (1, 1) or not is_whole(contract.source, maker.box):
             return contract
-        flat = contract.source.index.shape == (contract.weight.shape[1], 1, 1) and contract.weight.shape[2:] == (1, 1)
-        if not flat or not is_whole(contract.source, maker.box):
+        over_plane = weight.reshape(len(weight), *maker.box)
+        if _num_words(weight) < _num_words(over_plane):
             return contract
-        return replace(
-            contract,
-            source=whole(maker.output, maker.box),
-            weight=contract.weight.reshape(len(contract.weight), *maker.box),
-        )
+        return replace(contract, source=whole(maker.output, maker.box), weight=over_plane)
 
     def _pool(self, pool: Pool) -> list[Operation]:
         """Return a maximum of whole numbers, and what makes floating-point ones of it."""
-        read = self._words(pool.source)
-        if read is None or pool.function != "max":
+        maker = self._maker(pool.source)
+        if maker is None or pool.function != "max":
             return [pool]
-        source, grid = read
+        before, source = self._read(pool.source, maker)
         box = (words_of(pool.box[0]), *pool.box[1:])
         made = replace(pool, output=self._new(), box=box, function="max_bytes", source=source)
-        return [made, self._back(pool, made, grid)]
+        return [*before, made, _back(pool, made, maker)]
 
     def _join(self, join: Join) -> list[Operation]:
         """Return words put beside each other, and what makes floating-point numbers of them."""
-        pieces: list[tuple[View | Numbers, Indices]] = []
-        grids = []
-        plane = join.box[1] * join.box[2]
-        for piece, places in join.pieces:
-            read = self._words(piece) if isinstance(piece, View) else None
-            if read is None or places.shape[0] % CHANNELS:
-                return [join]
-            first = places[::CHANNELS]
-            expected = (
-                numpy.repeat(first, CHANNELS, axis=0) + (numpy.arange(len(places)) % CHANNELS)[:, None, None] * plane
-            )
-            channel, place = numpy.divmod(first, plane)
-            if not bool((expected == places).all()) or bool((channel % CHANNELS != 0).any()):
-                return [join]
-            pieces.append((read[0], channel // CHANNELS * plane + place))
-            grids.append((read[1].scale, read[1].zero))
-        if len(set(grids)) != 1:
+        makers = [self._maker(piece) for piece, _ in join.pieces if isinstance(piece, View)]
+        zeros = all(isinstance(piece, View) or not piece.any() for piece, _ in join.pieces)
+        grid = makers[0] if makers else None
+        if (
+            grid is None
+            or not zeros
+            or any(maker is None or (maker.scale, maker.zero) != (grid.scale, grid.zero) for maker in makers)
+        ):
             return [join]
-        read_grid = next(self._made[piece.value] for piece, _ in join.pieces if isinstance(piece, View))
-        assert isinstance(read_grid, Dequantize)
-        made = Join(join.name, self._new(), (words_of(join.box[0]), *join.box[1:]), tuple(pieces))
-        return [made, self._back(join, made, read_grid)]
+        picks = numpy.full(math.prod(join.box), -1, dtype=numpy.int64)
+        sources: dict[int, int] = {}  # words -> how many channels lie in the sources before
+        count = 0
+        for piece, places in join.pieces:
+            if isinstance(piece, View):
+                maker = self._maker(piece)
+                assert maker is not None
+                value = maker.source.value
+                if value not in sources:
+                    sources[value] = count
+                    count += CHANNELS * self._size(value)
+                picks[places] = sources[value] + _picks(piece, maker)
+        made = self._together(join, picks.reshape(join.box), sources, grid.zero)
+        return [made, _back(join, made, grid)]
+
+    def _together(self, join: Join, picks: Indices, sources: Mapping[int, int], zero: int) -> Operation:
+        """Return words of channels of several values."""
+        number, box = self._new(), (words_of(join.box[0]), *join.box[1:])
+        words = _as_words(picks)
+        if words is None:
+            views = tuple(View(value, numpy.arange(self._size(value), dtype=numpy.int64)) for value in sources)
+            return Regroup(join.name, number, box, views, _filled(picks), zero)
+        pieces: list[tuple[View | Numbers, Indices]] = []
+        flat = words.reshape(-1)
+        for value, first in sources.items():
+            begin = first // CHANNELS
+            (places,) = numpy.nonzero((flat >= begin) & (flat < begin + self._size(value)))
+            pieces.append((View(value, flat[places] - begin), places))
+        (places,) = numpy.nonzero(flat < 0)
+        if places.size:
+            pieces.append((numpy.full(places.size, word_of_zeros(zero)), places))
+        return Join(join.name, number, box, tuple(pieces))
 
     def _quantize(self, operation: Quantize) -> list[Operation]:
         """Return a rounding; nothing where it would round what it was made of."""
@@ -331,13 +342,72 @@ class _Whole:
             return []
         return [operation]
 
-    def _back(self, operation: Operation, made: Operation, grid: Dequantize) -> Dequantize:
-        source = whole(made.output, made.box)
-        return Dequantize(operation.name, operation.output, operation.box, source, grid.scale, grid.zero)
-
     def _new(self) -> int:
         self._next += 1
         return self._next - 1
+
+
+def _back(operation: Operation, made: Operation, grid: Dequantize) -> Dequantize:
+    """Return what makes the floating-point numbers of an operation of the words that were made in its place."""
+    source = whole(made.output, made.box)
+    return Dequantize(operation.name, operation.output, operation.box, source, grid.scale, grid.zero)
+
+
+def _picks(view: View, maker: Dequantize) -> Indices:
+    """Return which channels, counted through the words, a view of what was made of them reads; of the view's shape."""
+    plane = maker.box[1] * maker.box[2]
+    channel, place = numpy.divmod(view.index, plane)
+    word = maker.source.index.reshape(-1)[channel // CHANNELS * plane + place]
+    picks: Indices = word * CHANNELS + channel % CHANNELS
+    return picks
+
+
+def _filled(picks: Indices) -> Indices:
+    """Return picks of (channels, height, width) as those of words, (words, height, width, 4)."""
+    missing = -len(picks) % CHANNELS
+    filled = numpy.pad(picks, ((0, missing), (0, 0), (0, 0)), constant_values=-1)
+    return filled.reshape(-1, CHANNELS, *picks.shape[1:]).transpose(0, 2, 3, 1)
+
+
+def _as_words(picks: Indices) -> Indices | None:
+    """Return which words picks of (channels, height, width) are, -1 for zeros; None where they are no whole words.
+
+    What a last word holds beyond the channels does not matter, as no weight reads it.
+    """
+    first = picks[::CHANNELS]
+    inside = numpy.repeat(first, CHANNELS, axis=0)[: len(picks)]
+    within = (numpy.arange(len(picks)) % CHANNELS)[:, None, None]
+    expected = numpy.where(inside < 0, -1, inside + within)
+    if not bool((expected == picks).all()) or bool(((first >= 0) & (first % CHANNELS != 0)).any()):
+        return None
+    return numpy.where(first < 0, -1, first // CHANNELS)
+
+
+def _num_words(weight: Numbers) -> int:
+    """Return how many words hold a weight that is not zero."""
+    return int(numpy.count_nonzero(in_words(weight != 0)))
+
+
+def _in_whole_numbers(contract: UnitContract, source: View, read: Dequantize) -> QuantizedContract:
+    """Return a contraction of words whose results are in floating point."""
+    units = contract.units * read.scale
+    weight = numpy.rint(contract.weight / contract.units[:, None, None, None])
+    return QuantizedContract(
+        contract.name,
+        contract.output,
+        contract.box,
+        source,
+        in_words(weight),
+        numpy.rint(contract.bias / units) - read.zero * weight.reshape(len(weight), -1).sum(1),
+        contract.grid,
+        contract.stride,
+        contract.padding,
+        contract.dilation,
+        contract.groups,
+        contract.activation,
+        kind=contract.kind,
+        units=units,
+    )
 
 
 def _ending(contract: QuantizedContract, end: Quantize, cut: tuple[int, int] | None) -> QuantizedContract:

@@ -11,7 +11,7 @@ from prunus.compiling.operations.join import Join
 from prunus.compiling.operations.lookup import Lookup
 from prunus.compiling.operations.normalize import Normalize
 from prunus.compiling.operations.pool import Pool
-from prunus.compiling.operations.quantized import Dequantize, Quantize, QuantizedContract, UnitContract
+from prunus.compiling.operations.quantized import Dequantize, Quantize, QuantizedContract, Regroup, UnitContract
 from prunus.compiling.operations.reduce import Reduce
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Quantize",
     "QuantizedContract",
     "Reduce",
+    "Regroup",
     "UnitContract",
 ]
 
@@ -34,6 +35,6 @@ KINDS: Mapping[str, type[Operation]] = {
     kind.__name__.lower(): kind
     for kind in (
         *(Contract, Elementwise, Join, Lookup, Normalize, Pool, Reduce),
-        *(Quantize, Dequantize, QuantizedContract),
+        *(Quantize, Dequantize, Regroup, QuantizedContract),
     )
 }

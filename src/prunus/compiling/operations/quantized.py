@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from prunus.compiling.net import Numbers, Operation, Pointwise, View, require
+from prunus.compiling.net import Indices, Numbers, Operation, Pointwise, View, require
 from prunus.compiling.operations.contract import Contract
 
 if TYPE_CHECKING:
@@ -93,6 +93,44 @@ class Dequantize(Operation):
         from prunus.compiling.kernels import word_calls
 
         return [word_calls.dequantize(writer, self)]
+
+
+@dataclass(frozen=True, eq=False)
+class Regroup(Operation):
+    """Words put together of channels that lie in other words.
+
+    Attributes:
+        sources: views of words, all on one grid.
+        picks: (words, height, width, 4): for each channel which of the sources' it is, counted through all words of the
+            first source, four in each, then through the next one's; -1: what stands for zero.
+        zero: that.
+    """
+
+    sources: tuple[View, ...]
+    picks: Indices
+    zero: int
+
+    @property
+    def views(self) -> list[View]:  # noqa: D102
+        return list(self.sources)
+
+    def check(self) -> None:  # noqa: D102
+        picks, count = self.picks, CHANNELS * sum(view.index.size for view in self.sources)
+        shaped = isinstance(picks, numpy.ndarray) and picks.dtype == numpy.int64
+        require(shaped and picks.shape == (*self.box, CHANNELS) and self.sources, f"{self.name!r:.40}: picks")
+        require(int(picks.min()) >= -1 and int(picks.max()) < count, f"{self.name!r:.40}: a pick lies outside")
+        _check_grid(1.0, self.zero, self.name)
+
+    def describe(self) -> str:  # noqa: D102
+        return "channels put together anew, in 8 bits"
+
+    def filling(self, fillings: Mapping[int, float]) -> float:  # noqa: D102
+        return word_of_zeros(self.zero)
+
+    def calls(self, writer: CallWriter, variant: Variant | None = None) -> list[Call]:  # noqa: D102
+        from prunus.compiling.kernels import word_calls
+
+        return [word_calls.regroup(writer, self)]
 
 
 @dataclass(frozen=True, eq=False)
