@@ -90,8 +90,9 @@ LOOK = Arguments("look", ("unit", "runs", "length", "starts_at", "step", "layer"
 WORDS = Arguments(
     "words", ("unit", "runs", "length", "words_at", "reals_at", "words_step", "reals_step", "zero"), ("factor",)
 )
-# `picks_at`: for each channel of each word where it lies, and by how many bits it is shifted there; -1: it is zero.
-REGROUP = Arguments("regrouping", ("unit", "count", "words_at", "picks_at", "zero"))
+# `table_at`: of each run of words where it begins, its length, and for each channel where that lies, and by how many
+# bits it is shifted there; -1: it is zero.
+REGROUP = Arguments("regrouping", ("unit", "runs", "table_at", "zero"))
 FILL = Arguments("fill", ("output", "size", "word"))
 QUANTIZED = Arguments(
     "quantized",

@@ -115,7 +115,7 @@ def _word_texts(target: Target) -> list[tuple[str, list[str]]]:
     vector = target.bytes // FLOAT.bytes
     head = "\n".join([_NOT_FUSED, _head(FLOAT, [vector]), words.head(vector), words.MASKED_MACRO])
     tiles = words.kernels(target.registers)
-    others = words.others(vector) + words.dot()
+    others = words.others(vector) + words.dot() + words.columns(vector)
     texts = [(f"{head}\n{others}", _names(others))]
     for share in (tiles[share::_WORD_SHARES] for share in range(_WORD_SHARES)):
         texts.append(("\n".join([head, *(words.tiled(tile, vector) for tile in share)]), [t.name for t in share]))

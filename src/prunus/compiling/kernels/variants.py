@@ -69,6 +69,8 @@ def variants(contract: Contract, plan: Plan, registers: int) -> list[Variant]:
     """
     vector = plan.mode.vector
     if is_dot(contract, plan.mode):
+        if contract.reads_words:
+            return _of_words(contract, vector)
         wide = _column_wise(contract, vector)
         dense = any(_entries(contract, choice.rows) < _DENSE * contract.nonzero for choice in wide)
         return [*wide, DOT] if dense else [DOT, *wide]
@@ -140,10 +142,16 @@ def _outputs_across(contract: Contract, plan: Plan, rows: int, height: int, acro
 
 def _column_wise(contract: Contract, vector: int) -> list[Variant]:
     """Return what takes outputs side by side as a vector, where their number lets it: for matrices with few zeros."""
-    if math.prod(contract.grid) > 1 or contract.groups > 1 or contract.reads_words:
+    if math.prod(contract.grid) > 1 or contract.groups > 1:
         return []
     widths = [width for width in contraction.widths(vector)[:2] if width >= 4 and len(contract.weight) % width == 0]
     return [Variant(width, (1, 1), width, "columns") for width in widths[:1]]
+
+
+def _of_words(contract: Contract, vector: int) -> list[Variant]:
+    """Return the ways to compute single places of 8 bits: several outputs at once, or one by one."""
+    several = Variant(vector, (1, 1), vector, "columns")
+    return [several, DOT] if math.prod(contract.grid) == 1 and contract.groups == 1 else [DOT]
 
 
 def _otherwise(contract: Contract, mode: Mode, best: Variant) -> list[Variant]:

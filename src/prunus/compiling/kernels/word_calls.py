@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy
@@ -47,18 +48,20 @@ def dequantize(writer: CallWriter, operation: Dequantize) -> Call:
 def regroup(writer: CallWriter, operation: Regroup) -> Call:
     """Return the call that puts words together of channels of others."""
     addresses = numpy.concatenate([writer.plan.addresses(view).reshape(-1) for view in operation.sources])
-    word, channel = numpy.divmod(operation.picks.reshape(-1), _CHANNELS)
-    missing = operation.picks.reshape(-1) < 0
-    picks = numpy.stack([numpy.where(missing, 0, addresses[word]), numpy.where(missing, -1, 8 * channel)], axis=1)
-    words = writer.output(operation).reshape(-1)
+    picks = operation.picks.reshape(-1, _CHANNELS)
+    word, channel = numpy.divmod(picks, _CHANNELS)
+    here, unit = writer.output(operation).reshape(-1), writer.plan.mode.block
+    there = numpy.where(picks < 0, here[:, None], addresses[word])  # what stands for zero goes on like the rest
+    shifts = numpy.where(picks < 0, -1, 8 * channel)
+    beside = (
+        (numpy.diff(here) == unit) & (numpy.diff(there, axis=0) == unit).all(1) & (shifts[1:] == shifts[:-1]).all(1)
+    )
+    starts = numpy.concatenate([[0], numpy.flatnonzero(~beside) + 1])
+    lengths = numpy.diff(numpy.concatenate([starts, [len(here)]]))
+    channels = numpy.stack([there[starts], shifts[starts]], axis=2).reshape(len(starts), -1)
+    table = numpy.concatenate([here[starts, None], lengths[:, None], channels], axis=1)
     return writer.call(
-        "regroup",
-        arguments.REGROUP,
-        unit=writer.plan.mode.block,
-        count=len(words),
-        words_at=writer.table(words),
-        picks_at=writer.table(picks),
-        zero=operation.zero,
+        "regroup", arguments.REGROUP, unit=unit, runs=len(starts), table_at=writer.table(table), zero=operation.zero
     )
 
 
@@ -99,21 +102,24 @@ def _between(writer: CallWriter, kernel: str, words: Indices, reals: Indices, ze
 def contraction(writer: CallWriter, contract: QuantizedContract, variant: Variant) -> Call:
     """Return the call of a convolution or linear layer of 8 bits."""
     plan, unit = writer.plan, writer.plan.mode.block
-    packed = lists.lists(contract, plan, variant)
+    together = variant.rows if variant.outer == "columns" else 1
+    outputs = len(contract.weight)
+    extra = -outputs % together
+    filled = replace(contract, weight=numpy.pad(contract.weight, ((0, extra), (0, 0), (0, 0), (0, 0))))
+    packed = lists.lists(filled, plan, variant)
     starts, offsets, values = _apart(packed) if writer.saturates else _listed(packed)
     tiles, layout = lists.tiles(contract, plan, variant), plan.layouts[contract.output]
-    outputs = len(contract.weight)
-    groups = -(-outputs // _CHANNELS)
+    groups = -(-outputs // max(together, _CHANNELS))
     num_tiles, num_groups = writer.num_timed(len(tiles), groups, contract, variant)
     padding_word = plan.fillings.get(contract.output, 0.0)
     call = writer.call(
-        "words_dot" if variant == DOT else _tile_of(contract, writer, variant).name,
+        _kernel(contract, writer, variant),
         arguments.QUANTIZED,
         starts_at=writer.table(starts),
         offsets_at=writer.table(offsets),
         values_at=writer.table(values),
-        bias_at=writer.table(contract.bias),
-        factors_at=writer.array(contract.factors),
+        bias_at=writer.table(numpy.pad(contract.bias, (0, extra))),
+        factors_at=writer.array(numpy.pad(contract.factors, (0, extra))),
         tiles_at=writer.table(tiles),
         source=plan.places[contract.source.value],
         output=plan.places[contract.output] + layout.origin * unit,
@@ -137,10 +143,13 @@ def contraction(writer: CallWriter, contract: QuantizedContract, variant: Varian
     return call._replace(fraction=num_tiles * num_groups / (len(tiles) * groups))
 
 
-def _tile_of(contract: QuantizedContract, writer: CallWriter, variant: Variant) -> WordTile:
+def _kernel(contract: QuantizedContract, writer: CallWriter, variant: Variant) -> str:
+    """Return the name of the kernel that computes a contraction in some way."""
+    if variant == DOT or variant.outer == "columns":
+        return "words_dot" if variant == DOT else "words_columns"
     mode = writer.plan.mode
     several = not mode.single and variant.tile[1] > mode.block // variant.width
-    return WordTile(*variant.tile, writer.plan.taps[contract.output].steps[1] // mode.block if several else 1)
+    return WordTile(*variant.tile, writer.plan.taps[contract.output].steps[1] // mode.block if several else 1).name
 
 
 def _residual(writer: CallWriter, contract: QuantizedContract, variant: Variant) -> dict[str, float]:
@@ -159,22 +168,22 @@ def _activation(contract: QuantizedContract) -> dict[str, float]:
 
 
 def _listed(packed: lists.Lists) -> tuple[Indices, Indices, Indices]:
-    return packed.starts, packed.offsets, packed.values.reshape(-1)
+    return packed.starts, packed.offsets, packed.values
 
 
 def _apart(packed: lists.Lists) -> tuple[Indices, Indices, Indices]:
-    """Return lists in which no pair of weights exceeds 16 bits: such a word is two, with every other weight each."""
-    values = packed.values.reshape(-1).astype(numpy.int32)
-    weights = values.view(numpy.int8).reshape(-1, _CHANNELS).astype(numpy.int64)
-    pairs = weights.reshape(-1, _CHANNELS // 2, 2)
-    exceeds = ((pairs[..., 0] * pairs[..., 1] > 0) & (abs(pairs.sum(-1)) > _LARGEST_PAIR)).any(1)
-    times = 1 + exceeds.astype(numpy.int64)
+    """Return lists in which no pair of weights exceeds 16 bits: such an entry is two, with every other weight each."""
+    values = numpy.ascontiguousarray(packed.values.astype(numpy.int32))
+    weights = values.view(numpy.int8).reshape(len(values), -1, _CHANNELS // 2, 2).astype(numpy.int64)
+    exceeds = (weights[..., 0] * weights[..., 1] > 0) & (abs(weights.sum(-1)) > _LARGEST_PAIR)
+    split = exceeds.reshape(len(values), -1).any(1)
+    times = 1 + split.astype(numpy.int64)
     ends = numpy.concatenate([[0], numpy.cumsum(times)])
-    split = numpy.repeat(values, times)
-    second = ends[1:][exceeds] - 1
-    split[second] &= numpy.array(0xFF00FF00, dtype=numpy.uint32).astype(numpy.int32)
-    split[second - 1] &= 0x00FF00FF
-    return ends[packed.starts], numpy.repeat(packed.offsets, times), split
+    apart = numpy.repeat(values, times, axis=0)
+    second = ends[1:][split] - 1
+    apart[second] &= numpy.array(0xFF00FF00, dtype=numpy.uint32).astype(numpy.int32)
+    apart[second - 1] &= 0x00FF00FF
+    return ends[packed.starts], numpy.repeat(packed.offsets, times), apart
 
 
 def _bits(word: float) -> int:

@@ -70,31 +70,32 @@ void dequantize(const prunus_frame *frame, const words *a, long part, long parts
     }
 }
 
-/* Words of channels of other words. */
+/* Words of channels of other words. In a run all lie beside each other, here and there. */
 void regroup(const prunus_frame *frame, const regrouping *a, long part, long parts) {
-    const int32_t *to = CONSTANTS(int32_t, words_at), *picks = CONSTANTS(int32_t, picks_at);
-    const long first = a->count * part / parts, last = a->count * (part + 1) / parts;
+    const int32_t *table = CONSTANTS(int32_t, table_at);
     int32_t *const work = (int32_t *)frame->work;
-    for (long i = first; i < last; ++i) {
-        const int32_t *const pick = picks + 8 * i;
-        long lane = 0;
-        for (; lane + WIDTH <= a->unit; lane += WIDTH) {
+    for (long run = a->runs * part / parts; run < a->runs * (part + 1) / parts; ++run) {
+        const int32_t *const entry = table + 10 * run, *const pick = entry + 2;
+        int32_t *const to = work + entry[0];
+        const long count = entry[1] * a->unit;
+        long i = 0;
+        for (; i + WIDTH <= count; i += WIDTH) {
             ints all = {0};
             for (int c = 0; c < 4; ++c) {
                 ints one = ints_of(a->zero);
-                if (pick[2 * c + 1] >= 0) one = (*(const loose_ints *)(work + pick[2 * c] + lane) >> pick[2 * c + 1]) & 255;
+                if (pick[2 * c + 1] >= 0) one = (*(const loose_ints *)(work + pick[2 * c] + i) >> pick[2 * c + 1]) & 255;
                 all |= one << 8 * c;
             }
-            *(loose_ints *)(work + to[i] + lane) = all;
+            *(loose_ints *)(to + i) = all;
         }
-        for (; lane < a->unit; ++lane) {
+        for (; i < count; ++i) {
             uint32_t all = 0;
             for (int c = 0; c < 4; ++c) {
                 uint32_t one = a->zero;
-                if (pick[2 * c + 1] >= 0) one = ((uint32_t)work[pick[2 * c] + lane] >> pick[2 * c + 1]) & 255;
+                if (pick[2 * c + 1] >= 0) one = ((uint32_t)work[pick[2 * c] + i] >> pick[2 * c + 1]) & 255;
                 all |= one << 8 * c;
             }
-            work[to[i] + lane] = (int32_t)all;
+            to[i] = (int32_t)all;
         }
     }
 }

@@ -213,3 +213,34 @@ def dot() -> str:
             four = ", ".join(f"ints_of(whole[{q}])" for q in range(4))
             write(f"*to = packed({four}, a->zero, a->least, a->largest)[0];")
     return write.text()
+
+
+def columns(vector: int) -> str:
+    """Return the C of a kernel that sums up a vector of neighbouring outputs at once, at a single place."""
+    write = Writer()
+    with write.block(_HEAD.format(name="words_columns")):
+        write(*_ARRAYS, "(void)tiles, (void)tile_count, (void)group_channels;")
+        with write.block("for (long group = first; group < last; ++group)"):
+            write(f"const long output = group * {vector};", "long k = starts[group];")
+            write("ints sum0 = *(const loose_ints *)(bias + output), sum1 = {0}, sum2 = {0}, sum3 = {0};")
+            write("const long stop = starts[group + 1];")
+            weights = f"*(const loose_ints *)(values + (k + {{0}}) * {vector})"
+            entry = f"dot(sum{{0}}, ints_of(in[offsets[k + {{0}}]]), {weights})"
+            with write.block("for (; k + 4 <= stop; k += 4)"):
+                write(*(f"sum{i} = {entry.format(i)};" for i in range(4)))
+            write(f"for (; k < stop; ++k) sum0 = {entry.format(0)};")
+            write("const ints sum = (sum0 + sum1) + (sum2 + sum3);")
+            write("vec reals[1] = {__builtin_convertvector(sum, vec) * *(const loose *)(factors + output)};")
+            with write.block("if (a->has_residual)"), write.block(f"for (int i = 0; i < {vector}; i += 4)"):
+                write("const long word = (output + i) / 4 * residual_channel;")
+                write("if (output + i < a->outputs)")
+                write("    for (int q = 0; q < 4; ++q) reals[0][i + q] += residual_of(a, ints_of(add[word]), q)[0];")
+            write("if (a->activation) activate_words(a, reals, 1);")
+            with write.block("if (!in_words)"):
+                write(f"for (int i = 0; i < {vector} && output + i < a->outputs; ++i)")
+                write("    ((real *)out)[(output + i) * output_channel] = reals[0][i];", "continue;")
+            write("const ints whole = whole_of(reals[0]);")
+            with write.block(f"for (int i = 0; i < {vector} && output + i < a->outputs; i += 4)"):
+                four = ", ".join(f"ints_of(whole[i + {q}])" for q in range(4))
+                write(f"out[(output + i) / 4 * output_channel] = packed({four}, a->zero, a->least, a->largest)[0];")
+    return write.text()

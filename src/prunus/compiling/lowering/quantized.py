@@ -41,6 +41,8 @@ _TO_WHOLE, _FROM_WHOLE, _WEIGHT = (
     f"quantized_decomposed.{name}.default"
     for name in ("quantize_per_tensor", "dequantize_per_tensor", "dequantize_per_channel")
 )
+# Words of columns are put together first: there must be fewer of them by this factor than of channels.
+_WORTH_COLUMNS = 0.75
 _LAYERS = (Family.LINEAR, Family.CONVOLUTION)
 # Windows are pooled in 8 bits by themselves.
 _FUSIONS: tuple[Fusion, ...] = EXACT_FUSIONS[:-1]
@@ -248,8 +250,12 @@ class _Whole:
         unfit = contract.residual is not None and (added is None or end is None or not even)
         if not whole_groups or not in_kernel or unfit:
             return [contract.plain], False
-        before, source = self._read(contract.source, maker)
-        made = _in_whole_numbers(contract, source, maker)
+        along, made = self._along_columns(contract, maker)
+        if made is None:
+            before, source = self._read(contract.source, maker)
+            made = _in_whole_numbers(contract, source, maker)
+        else:
+            before = along
         if end is not None:
             made = _ending(made, end, cut)
         if contract.residual is not None and added is not None:
@@ -275,6 +281,47 @@ class _Whole:
         if _num_words(weight) < _num_words(over_plane):
             return contract
         return replace(contract, source=whole(maker.output, maker.box), weight=over_plane)
+
+    def _along_columns(
+        self, contract: UnitContract, maker: Dequantize
+    ) -> tuple[list[Operation], QuantizedContract | None]:
+        """Return a contraction whose words hold four neighbouring columns of a channel, behind what makes these.
+
+        Nothing where its own words, of four channels, are as few.
+        """
+        outputs, channels, height, width = contract.weight.shape
+        weight = numpy.pad(contract.weight, ((0, 0), (0, 0), (0, 0), (0, -width % CHANNELS)))
+        columns = weight.reshape(outputs, channels, height, -1, CHANNELS)
+        count = int(numpy.count_nonzero((columns != 0).any(-1)))
+        if (
+            channels >= CHANNELS
+            or width == 1
+            or contract.groups > 1
+            or count > _WORTH_COLUMNS * _num_words(contract.weight)
+        ):
+            return [], None
+        gap, step = contract.dilation[1], contract.stride[1]
+        reach = gap * CHANNELS * (columns.shape[3] - 1)
+        places = numpy.arange((contract.grid[1] - 1) * step + reach + 1) - contract.padding[1]
+        places = places[:, None] + gap * numpy.arange(CHANNELS)
+        picks = _picks(contract.source, maker)
+        inside = (places >= 0) & (places < picks.shape[2])
+        of_words = numpy.where(inside, picks[:, :, numpy.where(inside, places, 0)], -1)
+        box = of_words.shape[:3]
+        number = self._new()
+        size = self._size(maker.source.value)
+        sources = (View(maker.source.value, numpy.arange(size, dtype=numpy.int64)),)
+        made = Regroup(f"{contract.name} (columns)", number, box, sources, of_words, maker.zero)
+        # as if each channel were one of the first of four
+        spread = numpy.zeros((outputs, channels * CHANNELS, height, columns.shape[3]))
+        spread.reshape(outputs, channels, CHANNELS, height, -1)[:] = columns.transpose(0, 1, 4, 2, 3)
+        rewritten = replace(
+            contract,
+            weight=spread,
+            padding=(contract.padding[0], 0),
+            dilation=(contract.dilation[0], gap * CHANNELS),
+        )
+        return [made], _in_whole_numbers(rewritten, whole(number, box), maker)
 
     def _pool(self, pool: Pool) -> list[Operation]:
         """Return a maximum of whole numbers, and what makes floating-point ones of it."""
