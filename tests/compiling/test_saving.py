@@ -86,7 +86,7 @@ def test_no_file_and_other_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no program at .*; Program\.save writes one"):
         load_program(tmp_path / "none.safetensors")
     safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
-    with pytest.raises(ProgramError, match="neither in the format 'prunus program 2'"):
+    with pytest.raises(ProgramError, match="in none of the formats 'prunus program 2'"):
         load_program(tmp_path / "weights.safetensors")
     (tmp_path / "text.safetensors").write_bytes(b"not a program")
     with pytest.raises(ProgramError, match="holds no program"):

@@ -1,4 +1,4 @@
-"""A net with operations of 8 bits computed slowly, one operation after the other, on arrays: what programs must equal."""
+"""A net in 8 bits computed slowly, one operation after the other, on arrays: what programs must equal."""
 
 from __future__ import annotations
 
@@ -64,14 +64,15 @@ def _one(operation: Operation, values: Mapping[int, numpy.ndarray]) -> numpy.nda
         return numpy.where(operation.picks < 0, numpy.uint8(operation.zero), picked)
     if isinstance(operation, Join):
         first = _read(operation.views[0], values)
-        made = numpy.zeros((len(first), int(numpy.prod(operation.box)), *first.shape[4:]), dtype=first.dtype)
+        words = (4,) if first.dtype == numpy.uint8 else ()
+        made = numpy.zeros((len(first), int(numpy.prod(operation.box)), *words), dtype=first.dtype)
         for piece, places in operation.pieces:
             if isinstance(piece, View):
                 made[:, places] = _read(piece, values)
             else:  # numbers whose bits are those of words
-                words = piece.astype(numpy.float32).reshape(-1, 1).view(numpy.uint8)
-                made[:, places] = words.reshape(*piece.shape, 4) if made.dtype == numpy.uint8 else piece
-        return made.reshape(len(first), *operation.box, *first.shape[4:])
+                bits = piece.astype(numpy.float32).reshape(-1, 1).view(numpy.uint8)
+                made[:, places] = bits.reshape(*piece.shape, 4) if words else piece
+        return made.reshape(len(first), *operation.box, *words)
     raise AssertionError(f"the reference does not know {type(operation).__name__}")
 
 
@@ -109,8 +110,8 @@ def _contracted(contract: QuantizedContract, values: Mapping[int, numpy.ndarray]
         added = words.transpose(0, 1, 4, 2, 3).reshape(len(words), -1, *words.shape[2:4])
         reals = reals + added.astype(FLOAT) * FLOAT(contract.residual_scale / divisor)
     if contract.activation is not None:
-        assert contract.activation.function == "relu"
-        reals = numpy.maximum(reals, 0)
+        ends = {"relu": (0, numpy.inf), "relu6": (0, 6)}.get(contract.activation.function)
+        reals = numpy.clip(reals, *(ends or contract.activation.constants)).astype(FLOAT)
         reals = reals * FLOAT(1 / contract.scale) if contract.in_words else reals
     if not contract.in_words:
         return reals

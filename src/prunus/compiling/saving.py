@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunus import files
 from prunus.compiling import storing, toolchain, tuning
-from prunus.compiling.building import MOST_THREADS, NONFINITE, assembled, checked_threads, kernels_of
+from prunus.compiling.building import MOST_THREADS, NONFINITE, assembled, checked_threads, has_words, kernels_of
 from prunus.compiling.checking import check, num_bytes_to_plan
 from prunus.compiling.kernels.numbers import DOUBLE, FLOAT
 from prunus.compiling.program import Parts, Program
@@ -21,8 +21,11 @@ from prunus.files import strict_json
 from prunus.graph.exported.structure import PLAIN, Structure
 from prunus.machine import cores
 
-# A program that takes whole numbers is in a format of its own: earlier versions would take them for floating point.
+# A program that takes whole numbers, or computes with them, is in a format of its own: earlier versions would take them
+# for floating point, or know no such operations.
 _FORMAT, _INTEGER_FORMAT, _OLD_FORMAT = "prunus program 2", "prunus program 3", "prunus program 1"
+_FORMAT_OF_8_BITS = "prunus program 4"
+_FORMATS = (_FORMAT, _INTEGER_FORMAT, _FORMAT_OF_8_BITS)
 _DEEPEST = 20
 _NO_STRUCTURE = f"its outputs must be a tensor, tuple, list or dict, at most {_DEEPEST} deep in each other"
 
@@ -40,7 +43,7 @@ def save(parts: Parts, threads: int, path: Path | str) -> None:
     """
     tree, tensors = storing.encode(parts.net)
     settings = {
-        "format": _INTEGER_FORMAT if parts.net.integers else _FORMAT,
+        "format": _FORMAT_OF_8_BITS if has_words(parts.net) else _INTEGER_FORMAT if parts.net.integers else _FORMAT,
         "net": tree,
         "structure": _structure_to_json(parts.structure),
         "dtype": "float64" if parts.dtype == torch.float64 else "float32",
@@ -149,8 +152,8 @@ def _header(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str
         raise ProgramError(f"its header can't be read ({error})") from error
     if isinstance(header, dict) and header.get("format") == _OLD_FORMAT:
         raise ProgramError("it was written by prunus 0.1, whose programs are not read any more; compile the model anew")
-    if not isinstance(header, dict) or header.get("format") not in (_FORMAT, _INTEGER_FORMAT):
-        raise ProgramError(f"it is neither in the format {_FORMAT!r} nor {_INTEGER_FORMAT!r}; Program.save writes one")
+    if not isinstance(header, dict) or header.get("format") not in _FORMATS:
+        raise ProgramError(f"it is in none of the formats {', '.join(map(repr, _FORMATS))}; Program.save writes one")
     if metadata.get("checksum") != files.checksum_of(tensors, {"program": text}):
         raise ProgramError("what it holds is not what was written; copy it anew")
     limits = {"threads": MOST_THREADS, "batch": 2**31}

@@ -190,7 +190,7 @@ class QuantizeSection(Section):
 
 
 RuntimeName: TypeAlias = Literal[
-    "torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8", "prunus"
+    "torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8", "prunus", "prunus-int8"
 ]
 
 

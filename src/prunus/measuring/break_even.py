@@ -13,6 +13,7 @@ from prunus.forward import Inputs, batch_of, check_inputs, undisturbed, unique_p
 from prunus.measuring.latency.clock import check_numbers, interleaved, threads_set
 from prunus.measuring.latency.runtimes import (
     PRUNUS,
+    PRUNUS_INT8,
     TORCH,
     Batch,
     Call,
@@ -71,7 +72,7 @@ def break_even(
     inputs = check_inputs({"model": model}, example_inputs)
     (count,) = check_numbers("threads", [threads])
     (size,) = check_numbers("batch_size", [batch_size])
-    others = [name for name in check_runtimes(runtimes) if name != PRUNUS]
+    others = [name for name in check_runtimes(runtimes) if name not in (PRUNUS, PRUNUS_INT8)]
     copies, notes = _pruned(model, sparsities, include, exclude)
     batch = batch_of(inputs, size)
     with threads_set(count), undisturbed(model):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from prunus.errors import CompileError
 from prunus.measuring import spell
-from prunus.measuring.latency import PRUNUS, RUNTIMES, TORCH_COMPILE, timings
+from prunus.measuring.latency import PRUNUS, PRUNUS_INT8, RUNTIMES, TORCH_COMPILE, timings
 from prunus.measuring.times import Latency
 
-_DENSE = tuple(name for name in RUNTIMES if name not in (TORCH_COMPILE, PRUNUS))
+_DENSE = tuple(name for name in RUNTIMES if name not in (TORCH_COMPILE, PRUNUS, PRUNUS_INT8))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,13 @@ class DenseComparison:
 
 
 def compare_with_dense(
-    model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, batch: int, threads: int, seconds: float = 0.5
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    *,
+    batch: int,
+    threads: int,
+    seconds: float = 0.5,
+    in_8_bits: bool = False,
 ) -> DenseComparison:
     """Time a model's program, and PyTorch, ONNX Runtime and OpenVINO where they are installed, also in 8 bits.
 
@@ -60,22 +66,24 @@ def compare_with_dense(
         batch: samples of a call.
         threads: that a call may use.
         seconds: of timing for each runtime.
+        in_8_bits: whether the program computes in 8 bits.
 
     Raises:
         TypeError, ValueError: as `prunus.measuring.latency.timings`.
         CompileError: the model can't become a program.
     """
+    own = PRUNUS_INT8 if in_8_bits else PRUNUS
     runtimes = [name for name in _DENSE if RUNTIMES[name].installed]
     timing = timings(
         {"model": model},
         example_inputs,
         batch_sizes=(batch,),
         threads=(threads,),
-        runtimes=(*runtimes, PRUNUS),
+        runtimes=(*runtimes, own),
         seconds=seconds,
     )["model"]
     times = {runtime: of[str(threads)][str(batch)] for runtime, of in timing.latency_us.items()}
-    if PRUNUS not in times:
+    if own not in times:
         raise CompileError("; ".join(timing.notes))
-    program = times.pop(PRUNUS)
+    program = times.pop(own)
     return DenseComparison(batch, threads, program, times, timing.notes)

@@ -23,6 +23,7 @@ RUNTIMES = {
     "onnxruntime-int8": "ONNX Runtime int8",
     "openvino": "OpenVINO",
     "openvino-int8": "OpenVINO int8",
+    "prunus-int8": "prunus int8",
 }
 
 

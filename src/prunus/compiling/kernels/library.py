@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -80,7 +81,7 @@ def _addresses(built: list[ctypes.CDLL], texts: list[tuple[str, list[str]]]) -> 
     }
 
 
-def sources(target: Target, numbers: Numbers, names: Collection[str]) -> list[str]:
+def sources(target: Target, numbers: Numbers, names: AbstractSet[str]) -> list[str]:
     """Return the C of some kernels in two files, and of what runs a program in a third, for a library of its own.
 
     Args:
@@ -92,7 +93,10 @@ def sources(target: Target, numbers: Numbers, names: Collection[str]) -> list[st
     head = _head(numbers, contraction.widths(vector))
     tiles = [tile for tile in contraction.kernels(vector, registers) if tile.name in names]
     text = "\n".join([head, *(contraction.text(tile, numbers, registers) for tile in tiles)])
-    return [_others(head, numbers, vector)[0], text, _runner()]
+    own = (
+        _word_texts(target) if not names.isdisjoint(name for _, known in _word_texts(target) for name in known) else []
+    )
+    return [_others(head, numbers, vector)[0], text, *(words for words, _ in own), _runner()]
 
 
 @lru_cache(maxsize=8)

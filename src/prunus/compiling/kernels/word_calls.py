@@ -174,16 +174,17 @@ def _listed(packed: lists.Lists) -> tuple[Indices, Indices, Indices]:
 def _apart(packed: lists.Lists) -> tuple[Indices, Indices, Indices]:
     """Return lists in which no pair of weights exceeds 16 bits: such an entry is two, with every other weight each."""
     values = numpy.ascontiguousarray(packed.values.astype(numpy.int32))
-    weights = values.view(numpy.int8).reshape(len(values), -1, _CHANNELS // 2, 2).astype(numpy.int64)
+    weights = values.view(numpy.int8).reshape(*values.shape, _CHANNELS // 2, 2).astype(numpy.int64)
     exceeds = (weights[..., 0] * weights[..., 1] > 0) & (abs(weights.sum(-1)) > _LARGEST_PAIR)
-    split = exceeds.reshape(len(values), -1).any(1)
+    split = exceeds.any((1, 2))
     times = 1 + split.astype(numpy.int64)
     ends = numpy.concatenate([[0], numpy.cumsum(times)])
     apart = numpy.repeat(values, times, axis=0)
     second = ends[1:][split] - 1
     apart[second] &= numpy.array(0xFF00FF00, dtype=numpy.uint32).astype(numpy.int32)
     apart[second - 1] &= 0x00FF00FF
-    return ends[packed.starts], numpy.repeat(packed.offsets, times), apart
+    starts: Indices = ends[packed.starts]
+    return starts, numpy.repeat(packed.offsets, times), apart.astype(numpy.int64)
 
 
 def _bits(word: float) -> int:

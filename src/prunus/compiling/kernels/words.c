@@ -1,3 +1,5 @@
+const int32_t words_saturate = SATURATES;
+
 /* Whole numbers of 8 bits, four neighbouring channels in a word of 32: to them, and back.
  *
  * A run is a row of words, and the rows of up to four channels beside it: where each begins, less than 0 for a channel

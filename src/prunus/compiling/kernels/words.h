@@ -19,36 +19,36 @@ static inline ints lanes(void) {
 }
 
 /* Add the four products of each place: of unsigned numbers of x and signed ones of w. Where pairs of products are added
- * in 16 bits first, lists hold no weights whose pairs could exceed them (`saturates`). */
+ * in 16 bits first, lists hold no weights whose pairs could exceed them (`words_saturate`). */
 #if WIDTH == 16 && defined(__AVX512VNNI__)
-const int32_t words_saturate = 0;
+#define SATURATES 0
 static inline ints dot(ints sum, ints x, ints w) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
 }
 #elif WIDTH == 16 && defined(__AVX512BW__)
-const int32_t words_saturate = 1;
+#define SATURATES 1
 static inline ints dot(ints sum, ints x, ints w) {
     const __m512i pairs = _mm512_maddubs_epi16((__m512i)x, (__m512i)w);
     return sum + (ints)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 }
 #elif WIDTH == 8 && defined(__AVXVNNI__)
-const int32_t words_saturate = 0;
+#define SATURATES 0
 static inline ints dot(ints sum, ints x, ints w) {
     return (ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)w);
 }
 #elif WIDTH == 8 && defined(__AVX512VNNI__) && defined(__AVX512VL__)
-const int32_t words_saturate = 0;
+#define SATURATES 0
 static inline ints dot(ints sum, ints x, ints w) {
     return (ints)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)x, (__m256i)w);
 }
 #elif WIDTH == 8 && defined(__AVX2__)
-const int32_t words_saturate = 1;
+#define SATURATES 1
 static inline ints dot(ints sum, ints x, ints w) {
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)x, (__m256i)w);
     return sum + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 #else
-const int32_t words_saturate = 0;
+#define SATURATES 0
 static inline ints dot(ints sum, ints x, ints w) {
     sum += (x & 255) * ((w << 24) >> 24);
     sum += ((x >> 8) & 255) * ((w << 16) >> 24);

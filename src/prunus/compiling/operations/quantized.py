@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
+from prunus.compiling.kernels.contraction import ACTIVATIONS
 from prunus.compiling.net import Indices, Numbers, Operation, Pointwise, View, require
 from prunus.compiling.operations.contract import Contract
 
@@ -198,7 +199,7 @@ class QuantizedContract(Contract):
         return words.view(numpy.int8).reshape(*self.weight.shape, CHANNELS)
 
     @functools.cached_property
-    def nonzero(self) -> int:  # type: ignore[override]
+    def nonzero(self) -> int:
         """How many weights are not zero; a word counts as four."""
         return CHANNELS * int(numpy.count_nonzero(self.weight))
 
@@ -219,6 +220,9 @@ class QuantizedContract(Contract):
 
     def check(self) -> None:  # noqa: D102
         name, outputs = f"{self.name!r:.40}", len(self.weight)
+        function = "" if self.activation is None else self.activation.function
+        in_kernel = function in ACTIVATIONS and self.pool is None and (self.residual is None or self.in_words)
+        require(in_kernel, f"{name} does what no kernel of 8 bits does")
         made = self.box[0] * CHANNELS if self.in_words else self.box[0]
         require(outputs == made, f"{name} has {outputs} outputs, not {made}")
         residual = None if self.residual is None else self.residual.index
@@ -233,17 +237,18 @@ class QuantizedContract(Contract):
         whole = (self.weight, self.bias)
         require(all(bool((part == numpy.rint(part)).all()) for part in whole), f"{name}: no whole numbers")
         require(bool((abs(self.weight) <= 1 << 31).all()), f"{name}: weights")
-        require(self.largest_sum < 1 << 31, f"{name}: its sums may have more than 32 bits")
-        require(self.largest_sum * float(self.factors.max(initial=0)) < 1 << 31, f"{name}: units")
+        require(bool((self.largest_sums < 1 << 31).all()), f"{name}: its sums may have more than 32 bits")
+        require(bool((self.largest_sums * self.factors < 1 << 31).all()), f"{name}: units")
         require(0 <= self.low <= self.high <= LARGEST, f"{name}: limits")
         for scale, zero in ((self.scale or 1.0, self.zero), (self.residual_scale, self.residual_zero)):
             _check_grid(scale, zero, self.name)
 
     @property
-    def largest_sum(self) -> float:
-        """What no sum can exceed, whatever is read."""
+    def largest_sums(self) -> Numbers:
+        """What no sum of each output can exceed, whatever is read."""
         absolute = abs(self.bytes.astype(numpy.int64)).reshape(len(self.weight), -1).sum(1)
-        return float((LARGEST * absolute + abs(self.bias)).max(initial=0))
+        largest: Numbers = LARGEST * absolute + abs(self.bias)
+        return largest
 
     def describe(self) -> str:  # noqa: D102
         return f"{super().describe()}, in 8 bits"

@@ -101,7 +101,7 @@ def _build(parts: Parts, name: str, file: str, folder: Path, *, share_steps: boo
     """Build a library in a folder, for a file of this name."""
     numbers = DOUBLE if parts.dtype == torch.float64 else FLOAT
     plans = tuning.plans_for(parts.net, parts.choice.block, parts.target, numbers)
-    assembly = assemble(plans, parts.choice.chosen, numbers, looks=parts.nonfinite == "raise")
+    assembly = assemble(plans, parts.choice.chosen, numbers, looks=parts.nonfinite == "raise", saturates=True)
     calls = [*assembly.block.calls, *assembly.single.calls]
     target, host = toolchain.portable(parts.target), toolchain.compiler()
     *kernels, runner = sources(target, numbers, {call.kernel for call in calls})
