@@ -227,7 +227,7 @@ def test_every_way_to_compute_a_layer_gives_the_same_bits(name: str) -> None:
                 other = Program(parts, assembled(parts.net, choice, parts.target, FLOAT, kernels, 1))
                 assert torch.equal(other(x), expected), (operation.name, plan.mode.name, str(way))
                 tried.add((plan.mode.name, way))
-    assert len(tried) > 20
+    assert len(tried) > 15
 
 
 def test_products_that_exceed_16_bits_are_exact() -> None:
