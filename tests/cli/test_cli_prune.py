@@ -73,6 +73,7 @@ AS_IN_PYTHON = [
     ("--criterion random:seed=5 --sparsity 0.3", {"criterion": Random(5), "sparsity": 0.3}),
     ("--scope erk --sparsity 0.9", {"scope": "erk", "sparsity": 0.9}),
     ("--pattern block-2x5 --sparsity 0.5", {"pattern": "block-2x5", "sparsity": 0.5}),
+    ("--pattern inputs-4:depthwise=columns --sparsity 0.5", {"pattern": "inputs-4", "sparsity": 0.5}),
     (
         "--pattern 2:4 --sparsity 0.5 --include conv2 --include fc* --exclude fc",
         {"pattern": "2:4", "sparsity": 0.5, "include": ["conv2", "fc*"], "exclude": ["fc"]},

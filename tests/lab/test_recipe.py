@@ -15,7 +15,7 @@ import prunus
 from prunus.lab import recipe
 from prunus.lab.recipe import Recipe, build, fingerprint, load, names
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.patterns import Channels
+from prunus.pruning.patterns import Channels, Inputs
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
 from prunus.registry import UnknownNameError
@@ -190,6 +190,7 @@ def test_2_of_4_is_written_as_it_is() -> None:
             "model 'lenet' can't be pruned like this: sparsity 0.99999 can't be reached: it remov",
         ),
         ("prune.pattern=block-1x8", None),
+        ("prune.pattern=inputs-4:depthwise=all", "prune: depthwise must be 'dense' or 'columns', got 'all'"),
         ("prune.pattern=block:round_to=8", "prune: unknown option of pattern 'block': 'round_to' (known: none)"),
         ("prune.pattern={channel: {round_to: 0}}", "prune: round_to must be at least 1, got 0"),
         ("prune.pattern={channel: {budget: bytes}}", "prune: budget must be 'parameters' or 'macs', got 'bytes'"),
@@ -362,3 +363,8 @@ def test_an_unknown_setting_may_have_dots_in_its_name(key: str, group: str | Non
     tree = {key: 1} if group is None else {group: {key: 1}}
     with pytest.raises(ValueError, match="unknown"):
         recipe.build({"name": "it", **tree})
+
+
+@pytest.mark.parametrize("written", ["inputs-4:depthwise=columns", "{inputs-4: {depthwise: columns}}"])
+def test_blocks_of_inputs_may_have_options(written: str) -> None:
+    assert load("lenet", [f"prune.pattern={written}"]).prune.method().pattern == Inputs(4, depthwise="columns")

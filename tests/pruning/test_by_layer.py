@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.measuring.sensitivity import sensitivity
 from prunus.pruning import Global
 
 
@@ -78,3 +79,36 @@ def test_what_makes_no_sense_is_refused(
     with pytest.raises(kind, match=message):
         prunus.prune(model, sparsity, **options)
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), net().parameters(), strict=True))
+
+
+def separable() -> nn.Sequential:
+    """Return a depthwise convolution of 72 weights between two others of 32 and 64."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1))
+
+
+def test_blocks_of_inputs_leave_depthwise_convolutions_dense_unless_told() -> None:
+    model = separable()
+    assert removed(prunus.prune(model, 0.5, pattern="inputs-4", scope="uniform")) == {"0.weight": 16, "2.weight": 32}
+    pruner = prunus.Pruner(model, 0.75, steps=1, pattern="inputs-4", scope="uniform")
+    pruner.step()
+    assert removed(pruner.masks) == {"0.weight": 24, "2.weight": 48}
+    assert bool((model[1].weight != 0).all())
+    mask = prunus.prune(model, {"1": 0.5}, pattern="inputs-2:depthwise=columns")["1.weight"]
+    assert bool((mask[..., 0] == mask[..., 1]).all())
+    assert int((mask[..., 1:].float().sum(3) == 1).sum()) > 0  # the third column goes by itself
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "options"),
+    [(0.5, {"include": ["1"]}), (0.5, {"include": "1.*"}), ({"1": 0.5, "2": 0.5}, {}), (0.5, {"exclude": ["0", "2"]})],
+)
+def test_a_depthwise_convolution_that_is_named_alone_is_refused(sparsity: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"of 1\.weight: pattern inputs-4 .*; write inputs-4:depthwise=columns"):
+        prunus.prune(separable(), sparsity, pattern="inputs-4", **options)
+
+
+def test_sensitivity_of_blocks_of_inputs_has_no_curve_of_a_depthwise_convolution() -> None:
+    curves = sensitivity(separable(), lambda model: 0.0, sparsities=(0.5,), pattern="inputs-4")
+    assert {"0.weight", "2.weight"} < set(curves)
+    assert "1.weight" not in curves

@@ -14,7 +14,7 @@ from torch import Size, Tensor, nn
 import prunus
 from axes import PATTERN_NAMES, SINGLE_WEIGHT_PATTERNS
 from prunus.pruning import patterns
-from prunus.pruning.patterns import PATTERNS, Block, NofM, Pattern, Unstructured, num_gone, resolve
+from prunus.pruning.patterns import PATTERNS, Block, Inputs, NofM, Pattern, Unstructured, num_gone, resolve
 from prunus.registry import UnknownNameError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -164,6 +164,53 @@ def test_blocks_are_those_of_two_loops(shape: tuple[int, ...], height: int, widt
     assert torch.equal(owners(block, Size(shape)).double(), numbers.view(shape))
 
 
+def blocks_of_inputs(shape: tuple[int, ...], size: int) -> list[list[tuple[int, ...]]]:
+    """Return the places of each block's weights: loops over all places of dimension 1, or of the kernel's width."""
+    dim = len(shape) - 1 if shape[1] < size and len(shape) > 2 and shape[-1] > 1 else 1
+    others = [range(length) if place != dim else range(1) for place, length in enumerate(shape)]
+    blocks = []
+    for place in itertools.product(*others):
+        for first in range(0, shape[dim], size):
+            along = range(first, min(first + size, shape[dim]))
+            blocks.append([(*place[:dim], index, *place[dim + 1 :]) for index in along])
+    return blocks
+
+
+@given(
+    shape=st.one_of(
+        st.tuples(st.integers(1, 5), st.integers(1, 9)),
+        st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 6)),
+        st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 3), st.integers(1, 6)),
+    ),
+    size=st.integers(1, 6),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_blocks_of_inputs_are_those_of_loops(shape: tuple[int, ...], size: int, seed: int) -> None:
+    pattern = Inputs(size)
+    scores, blocks = scores_of(Size(shape), seed), blocks_of_inputs(shape, size)
+    owner, units = owners(pattern, Size(shape)), pattern.pool(scores)
+    assert len(blocks) == pattern.num_units(Size(shape)) == len(units)
+    for places in blocks:
+        (number,) = {int(owner[place]) for place in places}
+        assert float(units[number]) == pytest.approx(sum(float(scores[place]) for place in places) / len(places))
+
+
+def test_blocks_of_inputs_do_not_cross_groups() -> None:
+    layer = nn.Conv2d(12, 4, 1, groups=2, bias=False)  # blocks of 4 and 2 inputs in each group
+    layer.weight.data = torch.tensor([1.0, 1, 1, 1, 9, 9]).repeat(4, 1).view(4, 6, 1, 1)
+    mask = prunus.prune(layer, 0.5, pattern="inputs-4")["weight"]
+    assert mask.view(4, 6).tolist() == [[False] * 4 + [True] * 2] * 4
+
+
+def test_few_inputs_take_columns_of_the_kernel() -> None:
+    layer = nn.Conv2d(3, 1, (2, 5), bias=False)
+    layer.weight.data = torch.tensor([1.0, 1, 1, 1, 2]).repeat(6).view(1, 3, 2, 5)
+    mask = prunus.prune(layer, 0.5, pattern="inputs-4")["weight"]
+    assert mask.view(6, 5).tolist() == [[False] * 4 + [True]] * 6
+    assert Inputs(4).num_units(Size((8, 3, 1, 1))) == Inputs(4).num_units(Size((8, 3))) == 8
+
+
 def test_a_blocks_gone_weights_count_as_zeros() -> None:
     scores = torch.tensor([[4.0, -torch.inf, -torch.inf, -torch.inf]])
     assert Block(1, 2).pool(scores).tolist() == [2.0, -torch.inf]
@@ -183,6 +230,9 @@ def test_names_stand_for_patterns() -> None:
     assert resolve("block") == resolve("block-4x4") == Block(4, 4)
     assert resolve("block-1x16") == Block(1, 16)
     assert resolve(Block(2, 3)) == Block(2, 3)
+    assert resolve("inputs-8") == Inputs(8)
+    assert resolve("inputs-4:depthwise=columns") == Inputs(4, depthwise="columns")
+    assert resolve(Inputs(4, depthwise="columns").name) == Inputs(4, depthwise="columns")
     assert [resolve(example).name for example in PATTERN_NAMES] == PATTERN_NAMES
     assert resolve("1:3").only_sparsity == pytest.approx(2 / 3)
 
@@ -195,6 +245,10 @@ def test_names_stand_for_patterns() -> None:
         ("4:4", "pattern n:m keeps n of every m weights and needs 0 < n < m, got 4:4"),
         ("block-0x4", "a block needs at least one row and one column, got block-0x4"),
         ("block-4x0", "a block needs at least one row and one column, got block-4x0"),
+        ("inputs-0", "the number of inputs in a block must be at least 1, got 0"),
+        ("inputs-0:depthwise=columns", "the number of inputs in a block must be at least 1, got 0"),
+        ("inputs-4:depthwise=rows", "depthwise must be 'dense' or 'columns', got 'rows'"),
+        ("inputs-4:size=2", "unknown option of pattern 'inputs-4': 'size' (known: depthwise)"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(written: str, message: str) -> None:
@@ -208,9 +262,9 @@ def test_an_unknown_pattern_suggests_the_nearest_example() -> None:
         resolve("blok-4x4")
     assert str(caught.value) == (
         "unknown pattern 'blok-4x4'; did you mean 'block-4x4'? "
-        "(known: 1:4, 2:4, block-1x8, block-4x4, channel, unstructured)"
+        "(known: 1:4, 2:4, block-1x8, block-4x4, channel, inputs-4, unstructured)"
     )
-    for wrong in ("", "2:4 ", "unstructured2", "٢:٤", "block-4"):
+    for wrong in ("", "2:4 ", "unstructured2", "٢:٤", "block-4", "inputs", "inputs-4x4"):
         with pytest.raises(UnknownNameError):
             resolve(wrong)
     for wrong_type in (4, None, Block):
@@ -223,6 +277,8 @@ def test_a_parameter_that_cant_hold_the_pattern_is_named() -> None:
         NofM(2, 4).check("conv1.weight", Size((20, 1, 5, 5)))
     with pytest.raises(ValueError, match=r"'fc\.bias' has shape \(8,\): one dimension"):
         NofM(2, 4).check("fc.bias", Size((8,)))
+    with pytest.raises(ValueError, match=r"pattern inputs-4 needs two dimensions or more, but 'fc\.bias' has shape"):
+        Inputs(4).check("fc.bias", Size((8,)))
     with pytest.raises(ValueError, match=r"pattern block-4x4 needs two dimensions or more, but 'fc\.bias' has shape"):
         Block(4, 4).check("fc.bias", Size((8,)))
 

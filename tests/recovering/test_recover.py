@@ -141,7 +141,7 @@ def test_a_pruned_model_and_the_dense_one_give_the_same_as_the_dense_one_alone()
     assert all(torch.equal(dense.state_dict()[name], value) for name, value in before.items())
 
 
-@pytest.mark.parametrize("pattern", ["2:4", "block-2x4"])
+@pytest.mark.parametrize("pattern", ["2:4", "block-2x4", "inputs-4"])
 def test_a_chosen_pattern_is_kept(pattern: str) -> None:
     def make() -> nn.Sequential:
         torch.manual_seed(0)
@@ -158,7 +158,8 @@ def test_a_chosen_pattern_is_kept(pattern: str) -> None:
         if pattern == "2:4":
             assert bool((mask.view(len(mask), -1, 4).sum(2) == 2).all())
         else:
-            blocks = mask.view(len(mask) // 2, 2, -1, 4).float().mean((1, 3))
+            height = 2 if pattern == "block-2x4" else 1
+            blocks = mask.view(len(mask) // height, height, -1, 4).float().mean((1, 3))
             assert bool(((blocks == 0) | (blocks == 1)).all())
     other = make()
     prunus.recover(other, masks, list(inputs.split(20)))

@@ -16,11 +16,11 @@ from torch import nn
 from prunus.extras import require
 from prunus.lab import settings
 from prunus.pruning import options
+from prunus.pruning.by_layer import prunable
 from prunus.pruning.finding import check_reachable
 from prunus.pruning.method import Method, check_method, check_sparsity
 from prunus.pruning.patterns import Channels
 from prunus.pruning.schedules import SCHEDULES
-from prunus.pruning.targets import resolve
 from prunus.registry import UnknownNameError, unknown_name
 
 require("pydantic", "reading recipes")  # otherwise the import below would fail without naming the extra
@@ -247,8 +247,9 @@ class Recipe(Section):
             if section.channels:
                 _check_channels(self.model.model_dump_json(), section.model_dump_json())
             else:
-                targets = resolve(self.model.make(), section.include, section.exclude)
-                check_reachable(targets, section.method(), None)
+                method = section.method()
+                targets = prunable(self.model.make(), method.pattern, section.include, section.exclude)
+                check_reachable(targets, method, None)
         except ValueError as error:
             raise ValueError(f"model {self.model.name!r} can't be pruned like this: {error}") from error
         return self

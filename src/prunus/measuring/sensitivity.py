@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from prunus.copying import copy_model
-from prunus.pruning import prune
-from prunus.pruning.targets import resolve
+from prunus.pruning import patterns, prune
+from prunus.pruning.by_layer import prunable
 from prunus.tables import Table
 
 SPARSITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -59,7 +59,8 @@ def sensitivity(
     Raises:
         ValueError: as `prune`.
     """
-    layers = list(resolve(model, include, exclude))
+    pattern = patterns.resolve(method.get("pattern", "unstructured"))
+    layers = list(prunable(model, pattern, include, exclude))
     selections = {ALL_LAYERS: layers} | {name: [name] for name in layers}
     whole = score(model)
     curves = {label: _curve(model, score, sparsities, names, method, whole) for label, names in selections.items()}

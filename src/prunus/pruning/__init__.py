@@ -25,7 +25,7 @@ from prunus.pruning.finding import (
 from prunus.pruning.masks import Masks
 from prunus.pruning.method import Method
 from prunus.pruning.options import whole
-from prunus.pruning.patterns import Channels, Pattern, num_gone
+from prunus.pruning.patterns import Channels, Inputs, Pattern, num_gone
 from prunus.pruning.schedules import Cubic, Geometric, Linear, Schedule, Shape
 from prunus.pruning.scopes import Erk, Global, LeastError, Scope, Spreading, Uniform
 from prunus.pruning.stats import Batch
@@ -39,6 +39,7 @@ __all__ = [
     "Geometric",
     "Global",
     "Gradient",
+    "Inputs",
     "LeastError",
     "Linear",
     "Pruner",
@@ -77,9 +78,10 @@ def prune(
             below as steps allow.
         criterion: how much a weight matters: a name (`prunus ls criteria`), `(weight, stats) -> scores`, or an entry
             with options: ``Gradient(loss)``, ``Random(seed)``.
-        pattern: what is removed together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``; or ``"channel"``: whole
-            channels, neurons and heads, with everything coupled to them in other layers, so that `prunus.shrink` can
-            remove them; with options ``Channels(round_to=8, budget="macs")``.
+        pattern: what is removed together: ``"unstructured"``, ``"2:4"``, ``"block-4x4"``, ``"inputs-4"`` (neighbouring
+            input channels; depthwise convolutions stay dense but with ``Inputs(4, depthwise="columns")``); or
+            ``"channel"``: whole channels, neurons and heads, with everything coupled to them in other layers, so that
+            `prunus.shrink` can remove them; with options ``Channels(round_to=8, budget="macs")``.
         scope: how the budget is spread over the layers: ``"global"``, ``"uniform"``, ``"erk"``, ``"least_error"``
             (by what the outputs lose on `data`), or `(layers, budget) -> counts`; with options
             ``Global(min_kept=16)``, ``Uniform(...)``, ``Erk(...)``, ``LeastError(...)``.

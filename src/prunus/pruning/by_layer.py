@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from prunus.pruning import scopes, targets
 from prunus.pruning.method import Method, check_method, check_sparsity
-from prunus.pruning.patterns import Channels
+from prunus.pruning.patterns import Channels, Inputs, Pattern
 from prunus.pruning.scopes import Layer, Scope
 from prunus.pruning.targets import Selector, Target
 
@@ -66,7 +66,7 @@ def check(
     if not isinstance(sparsity, Mapping):
         method = check_method(sparsity, *axes)
         whole = isinstance(method.pattern, Channels)
-        return method, {} if whole else targets.resolve(model, include, exclude)
+        return method, {} if whole else prunable(model, method.pattern, include, exclude)
     fractions = {selector: check_sparsity(value) for selector, value in sparsity.items()}
     methods = [check_method(fraction, *axes) for fraction in dict.fromkeys(fractions.values()) if fraction]
     if not methods:
@@ -78,7 +78,7 @@ def check(
         )
     if method.scope.spreading is not scopes.global_:
         raise ValueError("sparsities of layers leave a scope nothing to spread; give one sparsity, or leave scope out")
-    everything = targets.resolve(model, include, exclude)
+    everything = prunable(model, method.pattern, include, exclude, fractions)
     chosen = {
         name: fraction
         for selector, fraction in fractions.items()
@@ -91,3 +91,31 @@ def check(
         raise ValueError(f"the sparsities of the layers prune nothing: {dict(sparsity)}")
     scope = Scope(ByLayer(counts), method.scope.min_kept)
     return replace(method, sparsity=sum(counts.values()) / sum(sizes.values()), scope=scope), pruned
+
+
+def prunable(
+    model: nn.Module,
+    pattern: Pattern,
+    include: Sequence[Selector] = (),
+    exclude: Sequence[Selector] = (),
+    fractions: Iterable[Selector] = (),
+) -> dict[str, Target]:
+    """Return the parameters that a pattern prunes: without depthwise convolutions, where it leaves them dense.
+
+    Args:
+        model: the model.
+        pattern: what is removed together.
+        include: as `prune`.
+        exclude: as `prune`.
+        fractions: the selectors of sparsities by layer.
+
+    Raises:
+        TypeError, ValueError: as `targets.resolve`, or a selector names only what stays dense.
+    """
+    chosen = targets.resolve(model, include, exclude)
+    if not isinstance(pattern, Inputs) or pattern.depthwise != "dense":
+        return chosen
+    dense = [name for name, target in chosen.items() if targets.is_depthwise(target)]
+    why = f"pattern {pattern.name} leaves depthwise convolutions dense; write {pattern.name}:depthwise=columns"
+    named = (include,) if isinstance(include, str | type) else include
+    return targets.left_out(chosen, dense, [*named, *fractions], why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from prunus.pruning import options
 from prunus.registry import Registry, unknown_name
 
 Budget: TypeAlias = Literal["parameters", "macs"]
+Depthwise: TypeAlias = Literal["dense", "columns"]
 
 
 class Pattern(Protocol):
@@ -146,8 +148,7 @@ class Block:
 
     def check(self, name: str, shape: Size) -> None:
         """Raise ValueError for a vector, which has no rows and columns."""
-        if len(shape) < 2:
-            raise ValueError(f"pattern {self.name} needs two dimensions or more, but {name!r} has shape {tuple(shape)}")
+        _check_matrix(self.name, name, shape)
 
     def num_units(self, shape: Size) -> int:
         """Return the number of blocks, including smaller ones at the edges."""
@@ -188,6 +189,79 @@ class Block:
         right, below = columns * self.width - matrix.shape[1], rows * self.height - matrix.shape[0]
         padded = F.pad(matrix, (0, right, 0, below))
         return padded.reshape(rows, self.height, columns, self.width).sum((1, 3))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Neighbouring input channels of one output at one place of the kernel: what an 8-bit dot product reads at once.
+
+    A unit is a block of `size` neighbours along dimension 1, so blocks lie within the groups of a convolution. Layers
+    with fewer inputs (in a group) take neighbours along the kernel's width instead, its last dimension; linear layers,
+    and kernels of width 1, all their inputs. The last block is shorter where the number of neighbours is not a
+    multiple of `size`. A block's score is the mean over its weights, as that of `Block`. Dimension 1 of a transposed
+    convolution holds its outputs, as for n:m patterns.
+
+    Attributes:
+        size: the number of inputs in a block.
+        depthwise: what happens to depthwise convolutions, which have one input in each group: ``"dense"`` leaves them
+            out, ``"columns"`` prunes them along the kernel's width. They are told by PyTorch's convolution classes.
+
+    Raises:
+        TypeError, ValueError: an attribute is of the wrong type or out of range.
+
+    Source: the layout is that of dot products of four bytes (AVX512-VNNI's vpdpbusd); as a pattern, 1 x n blocks of
+    Narang et al., "Block-sparse recurrent neural networks", 2017 (arXiv:1711.02782), with convolutions channels-last.
+
+    >>> Inputs(2).pool(torch.tensor([[1.0, 3.0, 0.0, 0.0, 5.0]]))
+    tensor([2., 0., 5.])
+    """
+
+    size: int
+    depthwise: Depthwise = "dense"
+    only_sparsity: ClassVar[float | None] = None
+
+    def __post_init__(self) -> None:
+        options.whole("the number of inputs in a block", self.size, least=1)
+        if self.depthwise not in get_args(Depthwise):
+            raise ValueError(f"depthwise must be 'dense' or 'columns', got {self.depthwise!r}")
+
+    @property
+    def name(self) -> str:
+        """The name that users write, such as ``inputs-4``."""
+        own = {} if self.depthwise == "dense" else {"depthwise": self.depthwise}
+        return options.join(f"inputs-{self.size}", own)
+
+    def check(self, name: str, shape: Size) -> None:
+        """Raise ValueError for a vector, which has no inputs."""
+        _check_matrix(self.name, name, shape)
+
+    def num_units(self, shape: Size) -> int:
+        """Return the number of blocks, including shorter ones."""
+        return self._rows.num_units(self._moved(shape)[1])
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return the mean score of each block."""
+        dim, matrix = self._moved(scores.shape)
+        return self._rows.pool(scores.movedim(dim, -1).reshape(matrix))
+
+    def expand(self, units: Tensor, shape: Size) -> Tensor:
+        """Repeat each block's value over its weights."""
+        dim, matrix = self._moved(shape)
+        others = (*shape[:dim], *shape[dim + 1 :], shape[dim])
+        return self._rows.expand(units, matrix).reshape(others).movedim(-1, dim).contiguous()
+
+    def dim(self, shape: Size) -> int:
+        """Return the dimension along which a weight of this shape has its blocks."""
+        return len(shape) - 1 if shape[1] < self.size and len(shape) > 2 and shape[-1] > 1 else 1
+
+    @property
+    def _rows(self) -> Block:
+        return Block(1, self.size)
+
+    def _moved(self, shape: Size) -> tuple[int, Size]:
+        """Return the dimension of the blocks, and the shape of a matrix whose rows lie along it."""
+        dim = self.dim(shape)
+        return dim, Size((shape.numel() // max(1, shape[dim]), shape[dim]))
 
 
 @dataclass(frozen=True)
@@ -238,6 +312,12 @@ class Channels:
         return Block(1, max(1, shape[1:].numel()))
 
 
+def _check_matrix(pattern: str, name: str, shape: Size) -> None:
+    """Raise ValueError for a vector."""
+    if len(shape) < 2:
+        raise ValueError(f"pattern {pattern} needs two dimensions or more, but {name!r} has shape {tuple(shape)}")
+
+
 def finite(scores: Tensor) -> Tensor:
     """Clamp infinite scores to the largest finite ones, since infinity marks pruned units and units that must stay."""
     range_ = torch.finfo(scores.dtype)
@@ -283,7 +363,7 @@ class PatternFamily:
         form: a regular expression for the names that users write.
         make: makes the pattern from the match of a name.
         examples: some names, for listings, error messages and tests.
-        options: makes the pattern from options; None if it has none.
+        options: makes the pattern from the numbers in its name, followed by options; None if it has none.
     """
 
     form: re.Pattern[str]
@@ -308,7 +388,7 @@ def pattern(
 
 
 def resolve(chosen: str | Pattern) -> Pattern:
-    """Return the pattern of a name such as ``"unstructured"``, ``"2:4"`` or ``"block-4x4"``.
+    """Return the pattern of a name such as ``"unstructured"``, ``"2:4"`` or ``"inputs-4"``.
 
     Raises:
         ValueError: no pattern has such a name, or its numbers are out of range.
@@ -324,7 +404,10 @@ def resolve(chosen: str | Pattern) -> Pattern:
     name, settings = options.split(chosen)
     for family in PATTERNS.values():
         if match := family.form.fullmatch(name):
-            return options.make("pattern", name, family.options, settings) if settings else family.make(match)
+            if not settings:
+                return family.make(match)
+            maker = family.options and functools.partial(family.options, *map(int, match.groups()))
+            return options.make("pattern", name, maker, settings)
     raise unknown_name("pattern", chosen, [example for family in PATTERNS.values() for example in family.examples])
 
 
@@ -347,6 +430,11 @@ def _block(match: re.Match[str]) -> Block:
     if height < 1 or width < 1:
         raise ValueError(f"a block needs at least one row and one column, got {match[0]}")
     return Block(height, width)
+
+
+@pattern("inputs", r"inputs-(\d{1,4})", examples=("inputs-4",), options=Inputs)
+def _inputs(match: re.Match[str]) -> Inputs:
+    return Inputs(int(match[1]))
 
 
 @pattern("channel", r"channel", examples=("channel",), options=Channels)

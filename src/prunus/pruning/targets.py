@@ -98,6 +98,36 @@ def select(model: nn.Module, include: Sequence[Selector] = (), exclude: Sequence
     return targets
 
 
+def is_depthwise(target: Target) -> bool:
+    """Return whether a parameter is the weight of depthwise convolutions: several groups of one input."""
+    return target.attribute == "weight" and all(
+        isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.in_channels > 1
+        for module in target.modules
+    )
+
+
+def left_out(
+    targets: Mapping[str, Target], names: Iterable[str], selectors: Sequence[Selector], why: str
+) -> dict[str, Target]:
+    """Return targets without some of them.
+
+    Args:
+        targets: by name.
+        names: what to leave out.
+        selectors: what the user named: each has to match something that is left, if it matches anything.
+        why: the reason and what to do, for the error.
+
+    Raises:
+        ValueError: nothing is left, or a selector matches only what is left out.
+    """
+    gone = set(names)
+    for selector in (*selectors, "*"):
+        own = {name for name, target in targets.items() if selects(selector, target)}
+        if own and own <= gone:
+            raise ValueError(f"nothing is left to prune of {', '.join(sorted(own))}: {why}")
+    return {name: target for name, target in targets.items() if name not in gone}
+
+
 def matched(model: nn.Module, selectors: Sequence[Selector], kind: str) -> set[str]:
     """Return all names of the parameters that selectors match, biases too.
 
@@ -205,7 +235,7 @@ def matching(everything: Mapping[str, Target], selector: Selector, kind: str) ->
     Raises:
         ValueError: it matches nothing.
     """
-    names = {name for name, target in everything.items() if _matched(target, selector)}
+    names = {name for name, target in everything.items() if selects(selector, target)}
     if not names:
         label = selector if isinstance(selector, str) else selector.__name__
         modules = (parent for target in everything.values() for alias in target.aliases for parent in _parents(alias))
@@ -214,7 +244,7 @@ def matching(everything: Mapping[str, Target], selector: Selector, kind: str) ->
     return names
 
 
-def _matched(target: Target, selector: Selector) -> bool:
+def selects(selector: Selector, target: Target) -> bool:
     """Return whether a selector matches the parameter, a module that contains it, or the class of such a module."""
     modules = (*target.modules, *target.ancestors)
     if isinstance(selector, type):
