@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prunus.measuring import compare, measure
     from prunus.measuring.receipt import Receipt
     from prunus.packing import save
+    from prunus.permuting import Permutation, permute
     from prunus.pruning import Pruner, prune
     from prunus.pruning.criteria import criterion
     from prunus.pruning.masks import Masks, plain_state_dict
@@ -48,6 +49,7 @@ __all__ = [
     "Masks",
     "NonFiniteError",
     "PackError",
+    "Permutation",
     "Program",
     "ProgramError",
     "Pruner",
@@ -69,6 +71,7 @@ __all__ = [
     "measure",
     "models",
     "packing",
+    "permute",
     "plain_state_dict",
     "prune",
     "quantize",
@@ -90,6 +93,7 @@ _MODULE_OF = {
     "Masks": "prunus.pruning.masks",
     "NonFiniteError": "prunus.errors",
     "PackError": "prunus.errors",
+    "Permutation": "prunus.permuting",
     "Program": "prunus.compiling",
     "ProgramError": "prunus.errors",
     "Pruner": "prunus.pruning",
@@ -108,6 +112,7 @@ _MODULE_OF = {
     "export": "prunus.exporting",
     "load": "prunus.compiling",
     "measure": "prunus.measuring",
+    "permute": "prunus.permuting",
     "plain_state_dict": "prunus.pruning.masks",
     "prune": "prunus.pruning",
     "quantize": "prunus.quantizing",
