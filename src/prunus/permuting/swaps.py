@@ -19,7 +19,10 @@ _SWEEPS, _ROUNDS = 4, 60
 _LEAST_GAIN = 1e-5
 
 # So many weights of a channel are looked at, fewer where channels are many: all pairs of them take minutes otherwise.
-_FEWEST_ROWS, _MOST_ROWS, _MOST_WORK = 256, 2048, 1 << 31
+_FEWEST_ROWS, _MOST_ROWS, _MOST_WORK = 256, 1024, 1 << 29
+
+# So many of a channel's best swaps are looked at in each round: many channels have the same best partner.
+_PARTNERS = 8
 
 
 @dataclass(eq=False)
@@ -59,7 +62,7 @@ def best_order(views: Sequence[View], pattern: Inputs | NofM, sparsity: float, u
     Returns:
         Which channel stands where, int64: place i gets channel order[i].
     """
-    own = [_Gains(view.sampled(), pattern, sparsity) for view in views]
+    own = [Gains(view.sampled(), pattern, sparsity) for view in views]
     order = torch.arange(len(views[0].places), device=views[0].places.device)
     for _ in range(_SWEEPS):
         for gains in own:
@@ -78,26 +81,27 @@ def best_order(views: Sequence[View], pattern: Inputs | NofM, sparsity: float, u
     return order
 
 
-def _disjoint(own: Sequence[_Gains]) -> tuple[Tensor, Tensor]:
+def _disjoint(own: Sequence[Gains]) -> tuple[Tensor, Tensor]:
     """Return swaps that gain, each in blocks of its own: of all channels' best ones, the best first."""
     total = torch.stack([gains.of_swaps() for gains in own]).sum(0)
-    best, partner = total.max(1)
+    best, partners = (found.flatten() for found in total.topk(min(_PARTNERS, len(total)), dim=1))
+    channels = torch.arange(len(total), device=total.device).repeat_interleave(len(best) // len(total))
     least = _LEAST_GAIN * sum(float(gains.view.matrix.sum()) / gains.view.matrix.shape[1] for gains in own)
     blocks = torch.unique(torch.stack([gains.blocks for gains in own]), dim=0).T.tolist()
     used: set[tuple[int, int]] = set()
     chosen: list[tuple[int, int]] = []
     ranked = best.argsort(descending=True, stable=True)
-    for first in ranked[best[ranked] > least].tolist():
-        second = int(partner[first])
+    ranked = ranked[best[ranked] > least]
+    for first, second in zip(channels[ranked].tolist(), partners[ranked].tolist(), strict=True):
         touched = set(enumerate(blocks[first])) | set(enumerate(blocks[second]))
         if not touched & used:
             used |= touched
             chosen.append((first, second))
-    pairs = torch.tensor(chosen, dtype=torch.int64, device=partner.device).reshape(-1, 2)
+    pairs = torch.tensor(chosen, dtype=torch.int64, device=total.device).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
-class _Gains:
+class Gains:
     """What a layer's blocks would keep with any channel in the place of any other.
 
     With channel j at place i, a block keeps of each row the best n of its weights, or its sum where that is above the
@@ -112,7 +116,7 @@ class _Gains:
 
     def start(self) -> None:
         """Compute all values anew."""
-        self._threshold = self._of_blocks()
+        self.threshold = self._of_blocks()
         self._values = self._with(torch.arange(len(self.blocks), device=self.blocks.device))
 
     def of_swaps(self) -> Tensor:
@@ -134,8 +138,8 @@ class _Gains:
         if isinstance(self._pattern, NofM):
             return 0.0
         means = self._pattern.pool(self.view.matrix)
-        removed = min(len(means), max(1, round(self._sparsity * len(means))))
-        return float(means.kthvalue(removed).values)
+        removed = min(len(means) - 1, max(1, round(self._sparsity * len(means))))
+        return float((means.kthvalue(removed).values + means.kthvalue(removed + 1).values) / 2)
 
     def _with(self, places: Tensor) -> Tensor:
         """Return what the blocks of some places keep with each channel there, (places, channels)."""
@@ -150,7 +154,7 @@ class _Gains:
             base, floor = largest.sum((0, 2)), largest[..., -1]
         else:
             lengths = (matrix.shape[1] - block * self._size).clamp(max=self._size)
-            base, floor = torch.zeros(len(places), device=matrix.device), self._threshold * lengths - others.sum(2)
+            base, floor = torch.zeros(len(places), device=matrix.device), self.threshold * lengths - others.sum(2)
         channels = matrix[:, self.view.places]
         apart = torch.cdist(floor.T.contiguous(), channels.T.contiguous(), p=1.0)
         above = (apart + channels.sum(0).unsqueeze(0) - floor.sum(0).unsqueeze(1)) / 2
