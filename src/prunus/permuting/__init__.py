@@ -13,7 +13,6 @@ from torch import Size, Tensor, nn
 
 from prunus.copying import copy_model
 from prunus.errors import GraphError
-from prunus.forward import tensors_by_name
 from prunus.graph import ExampleInputs, Graph, trace, trace_training
 from prunus.graph.coupling import Coupling, couple
 from prunus.permuting.swaps import View, best_order
@@ -125,13 +124,14 @@ def permute(
         raise ValueError(f"minutes must be a number above 0, got {minutes!r}")
     until = time.monotonic() + 60 * minutes
     inner = unwrap(model)
+    names = [name for target in prunable(inner, chosen).values() for name in target.aliases]
     graph = trace(inner, example_inputs)
     _check_training(inner, graph)
     if depends_on_chance(inner, graph.args, graph.kwargs):
         raise GraphError(
             "the model's outputs depend on random numbers in eval mode, so orders of channels can't be compared"
         )
-    work = _Work(inner, couple(graph), chosen, fraction)
+    work = _Work({name: inner.get_parameter(name).detach() for name in names}, couple(graph), chosen, fraction)
     work.arrange(until, progress or (lambda what, share: None))
     result = Permutation(fraction, work.before, work.shares(), work.orders())
     _verify(inner, graph, result.orders)
@@ -160,12 +160,17 @@ def _check_training(model: nn.Module, graph: Graph) -> None:
         training = trace_training(model, graph.example_inputs)
     except GraphError:  # such a model is for eval mode only
         return
-    more = set(training.tensors.values()) - set(graph.tensors.values())
+    more = _read(training) - _read(graph)
     if parameters := sorted(more & dict(model.named_parameters()).keys()):
         raise GraphError(
             f"training mode reads {', '.join(parameters[:3])}, which eval mode does not, so what is not seen can't be "
             "reordered; permute the model without the layers of training mode"
         )
+
+
+def _read(graph: Graph) -> set[str]:
+    """Return the parameters and buffers that a graph reads."""
+    return {graph.tensors[node.name] for node in graph.nodes if node.name in graph.tensors and node.users}
 
 
 def _verify(model: nn.Module, graph: Graph, found: Orders) -> None:
@@ -180,11 +185,9 @@ def _verify(model: nn.Module, graph: Graph, found: Orders) -> None:
 class _Work:
     """The channels of a model that may change places, and where they stand so far."""
 
-    def __init__(self, model: nn.Module, coupling: Coupling, pattern: Inputs | NofM, sparsity: float) -> None:
+    def __init__(self, weights: dict[str, Tensor], coupling: Coupling, pattern: Inputs | NofM, sparsity: float) -> None:
         self._coupling, self._pattern, self._sparsity = coupling, pattern, sparsity
-        tensors = tensors_by_name(model)
-        names = [name for target in prunable(model, pattern).values() for name in target.aliases]
-        self._weights = {name: tensors[name].detach() for name in names if self._has_blocks(name, tensors[name].shape)}
+        self._weights = {name: weight for name, weight in weights.items() if self._has_blocks(name, weight.shape)}
         for name, weight in self._weights.items():
             if not bool(weight.isfinite().all()):
                 raise ValueError(f"{name!r} holds weights that are not finite, so they can't be ranked")
