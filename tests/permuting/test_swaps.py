@@ -127,3 +127,12 @@ def test_layers_that_read_the_same_channels_are_ordered_together() -> None:
 
 def test_when_time_is_up_the_order_stays() -> None:
     assert best_order([view(9, 8, list(range(8)))], Inputs(4), 0.5, 0.0).tolist() == list(range(8))
+
+
+def test_a_layer_with_more_rows_than_are_looked_at_still_counts_in_full() -> None:
+    """Of 4,096 rows that want channels 0 and 2 together, 1,024 are looked at; as many, half larger, want 0 and 1."""
+    many = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]]).repeat(2048, 1)
+    few = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]]).repeat(512, 1) * 1.5
+    places = torch.arange(4)
+    order = best_order([View(few, places), View(many, places)], Inputs(2), 0.5, math.inf).tolist()
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset((0, 2)), frozenset((1, 3))}

@@ -73,7 +73,7 @@ def test_what_is_no_target_is_refused(text: str, message: str) -> None:
         prunus.prune(lenet(), text)
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "block-1x4", "channel"])
+@pytest.mark.parametrize("pattern", ["unstructured", "block-1x4", "inputs-4", "channel"])
 def test_a_file_of_so_many_bytes(pattern: str, tmp_path: Path) -> None:
     model = lenet()
     prunus.prune(model, "60 kB", pattern=pattern, example_inputs=IMAGE)

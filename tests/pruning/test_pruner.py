@@ -162,7 +162,13 @@ def plans() -> list[dict[str, Any]]:
     return [
         {"criterion": criterion, "pattern": pattern, "schedule": f"{schedule}:begin=1{every}"}
         for (criterion, pattern), schedule, every in itertools.product(
-            [("magnitude", "unstructured"), ("random", "block-2x2"), ("lamp", "unstructured"), ("magnitude", "2:4")],
+            [
+                ("magnitude", "unstructured"),
+                ("random", "block-2x2"),
+                ("magnitude", "inputs-4"),
+                ("lamp", "unstructured"),
+                ("magnitude", "2:4"),
+            ],
             ["cubic", "geometric"],
             ["", ",every=3"],
         )

@@ -85,9 +85,9 @@ def permute(
     mean something, as those of a flattened map within a channel; in grouped convolutions whole groups change places,
     or the same channels of each group.
 
-    That channels may change places is proved on a copy with random weights, and the reordered model's outputs are
-    compared on random inputs of several scales and sizes before the model is changed; all in eval mode. The result
-    does not depend on chance, unless the time runs out.
+    Which channels may change places is tried on a copy with random weights in double precision, and the reordered
+    model's outputs are compared on random inputs of several scales and sizes before the model is changed; all in eval
+    mode. Two calls give the same result, unless the time runs out.
 
     Args:
         model: any module that torch.export can trace; its parameters and buffers are reordered in place.
@@ -208,7 +208,8 @@ class _Work:
         for number, family in enumerate(self._families):
             progress(f"ordering the channels of {family.name}", number / len(self._families))
             places = list(self._places(family))
-            views = [View(self._rows(name), own.to(self._weights[name].device)) for name, own in places]
+            rows = {name: self._rows(name) for name, _ in places}
+            views = [View(rows[name], own.to(rows[name].device)) for name, own in places]
             order = best_order(views, self._pattern, self._sparsity, until).cpu()
             before, source = self._kept(places), self._source
             self._source = source.clone()

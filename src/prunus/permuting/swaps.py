@@ -38,10 +38,10 @@ class View:
     places: Tensor
 
     def sampled(self) -> View:
-        """Return a copy with as many rows as gains are computed of."""
+        """Return a copy with as many rows as gains are computed of, scaled to stand for all."""
         count = min(_MOST_ROWS, max(_FEWEST_ROWS, _MOST_WORK // len(self.places) ** 2))
         rows = torch.randperm(len(self.matrix), generator=torch.Generator().manual_seed(0))[:count]
-        return View(self.matrix[rows.to(self.matrix.device)].float(), self.places)
+        return View(self.matrix[rows.to(self.matrix.device)].float() * (len(self.matrix) / len(rows)), self.places)
 
     def swap(self, first: Tensor, second: Tensor) -> None:
         """Exchange what stands at the places of some channels."""

@@ -88,12 +88,12 @@ def reorder(model: nn.Module, found: Orders) -> None:
 def free_families(coupling: Coupling, candidates: Sequence[Family]) -> list[Family]:
     """Return the families whose channels may change places in any way.
 
-    A model that computes the same for random weights, after its parameters were reordered, computes the same for any:
-    the difference is a function of the weights that is zero only on a set without volume, or everywhere. So a copy with
-    random weights in double precision is run; a swap and a rotation generate all permutations of a family.
+    A copy with random weights is run in double precision before and after: the model's own weights may hide a
+    difference, as zeros do. A swap and a rotation generate all permutations of a family. Where the outputs stay even
+    though only a part of what belongs together was moved, they tell nothing, and the channels keep their places.
 
     Raises:
-        GraphError: the model's outputs are NaN alone, or the same whatever is moved, so that nothing can be compared.
+        GraphError: the outputs are NaN alone, so that nothing can be compared.
     """
     trial = _Trial(coupling)
     certain = [family for family in candidates if not family.reason]
