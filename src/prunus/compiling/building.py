@@ -133,12 +133,14 @@ def compile(
         tune: whether kernels are timed; else they are chosen by counting.
         nonfinite: ``ignore``, or ``raise`` to raise `NonFiniteError` as told above.
         fallback: whether what a program can't compute may stay in PyTorch.
-        scales: what `prunus.quantize` returned for the model: what has scales is computed in 8 bits.
+        scales: what `prunus.quantize` returned for the model: what has scales is then computed with whole numbers of 8
+            bits, and the program is held against the model as the scales round it.
         say: called with a line of text as each part begins.
 
     Raises:
-        TypeError: the model is not a Module, the inputs are no tensors, or tune or fallback is no bool.
-        ValueError: threads, dtype, target or nonfinite are wrong.
+        TypeError: the model is not a Module, the inputs are no tensors, scales are none, or tune or fallback is no bool.
+        ValueError: threads, dtype, target or nonfinite are wrong, or scales are given with another dtype than float32.
+        ScalesError: the scales belong to another model, or are for activations of int8.
         GraphError: the model can't be traced.
         CompileError: operations are unknown (the message names all and their places), numbers are complex, the model
             takes one batch size only and the example has another, the compiler fails, or the program differs from the
