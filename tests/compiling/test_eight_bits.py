@@ -296,6 +296,16 @@ def test_a_library_computes_the_same(tmp_path: Path) -> None:
     assert facts.difference == 0
 
 
+def test_infinities_and_nan_are_told_where_that_is_asked() -> None:
+    model, shape, scales = drawn("residual")
+    x = torch.randn(3, *shape)
+    strict = prunus.compile(model, x, scales=scales, nonfinite="raise", tune=False)
+    assert torch.equal(strict(x), prunus.compile(model, x, scales=scales, tune=False)(x))
+    x[1, 0, 2, 3] = torch.nan
+    with pytest.raises(prunus.errors.NonFiniteError):
+        strict(x)
+
+
 def test_threads_share_the_work() -> None:
     model, shape, scales = drawn("residual")
     x = torch.randn(37, *shape)
@@ -313,6 +323,8 @@ def test_mistakes_are_told() -> None:
         prunus.compile(model, x, scales=scales, dtype=torch.float64)
     with pytest.raises(ScalesError):
         prunus.compile(nn.Sequential(nn.Conv2d(3, 4, 3)), x, scales=scales)
+    with pytest.raises(ValueError, match="give either scales or fallback"):
+        prunus.compile(model, x, scales=scales, fallback=True)
     signed = prunus.quantize(model, [x, x, x, x], activations="int8", max_error=1e9)
     with pytest.raises(ScalesError, match="programs compute with uint8"):
         prunus.compile(model, x, scales=signed)

@@ -138,8 +138,10 @@ def compile(
         say: called with a line of text as each part begins.
 
     Raises:
-        TypeError: the model is not a Module, the inputs are no tensors, scales are none, or tune or fallback is no bool.
-        ValueError: threads, dtype, target or nonfinite are wrong, or scales are given with another dtype than float32.
+        TypeError: the model is not a Module, the inputs are no tensors, the scales are none, or tune or fallback is no
+            bool.
+        ValueError: threads, dtype, target or nonfinite are wrong, or scales are given with another dtype than float32,
+            or with fallback.
         ScalesError: the scales belong to another model, or are for activations of int8.
         GraphError: the model can't be traced.
         CompileError: operations are unknown (the message names all and their places), numbers are complex, the model
@@ -152,6 +154,8 @@ def compile(
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be True or False, got {flag!r}")
     check_nonfinite(nonfinite)
+    if fallback and scales is not None:
+        raise ValueError("parts of a model can't be compiled with scales: give either scales or fallback=True")
     args, kwargs = call_arguments(example_inputs, 1)
     batch = max(2, *(len(value) for value in (*args, *kwargs.values())))
     kind, numbers = _numbers(model, (*args, *kwargs.values()), dtype)

@@ -66,7 +66,7 @@ class Quantize(Operation):
     def calls(self, writer: CallWriter, variant: Variant | None = None) -> list[Call]:  # noqa: D102
         from prunus.compiling.kernels import word_calls
 
-        return [word_calls.quantize(writer, self)]
+        return [*writer.look(self), word_calls.quantize(writer, self)]
 
 
 @dataclass(frozen=True, eq=False)
