@@ -56,6 +56,20 @@ def test_the_model_is_exported_with_them(command: Command, model: nn.Module, suf
     assert list(prunus.Scales.load("scales.safetensors").in_float) == ["2/linear#0"]
 
 
+def test_a_program_computes_in_8_bits_with_them(command: Command, model: nn.Module) -> None:
+    command("quantize", *MODEL, *CALIBRATE, "--out", "scales.safetensors")
+    words = ("--shape", 3, "--scales", "scales.safetensors", "--batch-size", 4, "--cores", 1, "--out", "net.program")
+    result = command("compile", *MODEL, *words)
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stdout.split())
+    assert "it computes what the model does as its scales round it" in told
+    assert "For 4 samples on 1 thread the program takes" in told
+    program = prunus.load("net.program", expect=prunus.Program)
+    with torch.no_grad(), prunus.Quantizer(model, prunus.Scales.load("scales.safetensors")):
+        expected = model(samples())
+    assert torch.allclose(program(samples()), expected, atol=2e-2)
+
+
 def test_a_packed_file_is_quantised_without_its_code(command: Command, model: nn.Module) -> None:
     prunus.save(model, "net.prunus", example_inputs=samples()[:2])
     result = command("quantize", "net.prunus", *CALIBRATE, "--activations", "int8", "--out", "scales.safetensors")

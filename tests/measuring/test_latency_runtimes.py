@@ -145,7 +145,7 @@ def test_without_openvino_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "prunus"])
 def test_eight_bits_are_timed_beside_float_and_verified(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(runtime)
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)).eval()
@@ -155,6 +155,7 @@ def test_eight_bits_are_timed_beside_float_and_verified(runtime: str, monkeypatc
     assert found.latency_us.keys() == set(names)
     assert "forward" not in vars(model)
 
+    import prunus.compiling.lowering.quantized
     import prunus.exporting.quantized
 
     whole = prunus.exporting.quantized.in_integers
@@ -165,6 +166,8 @@ def test_eight_bits_are_timed_beside_float_and_verified(runtime: str, monkeypatc
         return module
 
     monkeypatch.setattr(prunus.exporting.quantized, "in_integers", wrong)
+    in_words = prunus.compiling.lowering.quantized.in_words
+    monkeypatch.setattr(prunus.compiling.lowering.quantized, "in_words", lambda weight: in_words(-weight))
     found = timings({"net": model}, inputs, runtimes=names, **ONE_CELL)["net"]
     assert found.latency_us.keys() == {runtime}
     assert "computes something else" in found.notes[0]
