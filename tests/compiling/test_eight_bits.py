@@ -334,7 +334,7 @@ def test_a_program_that_computes_something_else_is_not_returned(monkeypatch: pyt
     from prunus.compiling.lowering import quantized
 
     model, shape, scales = drawn("matrices")
-    monkeypatch.setattr(quantized, "in_words", lambda weight, right=quantized.in_words: right(-weight))
+    monkeypatch.setattr(quantized, "in_words", lambda weight, right=quantized.in_words: right(-1.0 * weight))
     with pytest.raises(CompileError, match="computes something else than the model"):
         prunus.compile(model, torch.randn(2, *shape), scales=scales)
 
