@@ -331,10 +331,10 @@ def test_mistakes_are_told() -> None:
 
 
 def test_a_program_that_computes_something_else_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prunus.compiling.lowering import quantized
+    from prunus.compiling.lowering import borders
 
     model, shape, scales = drawn("matrices")
-    monkeypatch.setattr(quantized, "in_words", lambda weight, right=quantized.in_words: right(-1.0 * weight))
+    monkeypatch.setattr(borders, "in_words", lambda weight, right=borders.in_words: right(-1.0 * weight))
     with pytest.raises(CompileError, match="computes something else than the model"):
         prunus.compile(model, torch.randn(2, *shape), scales=scales)
 

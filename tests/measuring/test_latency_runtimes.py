@@ -155,7 +155,7 @@ def test_eight_bits_are_timed_beside_float_and_verified(runtime: str, monkeypatc
     assert found.latency_us.keys() == set(names)
     assert "forward" not in vars(model)
 
-    import prunus.compiling.lowering.quantized
+    import prunus.compiling.lowering.borders
     import prunus.exporting.quantized
 
     whole = prunus.exporting.quantized.in_integers
@@ -166,8 +166,8 @@ def test_eight_bits_are_timed_beside_float_and_verified(runtime: str, monkeypatc
         return module
 
     monkeypatch.setattr(prunus.exporting.quantized, "in_integers", wrong)
-    in_words = prunus.compiling.lowering.quantized.in_words
-    monkeypatch.setattr(prunus.compiling.lowering.quantized, "in_words", lambda weight: in_words(-1.0 * weight))
+    in_words = prunus.compiling.lowering.borders.in_words
+    monkeypatch.setattr(prunus.compiling.lowering.borders, "in_words", lambda weight: in_words(-1.0 * weight))
     found = timings({"net": model}, inputs, runtimes=names, **ONE_CELL)["net"]
     assert found.latency_us.keys() == {runtime}
     assert "computes something else" in found.notes[0]
