@@ -32,7 +32,7 @@ FLAGS = ("-std=gnu99", "-O2", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", 
 
 # name -> (flags, macro that the compiler then defines, bytes of a vector register, how many there are)
 _KINDS = {
-    "avx512": (("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"), "__AVX512F__", 64, 32),
+    "avx512": (("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"), "__AVX512F__", 64, 32),
     "avx2": (("-mavx2", "-mfma"), "__AVX2__", 32, 16),
     "sse": (("-msse2",), "__SSE2__", 16, 16),
     "neon": ((), "__ARM_NEON", 16, 32),

@@ -35,7 +35,7 @@ _SUFFIX = ".so"
 
 # kind of vector instructions -> how a processor is asked for it, and its name in words
 _KINDS = {
-    "avx512": (("avx512f", "avx512vl", "avx512dq", "avx2", "fma"), "AVX-512 (F, VL and DQ)"),
+    "avx512": (("avx512f", "avx512vl", "avx512dq", "avx512bw", "avx2", "fma"), "AVX-512 (F, VL, DQ and BW)"),
     "avx2": (("avx2", "fma"), "AVX2 and FMA"),
     "sse": (("sse2",), "SSE2"),
     "neon": ((), "NEON"),
