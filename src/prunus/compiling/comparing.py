@@ -15,13 +15,18 @@ from prunus.compiling.program import Program
 from prunus.compiling.tuning import Choice
 from prunus.errors import CompileError
 from prunus.graph import ExampleInputs, call_arguments
-from prunus.proving.verification import check_numbers, difference, distance, outputs, random_like, tensors
+from prunus.proving.verification import (
+    check_numbers,
+    difference,
+    distance,
+    outputs,
+    random_like,
+    rounding_limit,
+    tensors,
+)
 
 # The largest difference to the model, relative to its largest output, that sums in another order explain.
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
-# A program in 8 bits rounds a sum once where the rounded model rounds its terms too. That may cost so much of the
-# outputs' mean square, or so many times what rounding itself costs.
-_ROUNDED, _ROUNDINGS = 1e-4, 2.0
 # If a block of samples would take longer than this, a program is compared with its model on one partial block.
 _SLOW_SECONDS = 1.0
 
@@ -78,8 +83,8 @@ class Expected:
         if self.unrounded is None:
             apart, limit = difference(expected, actual), _TOLERANCES[program.dtype]
         else:
-            cost = distance(expected, outputs(self.unrounded, args, kwargs))
-            apart, limit = math.sqrt(distance(expected, actual)), math.sqrt(max(_ROUNDED, _ROUNDINGS * cost))
+            limit = math.sqrt(rounding_limit(expected, outputs(self.unrounded, args, kwargs)))
+            apart = math.sqrt(distance(expected, actual))
         if not apart <= limit:
             raise CompileError(
                 f"the program computes something else than the model: for a batch of {size} its outputs differ by "

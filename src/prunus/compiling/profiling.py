@@ -97,7 +97,7 @@ def _facts(operation: Operation, plan: Plan, parts: Parts, microseconds: float, 
     if not isinstance(operation, Contract):
         return StepFacts(operation.name, kind, operation.box, "", 0, 0, 0, microseconds, share)
     kernel = str(parts.choice.chosen[plan.mode.name, operation.output])
-    counts = operation.weight.size, operation.nonzero, operation.macs
+    counts = operation.num_weights, operation.nonzero, operation.macs
     return StepFacts(operation.name, operation.kind, operation.box, kernel, *counts, microseconds, share)
 
 

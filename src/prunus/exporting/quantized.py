@@ -15,14 +15,10 @@ from prunus.exporting.comparing import BATCHES, compare, of_size, running
 from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, Graph, call_arguments, trace
 from prunus.graph.exported import ExportedModule
-from prunus.proving.verification import check_numbers, distance, outputs, random_like
+from prunus.proving.verification import check_numbers, distance, outputs, random_like, rounding_limit
 from prunus.quantizing import Quantizer, Scales
 from prunus.quantizing.integer_graph import integer_module
 from prunus.quantizing.quantizer import rounding_of
-
-# Where a number lies halfway between two whole ones, a runtime may round it the other way than PyTorch does. That may
-# cost so much of the outputs' mean square, or as much as the rounding to 8 bits itself.
-TOLERANCE = 1e-4
 
 
 def in_integers(model: nn.Module, scales: Scales) -> ExportedModule:
@@ -84,11 +80,11 @@ def compare_rounded(
         expected = running("the rounded model", size, lambda: outputs(rounded, args, kwargs))  # noqa: B023
         actual = running("what was exported", size, lambda: run(*args, **kwargs))  # noqa: B023
         check_numbers(expected, ExportError)
-        apart, cost = distance(expected, actual), distance(expected, plain)
-        if not apart <= max(TOLERANCE, cost):
+        apart, limit = distance(expected, actual), rounding_limit(expected, plain)
+        if not apart <= limit:
             raise ExportError(
                 f"what was exported computes something else: for a batch of {size} its outputs differ from the rounded "
-                f"model's by {apart:.1e} of their mean square, and the rounding to 8 bits itself makes {cost:.1e}; no "
+                f"model's by {apart:.1e} of their mean square, more than the {limit:.1e} that rounding explains; no "
                 "file was written"
             )
         worst = max(worst, apart)

@@ -23,6 +23,10 @@ TOLERANCES = {
 }
 
 
+# The least that outputs in 8 bits may be apart, of their mean square, and how many times what rounding itself costs.
+_LEAST_LIMIT, _ROUNDINGS = 1e-4, 2.0
+
+
 def random_like(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Return inputs like the example's: normal numbers, real or complex, and the example's own values for all else."""
     generator = torch.Generator().manual_seed(0)
@@ -80,6 +84,19 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
         quick = _apart_where_finite(one, other)
         worst = max(worst, _apart(widened(one).cpu(), widened(other).cpu()) if quick is None else quick)
     return worst
+
+
+def rounding_limit(expected: list[Tensor], plain: list[Tensor]) -> float:
+    """Return how far, as `distance` tells, outputs in 8 bits may be from those of the rounded model.
+
+    Numbers halfway between two whole ones may go to the other in another program, and a sum may be rounded once where
+    the model rounds its terms too. That may cost twice what rounding itself does.
+
+    Args:
+        expected: outputs of the rounded model.
+        plain: those of the model in floating point.
+    """
+    return max(_LEAST_LIMIT, _ROUNDINGS * distance(expected, plain))
 
 
 def distance(expected: list[Tensor], actual: list[Tensor]) -> float:

@@ -53,6 +53,11 @@ class Contract(Operation):
         """Whether it reads numbers of 8 bits: see `operations.quantized`."""
         return False
 
+    @property
+    def num_weights(self) -> int:
+        """How many weights it has, zeros included."""
+        return int(self.weight.size)
+
     @functools.cached_property
     def nonzero(self) -> int:
         """How many weights are not zero."""

@@ -198,6 +198,11 @@ class QuantizedContract(Contract):
         words = numpy.ascontiguousarray(self.weight.astype(numpy.int64).astype(numpy.int32))
         return words.view(numpy.int8).reshape(*self.weight.shape, CHANNELS)
 
+    @property
+    def num_weights(self) -> int:
+        """How many weights its words hold, zeros included."""
+        return CHANNELS * int(self.weight.size)
+
     @functools.cached_property
     def nonzero(self) -> int:
         """How many weights are not zero; a word counts as four."""

@@ -25,8 +25,6 @@ from prunus.registry import unknown_name
 if TYPE_CHECKING:
     from prunus.quantizing import Scales
 
-# How many times what rounding costs another runtime's rounding of sums may be off.
-_ROUNDINGS = 2.0
 # Random samples that 8 bits are calibrated on for timing.
 _SAMPLES = 16
 
@@ -296,14 +294,13 @@ def _verify(model: nn.Module, bind: Bind, batch: Batch) -> None:
 
 def _verify_rounded(timed: TimedModel, bind: Bind, batch: Batch) -> None:
     """Compare with the model as it is rounded: as far from it as rounding is from the model may be other kernels."""
-    from prunus.exporting.quantized import TOLERANCE
-    from prunus.proving.verification import distance, random_like
+    from prunus.proving.verification import distance, random_like, rounding_limit
 
     inputs, _ = random_like(batch, {})
     with torch.no_grad():
         plain, expected = _tensors(timed.model(*inputs)), _tensors(timed.rounded()(*inputs))
         outputs = _tensors(bind(inputs)())
-    error, limit = distance(expected, outputs), max(TOLERANCE, _ROUNDINGS * distance(expected, plain))
+    error, limit = distance(expected, outputs), rounding_limit(expected, plain)
     if not error <= limit:
         raise LeftOutError(
             f"its outputs differ from those of the model rounded to 8 bits by {error:.1e} of their mean square, more "
