@@ -135,17 +135,20 @@ def run_trials(model: nn.Module, graph: Graph) -> Trials:
         ranges = [None] * len(ranges)
         first = _trial(model, draw(like, like.batch, Draw(0), ranges))
     seconds = (time.perf_counter() - began) / like.batch
+    trials = Trials(graph, ranges, [first])
+    draws: Sequence[Draw] = _DRAWS
     if seconds * _MOST > _SECONDS:  # the first run of a model is slower than the others
-        began = time.perf_counter()
-        first = _trial(model, first.inputs)
-        seconds = (time.perf_counter() - began) / like.batch
-    trials = Trials(graph, ranges, [first], seconds=seconds * like.batch)
+        inputs, began = draw(like, like.batch, draws[0], ranges), time.perf_counter()
+        if (second := _try(model, inputs)) is not None:
+            seconds, draws = (time.perf_counter() - began) / like.batch, draws[1:]
+            trials.example += [second] if _is_finite(second) else []
+    trials.seconds = seconds * like.batch
     elements = sum(value.numel() for value in first.expected) / like.batch
     limit = _SECONDS_OF_FEWER if seconds * _MOST > _SECONDS else _SECONDS
     most = min(limit / max(seconds, 1e-9), _MOST_ELEMENTS / max(elements, 1))
-    count = max(_LEAST, min(_MOST, int(most))) - like.batch
-    for place, how in enumerate(_DRAWS):
-        samples = graph.batch or max(1, (count + len(_DRAWS) - 1 - place) // len(_DRAWS))
+    count = max(_LEAST, min(_MOST, int(most))) - sum(trial.inputs.batch for trial in trials.example)
+    for place, how in enumerate(draws):
+        samples = graph.batch or max(1, (count + len(draws) - 1 - place) // len(draws))
         trial = _try(model, draw(like, samples, how, ranges)) or _try(model, draw(like, like.batch, how, ranges))
         trials.example += [trial] if trial and _is_finite(trial) else []
     if seconds * like.batch * sum(factor**2 for factor in _FACTORS) < _SECONDS_RESIZED:
