@@ -14,6 +14,7 @@ from branching import Branching, without_six
 from masked import apart, outputs
 from prunus.graph import trace
 from prunus.proving import training
+from prunus.proving.attributes import noting_mode
 from prunus.proving.drawing import Inputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -323,3 +324,40 @@ def test_a_branch_is_what_training_calls_otherwise(name: str) -> None:
     function, differs = BRANCHES[name]
     graph = trace(Moded(function).eval(), torch.zeros(2, 8))
     assert training.has_branch(graph, Inputs(graph.args, graph.kwargs)) == differs
+
+
+class Frozen(nn.Linear):
+    """A layer whose mode is its own affair."""
+
+    @property
+    def training(self) -> bool:
+        return False
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_who_asks_for_the_mode_is_noted_without_a_change_of_any_class(train: bool) -> None:
+    seen = []
+    dropping = Moded(lambda model, y: seen.append(type(model)) or F.dropout(y, 0.5)).train(train)
+    asking = Moded(lambda model, y: model.train(not model.training).norm(y)).train(train)
+    for model, expected in ((dropping, set()), (asking, {__name__}), (nn.Sequential(Frozen(8, 4)), {__name__})):
+        with noting_mode(model) as askers:
+            model(torch.zeros(2, 8))
+        assert askers == expected
+    assert seen == [Moded]
+    assert asking.training is not train
+    assert "training" not in vars(nn.Module)
+
+
+def test_a_model_that_can_not_train_need_not_train_smaller() -> None:
+    def refuse(model: nn.Module, y: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+            raise RuntimeError("not here")
+        return y
+
+    model = Moded(refuse).eval()
+    model.last.weight.data[:, :5] = 0
+    assert prunus.shrink(model, torch.zeros(1, 8)).first.out_features == 11

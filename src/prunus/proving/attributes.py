@@ -117,24 +117,31 @@ def _attributes_read(model: nn.Module, call: Callable[[nn.Module], object]) -> s
     return read
 
 
-def asks_its_mode(model: nn.Module, call: Callable[[nn.Module], object]) -> bool:
-    """Tell whether code that is not PyTorch's own asks a module in a call whether it is training.
+@contextlib.contextmanager
+def noting_mode(model: nn.Module) -> Iterator[set[str]]:
+    """Note which code, PyTorch's own left out, asks a module of a model whether it is training, by its Python modules.
 
-    Args:
-        model: whose modules are watched.
-        call: runs its forward, and nothing else that looks at its modules.
+    Meanwhile `training` is a property of every module, so that a forward runs as it does without. A class that has such
+    a property of its own counts as one that asks.
     """
-    is_read = False
+    modules = list(model.modules())
+    known = set(map(id, modules))
+    askers = {kind.__module__ for module in modules for kind in type(module).__mro__ if "training" in vars(kind)}
 
-    def note(module: nn.Module, name: str, value: object) -> None:
-        nonlocal is_read
-        if name == "training" and not is_read:
-            asker = sys._getframe(2).f_globals.get("__name__", "")  # of `read`, of who reads
-            is_read = not asker.startswith("torch.")
+    def read(module: nn.Module) -> bool:
+        asker = sys._getframe(1).f_globals.get("__name__", "")
+        if id(module) in known and not asker.startswith("torch."):
+            askers.add(asker)
+        if "training" not in vars(module):
+            raise AttributeError("training")
+        return bool(vars(module)["training"])
 
-    with _noting(model, note):
-        call(model)
-    return is_read
+    kind: Any = nn.Module
+    kind.training = property(read, lambda module, value: vars(module).__setitem__("training", value))
+    try:
+        yield askers
+    finally:
+        del kind.training
 
 
 @contextlib.contextmanager

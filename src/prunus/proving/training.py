@@ -21,7 +21,7 @@ from prunus.graph.free_sizes import NotedCalls
 from prunus.graph.kept import Kept, keep
 from prunus.graph.rewriting import RewriteError, demanded
 from prunus.graph.tracing import fused_attention_off
-from prunus.proving.attributes import asks_its_mode
+from prunus.proving.attributes import noting_mode
 from prunus.proving.drawing import Inputs
 from prunus.proving.matching import MismatchError, match
 from prunus.proving.trials import Trials
@@ -158,12 +158,17 @@ def check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: Biase
         TrainingError: it would not.
     """
     graph, inputs = kept.coupling.graph, trials.example[0].inputs
-    steps = check_steps(graph.model, smaller, inputs)
-    if steps is None or isinstance(smaller, ExportedModule) or not has_branch(graph, inputs):
+    after = step(smaller, inputs)
+    is_graph = isinstance(smaller, ExportedModule)
+    # Its code is the larger one's: where it runs and does not ask its mode, there is nothing else to see.
+    if not after.error and not is_graph and not unreached(graph) and not after.asks_its_mode:
         return
-    before, after = (one.outputs for one in steps)
-    by_chance = steps[0].is_random or difference(before, step(graph.model, inputs, seed=1).outputs) > 0
-    differs = not by_chance and difference(*where_finite(before, after)) > _TOLERANCE
+    steps = _both(step(graph.model, inputs), after)
+    if steps is None or is_graph or not (unreached(graph) or _differs(graph, inputs)):
+        return
+    expected, actual = (one.outputs for one in steps)
+    by_chance = steps[0].is_random or difference(expected, step(graph.model, inputs, seed=1).outputs) > 0
+    differs = not by_chance and difference(*where_finite(expected, actual)) > _TOLERANCE
     try:
         rebuilt = check_branches(smaller, kept, biases)
     except GraphError as error:
@@ -180,7 +185,15 @@ def check_steps(model: nn.Module, smaller: nn.Module, inputs: Inputs) -> tuple[S
     Raises:
         TrainingError: the smaller one can't.
     """
-    before, after = step(model, inputs), step(smaller, inputs)
+    return _both(step(model, inputs), step(smaller, inputs))
+
+
+def _both(before: Step, after: Step) -> tuple[Step, Step] | None:
+    """Return the steps of the larger and the smaller model; None where the larger one's failed.
+
+    Raises:
+        TrainingError: only the smaller one's failed.
+    """
     if before.error:
         return None
     if after.error or len(after.outputs) != len(before.outputs):
@@ -210,10 +223,11 @@ def check_branches(smaller: nn.Module, kept: Kept, biases: Biases) -> Graph:
 
 def has_branch(graph: Graph, inputs: Inputs) -> bool:
     """Tell whether a model does something in training that its graph of eval mode does not hold."""
-    if unreached(graph):
-        return True
-    if not _asks_its_mode(graph.model, inputs):
-        return False
+    return bool(unreached(graph)) or (_asks_its_mode(graph.model, inputs) and _differs(graph, inputs))
+
+
+def _differs(graph: Graph, inputs: Inputs) -> bool:
+    """Tell whether training mode calls other functions than eval mode, or can't be read."""
     try:
         # a graph does not hold what no output shows, as a loss that is kept as an attribute
         if _functions(graph.model, inputs, train=False) != _functions(graph.model, inputs, train=True):
@@ -268,8 +282,9 @@ def _arguments(node: fx.Node) -> Any:
 
 def _asks_its_mode(model: nn.Module, inputs: Inputs) -> bool:
     args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
-    with undisturbed(model), torch.no_grad(), fused_attention_off():
-        return asks_its_mode(model, lambda watched: watched(*args, **kwargs))
+    with undisturbed(model), torch.no_grad(), fused_attention_off(), noting_mode(model) as askers:
+        model(*args, **kwargs)
+    return bool(askers)
 
 
 @dataclass(frozen=True)
@@ -280,11 +295,13 @@ class Step:
         outputs: the tensors that the forward gave.
         error: why it could not be done; empty where it could.
         is_random: whether the forward drew random numbers, perhaps without an effect on these outputs.
+        asks_its_mode: whether code that is not PyTorch's own asked in the forward whether it is training.
     """
 
     outputs: list[Tensor]
     error: str = ""
     is_random: bool = False
+    asks_its_mode: bool = True
 
 
 def step(model: nn.Module, inputs: Inputs, seed: int = 0) -> Step:
@@ -296,7 +313,8 @@ def step(model: nn.Module, inputs: Inputs, seed: int = 0) -> Step:
             torch.manual_seed(seed)
             states = _random_states(cuda)
             args, kwargs = [value.clone() for value in inputs.args], {k: v.clone() for k, v in inputs.kwargs.items()}
-            results = tensors(trained(*args, **kwargs))
+            with noting_mode(trained) as askers:
+                results = tensors(trained(*args, **kwargs))
             is_random = any(not torch.equal(*pair) for pair in zip(states, _random_states(cuda), strict=True))
             losses = [value.abs().mean() for value in results if value.requires_grad]
             if losses:
@@ -304,7 +322,7 @@ def step(model: nn.Module, inputs: Inputs, seed: int = 0) -> Step:
     except Exception as error:  # whatever a forward raises
         lines = str(error).splitlines() or [""]
         return Step([], f"{type(error).__name__}: {lines[0]}")
-    return Step([value.detach() for value in results], is_random=is_random)
+    return Step([value.detach() for value in results], is_random=is_random, asks_its_mode=bool(askers))
 
 
 def _random_states(cuda: list[torch.device]) -> list[Tensor]:
