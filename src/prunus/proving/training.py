@@ -25,7 +25,7 @@ from prunus.proving.attributes import noting_mode
 from prunus.proving.drawing import Inputs
 from prunus.proving.matching import MismatchError, match
 from prunus.proving.trials import Trials
-from prunus.proving.verification import difference, tensors, where_finite
+from prunus.proving.verification import difference, difference_where_finite, tensors
 
 # Outputs of training mode that differ by less are the same: a norm over few samples makes much of rounding.
 _TOLERANCE = 1e-3
@@ -168,7 +168,7 @@ def check_training(smaller: nn.Module, trials: Trials, kept: Kept, biases: Biase
         return
     expected, actual = (one.outputs for one in steps)
     by_chance = steps[0].is_random or difference(expected, step(graph.model, inputs, seed=1).outputs) > 0
-    differs = not by_chance and difference(*where_finite(expected, actual)) > _TOLERANCE
+    differs = not by_chance and difference_where_finite(expected, actual) > _TOLERANCE
     try:
         rebuilt = check_branches(smaller, kept, biases)
     except GraphError as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunus.graph import Graph
 from prunus.graph.free_sizes import NotedCalls
 from prunus.proving.drawing import Draw, Inputs, draw, integer_ranges
-from prunus.proving.verification import difference, outputs, tolerance, where_finite
+from prunus.proving.verification import difference, difference_where_finite, is_finite, outputs, tolerance, where_finite
 from prunus.tables import ABSENT, count, pairs, shape
 
 # So many samples where both models run them within two seconds; else as many as they run within one, but no fewer than
@@ -179,7 +179,7 @@ def _other_settings(graph: Graph) -> Iterator[dict[str, bool | int]]:
 
 def _is_finite(trial: Trial) -> bool:
     """Tell whether nothing overflowed: zero times infinity is NaN, which a smaller model does not show."""
-    return all(bool(value.isfinite().all()) for value in trial.expected)
+    return all(map(is_finite, trial.expected))
 
 
 def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
@@ -189,9 +189,9 @@ def disagreement(trials: Sequence[Trial], smaller: nn.Module) -> str:
         Exception: whatever the smaller model's forward raises.
     """
     for trial in trials:
-        expected, actual = where_finite(trial.expected, trial.run(smaller))
-        apart = difference(expected, actual)
-        if apart > tolerance(expected) and not _only_flips(expected, actual):
+        actual = trial.run(smaller)
+        apart = difference_where_finite(trial.expected, actual)
+        if apart > tolerance(trial.expected) and not _only_flips(*where_finite(trial.expected, actual)):
             shapes = ", ".join(str(tuple(value.shape)) for value in trial.inputs.all)
             setting = f" with {trial.setting}" if trial.settings else ""
             return f"its outputs would differ by {apart:.1e} of the largest on inputs of {shapes}{setting}"

@@ -13,11 +13,11 @@ from prunus.graph import where
 from prunus.graph.calls import has_tensor
 from prunus.graph.coupling import Value
 from prunus.graph.rewriting import Demanded
-from prunus.graph.rewriting.extents import taken
+from prunus.graph.rewriting.extents import Masks, taken
 from prunus.graph.tracing import fused_attention_off
 from prunus.proving.drawing import Inputs
 from prunus.proving.matching import MismatchError
-from prunus.proving.verification import difference, where_finite
+from prunus.proving.verification import difference_where_finite
 from prunus.shrinking.finding.constants import Matters
 
 # The largest difference that rounding may make in one operation, relative to its largest output: inputs are equal.
@@ -140,9 +140,16 @@ class _Checking(fx.Interpreter):
         matters = self._matters(node, piece)
         if matters is None:
             return
-        if not bool(matters.all()):
-            inside = taken(matters.expand(whole.shape), masks).to(output.device)
+        inside = _fitting(matters, masks)
+        if not bool(inside.all()):
+            inside = inside.to(output.device)
             expected, output = (torch.where(inside, values, 0) for values in (expected, output))
-        apart = difference(*where_finite([expected], [output]))
+        apart = difference_where_finite([expected], [output])
         if apart > _TOLERANCES.get(expected.dtype, 0.0):
             raise MismatchError(f"{node.target} would differ by {apart:.1e} of its largest output; in {where(node)}")
+
+
+def _fitting(matters: Tensor, masks: Masks) -> Tensor:
+    """Return what stays of a mask that broadcasts to a tensor, itself to be broadcast to what stays of the tensor."""
+    matters = matters.reshape([1] * (len(masks) - matters.ndim) + list(matters.shape))
+    return taken(matters, tuple(mask if size > 1 else None for mask, size in zip(masks, matters.shape, strict=True)))

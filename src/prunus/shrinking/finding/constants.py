@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from prunus.graph.calls import arguments_by_name
 from prunus.graph.coupling import Coupling, Use
 from prunus.graph.operations import Family
-from prunus.proving.verification import widened
+from prunus.proving.verification import is_finite, widened
 from prunus.shrinking.finding.contents import Reading
 from prunus.shrinking.finding.operation import Operation
 from prunus.shrinking.finding.product_rules import pads
@@ -65,8 +65,9 @@ def foldable(reading: Reading, use: Use) -> Tensor:
         return torch.zeros(len(use.inputs), dtype=torch.bool)
     taken = ~values.isnan() if _takes_constants(reading.coupling, use) else values == 0
     if bool(taken.any()):
-        strange = ~matrix(reading.coupling, use).isfinite()  # times zero it is NaN, not zero
-        if bool(strange.any()):
+        weight = matrix(reading.coupling, use)
+        if not is_finite(weight):  # times zero it is NaN, not zero
+            strange = ~weight.isfinite()
             strange = strange.flatten(2).any(2) if strange.ndim > 2 else strange
             everywhere = torch.ones(num_outputs(use, strange), dtype=torch.bool)
             taken = taken & ~consumed(use, strange, everywhere)
