@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from prunus.graph.known_shapes import shapes_known
+
 
 @contextlib.contextmanager
 def tracing() -> Iterator[None]:
@@ -27,6 +29,7 @@ def tracing() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(fused_attention_off())
         stack.enter_context(_quietly())
+        stack.enter_context(shapes_known())
         stack.enter_context(_inference_mode_as_no_grad())
         stack.enter_context(_functions_by_themselves())
         for device in ("cpu", "cuda"):
