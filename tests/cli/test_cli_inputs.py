@@ -135,7 +135,7 @@ def test_names_that_are_not_the_first_arguments_can_not_be_timed(command: Comman
     message = refused(command("measure", "--model", "nets:Masked", "--input", "tokens=int64:6"))
     assert "1, made from example_inputs" in message
     message = refused(command("measure", "--model", "nets:Masked", "--input", "mask=bool:6"))
-    assert message == "a model is timed on its first arguments, tokens; --input names mask"
+    assert message == "a model is measured on its first arguments, tokens; --input names mask"
 
 
 def test_inputs_have_the_types_and_shapes_that_are_described() -> None:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from prunus.graph import ExampleInputs
     from prunus.pruning.stats import Batch
 
 _BATCH, _AT_ONCE = 64, 500
@@ -37,17 +36,6 @@ def batches(calibrate: str, count: int, like: Tensor) -> list[Batch]:
     starts = range(0, min(count, len(cast[0])), _BATCH)
     parts = [[value[start : min(start + _BATCH, count)] for value in cast] for start in starts]
     return [part[0] if len(part) == 1 else dict(zip(tensors, part, strict=True)) for part in parts]
-
-
-def first(batches: list[Batch], count: int) -> ExampleInputs:
-    """Return so many samples of the first batch, as the model takes them; they repeat if there are fewer."""
-    import torch
-
-    def cut(value: Tensor) -> Tensor:
-        return value[torch.arange(count) % len(value)]
-
-    own = batches[0]
-    return {name: cut(value) for name, value in own.items()} if isinstance(own, dict) else cut(own)
 
 
 def labelled(validate: str, like: Tensor) -> Labelled:

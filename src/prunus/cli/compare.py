@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +14,7 @@ from prunus.cli.options import Json, Name, Timing
 from prunus.cli.subjects import OneModel, Packed, Source, Subject
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from prunus.forward import Inputs
-    from prunus.graph import ExampleInputs
+    from torch import Tensor
 
 # Images in a batch that is classified.
 _AT_ONCE = 500
@@ -75,13 +71,15 @@ def _measure(
     chosen: Sequence[Subject], source: Source, timing: Timing, json: Path | None, data: str | None = None
 ) -> None:
     """Make the models, measure them, and print their receipt as tables, as JSON, or both."""
+    from prunus.graph.samples import in_order
+
     models = {subject: subjects.load(subject, source, timing.device) for subject in chosen}
     inputs = subjects.example_inputs(models, source)
     if inputs is None:
         terminal.say("Note: no --shape was given, so no input to run on: multiply-adds, memory and time are left out.")
     receipt = prunus.compare(
         {subject.name: model for subject, model in models.items()},
-        _in_order(inputs, models[chosen[0]]),
+        None if inputs is None else in_order(models[chosen[0]], inputs, "--input"),
         batch_sizes=timing.batch_sizes,
         threads=timing.threads,
         runtimes=timing.runtimes,
@@ -102,19 +100,3 @@ def _test_batches(name: str, device: str) -> Iterator[tuple[Tensor, Tensor]]:
 
     loaded = data.load(name)
     return ((x.to(device), y) for x, y in data.batches(loaded.test, _AT_ONCE, mean=loaded.mean, std=loaded.std))
-
-
-def _in_order(inputs: ExampleInputs | None, model: nn.Module) -> Inputs | None:
-    """Return named inputs in the order in which the forward takes them.
-
-    Raises:
-        ValueError: they are not the first arguments of the forward.
-    """
-    if not isinstance(inputs, Mapping):
-        return inputs
-    first = list(inspect.signature(model.forward).parameters)[: len(inputs)]
-    if {*first} != {*inputs}:
-        raise ValueError(
-            f"a model is timed on its first arguments, {', '.join(first)}; --input names {', '.join(inputs)}"
-        )
-    return tuple(inputs[name] for name in first)

@@ -84,6 +84,8 @@ def search(
         batch: The batch that time is measured with.
         folder: Where each model that was tried is kept, so that a search that was interrupted goes on.
     """
+    from prunus.graph.samples import of_size
+
     outputs.check_free(force, out, *([] if scales is None else [scales]))
     _check_formats(out, scales, quantize=quantize)
     subject, network = source.load_trained(file)
@@ -96,7 +98,7 @@ def search(
     batches = calibration.batches(calibrate, samples, like)
     evaluate = _accuracy(calibration.labelled(validate, like))
     least = floor + evaluate(network) if floor is not None and floor < 0 else floor
-    example = calibration.first(batches, batch)
+    example = of_size(batches[0], batch)
     with calibration.shown() as progress:
         found = prunus.search(
             network,

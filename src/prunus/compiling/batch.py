@@ -10,6 +10,7 @@ from prunus.compiling.lowering import lower
 from prunus.compiling.net import Net
 from prunus.errors import CompileError, GraphError
 from prunus.graph import ExampleInputs, Graph, call_arguments, trace, trace_own_batch
+from prunus.graph.samples import of_size
 
 # A graph of one batch is read with all its samples: more would take too much memory.
 _MOST_SAMPLES = 64
@@ -53,7 +54,7 @@ def trace_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
     """
     own = _samples(example_inputs)
     try:
-        graph = trace(model, _of_size(example_inputs, min(own, 2)))
+        graph = trace(model, of_size(example_inputs, min(own, 2)))
         if graph.batch in (None, own):
             return graph
     except GraphError:
@@ -70,9 +71,3 @@ def trace_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
 def _samples(example_inputs: ExampleInputs) -> int:
     args, kwargs = call_arguments(example_inputs, 1)
     return max(len(value) for value in (*args, *kwargs.values()))
-
-
-def _of_size(example_inputs: ExampleInputs, size: int) -> ExampleInputs:
-    """Return example inputs of so many samples, made by going round those there are."""
-    args, kwargs = call_arguments(example_inputs, size)
-    return tuple(value[:size] for value in args) if args else {name: value[:size] for name, value in kwargs.items()}

@@ -14,7 +14,8 @@ from prunus.compiling.mixed_program import MixedProgram
 from prunus.compiling.program import Program
 from prunus.compiling.tuning import Choice
 from prunus.errors import CompileError
-from prunus.graph import ExampleInputs, call_arguments
+from prunus.graph import ExampleInputs
+from prunus.graph.samples import call_of_size
 from prunus.proving.verification import (
     check_numbers,
     difference,
@@ -69,8 +70,7 @@ class Expected:
         Raises:
             CompileError: it is larger than rounding explains, or the model can't run such a batch.
         """
-        args, kwargs = call_arguments(example, size)
-        args, kwargs = random_like(tuple(value[:size] for value in args), {k: v[:size] for k, v in kwargs.items()})
+        args, kwargs = random_like(*call_of_size(example, size))
         try:
             expected = outputs(self.model, args, kwargs)
         except Exception as error:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.copying import copy_model
 from prunus.forward import undisturbed, unique_parameters
 from prunus.graph import ExampleInputs
+from prunus.graph.samples import in_order
 from prunus.measuring.latency import RUNTIMES, timings
 from prunus.measuring.macs import count_macs, num_nonzero
 from prunus.packing import save
@@ -51,7 +49,7 @@ def macs(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs: E
     if example_inputs is None:
         raise ValueError("multiply-adds are counted in a run of the model; give example_inputs")
     pruned = _pruned(model, masks, whole_channels, example_inputs)
-    inputs = _in_order(pruned, example_inputs)  # whole, as a model's code may fix the batch
+    inputs = in_order(pruned, example_inputs)  # whole, as a model's code may fix the batch
     counted = count_macs(pruned, inputs)
     return round((counted.total if whole_channels else counted.nonzero) / len(inputs[0]))
 
@@ -60,7 +58,7 @@ def macs_by_parameter(model: nn.Module, example_inputs: ExampleInputs | None) ->
     """Return the multiply-adds of the example by each parameter; times are about in proportion to them."""
     if example_inputs is None:
         raise ValueError("multiply-adds are counted in a run of the model; give example_inputs")
-    counted = count_macs(unwrap(model), _in_order(model, example_inputs)).layers
+    counted = count_macs(unwrap(model), in_order(model, example_inputs)).layers
     return {name: float(macs[0]) for name, macs in counted.items() if macs is not None}
 
 
@@ -75,7 +73,7 @@ def microseconds(
     if example_inputs is None:
         raise ValueError("time is that of a call with an example's batch; give example_inputs")
     pruned = _pruned(model, masks, whole_channels, example_inputs).eval()
-    inputs = _in_order(pruned, example_inputs)
+    inputs = in_order(pruned, example_inputs)
     size = len(inputs[0])
     models = {"model": pruned}
     timed = timings(models, inputs, batch_sizes=(size,), threads=(1,), runtimes=(runtime,), seconds=_SECONDS)["model"]
@@ -91,23 +89,6 @@ def _pruned(model: nn.Module, masks: Masks, whole_channels: bool, example_inputs
     if whole_channels and masks and example_inputs is not None:
         return shrink(pruned, example_inputs)
     return pruned
-
-
-def _in_order(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
-    """Return the inputs in the order of the forward's arguments.
-
-    Raises:
-        ValueError: they are not its first arguments, so they can't be given by position.
-    """
-    if isinstance(example_inputs, Mapping):
-        first = list(inspect.signature(model.forward).parameters)[: len(example_inputs)]
-        if {*first} != {*example_inputs}:
-            raise ValueError(
-                f"a model is measured on its first arguments, {', '.join(first)}; example_inputs names "
-                f"{', '.join(example_inputs)}"
-            )
-        return tuple(example_inputs[name] for name in first)
-    return (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
 
 
 COSTS.register("bytes")(Unit(file_bytes))

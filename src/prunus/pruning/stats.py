@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from prunus.graph.samples import inputs_of
 from prunus.pruning import products
 from prunus.pruning.moments import MOST_INPUTS, Moments, damped, inverse_diagonal
 from prunus.pruning.products import LinearMap
@@ -309,7 +310,7 @@ def forward(model: nn.Module, batch: Batch) -> Any:
     """Call a model on a batch, without the targets that may be beside the inputs."""
     if isinstance(batch, Mapping):
         return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    return model(inputs_of(batch))
 
 
 def _target_of(batch: Batch) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.errors import GraphError
 from prunus.graph import ExampleInputs, Graph, trace
+from prunus.graph.samples import inputs_of
 from prunus.pruning.stats import Batch
 
 # Every so many-th sample is held out.
@@ -85,7 +86,7 @@ def read(dense: nn.Module, batches: Iterable[Batch]) -> Samples:
 
 
 def _inputs(batch: Batch) -> Tensor | Mapping[str, Tensor]:
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    inputs = inputs_of(batch)
     tensors = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
     if not tensors or not all(isinstance(value, Tensor) and value.ndim and len(value) for value in tensors):
         raise TypeError(

@@ -18,6 +18,7 @@ from prunus.copying import copy_model
 from prunus.files import checksum_of, content_hash, load_with_metadata, save_tensors
 from prunus.forward import tensors_by_name
 from prunus.graph import ExampleInputs, trace
+from prunus.graph.samples import inputs_of, of_size
 from prunus.measuring import costs  # noqa: F401  # enters the units
 from prunus.proving.verification import tensors
 from prunus.pruning import prune
@@ -262,12 +263,9 @@ def example_of(model: nn.Module, batches: Sequence[Batch]) -> ExampleInputs:
         )
     names = [name for name in signature(unwrap(model).forward).parameters if name in named]
     whole: ExampleInputs = {name: named[name] for name in names} if names else tuple(named.values())
-    if trace(model, whole).batch is not None:
-        return whole
-    first = {name: value[:1] for name, value in named.items()}
-    return {name: first[name] for name in names} if names else tuple(first.values())
+    return whole if trace(model, whole).batch is not None else of_size(whole, 1)
 
 
 def _named(batch: Any) -> list[tuple[str, Tensor]]:
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    inputs = inputs_of(batch)
     return list(inputs.items()) if isinstance(inputs, Mapping) else [("", inputs)]

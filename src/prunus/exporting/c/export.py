@@ -23,6 +23,7 @@ from prunus.exporting.c.identifiers import check_path
 from prunus.exporting.c.source import CSource, write
 from prunus.forward import undisturbed
 from prunus.graph import ExampleInputs, call_arguments
+from prunus.graph.samples import call_of_size
 from prunus.proving.verification import check_numbers, depends_on_chance, difference, outputs, random_like
 from prunus.supported import unwrap
 from prunus.tables import count, pairs
@@ -174,8 +175,7 @@ def _checked(
         host = compiler()
     except MissingCompilerError as error:
         return None, None, str(error)
-    call = random_like(*call_arguments(example_inputs, samples))
-    args, kwargs = pytree.tree_map(lambda value: value[:samples], call)
+    args, kwargs = random_like(*call_of_size(example_inputs, samples))
     ran = checking.run(source, [_flat(value) for value in (*args, *kwargs.values())], host)
     if ran.outputs is None:
         return None, ran.code_bytes, f"what {host.version} builds does not run on this machine"
