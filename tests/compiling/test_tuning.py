@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.compiling import building, toolchain, tuning
+from prunus.compiling import comparing, toolchain, tuning
 from prunus.compiling.batch import read_net
 from prunus.compiling.engine import Trials
 from prunus.compiling.kernels.calls import CallWriter
@@ -87,11 +87,16 @@ def test_a_slow_model_is_compared_for_one_sample_and_one_block(
     sizes: list[int] = []
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()).eval().to(dtype)
     images = torch.randn(4, 2, 9, 9, dtype=dtype)
-    compare = building._difference_for
-    monkeypatch.setattr(building, "_difference_for", lambda size, *rest: sizes.append(size) or compare(size, *rest))
-    monkeypatch.setattr(building, "_SLOW_SECONDS", 1e9)
+    compare = comparing.Expected.difference_for
+
+    def noted(expected: comparing.Expected, size: int, *rest: object) -> float:
+        sizes.append(size)
+        return compare(expected, size, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparing.Expected, "difference_for", noted)
+    monkeypatch.setattr(comparing, "_SLOW_SECONDS", 1e9)
     choice = prunus.compile(model, images, tune=False, target="sse")._parts.choice
-    monkeypatch.setattr(building, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(comparing, "_SLOW_SECONDS", 0.0)
     prunus.compile(model, images, tune=False, target="sse")
     assert sizes[0] == sizes[2] == 1
     assert sizes[1] > choice.block, "a whole block and one that is not full"

@@ -254,7 +254,7 @@ def test_without_the_extra_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     ("runtimes", "message"),
     [
         (["torch", "onnx"], r"unknown runtime 'onnx'; did you mean 'onnxruntime'\?"),
-        ([], "runtimes is empty; give at least one of torch, torch-compile, onnxruntime, .*, prunus, or all"),
+        ([], "runtimes is empty; give at least one of torch, torch-compile, onnxruntime, .*, prunus-int8, or all"),
     ],
 )
 def test_unknown_runtimes_are_refused(runtimes: list[str], message: str) -> None:

@@ -193,8 +193,9 @@ def test_a_model_that_takes_several_inputs_is_timed_in_8_bits() -> None:
 def test_all_stands_for_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert latency.check_runtimes(["all"]) == latency.check_runtimes("all") == ("torch", "torch-compile", "prunus")
-    assert latency.check_runtimes(["openvino", "all"]) == ("openvino", "torch", "torch-compile", "prunus")
+    installed = ("torch", "torch-compile", "prunus", "prunus-int8")
+    assert latency.check_runtimes(["all"]) == latency.check_runtimes("all") == installed
+    assert latency.check_runtimes(["openvino", "all"]) == ("openvino", *installed)
 
 
 def test_a_program_of_prunus_is_made_for_the_cell_and_held_against_the_model(

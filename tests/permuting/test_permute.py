@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.errors import GraphError
-from random_nets import Drawn, random_nets
+from random_nets import Drawn, Stage, Unit, random_nets
 from zoo import ZOO
 from zoo_case import randomise
 
@@ -258,3 +258,26 @@ def test_the_model_may_be_wrapped_and_stays_in_training_mode() -> None:
     assert not torch.equal(model.narrow.weight, dense.narrow.weight)
     # BatchNorm's statistics of the batch
     torch.testing.assert_close(outputs(model, IMAGES), outputs(dense, IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_channels_that_random_weights_hide_stay_in_their_places() -> None:
+    """A net drawn by chance: channels that no parameter makes were taken for free, as the outputs did not tell."""
+    chain, unit = "chain", {"norm": "none", "activation": "relu", "bias": False, "padding": False}
+    stages = (
+        Stage(chain, (Unit(6, 3, groups="each", **unit),)),
+        Stage(chain, (Unit(6, 1, groups="two", **{**unit, "norm": "batch", "padding": True}),)),
+        Stage("excite", (Unit(4, 1, groups="two", **{**unit, "bias": True, "padding": True}),)),
+        Stage(
+            chain,
+            (
+                Unit(6, 1, groups="two", **{**unit, "activation": "sigmoid"}),
+                Unit(4, 1, groups="one", **{**unit, "bias": True}),
+                Unit(4, 1, groups="one", **{**unit, "norm": "batch"}),
+            ),
+        ),
+    )
+    drawn = Drawn(stages, head="mean", hidden=0, seed=2280)
+    model, inputs = drawn.make(), drawn.example_inputs(4)
+    before = outputs(model, inputs)
+    orders_any(model, inputs)
+    torch.testing.assert_close(outputs(model, inputs), before, rtol=1e-4, atol=1e-5)

@@ -36,7 +36,7 @@ def compile(
     For example:
       prunus compile small.prunus --out small.program
       prunus compile --model lenet5-caffe --weights pruned.safetensors
-      prunus compile --model lenet5-caffe --weights pruned.safetensors --scales scales.safetensors
+      prunus compile small.prunus --scales scales.safetensors
       prunus compile --model my_models:cnn --shape 3,32,32 --batch-size 1
 
     Args:

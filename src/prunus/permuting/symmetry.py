@@ -133,8 +133,8 @@ class _Trial:
             found = orders(self._coupling, source)
             if found is None or not found.keys() <= self._tensors or not self._same(found):
                 return False
-            if len(found) > 1 and self._same({name: found[name] for name in list(found)[:1]}):
-                return False  # these outputs don't tell
+            if self._same({name: found[name] for name in list(found)[:1]}):
+                return False  # these outputs don't tell; nor do they where channels are read, and made by no parameter
         return True
 
     def _same(self, found: Orders) -> bool:
