@@ -1,11 +1,11 @@
 """Time programs in 8 bits beside the dense runtimes, one core, in turns.
 
-    python bench/eight_bits.py [--nets lenet5-caffe resnet20 resnet50] [--sparsities 0.9 0.85 0.8] [--rounds 15]
+    python bench/eight_bits.py [--nets lenet5-caffe resnet20 resnet50] [--sparsities 0.9 0.85 0.8] [--seconds 2]
 
 Needs the environment of `make bench-nets` for OpenVINO. Every layer but depthwise ones is pruned uniformly in blocks of
 four inputs; weights are random, or those of the net as it is made, as a call takes the same time whatever they are. The
-dense network runs in ONNX Runtime and OpenVINO, in float32 and in 8 bits; the pruned one as a program in 8 bits, in
-OpenVINO in 8 bits, and, with as many zeros that lie anywhere, as a program in float32. Prints medians in milliseconds,
+dense network runs in ONNX Runtime and OpenVINO, in float32 and in 8 bits; the pruned one as a program in 8 bits, and,
+with as many zeros that lie anywhere, as a program in float32. Prints medians in milliseconds,
 and how many times as long as the program in 8 bits the fastest dense runtime takes.
 """
 

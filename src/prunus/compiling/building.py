@@ -26,7 +26,6 @@ from prunus.compiling.lowering.quantized import lower_quantized, rounded
 from prunus.compiling.mixed import Compiler, mixed
 from prunus.compiling.mixed_program import MixedProgram
 from prunus.compiling.net import Net
-from prunus.compiling.operations import Dequantize, Quantize, QuantizedContract
 from prunus.compiling.program import Parts, Program
 from prunus.compiling.toolchain import Target
 from prunus.compiling.tuning import Choice
@@ -225,7 +224,7 @@ def kernels_of(net: Net, wanted: Target, numbers: Numbers, say: Callable[[str], 
 
 def has_words(net: Net) -> bool:
     """Tell whether a net computes with whole numbers of 8 bits."""
-    return any(isinstance(operation, (Quantize, Dequantize, QuantizedContract)) for operation in net.operations)
+    return any(operation.computes_in_words for operation in net.operations)
 
 
 def _mixed(model: nn.Module, example: ExampleInputs, dtype: torch.dtype, compile_part: Compiler) -> MixedProgram:

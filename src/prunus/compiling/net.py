@@ -127,6 +127,11 @@ class Operation(abc.ABC):
         return [value for value in vars(self).values() if isinstance(value, View)]
 
     @property
+    def computes_in_words(self) -> bool:
+        """Whether it reads or makes numbers of 8 bits: see `operations.quantized`."""
+        return False
+
+    @property
     def overwritable(self) -> list[View]:
         """Views whose elements are all read before, or while, the output's element in the same place is written."""
         return []

@@ -97,6 +97,8 @@ def load_program(
             memory.take(storing.num_bytes(header["net"], tensors))
             net = storing.decode(header["net"], tensors)
             check(net)
+            if has_words(net) and header["dtype"] != "float32":
+                raise ProgramError("it computes in 8 bits and float64, which no program does")
             memory.take(num_bytes_to_plan(net))
             numbers = DOUBLE if header["dtype"] == "float64" else FLOAT
             memory.take(tuning.workspace_bytes(net, wanted, numbers, header["batch"]))

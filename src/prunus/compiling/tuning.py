@@ -187,9 +187,15 @@ def _timing_key(contract: Contract, plan: Plan) -> tuple[object, ...]:
 
     How the zeros lie shows in the order of their variants.
     """
-    density = round(math.log2(max(contract.nonzero, 1) / contract.weight.size))
+    density = round(math.log2(max(contract.nonzero, 1) / contract.num_weights))
     fields = contract.weight.shape, contract.groups, contract.grid, contract.pool, contract.output in plan.along
-    return density, *fields, plan.layouts[contract.source.value], plan.taps[contract.output].steps
+    return (
+        contract.computes_in_words,
+        density,
+        *fields,
+        plan.layouts[contract.source.value],
+        plan.taps[contract.output].steps,
+    )
 
 
 def _timed(operation: Operation, ways: Sequence[Variant | None], writer: CallWriter, trials: Trials) -> list[float]:

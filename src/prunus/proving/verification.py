@@ -25,7 +25,8 @@ TOLERANCES = {
 
 
 # The least that outputs in 8 bits may be apart, of their mean square, and how many times what rounding itself costs.
-_LEAST_LIMIT, _ROUNDINGS = 1e-4, 2.0
+# And the most, whatever that costs: outputs of nothing but zeros are apart by 1.
+_LEAST_LIMIT, _ROUNDINGS, _MOST_LIMIT = 1e-4, 2.0, 0.1
 
 
 def random_like(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
@@ -97,7 +98,7 @@ def rounding_limit(expected: list[Tensor], plain: list[Tensor]) -> float:
         expected: outputs of the rounded model.
         plain: those of the model in floating point.
     """
-    return max(_LEAST_LIMIT, _ROUNDINGS * distance(expected, plain))
+    return min(max(_LEAST_LIMIT, _ROUNDINGS * distance(expected, plain)), _MOST_LIMIT)
 
 
 def distance(expected: list[Tensor], actual: list[Tensor]) -> float:

@@ -69,7 +69,7 @@ def variants(contract: Contract, plan: Plan, registers: int) -> list[Variant]:
     """
     vector = plan.mode.vector
     if is_dot(contract, plan.mode):
-        if contract.reads_words:
+        if contract.computes_in_words:
             return _of_words(contract, vector)
         wide = _column_wise(contract, vector)
         dense = any(_entries(contract, choice.rows) < _DENSE * contract.nonzero for choice in wide)
@@ -107,13 +107,13 @@ def tile_of(contract: Contract, plan: Plan, variant: Variant, narrow: bool) -> T
 
 def _tiles(contract: Contract, vector: int, registers: int) -> Callable[[int], Iterable[tuple[int, int, int]]]:
     """Return what yields (rows, height, across) of the tiles for vectors of so many numbers."""
-    if contract.reads_words:
+    if contract.computes_in_words:
         return lambda width: ((1, *shape) for shape in words.shapes(registers))
     return lambda width: contraction.tiles(width, vector, registers)
 
 
 def _row_width(contract: Contract, grid: tuple[int, int], mode: Mode) -> int:
-    return mode.vector if contract.reads_words else row_width(grid, mode, mode.vector)
+    return mode.vector if contract.computes_in_words else row_width(grid, mode, mode.vector)
 
 
 def _divides(contract: Contract, rows: int) -> bool:
@@ -158,7 +158,7 @@ def _otherwise(contract: Contract, mode: Mode, best: Variant) -> list[Variant]:
     """Return a variant, the same with the loops in the other order, and for a matrix whose source is large in parts."""
     ways = [best, replace(best, outer="outputs")]
     bytes_read = contract.source.index.size * mode.block * 4
-    in_parts = math.prod(contract.grid) == 1 and contract.groups == 1 and not contract.reads_words
+    in_parts = math.prod(contract.grid) == 1 and contract.groups == 1 and not contract.computes_in_words
     if in_parts and bytes_read > _NEAREST_CACHE:
         ways.append(replace(best, parts=min(-(-bytes_read // _NEAREST_CACHE), 64)))
     return ways

@@ -11,7 +11,8 @@ static inline int32_t word_of(float x, float factor, long zero) {
 
 static inline ints words_of(vec x, vec factor, vec zero) {
     x = x * factor;
-    x = clampWIDTH(x, -1024, 1024);
+    x = chooseWIDTH(x > -1024, x, SPLAT(-1024)); /* NaN too */
+    x = chooseWIDTH(x < 1024, x, SPLAT(1024));
     return whole_of(x) + __builtin_convertvector(zero, ints);
 }
 

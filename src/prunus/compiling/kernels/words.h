@@ -143,5 +143,5 @@ static __attribute__((noinline, unused)) void activate_words(const quantized *a,
     ACTIVATE
     if (!a->in_words) return;
     const vec inverse = SPLAT((real)a->inverse);
-    for (long i = 0; i < count; ++i) reals[i] = reals[i] * inverse;
+    for (long i = 0; i < count; ++i) reals[i] = clampWIDTH(reals[i] * inverse, -1e6f, 1e6f);
 }

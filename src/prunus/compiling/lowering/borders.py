@@ -11,7 +11,7 @@ import numpy
 
 from prunus.compiling.kernels.contraction import kernel_activation
 from prunus.compiling.lowering.picks import as_words, filled, in_words, num_words, picks_of
-from prunus.compiling.net import Indices, Net, Numbers, Operation, View, in_order, is_whole, whole
+from prunus.compiling.net import Indices, Net, Numbers, Operation, Pointwise, View, in_order, is_whole, whole
 from prunus.compiling.operations import (
     Dequantize,
     Join,
@@ -22,7 +22,6 @@ from prunus.compiling.operations import (
     UnitContract,
 )
 from prunus.compiling.operations.quantized import CHANNELS, LARGEST, limits, word_of_zeros, words_of
-from prunus.errors import ProgramError
 
 # Words of columns are put together first, which takes time too: there must be fewer of them by this factor than of
 # channels (a guess).
@@ -121,7 +120,7 @@ class Borders:
         maker = self._maker(contract.source)
         if maker is None:
             return [contract.plain], False
-        contract = self._unflattened(contract, maker)
+        contract = _with_kernel_activation(self._unflattened(contract, maker))
         per_group = contract.weight.shape[1], len(contract.weight) // contract.groups
         whole_groups = contract.groups == 1 or all(count % CHANNELS == 0 for count in per_group)
         cut = None if end is None else limits(contract.activation, end.scale, end.zero)
@@ -144,11 +143,7 @@ class Borders:
             more, residual = self._read(contract.residual, added)
             before += more
             made = replace(made, residual=residual, residual_scale=added.scale, residual_zero=added.zero)
-        try:
-            made.check()
-        except ProgramError:  # its sums may have more than 32 bits
-            return [contract.plain], False
-        return [*before, made], end is not None
+        return ([*before, made], end is not None) if made.fits else ([contract.plain], False)
 
     def _unflattened(self, contract: UnitContract, maker: Dequantize) -> UnitContract:
         """Return a linear layer of all elements of a value as a convolution whose kernel covers its plane.
@@ -157,6 +152,7 @@ class Borders:
         """
         weight = contract.weight
         flat = contract.source.index.shape == (weight.shape[1], 1, 1) and weight.shape[2:] == (1, 1)
+        flat = flat and (contract.padding, contract.dilation) == ((0, 0), (1, 1))
         if not flat or contract.groups > 1 or maker.box[1:] == (1, 1) or not is_whole(contract.source, maker.box):
             return contract
         over_plane = weight.reshape(len(weight), *maker.box)
@@ -278,6 +274,14 @@ def _back(operation: Operation, made: Operation, grid: Dequantize) -> Dequantize
     """Return what makes the floating-point numbers of an operation of the words that were made in its place."""
     source = whole(made.output, made.box)
     return Dequantize(operation.name, operation.output, operation.box, source, grid.scale, grid.zero)
+
+
+def _with_kernel_activation(contract: UnitContract) -> UnitContract:
+    """Return a contraction with its activation as kernels know it, if they do."""
+    if contract.activation is None:
+        return contract
+    function, constants = kernel_activation(contract.activation)
+    return replace(contract, activation=Pointwise(function, constants)) if function else contract
 
 
 def _in_whole_numbers(contract: UnitContract, source: View, read: Dequantize) -> QuantizedContract:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from prunus.compiling.net import Box, Net, Operation, View
-from prunus.compiling.operations import Contract, Elementwise, Pool
+from prunus.compiling.operations import Contract, Dequantize, Elementwise, Pool, Quantize
 
 
 def turned(net: Net) -> Net:
@@ -29,6 +29,8 @@ def _turned(operation: Operation) -> Operation:
         return replace(
             operation, box=_row(operation.box), source=source, rows=operation.columns, columns=operation.rows
         )
+    if isinstance(operation, (Quantize, Dequantize)) and _is_column(operation.box):
+        return replace(operation, box=_row(operation.box), source=_reshaped(operation.source))
     if isinstance(operation, Elementwise) and _is_column(operation.box):
         box = _row(operation.box)
         sources = tuple(

@@ -49,11 +49,6 @@ class Contract(Operation):
     kind: str = "conv"
 
     @property
-    def reads_words(self) -> bool:
-        """Whether it reads numbers of 8 bits: see `operations.quantized`."""
-        return False
-
-    @property
     def num_weights(self) -> int:
         """How many weights it has, zeros included."""
         return int(self.weight.size)

@@ -29,6 +29,10 @@ class Pool(Operation):
     rows: Windows
     columns: Windows
 
+    @property
+    def computes_in_words(self) -> bool:  # noqa: D102
+        return self.function == "max_bytes"
+
     def check(self) -> None:  # noqa: D102
         shape = self.source.index.shape
         require(len(shape) == 3 and self.function in FUNCTIONS, f"{self.name!r:.40}: pool")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Channels in a word, and the largest whole number of one.
 CHANNELS, LARGEST = 4, 255
+# Whole numbers of 32 bits are below.
+_MOST = 1 << 31
 
 
 def words_of(channels: int) -> int:
@@ -51,6 +53,10 @@ class Quantize(Operation):
     source: View
     scale: float
     zero: int
+
+    @property
+    def computes_in_words(self) -> bool:  # noqa: D102
+        return True
 
     def check(self) -> None:  # noqa: D102
         channels, *sides = _three(self.source, self.name)
@@ -81,10 +87,16 @@ class Dequantize(Operation):
     scale: float
     zero: int
 
+    @property
+    def computes_in_words(self) -> bool:  # noqa: D102
+        return True
+
     def check(self) -> None:  # noqa: D102
         words, *sides = _three(self.source, self.name)
         fits = self.box[1:] == tuple(sides) and words_of(self.box[0]) == words
         require(fits, f"{self.name!r:.40}: box")
+        index = self.source.index
+        require(len(numpy.unique(index)) == index.size, f"{self.name!r:.40}: it reads a word twice")
         _check_grid(self.scale, self.zero, self.name)
 
     def describe(self) -> str:  # noqa: D102
@@ -110,6 +122,10 @@ class Regroup(Operation):
     sources: tuple[View, ...]
     picks: Indices
     zero: int
+
+    @property
+    def computes_in_words(self) -> bool:  # noqa: D102
+        return True
 
     @property
     def views(self) -> list[View]:  # noqa: D102
@@ -161,8 +177,9 @@ class QuantizedContract(Contract):
     real = float32(sum) * float32(unit / scale), + float32(residual - residual_zero) * float32(residual_scale / scale)
     output = clip(rint(real) + zero, low, high)
 
-    With an activation the units are not divided by the scale, and its result is multiplied by float32(1 / scale). With
-    a scale of 0 the output is real, in floating point. Nothing is fused: every result is that of float32's rounding.
+    With an activation the units are not divided by the scale, and its result is multiplied by float32(1 / scale) and
+    kept within a million. With a scale of 0 the output is real, in floating point. Nothing is fused: every result is
+    that of float32's rounding.
 
     Attributes:
         source: view of words.
@@ -184,7 +201,7 @@ class QuantizedContract(Contract):
     residual_zero: int = 0
 
     @property
-    def reads_words(self) -> bool:  # noqa: D102
+    def computes_in_words(self) -> bool:  # noqa: D102
         return True
 
     @property
@@ -228,35 +245,37 @@ class QuantizedContract(Contract):
         function = "" if self.activation is None else self.activation.function
         in_kernel = function in ACTIVATIONS and self.pool is None and (self.residual is None or self.in_words)
         require(in_kernel, f"{name} does what no kernel of 8 bits does")
-        made = self.box[0] * CHANNELS if self.in_words else self.box[0]
-        require(outputs == made, f"{name} has {outputs} outputs, not {made}")
+        whole_words = not self.in_words or outputs % CHANNELS == 0
+        box = (words_of(outputs) if self.in_words else outputs, *self.grid)
+        require(whole_words and self.box == box, f"{name} makes {box}, not {self.box}")
         residual = None if self.residual is None else self.residual.index
         fits = residual is None or (residual.shape == (words_of(outputs), *self.grid) and outputs % CHANNELS == 0)
         require(fits, f"{name}: residual")
-        box = (outputs, *self.grid)
-        fields = vars(self) | {"box": box, "residual": None}
+        fields = vars(self) | {"box": (outputs, *self.grid), "residual": None}
         Contract(**{key: fields[key] for key in Contract.__dataclass_fields__}).check()
         per_group = outputs // self.groups
         require(per_group % CHANNELS == 0 or self.groups == 1, f"{name}: groups of outputs")
         require(self.units.shape == (outputs,) and bool((self.units > 0).all()), f"{name}: units")
         whole = (self.weight, self.bias)
         require(all(bool((part == numpy.rint(part)).all()) for part in whole), f"{name}: no whole numbers")
-        require(bool((abs(self.weight) <= 1 << 31).all()), f"{name}: weights")
-        require(bool((self.largest_sums < 1 << 31).all()), f"{name}: its sums may have more than 32 bits")
-        require(bool((self.largest_sums * self.factors < 1 << 31).all()), f"{name}: units")
+        require(bool(((self.weight >= -_MOST) & (self.weight < _MOST)).all()), f"{name}: weights")
+        require(self.fits, f"{name}: its sums may have more than 32 bits")
         require(0 <= self.low <= self.high <= LARGEST, f"{name}: limits")
         for scale, zero in ((self.scale or 1.0, self.zero), (self.residual_scale, self.residual_zero)):
             _check_grid(scale, zero, self.name)
 
-    @property
-    def largest_sums(self) -> Numbers:
-        """What no sum of each output can exceed, whatever is read."""
-        absolute = abs(self.bytes.astype(numpy.int64)).reshape(len(self.weight), -1).sum(1)
-        largest: Numbers = LARGEST * absolute + abs(self.bias)
-        return largest
+    @functools.cached_property
+    def fits(self) -> bool:
+        """Whether no sum, and nothing that it is scaled to, has more than 32 bits, whatever is read."""
+        absolute = numpy.abs(self.bytes.astype(numpy.int16)).reshape(len(self.weight), -1).sum(1, dtype=numpy.int64)
+        largest = LARGEST * absolute + abs(self.bias)
+        scaled = largest * self.factors
+        if self.residual is not None:
+            scaled = scaled + LARGEST * self.residual_scale / (1.0 if self.activation is not None else self.scale)
+        return bool((largest < _MOST).all() and (scaled < _MOST).all())
 
     def describe(self) -> str:  # noqa: D102
-        return f"{super().describe()}, in 8 bits"
+        return f"{super().describe()}, in words of four channels of 8 bits"
 
 
 def limits(activation: Pointwise | None, scale: float, zero: int) -> tuple[int, int] | None:
