@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import prunus
 from integer_reference import computed
+from prunus import files
 from prunus.compiling import toolchain, tuning
 from prunus.compiling.building import assembled, kernels_of
 from prunus.compiling.kernels.numbers import FLOAT
@@ -304,6 +305,17 @@ def test_a_saved_program_computes_the_same(tmp_path: Path) -> None:
     kinds = [step.operation for step in again.profile().singly]
     assert kinds.count("conv") == 3
     assert kinds[0] == "quantize"
+
+
+def test_a_file_of_8_bits_in_float64_is_refused(tmp_path: Path) -> None:
+    model, shape, scales = drawn("residual")
+    prunus.compile(model, torch.randn(4, *shape), scales=scales, tune=False).save(tmp_path / "net.program")
+    tensors, metadata = files.load_with_metadata(tmp_path / "net.program")
+    header = {"program": metadata["program"].replace('"float32"', '"float64"')}
+    header["checksum"] = files.checksum_of(tensors, header)
+    files.save_tensors(tmp_path / "forged.program", tensors, header)
+    with pytest.raises(ProgramError, match="8 bits and float64"):
+        prunus.load(tmp_path / "forged.program", expect=Program)
 
 
 def test_a_library_computes_the_same(tmp_path: Path) -> None:
