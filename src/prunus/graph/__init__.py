@@ -18,7 +18,7 @@ from prunus.forward import undisturbed
 from prunus.graph import free_sizes
 from prunus.graph.exported.regions import flatten_in_place
 from prunus.graph.free_sizes import batch_is_free
-from prunus.graph.tracing import tracing
+from prunus.graph.tracing import lines_unread, tracing
 from prunus.supported import unwrap
 
 # A tensor, several in order, or several by the name of the forward's argument.
@@ -150,13 +150,14 @@ def trace_own_batch(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
 def trace_made_of(graph: Graph, model: nn.Module) -> Graph:
     """Read the graph of a model that was made of another one, whose graph leaves the batch free.
 
-    Only where torch.export's conditions on the batch are not the other one's is the model run at other batches.
+    Only where torch.export's conditions on the batch are not the other one's is the model run at other batches. Lines
+    of the model's code are those of the first graph: they are not looked up again.
 
     Raises:
         GraphError: as `trace`, or its code pins the batch.
     """
     call = graph.args, graph.kwargs
-    with tracing(), undisturbed(model):
+    with tracing(), lines_unread(), undisturbed(model):
         try:
             again = _export(model, *call, _batches(*call))
         except Exception as error:

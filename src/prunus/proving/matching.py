@@ -125,18 +125,18 @@ class _Pairs:
 
 
 def _match_operation(node: fx.Node, other: fx.Node, pairs: _Pairs) -> None:
+    place = where(node if node.meta.get("nn_module_stack") else other)  # the first graph knows lines
     if node.target is not other.target:
-        raise MismatchError(f"{_name(other)} stands where {_name(node)} must, in {where(other)}")
+        raise MismatchError(f"{_name(other)} stands where {_name(node)} must, in {place}")
     wanted, present = _arguments(node), _arguments(other)
     for name, argument in wanted.items():
         if not pairs.same(argument, present.get(name)):
             raise MismatchError(
-                f"{_name(node)} has {name} {_shown(present.get(name))} and must have {_shown(argument)}, in "
-                f"{where(other)}"
+                f"{_name(node)} has {name} {_shown(present.get(name))} and must have {_shown(argument)}, in {place}"
             )
     if _shapes(node) != _shapes(other):
         raise MismatchError(
-            f"{_name(node)} gives the shapes {_shapes(other)} and must give {_shapes(node)}, in {where(other)}"
+            f"{_name(node)} gives the shapes {_shapes(other)} and must give {_shapes(node)}, in {place}"
         )
 
 

@@ -314,7 +314,7 @@ def _ending(contract: QuantizedContract, end: Quantize, cut: tuple[int, int] | N
     return replace(
         contract,
         output=end.output,
-        box=end.box,
+        box=(words_of(len(contract.weight)), *contract.grid),  # what is rounded may be turned, see `turning`
         weight=numpy.pad(contract.weight, rows),
         bias=numpy.pad(contract.bias, (0, extra)),
         units=numpy.pad(contract.units, (0, extra), constant_values=1.0),
