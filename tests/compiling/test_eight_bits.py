@@ -10,7 +10,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -259,36 +259,61 @@ def test_products_that_exceed_16_bits_are_exact() -> None:
     assert program(x[:1])[0, 1] == pytest.approx(-80, rel=1e-2)
 
 
-@settings(max_examples=20, deadline=None)
+class Branches(nn.Module):
+    """A convolution, and what may follow it, in front of a layer that adds up channels."""
+
+    def __init__(self, first: nn.Conv2d, ending: str) -> None:
+        super().__init__()
+        self.first, self.ending = first, ending
+        self.second = nn.Conv2d(first.out_channels, first.out_channels, 1)
+        self.last = nn.Conv2d(first.out_channels, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the three."""
+        x = F.relu(self.first(x))
+        if self.ending == "pool":
+            x = F.max_pool2d(x, (min(2, x.shape[2]), min(2, x.shape[3])))
+        if self.ending == "sum":
+            x = F.relu(x + self.second(x))
+        return self.last(x)
+
+
+SIDES = st.tuples(st.integers(1, 12), st.integers(1, 19))
+
+
+@settings(max_examples=30, deadline=None)
 @given(
-    channels=st.integers(1, 9),
-    outputs=st.integers(1, 9),
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 5)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    sides=st.tuples(st.integers(5, 12), st.integers(5, 19)),
+    more=SIDES,
+    ending=st.sampled_from(["", "pool", "sum"]),
     low=st.floats(-3, 0),
     sparsity=st.sampled_from([0.0, 0.5, 0.9]),
     seed=st.integers(0, 5),
 )
+@example((1, 1), (1, 3), (1, 3), (0, 0), (4, 2), "", 0.0, 0.0, 3)
+@example((1, 8), (1, 3), (1, 3), (0, 0), (4, 2), "sum", 0.0, 0.0, 3)
 def test_any_convolution_is_that_of_the_reference(
-    channels: int,
-    outputs: int,
+    channels: tuple[int, int],
     kernel: tuple[int, int],
     stride: tuple[int, int],
     padding: tuple[int, int],
-    sides: tuple[int, int],
+    more: tuple[int, int],
+    ending: str,
     low: float,
     sparsity: float,
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
-    first = nn.Conv2d(channels, outputs, kernel, stride, padding)
-    model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(outputs, 3, 1)).eval()
+    first = nn.Conv2d(*channels, kernel, stride, padding)
+    model = Branches(first, ending).eval()
     with torch.no_grad():
         first.weight *= torch.rand_like(first.weight) >= sparsity
-        first.weight[0, 0, 0, 0] = 1  # a layer of zeros only stays in floating point
-    batches = [low + (3 - low) * torch.rand(8, channels, *sides) for _ in range(3)]
+        first.weight[0, 0] = 1  # a layer of zeros only stays in floating point
+    sides = [side + extra for side, extra in zip(kernel, more, strict=True)]
+    batches = [low + (3 - low) * torch.rand(8, channels[0], *sides) for _ in range(3)]
     scales = prunus.quantize(model, batches, max_error=1e9)
     program = prunus.compile(model, batches[0], scales=scales, tune=False, threads=1)
     for x in (batches[0][:1], torch.cat(batches)):
