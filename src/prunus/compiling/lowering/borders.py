@@ -127,8 +127,7 @@ class Borders:
         activation = contract.activation if cut is None else None
         in_kernel = activation is None or bool(kernel_activation(activation)[0])
         added = None if contract.residual is None else self._maker(contract.residual)
-        even = len(contract.weight) % CHANNELS == 0
-        unfit = contract.residual is not None and (added is None or end is None or not even)
+        unfit = contract.residual is not None and (added is None or end is None)
         if not whole_groups or not in_kernel or unfit:
             return [contract.plain], False
         along, made = self._along_columns(contract, maker)
