@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from collections.abc import Callable
@@ -53,10 +54,12 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """Let `prunus.compile` make programs of four milliseconds times the density, and note of which models."""
     seen: list[nn.Module] = []
 
-    def compile(model: nn.Module, example_inputs: object, *, threads: int) -> Callable[[Tensor], Tensor]:
+    def compile(
+        model: nn.Module, example_inputs: object, *, threads: int, scales: object = None
+    ) -> Callable[[Tensor], Tensor]:
         assert torch.get_num_threads() == threads
         seen.append(model)
-        wait = 4000 * int(model.fc.weight.count_nonzero()) // WEIGHTS
+        wait = (4000 if scales is None else 1000) * int(model.fc.weight.count_nonzero()) // WEIGHTS
 
         def program(x: Tensor) -> Tensor:
             CLOCK.take(wait)
@@ -64,6 +67,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
         return program
 
+    importlib.import_module("prunus.exporting")  # it imports the module that is replaced
     module = types.ModuleType("prunus.compiling")
     module.__dict__["compile"] = compile
     monkeypatch.setitem(sys.modules, "prunus.compiling", module)
@@ -85,6 +89,21 @@ def test_programs_overtake_where_their_time_is_that_of_the_dense_model(programs:
     assert torch.equal(model.fc.weight, before)
     assert model.training
     assert torch.get_num_threads() == threads
+
+
+def test_programs_in_8_bits_of_blocks_take_turns_where_they_are_asked_for(programs: list[nn.Module]) -> None:
+    model = Sleepy()
+    with torch.no_grad():
+        model.fc.weight.uniform_(-1, 1)
+    asked = ["torch", "prunus", "prunus-int8"]
+    found = break_even(model, torch.rand(1, 40), sparsities=(0, 0.5), runtimes=asked, **QUICK)
+    assert set(found.dense_us) == {"torch"}
+    assert [point.latency_us.median for point in found.points] == [4000, 2000]
+    assert [point.latency_us.median for point in found.in_8_bits] == [1000, 500]
+    assert (found.sparsity, found.sparsity_in_8_bits) == (0.5, 0.0)
+    single, in_blocks = (program.fc.weight.detach().reshape(-1, 4) == 0 for program in (programs[1], programs[-1]))
+    assert (in_blocks.all(1) == in_blocks.any(1)).all()
+    assert not (single.all(1) == single.any(1)).all()
 
 
 def test_what_never_overtakes_has_no_break_even(programs: list[nn.Module]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import prunus
 from prunus.errors import CompileError
 from prunus.measuring.dense_comparison import DenseComparison, compare_with_dense
 from prunus.measuring.times import Latency
@@ -38,6 +39,16 @@ def test_all_runtimes_that_are_installed_take_part() -> None:
     assert {"torch", "onnxruntime"} <= comparison.dense_us.keys()
     assert "prunus" not in comparison.dense_us
     assert comparison.program_us.median > 0
+
+
+def test_8_bits_are_those_of_the_scales() -> None:
+    model, other = (nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 2)) for width in (8, 9))
+    batches = [torch.randn(8, 8) for _ in range(3)]
+    scales = prunus.quantize(model, batches, max_error=1e9)
+    comparison = compare_with_dense(model, batches[0], batch=4, threads=1, seconds=0.01, scales=scales)
+    assert {"torch", "onnxruntime", "onnxruntime-int8"} <= comparison.dense_us.keys()
+    with pytest.raises(CompileError, match="scales"):
+        compare_with_dense(other, batches[0], batch=4, threads=1, seconds=0.01, scales=scales)
 
 
 def test_a_model_that_can_not_become_a_program_is_told() -> None:

@@ -260,6 +260,7 @@ def test_the_break_even_is_where_the_line_crosses_one(
         (("break_even", "points", 0, "sparsity"), 0.6, "points must rise in sparsity"),
         (("break_even", "points", 1, "sparsity"), 1.0, r"points\[1\]: sparsity must be in \[0, 1\), got 1.0"),
         (("break_even", "batch"), 0, "batch must be at least 1"),
+        (("break_even", "sparsity_in_8_bits"), 0.5, "sparsity_in_8_bits must be the points' crossing None, got 0.5"),
         (("models", 0, "nonzero"), 13, r"models\[0\]: nonzero must be at most parameters, got 13 of 12"),
         (("models", 0, "nonzero"), -1, "nonzero must be at least 0, got -1"),
         (("models", 0, "sparsity"), 0.2, "sparsity must be 1 - nonzero / parameters = 0.25, got 0.2"),

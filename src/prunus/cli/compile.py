@@ -65,9 +65,7 @@ def compile(
     terminal.show(str(program.profile()), "", *_sentences(program, out, in_8_bits=mapped is not None))
     if not no_dense and target == "native" and not isinstance(batch, dict):
         terminal.say("timing the dense runtimes")
-        terminal.show(
-            str(compare_with_dense(network, batch, batch=batch_size, threads=threads, in_8_bits=mapped is not None))
-        )
+        terminal.show(str(compare_with_dense(network, batch, batch=batch_size, threads=threads, scales=mapped)))
 
 
 def _sentences(program: prunus.Program, out: Path | None, *, in_8_bits: bool) -> Iterator[str]:

@@ -25,7 +25,7 @@ from prunus.lab.reducing import RESULT
 from prunus.lab.run_folder import Seconds
 from prunus.measuring import evaluate, facts, machine
 from prunus.measuring.break_even import break_even
-from prunus.measuring.latency import OPENVINO, PRUNUS, RUNTIMES, TORCH, TORCH_COMPILE, timings
+from prunus.measuring.latency import OPENVINO, PRUNUS, PRUNUS_INT8, RUNTIMES, TORCH, TORCH_COMPILE, timings
 from prunus.measuring.latency.runtimes import LeftOutError
 from prunus.measuring.receipt import BreakEven, Check, DataFacts, Embedded, ModelFacts, PairedTest, Receipt
 from prunus.measuring.sensitivity import SPARSITIES, sensitivity
@@ -43,8 +43,8 @@ PREDICTED_AT_ONCE = 1000
 IN_8_BITS = tuple(name for name, runtime in RUNTIMES.items() if runtime.in_8_bits)
 
 # Runtimes in which only the first and the last model are timed: preparing each takes seconds, and the models in between
-# would add little.
-ENDS_ONLY = (TORCH_COMPILE, OPENVINO, PRUNUS, *IN_8_BITS)
+# would add little. In 8 bits the pruned and the shrunk model are timed too: they may be what is fastest without prunus.
+ENDS_ONLY = (TORCH_COMPILE, OPENVINO, PRUNUS, PRUNUS_INT8)
 _OF_SHRUNK = "weights and multiply-adds are those of the shrunk model, in 8 bits"
 
 # The controls that went through all stages: the name of their last stage ends like that of the run.
@@ -136,7 +136,11 @@ def _facts(
     # the other runtimes run on the CPU, so their times can't be compared with those of an accelerator
     runtimes = recipe.measure.runtimes if device.type == "cpu" else (TORCH,)
     road = list(evidence.models)
-    plain = everything | ({quantized.NAME: everything["shrunk"]} if quantized.NAME in everything else {})
+    scales = {}
+    plain = dict(everything)
+    if quantized.NAME in everything:
+        plain[quantized.NAME] = everything["shrunk"]
+        scales[quantized.NAME] = Scales.load(folder / quantized.SCALES)
     times = timings(
         plain,
         example,
@@ -144,6 +148,7 @@ def _facts(
         threads=threads,
         runtimes=runtimes,
         only={name: _timed_in(name, road, everything) for name in runtimes},
+        scales=scales,
     )
     seconds = Seconds(folder)
     embedded, not_embedded = _embedded(everything[road[-1]], example)
@@ -180,11 +185,14 @@ def _int8_size(model: nn.Module, folder: Path, example: Tensor) -> tuple[dict[st
 
 
 def _timed_in(runtime: str, road: Sequence[str], everything: Mapping[str, nn.Module]) -> list[str]:
-    """Return the models that are timed in a runtime."""
-    ends = (road[0], road[-1], quantized.NAME) if runtime in IN_8_BITS else (road[0], road[-1])
-    if runtime in ENDS_ONLY:
-        return [name for name in everything if name in ends]
-    return [name for name in everything if name != quantized.NAME]
+    """Return the models that are timed in a runtime; in 8 bits the shrunk model is timed as its own scales round it."""
+    if runtime not in IN_8_BITS and runtime not in ENDS_ONLY:
+        return [name for name in everything if name != quantized.NAME]
+    timed = [road[0], road[-1]]
+    if runtime in IN_8_BITS:
+        timed.append(quantized.NAME if quantized.NAME in everything else "shrunk")
+        timed += ["finetuned"] if runtime not in ENDS_ONLY else []
+    return [name for name in road if name in timed]
 
 
 def _embedded(model: nn.Module, example: Tensor) -> tuple[Embedded | None, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -11,6 +12,9 @@ from prunus.errors import CompileError
 from prunus.measuring import spell
 from prunus.measuring.latency import PRUNUS, PRUNUS_INT8, RUNTIMES, TORCH_COMPILE, timings
 from prunus.measuring.times import Latency
+
+if TYPE_CHECKING:
+    from prunus.quantizing import Scales
 
 _DENSE = tuple(name for name in RUNTIMES if name not in (TORCH_COMPILE, PRUNUS, PRUNUS_INT8))
 
@@ -56,7 +60,7 @@ def compare_with_dense(
     batch: int,
     threads: int,
     seconds: float = 0.5,
-    in_8_bits: bool = False,
+    scales: Scales | None = None,
 ) -> DenseComparison:
     """Time a model's program, and PyTorch, ONNX Runtime and OpenVINO where they are installed, also in 8 bits.
 
@@ -66,13 +70,13 @@ def compare_with_dense(
         batch: samples of a call.
         threads: that a call may use.
         seconds: of timing for each runtime.
-        in_8_bits: whether the program computes in 8 bits.
+        scales: of the model; the program then computes in 8 bits, and runtimes in 8 bits round by the same.
 
     Raises:
         TypeError, ValueError: as `prunus.measuring.latency.timings`.
         CompileError: the model can't become a program.
     """
-    own = PRUNUS_INT8 if in_8_bits else PRUNUS
+    own = PRUNUS if scales is None else PRUNUS_INT8
     runtimes = [name for name in _DENSE if RUNTIMES[name].installed]
     timing = timings(
         {"model": model},
@@ -80,6 +84,7 @@ def compare_with_dense(
         batch_sizes=(batch,),
         threads=(threads,),
         runtimes=(*runtimes, own),
+        scales={} if scales is None else {"model": scales},
         seconds=seconds,
     )["model"]
     times = {runtime: of[str(threads)][str(batch)] for runtime, of in timing.latency_us.items()}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
+from prunus.files import strict_json
 from prunus.measuring.consistency import between, close, counts, require
 
 
@@ -45,7 +46,8 @@ class BreakEven:
 
     All were timed in turns in one run. `dense_us` maps a runtime to the dense model's time, `points` rise in sparsity.
     `sparsity` is where the program becomes as fast as the fastest of `dense_us`, see `crossing`; None if it never does.
-    `notes` says what was left out and why.
+    `in_8_bits` and `sparsity_in_8_bits` are likewise of programs in 8 bits, whose zeros lie in blocks; empty if they
+    were not timed. `notes` says what was left out and why.
     """
 
     threads: int
@@ -54,35 +56,40 @@ class BreakEven:
     points: tuple[BreakEvenPoint, ...]
     sparsity: float | None
     notes: tuple[str, ...] = ()
+    in_8_bits: tuple[BreakEvenPoint, ...] = field(default=(), metadata=strict_json.MAY_LACK)
+    sparsity_in_8_bits: float | None = field(default=None, metadata=strict_json.MAY_LACK)
 
     def __post_init__(self) -> None:
         counts(self, "threads", "batch", least=1)
         require(bool(self.dense_us), "dense_us must hold at least one runtime, got none")
         require(bool(self.points), "points must hold at least one, got none")
-        for before, after in pairwise(self.points):
+        self._check(self.points, self.sparsity, "sparsity")
+        self._check(self.in_8_bits, self.sparsity_in_8_bits, "sparsity_in_8_bits")
+
+    def _check(self, points: tuple[BreakEvenPoint, ...], sparsity: float | None, name: str) -> None:
+        for before, after in pairwise(points):
             rises = before.sparsity < after.sparsity and before.nonzero >= after.nonzero
             require(
                 rises,
                 f"points must rise in sparsity and never in nonzero, got {before.sparsity} ({before.nonzero}) before "
                 f"{after.sparsity} ({after.nonzero})",
             )
-        expected = crossing([point.sparsity for point in self.points], self.ratios)
-        if expected is None or self.sparsity is None:
-            require(self.sparsity == expected, f"sparsity must be the points' crossing {expected}, got {self.sparsity}")
+        expected = crossing([point.sparsity for point in points], self.ratios(points)) if points else None
+        if expected is None or sparsity is None:
+            require(sparsity == expected, f"{name} must be the points' crossing {expected}, got {sparsity}")
         else:
-            between("sparsity", self.sparsity, 0, 1)
-            close("sparsity", self.sparsity, "the points' crossing", expected)
+            between(name, sparsity, 0, 1)
+            close(name, sparsity, "the points' crossing", expected)
 
     @property
     def fastest(self) -> str:
         """The runtime in which the dense model is fastest."""
         return min(self.dense_us, key=lambda runtime: self.dense_us[runtime].median)
 
-    @property
-    def ratios(self) -> list[float]:
-        """The time of each point as a multiple of the dense model's in its fastest runtime."""
+    def ratios(self, points: Sequence[BreakEvenPoint]) -> list[float]:
+        """Return the time of each point as a multiple of the dense model's in its fastest runtime."""
         fastest = self.dense_us[self.fastest].median
-        return [point.latency_us.median / fastest for point in self.points]
+        return [point.latency_us.median / fastest for point in points]
 
 
 def crossing(sparsities: Sequence[float], ratios: Sequence[float]) -> float | None:

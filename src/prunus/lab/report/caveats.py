@@ -19,7 +19,7 @@ def caveats(receipt: Receipt) -> list[tuple[str, str]]:
     if len(receipt.models) > 1:
         first, last = receipt.models[0], receipt.models[-1]
         sentences += [("Zeros", sentence) for sentence in _zeros(receipt, first, last)]
-        sentences += [("Speed", sentence) for sentence in _speed(first, last)]
+        sentences += [("Speed", sentence) for sentence in _speed(receipt, first, last)]
         sentences += [("Accuracy", sentence) for sentence in _accuracy(receipt, first, last)]
         sentences += [("Control", sentence) for sentence in _controls(receipt, last)]
     sentences += [("Note", note) for note in _notes(receipt)]
@@ -45,9 +45,13 @@ def _zeros(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> Iterator[st
         yield f"Packing let the weights of each layer share at most {2**bits} values, so the model computes others."
 
 
-def _speed(first: ModelFacts, last: ModelFacts) -> Iterator[str]:
-    dense = claims.dense_changes(first, last)
-    changes = [*dense, *claims.program_changes(first, last)]
+def _speed(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> Iterator[str]:
+    dense, programs = claims.dense_changes(first, last), claims.program_changes(receipt)
+    changes = [*dense, *programs]
+    missing = claims.unmeasured(receipt)
+    if programs and missing:
+        names = spell.listing([spell.runtime(name) for name in missing])
+        yield f"{first.name} was not timed in {names}, so nothing is said about being faster than there."
     if claims.unsteady(changes):
         widest = spell.ratio(max(change.variation for change in changes))
         yield (

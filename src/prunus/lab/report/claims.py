@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from prunus.measuring.overview import latency, settings
+from prunus.measuring.overview import grid, latency, settings
 from prunus.measuring.receipt import Accuracy, Latency, ModelFacts, PairedTest, Receipt
 
 # the usual level: a difference is significant if chance alone gives one as large with a probability below 5%
@@ -17,8 +17,10 @@ SAME_TIME = 0.02
 # a 90th percentile this many times the 10th indicates a busy machine
 UNSTEADY = 1.5
 
-# the runtime that skips zeros, and those that do not
-PROGRAM = "prunus"
+# the runtimes that skip zeros, in floating point and in 8 bits, and those that do not
+PROGRAM, PROGRAM_IN_8_BITS = PROGRAMS = ("prunus", "prunus-int8")
+# the model of a run whose accuracy was measured in 8 bits
+QUANTIZED = "quantized"
 DENSE_RUNTIMES = ("torch", "torch-compile", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
 
 # for a normal distribution: the distance of the 10th from the 90th percentile in standard deviations,
@@ -38,6 +40,7 @@ class SpeedChange:
         threads, batch: the setting, as in the receipt.
         before, after: the latency of the first and the second model.
         against: the runtime of the first model.
+        models: the names of the two.
     """
 
     runtime: str
@@ -46,6 +49,7 @@ class SpeedChange:
     before: Latency
     after: Latency
     against: str
+    models: tuple[str, str]
 
     @property
     def factor(self) -> float:
@@ -102,30 +106,72 @@ def size_verdict(before: int, after: int) -> Literal["same", "smaller", "larger"
 def speed_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
     """Return the change in every setting measured for both models, in the order of the last model."""
     return [
-        SpeedChange(runtime, threads, batch, before, after, runtime)
+        SpeedChange(runtime, threads, batch, before, after, runtime, (first.name, last.name))
         for runtime, threads, batch, after in settings(last)
         if (before := latency(first, runtime, threads, batch)) is not None and before.median > 0
     ]
 
 
-def program_changes(model: ModelFacts, compiled: ModelFacts) -> list[SpeedChange]:
-    """Compare the program of one model with another, or the same, model in its fastest dense runtime."""
+def program_changes(receipt: Receipt) -> list[SpeedChange]:
+    """Hold the fastest program that is as accurate as the last model against what is fastest without one.
+
+    A program in 8 bits counts where the accuracy of its model was measured in 8 bits. Against it stand, in each
+    setting, the first model and all that are as accurate as the last one, in every runtime that does not skip zeros;
+    those in 8 bits count whether or not their accuracy was measured so, which favours them.
+    """
+    last = receipt.models[-1]
+    models = [model for model in receipt.models if _as_accurate(receipt, model, last)]
+    programs = [(last, PROGRAM), *((model, PROGRAM_IN_8_BITS) for model in models if model.name == QUANTIZED)]
     changes = []
-    for runtime, threads, batch, after in settings(compiled):
-        times = {name: time for name in DENSE_RUNTIMES if (time := latency(model, name, threads, batch)) is not None}
-        if runtime == PROGRAM and times:
-            against = min(times, key=lambda name: times[name].median)
-            changes.append(SpeedChange(runtime, threads, batch, times[against], after, against))
+    for threads, batch in grid(models):
+        others = _times([(model, name) for model in models for name in DENSE_RUNTIMES], threads, batch)
+        if not others:
+            continue
+        against = min(others, key=lambda key: others[key].median)
+        changes += [
+            SpeedChange(runtime, threads, batch, others[against], after, against[1], (against[0], name))
+            for (name, runtime), after in _times(programs, threads, batch).items()
+        ]
     return changes
 
 
+def fastest_programs(changes: list[SpeedChange]) -> list[SpeedChange]:
+    """Return of `program_changes` the fastest program in each setting."""
+    by_setting: dict[tuple[str, str], SpeedChange] = {}
+    for change in sorted(changes, key=lambda change: change.after.median):
+        by_setting.setdefault((change.threads, change.batch), change)
+    return [change for change in changes if by_setting[change.threads, change.batch] is change]
+
+
+def unmeasured(receipt: Receipt) -> list[str]:
+    """Return the dense runtimes in which the first model has no time."""
+    return [name for name in DENSE_RUNTIMES if not receipt.models[0].latency_us.get(name)]
+
+
+def _times(pairs: list[tuple[ModelFacts, str]], threads: str, batch: str) -> dict[tuple[str, str], Latency]:
+    """Return model's name, runtime -> latency in a setting, where it was measured."""
+    return {
+        (model.name, runtime): time
+        for model, runtime in pairs
+        if (time := latency(model, runtime, threads, batch)) is not None and time.median > 0
+    }
+
+
+def _as_accurate(receipt: Receipt, model: ModelFacts, last: ModelFacts) -> bool:
+    """Tell whether a model is not measurably less accurate than the last; the first counts in any case."""
+    if model is last or model is receipt.models[0]:
+        return True
+    change = accuracy_change(receipt, model, last)
+    return change is not None and change.verdict != "better"
+
+
 def dense_changes(first: ModelFacts, last: ModelFacts) -> list[SpeedChange]:
-    """Return `speed_changes` without those of the program, unless there are no others.
+    """Return `speed_changes` without those of programs, unless there are no others.
 
     A comparison of programs of the sparse and the dense model means little, since nobody would run the latter.
     """
     changes = speed_changes(first, last)
-    return [change for change in changes if change.runtime != PROGRAM] or changes
+    return [change for change in changes if change.runtime not in PROGRAMS] or changes
 
 
 def median_interval(time: Latency) -> tuple[float, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
 from prunus.lab.report import drawing
 from prunus.lab.report.drawing import Figure
 from prunus.measuring import overview, spell
-from prunus.measuring.receipt import BreakEven, ModelFacts, Receipt
+from prunus.measuring.receipt import BreakEvenPoint, ModelFacts, Receipt
 
 # the largest number of settings drawn; the table has all of them
 DRAWN_SETTINGS = 8
@@ -61,11 +63,17 @@ def break_even(receipt: Receipt) -> Figure | None:
     curve = receipt.break_even
     if curve is None:
         return None
-    times = (*curve.dense_us.values(), *(point.latency_us for point in curve.points))
+    programs = {"program of prunus": (curve.points, curve.sparsity)}
+    if curve.in_8_bits:
+        programs["program in 8 bits, zeros in blocks"] = curve.in_8_bits, curve.sparsity_in_8_bits
+    times = (*curve.dense_us.values(), *(point.latency_us for points, _ in programs.values() for point in points))
     unit, size = spell.time_unit(max(time.p90 for time in times))
     drawn = go.Figure()
-    _curve(drawn, curve, unit, size)
-    for at, (runtime, time) in enumerate(curve.dense_us.items(), start=1):
+    for at, (name, (points, sparsity)) in enumerate(programs.items()):
+        _curve(drawn, name, points, drawing.COLOURS[at], (unit, size))
+        if sparsity is not None:
+            _mark(drawn, sparsity, drawing.COLOURS[at], height=1 - 0.08 * at)
+    for at, (runtime, time) in enumerate(curve.dense_us.items(), start=len(programs)):
         name = f"dense in {drawing.text(spell.runtime(runtime))}"
         drawn.add_scatter(
             x=[0, 100],
@@ -75,52 +83,59 @@ def break_even(receipt: Receipt) -> Figure | None:
             line={"color": drawing.COLOURS[at % len(drawing.COLOURS)], "dash": "dash", "width": 2},
             hovertemplate=f"{spell.latency(time)}<extra>{name}</extra>",
         )
-    if curve.sparsity is not None:
-        at_percent = 100 * curve.sparsity
-        drawn.add_vline(x=at_percent, line={"color": drawing.GREY, "dash": "dot", "width": 2})
-        drawn.add_annotation(
-            x=at_percent,
-            y=1,
-            yref="paper",
-            yanchor="top",
-            xanchor="left",
-            showarrow=False,
-            text=f" break-even: {spell.percent(curve.sparsity, 0)}",
-        )
-    figures = [f"{spell.percent(p.sparsity, 0)} {spell.microseconds(p.latency_us.median)}" for p in curve.points]
+    figures = [
+        f"{name}: "
+        + "; ".join(f"{spell.percent(p.sparsity, 0)} {spell.microseconds(p.latency_us.median)}" for p in points)
+        for name, (points, _) in programs.items()
+    ]
     where = spell.setting(str(curve.threads), str(curve.batch))
     return drawing.figure(
         "break-even",
-        f"Time of a program by sparsity, {where}: {'; '.join(figures)}.",
+        f"Time of a program by sparsity, {where}. {'. '.join(figures)}.",
         drawn,
         height=400,
         top=64,
-        note="The line is the program of prunus, the dashed lines are the dense network in other runtimes; bars reach "
-        "from the 10th to the 90th percentile.",
+        note="Solid lines are programs of prunus, dashed lines the dense network in other runtimes; bars reach from "
+        "the 10th to the 90th percentile.",
         xaxis={"title": {"text": "sparsity of the pruned weights"}, "ticksuffix": "%", "range": [-2, 102]},
         yaxis={"title": {"text": "time of one call"}, "ticksuffix": unit, "rangemode": "tozero"},
     )
 
 
-def _curve(drawn: go.Figure, curve: BreakEven, unit: str, size: int) -> None:
-    times = [point.latency_us for point in curve.points]
+def _mark(drawn: go.Figure, sparsity: float, colour: str, height: float) -> None:
+    """Mark where a program becomes the fastest; the height of its words is a share of the picture's."""
+    drawn.add_vline(x=100 * sparsity, line={"color": colour, "dash": "dot", "width": 2})
+    drawn.add_annotation(
+        x=100 * sparsity,
+        y=height,
+        yref="paper",
+        yanchor="top",
+        xanchor="left",
+        showarrow=False,
+        text=f" break-even: {spell.percent(sparsity, 0)}",
+    )
+
+
+def _curve(drawn: go.Figure, name: str, points: Sequence[BreakEvenPoint], colour: str, scale: tuple[str, int]) -> None:
+    unit, size = scale
+    times = [point.latency_us for point in points]
     drawn.add_scatter(
-        x=[100 * point.sparsity for point in curve.points],
+        x=[100 * point.sparsity for point in points],
         y=[time.median / size for time in times],
         error_y={
             "type": "data",
             "symmetric": False,
             "array": [(time.p90 - time.median) / size for time in times],
             "arrayminus": [(time.median - time.p10) / size for time in times],
-            "color": drawing.COLOURS[0],
+            "color": colour,
             "thickness": 2,
             "width": 4,
         },
         mode="lines+markers",
-        name="program of prunus",
-        line={"color": drawing.COLOURS[0], "width": 2},
-        marker={"color": drawing.COLOURS[0], "size": 8},
-        hovertemplate=f"%{{x:.0f}}: %{{y:.3g}}{unit}<extra>program of prunus</extra>",
+        name=name,
+        line={"color": colour, "width": 2},
+        marker={"color": colour, "size": 8},
+        hovertemplate=f"%{{x:.0f}}: %{{y:.3g}}{unit}<extra>{name}</extra>",
     )
 
 

@@ -38,7 +38,7 @@ def headline(receipt: Receipt) -> str:
     first, last = receipt.models[0], receipt.models[-1]
     if first is last:
         return f"Only {spell.plain(last.name)} was measured, so this says nothing about what pruning saves."
-    accuracy, file, speed = _accuracy(receipt, first, last), _files(first, last), _speed(first, last)
+    accuracy, file, speed = _accuracy(receipt, first, last), _files(first, last), _speed(receipt, first, last)
     parts = [
         _parameters(first, last).phrase,
         accuracy.phrase if accuracy else "accuracy was not measured",
@@ -56,8 +56,9 @@ def outcomes(receipt: Receipt) -> list[Outcome]:
     if first is last:
         detail = f"{spell.count(claims.zeros(last))} of them zero"
         return [Outcome("Parameters", spell.count(last.parameters), detail, "measured")]
-    figures = [_parameters(first, last), _accuracy(receipt, first, last), *_files(first, last), _speed(first, last)]
-    return [outcome for outcome in (*figures, _arithmetic(first, last)) if outcome is not None]
+    figures = [_parameters(first, last), _accuracy(receipt, first, last), *_files(first, last)]
+    figures += [_speed(receipt, first, last), _arithmetic(first, last)]
+    return [outcome for outcome in figures if outcome is not None]
 
 
 def _parameters(first: ModelFacts, last: ModelFacts) -> Outcome:
@@ -122,8 +123,8 @@ def _file(label: str, sizes: tuple[int | None, int | None], subject: str = "", m
     return Outcome(label, value, road + more, verdict, tone, phrase)
 
 
-def _speed(first: ModelFacts, last: ModelFacts) -> Outcome | None:
-    programs = claims.program_changes(first, last)
+def _speed(receipt: Receipt, first: ModelFacts, last: ModelFacts) -> Outcome | None:
+    programs = claims.fastest_programs(claims.program_changes(receipt))
     changes = programs or claims.dense_changes(first, last)
     if not changes:
         return None
@@ -137,10 +138,10 @@ def _speed(first: ModelFacts, last: ModelFacts) -> Outcome | None:
     elif len(set(verdicts)) == 1:
         verdict, tone = ("saved", "good") if verdicts[0] == "faster" else ("slower", "bad")
     factors = [change.factor for change in changes]
-    than = f"of {spell.plain(first.name)} in its fastest runtime" if programs else "before"
+    than = f"of {_opponents(programs)}" if programs else "before"
     detail = f"{spell.span(factors)} times the time {than} in {spell.plural(len(changes), 'setting')}"
     detail += "; not told apart" if set(verdicts) == {"same"} else ""
-    phrase = "no difference in speed could be measured reliably" if doubtful else _speed_phrase(first, changes)
+    phrase = "no difference in speed could be measured reliably" if doubtful else _speed_phrase(changes)
     if claims.unsteady(changes):
         detail, tone = f"{detail}; single calls varied widely", "plain"
         phrase += "" if doubtful or set(verdicts) == {"same"} else ", though single calls varied widely"
@@ -149,10 +150,18 @@ def _speed(first: ModelFacts, last: ModelFacts) -> Outcome | None:
     return Outcome(label, value, detail, verdict, tone, phrase)
 
 
-def _speed_phrase(first: ModelFacts, changes: list[claims.SpeedChange]) -> str:
-    program = changes[0].against != changes[0].runtime
-    subject = "as a program of prunus it" if program else "the model"
-    than = f" than {spell.plain(first.name)} in its fastest runtime" if program else ""
+def _opponents(programs: list[claims.SpeedChange]) -> str:
+    """Return what programs are held against."""
+    pairs = dict.fromkeys((change.models[0], change.against) for change in programs)
+    named = spell.listing([f"{spell.plain(model)} in {spell.runtime(runtime)}" for model, runtime in pairs])
+    return named if len(pairs) == 1 else f"what is fastest without it, {named}"
+
+
+def _speed_phrase(changes: list[claims.SpeedChange]) -> str:
+    program = changes[0].runtime in claims.PROGRAMS and changes[0].against != changes[0].runtime
+    in_8_bits = all(change.runtime == claims.PROGRAM_IN_8_BITS for change in changes)
+    subject = f"as a program of prunus{' in 8 bits' if in_8_bits else ''} it" if program else "the model"
+    than = f" than {_opponents(changes)}" if program else ""
     verdicts = [change.verdict for change in changes]
     distinct = [verdict for verdict in ("faster", "slower") if verdict in verdicts]
     if not distinct:

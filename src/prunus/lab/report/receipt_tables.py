@@ -6,7 +6,7 @@ from prunus.lab.report import claims
 from prunus.lab.report.savings import road
 from prunus.measuring import spell
 from prunus.measuring.overview import overview
-from prunus.measuring.receipt import PairedTest, Receipt
+from prunus.measuring.receipt import ModelFacts, PairedTest, Receipt
 from prunus.tables import Table
 
 # descriptions of the controls of `prunus run`; other controls have none
@@ -35,14 +35,14 @@ def speed(receipt: Receipt) -> Table | None:
     if len(receipt.models) < 2:
         return None
     first, last = receipt.models[0], receipt.models[-1]
-    programs = claims.program_changes(first, last)
+    programs = claims.program_changes(receipt)
     changes = [*claims.dense_changes(first, last), *programs]
     rows = tuple(
         (
             spell.runtime(change.runtime),
             spell.setting(change.threads, change.batch),
-            f"{spell.microseconds(change.before.median)}{_where(change)}",
-            spell.microseconds(change.after.median),
+            f"{spell.microseconds(change.before.median)}{_where(change, first)}",
+            f"{spell.microseconds(change.after.median)}{_of(change.models[1], last)}",
             spell.ratio(change.factor),
             "not told apart" if change.verdict == "same" else change.verdict,
         )
@@ -53,13 +53,21 @@ def speed(receipt: Receipt) -> Table | None:
         f"{spell.percent(claims.SAME_TIME, 0)} apart and their 95% intervals do not overlap."
     )
     if programs:
-        caption += f" The program of {last.name} is held against the fastest runtime of {first.name}."
+        caption += (
+            f" A program is held against what is fastest without one: {first.name}, or a model that is as accurate as "
+            f"{last.name}, in the fastest runtime that was measured."
+        )
     columns = ("runtime", "setting", first.name, last.name, "times as long", "verdict")
     return Table(columns, rows, caption, words=(1, 5), breaks=(len(rows) - len(programs),)) if rows else None
 
 
-def _where(change: claims.SpeedChange) -> str:
-    return "" if change.against == change.runtime else f" in {spell.runtime(change.against)}"
+def _where(change: claims.SpeedChange, first: ModelFacts) -> str:
+    runtime = "" if change.against == change.runtime else f" in {spell.runtime(change.against)}"
+    return f"{_of(change.models[0], first)}{runtime}"
+
+
+def _of(name: str, expected: ModelFacts) -> str:
+    return "" if name == expected.name else f" of {spell.plain(name)}"
 
 
 def paired_tests(receipt: Receipt) -> Table | None:
@@ -127,23 +135,33 @@ def break_even(receipt: Receipt) -> Table | None:
     curve = receipt.break_even
     if curve is None:
         return None
+    curves = {"float32, single weights": (curve.points, curve.sparsity)}
+    if curve.in_8_bits:
+        curves["8 bits, blocks of four inputs"] = curve.in_8_bits, curve.sparsity_in_8_bits
     rows = tuple(
         (
+            name,
             spell.percent(point.sparsity, 0),
             spell.count(point.nonzero),
             spell.latency(point.latency_us),
             spell.ratio(ratio),
         )
-        for point, ratio in zip(curve.points, curve.ratios, strict=True)
+        for name, (points, _) in curves.items()
+        for point, ratio in zip(points, curve.ratios(points), strict=True)
     )
     dense = [f"{spell.runtime(name)} {spell.latency(time)}" for name, time in curve.dense_us.items()]
-    pays = "never as fast" if curve.sparsity is None else f"as fast from {spell.percent(curve.sparsity, 0)} sparsity on"
+    pays = "; ".join(f"in {name}: {_pays(sparsity)}" for name, (_, sparsity) in curves.items())
     caption = (
         "Programs of copies of the dense model, pruned by magnitude at once and not trained, with "
         f"{spell.setting(str(curve.threads), str(curve.batch))}: {pays}. The dense model: {spell.listing(dense)}."
     )
-    columns = ("sparsity", "nonzero", "time of one call", f"times as long as dense in {spell.runtime(curve.fastest)}")
-    return Table(columns, rows, caption)
+    against = f"times as long as dense in {spell.runtime(curve.fastest)}"
+    columns = ("program", "sparsity", "nonzero", "time of one call", against)
+    return Table(columns, rows, caption, breaks=(len(curve.points),) if curve.in_8_bits else ())
+
+
+def _pays(sparsity: float | None) -> str:
+    return "never as fast" if sparsity is None else f"as fast from {spell.percent(sparsity, 0)} sparsity on"
 
 
 def layers(receipt: Receipt) -> Table | None:
@@ -202,6 +220,7 @@ def facts(receipt: Receipt) -> list[tuple[str, str]]:
         ("prunus", receipt.prunus),
         ("PyTorch", receipt.torch),
         ("Processor", f"{machine.processor}, {spell.plural(machine.cores, 'core')}"),
+        ("Instructions", ", ".join(machine.instructions) or "not reported by the system"),
         ("Threads by default", str(machine.threads)),
         ("Memory", memory),
         ("System", machine.system),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ from prunus.measuring.latency.runtimes import (
 )
 from prunus.measuring.receipt import Latency
 from prunus.registry import unknown_name
+
+if TYPE_CHECKING:
+    from prunus.quantizing import Scales
 
 __all__ = [
     "ALL",
@@ -106,6 +109,7 @@ def timings(
     threads: Sequence[int] | None = None,
     runtimes: Sequence[str] = (TORCH,),
     only: Mapping[str, Collection[str]] | None = None,
+    scales: Mapping[str, Scales] | None = None,
     seconds: float = 0.5,
     min_runs: int = 10,
     seed: int = 0,
@@ -115,9 +119,9 @@ def timings(
     For each number of threads and batch size, called a cell, the models run in turns in all runtimes, in a new random
     order each round, in eval mode and under `torch.inference_mode`, on inputs that are in memory already. Before that,
     the outputs of each are compared with PyTorch's on random inputs of the cell's batch; if they differ, it is not
-    timed. Runtimes in 8 bits are compared with the model as it is rounded, and calibrated on random numbers, which
-    their time does not depend on. Batches repeat the samples of `example_inputs`. The models, PyTorch's number of
-    threads, its compiler's settings and the random state are not changed.
+    timed. Runtimes in 8 bits are compared with the model as it is rounded; without scales they are calibrated on
+    random numbers, which their time hardly depends on. Batches repeat the samples of `example_inputs`. The models,
+    PyTorch's number of threads, its compiler's settings and the random state are not changed.
 
     Args:
         models: name -> model, all on the device of `example_inputs`.
@@ -128,6 +132,7 @@ def timings(
         runtimes: names of `RUNTIMES`, or ``"all"`` for those that are installed. A runtime in which a model can't run
             is left out for that model, and the notes say why.
         only: runtime -> the models that are timed in it; runtimes without a key time all models.
+        scales: model name -> its scales for runtimes in 8 bits.
         seconds: time spent for each model and runtime in each cell, unless `min_runs` takes longer.
         min_runs: the least number of calls of each model and runtime in each cell.
         seed: for the order of the turns.
@@ -151,7 +156,7 @@ def timings(
         for model in models.values():
             stack.enter_context(undisturbed(model))
         _check_batch_sizes(models, inputs, sizes)  # before minutes of converting and timing
-        timed = {name: TimedModel(model, inputs) for name, model in models.items()}
+        timed = {name: TimedModel(model, inputs, (scales or {}).get(name)) for name, model in models.items()}
         for count in counts:
             for size in sizes:
                 with threads_set(count):

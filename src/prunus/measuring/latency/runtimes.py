@@ -44,10 +44,16 @@ class LeftOutError(ValueError):
 
 
 class TimedModel:
-    """A model to be timed, and a cache of its conversions, which several batches, threads and runtimes share."""
+    """A model to be timed, and a cache of its conversions, which several batches, threads and runtimes share.
 
-    def __init__(self, model: nn.Module, inputs: Batch) -> None:
-        self.model, self.inputs = model, inputs
+    Args:
+        model: in eval mode.
+        inputs: one batch of them.
+        scales: of 8 bits; None finds some on random numbers.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Batch, scales: Scales | None = None) -> None:
+        self.model, self.inputs, self._scales = model, inputs, scales
         self._cache: dict[object, Any] = {}
 
     def once(self, key: object, make: Callable[[], Any]) -> Any:
@@ -69,7 +75,9 @@ class TimedModel:
         return bytes(data)
 
     def scales(self) -> Scales:
-        """Return scales for 8 bits, from random numbers like the inputs: what a call takes does not depend on them."""
+        """Return the scales; without, some from random numbers like the inputs: they hardly change a call's time."""
+        if self._scales is not None:
+            return self._scales
         from prunus.proving.verification import random_like
         from prunus.quantizing import quantize
 
