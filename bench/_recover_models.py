@@ -51,13 +51,14 @@ class _Inverted(nn.Module):
 
 
 class SmallMobile(nn.Sequential):
-    """Inverted residuals with SiLU."""
+    """Inverted residuals with SiLU, of a share of the width."""
 
-    def __init__(self) -> None:
-        stem = [nn.Conv2d(1, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24), nn.SiLU()]
-        shape = [(24, 24, 1), (24, 40, 2), (40, 40, 1), (40, 80, 2), (80, 80, 1)]
+    def __init__(self, share: float = 1.0) -> None:
+        a, b, c = (round(share * width) for width in (24, 40, 80))
+        stem = [nn.Conv2d(1, a, 3, 1, 1, bias=False), nn.BatchNorm2d(a), nn.SiLU()]
+        shape = [(a, a, 1), (a, b, 2), (b, b, 1), (b, c, 2), (c, c, 1)]
         blocks = [_Inverted(channels, width, stride) for channels, width, stride in shape]
-        super().__init__(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, 10))
+        super().__init__(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 10))
 
 
 @dataclass(frozen=True)
