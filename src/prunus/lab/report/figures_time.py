@@ -85,13 +85,13 @@ def break_even(receipt: Receipt) -> Figure | None:
         )
     figures = [
         f"{name}: "
-        + "; ".join(f"{spell.percent(p.sparsity, 0)} {spell.microseconds(p.latency_us.median)}" for p in points)
+        + ", ".join(f"{spell.percent(p.sparsity, 0)} {spell.microseconds(p.latency_us.median)}" for p in points)
         for name, (points, _) in programs.items()
     ]
     where = spell.setting(str(curve.threads), str(curve.batch))
     return drawing.figure(
         "break-even",
-        f"Time of a program by sparsity, {where}. {'. '.join(figures)}.",
+        f"Time of a call by sparsity, {where}; {'; '.join(figures)}.",
         drawn,
         height=400,
         top=64,
