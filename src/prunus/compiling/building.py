@@ -168,11 +168,12 @@ def compile(
         else {name: _converted(value, kind) for name, value in kwargs.items()}
     )
     expected = Expected(host)
+    read: Callable[[Graph], Net] = partial(lower, fusions=FUSIONS if nonfinite == "ignore" else EXACT_FUSIONS)
     if scales is not None:
         host, example = rounded(host, scales, example, kind)
-        expected = Expected(host, unrounded=expected.model)
+        expected, read = Expected(host, unrounded=expected.model), lower_quantized
     try:
-        net, graph = _checked_net(host, example, nonfinite, in_words=scales is not None)
+        net, graph = _checked_net(host, example, read)
     except CompileError as error:
         if not fallback:
             raise
@@ -200,11 +201,8 @@ def compile(
     return Program(replace(parts, difference=apart, seconds=clock.seconds), engine)
 
 
-def _checked_net(
-    model: nn.Module, example: ExampleInputs, nonfinite: str, *, in_words: bool = False
-) -> tuple[Net, Graph]:
-    fusions = FUSIONS if nonfinite == "ignore" else EXACT_FUSIONS
-    net, graph = read_net(model, example, lower_quantized if in_words else partial(lower, fusions=fusions))
+def _checked_net(model: nn.Module, example: ExampleInputs, read: Callable[[Graph], Net]) -> tuple[Net, Graph]:
+    net, graph = read_net(model, example, read)
     try:
         check(net)
     except ProgramError as error:

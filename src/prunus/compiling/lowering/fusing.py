@@ -142,6 +142,8 @@ def _pooled(maker: Contract, operation: Operation) -> Contract | None:
     return replace(maker, pool=(operation.function, height, width))
 
 
-FUSIONS: tuple[Fusion, ...] = (_scaled, _added, _activated, _pooled)
+# Windows are pooled in 8 bits by themselves.
+FUSIONS_IN_8_BITS: tuple[Fusion, ...] = (_added, _activated)
 # Without factors in the weights, a sum that overflows before it is scaled stays the infinity that it is in PyTorch.
-EXACT_FUSIONS: tuple[Fusion, ...] = (_added, _activated, _pooled)
+EXACT_FUSIONS: tuple[Fusion, ...] = (*FUSIONS_IN_8_BITS, _pooled)
+FUSIONS: tuple[Fusion, ...] = (_scaled, *EXACT_FUSIONS)

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from prunus.compiling.lowering.borders import Borders
-from prunus.compiling.lowering.fusing import EXACT_FUSIONS, Fusion, fuse
+from prunus.compiling.lowering.fusing import FUSIONS_IN_8_BITS, fuse
 from prunus.compiling.lowering.reader import RULES, Activation, Call, Reader
 from prunus.compiling.lowering.turning import turned
 from prunus.compiling.net import Indices, Net, Numbers, Operation, whole
@@ -36,8 +36,6 @@ _TO_WHOLE, _FROM_WHOLE, _WEIGHT = (
     for name in ("quantize_per_tensor", "dequantize_per_tensor", "dequantize_per_channel")
 )
 _LAYERS = (Family.LINEAR, Family.CONVOLUTION)
-# Windows are pooled in 8 bits by themselves.
-_FUSIONS: tuple[Fusion, ...] = EXACT_FUSIONS[:-1]
 
 
 def rounded(
@@ -72,7 +70,7 @@ def lower_quantized(graph: Graph) -> Net:
     Raises:
         CompileError: an operation can't be lowered.
     """
-    return Borders(fuse(turned(_Reader(graph).read()), _FUSIONS)).moved()
+    return Borders(fuse(turned(_Reader(graph).read()), FUSIONS_IN_8_BITS)).moved()
 
 
 @dataclass
