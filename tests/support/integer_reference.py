@@ -7,10 +7,23 @@ from collections.abc import Mapping
 import numpy
 import torch
 
-from prunus.compiling.net import Net, Operation, View
-from prunus.compiling.operations import Dequantize, Join, Pool, Quantize, QuantizedContract, Reduce, Regroup
+from prunus.compiling.net import Net, Operation, Pointwise, View
+from prunus.compiling.operations import (
+    Dequantize,
+    Join,
+    Pool,
+    Quantize,
+    QuantizedContract,
+    QuantizedDepthwise,
+    QuantizedFunction,
+    QuantizedMean,
+    QuantizedProduct,
+    Reduce,
+    Regroup,
+)
 
 FLOAT = numpy.float32
+_FROM_WORDS = (QuantizedMean, QuantizedProduct, QuantizedFunction)
 
 
 def computed(net: Net, inputs: Mapping[str, numpy.ndarray]) -> list[numpy.ndarray]:
@@ -21,7 +34,7 @@ def computed(net: Net, inputs: Mapping[str, numpy.ndarray]) -> list[numpy.ndarra
         values[number] = inputs[name].reshape(len(inputs[name]), *net.boxes[number])
         assert values[number][0].size == int(numpy.prod(shape))
     for operation in net.operations:
-        if isinstance(operation, (Quantize, QuantizedContract)):
+        if isinstance(operation, (Quantize, QuantizedContract, *_FROM_WORDS)):
             zeros[operation.output] = operation.zero
         elif operation.views:
             zeros[operation.output] = zeros.get(operation.views[0].value, 0)
@@ -57,6 +70,17 @@ def _one(operation: Operation, values: Mapping[int, numpy.ndarray]) -> numpy.nda
         source = _read(operation.source, values).astype(numpy.float64)
         function = {"mean": numpy.mean, "sum": numpy.sum, "amax": numpy.max, "amin": numpy.min}[operation.function]
         return function(source, axis=-1).astype(FLOAT).reshape(len(source), *operation.box)
+    if isinstance(operation, QuantizedFunction):
+        return operation.table.astype(numpy.uint8)[_read(operation.source, values)]
+    if isinstance(operation, (QuantizedMean, QuantizedProduct)):
+        whole = _read(operation.source, values).astype(numpy.int64) - operation.source_zero
+        if isinstance(operation, QuantizedMean):
+            reals = whole.sum((2, 3), keepdims=True).astype(FLOAT) * operation.factor
+        else:
+            factors = _read(operation.factors, values)
+            factors = numpy.pad(factors, ((0, 0), (0, -factors.shape[1] % 4), (0, 0), (0, 0))) * operation.factor
+            reals = whole.astype(FLOAT) * factors.reshape(len(factors), -1, 4, 1, 1).transpose(0, 1, 3, 4, 2)
+        return numpy.clip(numpy.rint(reals) + operation.zero, 0, 255).astype(numpy.uint8)
     if isinstance(operation, Regroup):
         read = [_read(view, values) for view in operation.sources]
         channels = numpy.concatenate([part.reshape(len(part), -1) for part in read], axis=1)
@@ -76,6 +100,19 @@ def _one(operation: Operation, values: Mapping[int, numpy.ndarray]) -> numpy.nda
     raise AssertionError(f"the reference does not know {type(operation).__name__}")
 
 
+def _activated(reals: numpy.ndarray, activation: Pointwise) -> numpy.ndarray:
+    """Return an activation that float32's operations give the same everywhere."""
+    name, constants = activation.function, activation.constants
+    if name == "leaky_relu":
+        return numpy.where(reals > 0, reals, reals * FLOAT(constants[0]))
+    if name in ("hardswish", "hardsigmoid"):
+        inside = numpy.clip(reals + FLOAT(3), FLOAT(0), FLOAT(6))
+        return (reals * inside if name == "hardswish" else inside) / FLOAT(6)
+    ends = {"relu": (0, numpy.inf), "relu6": (0, 6), "clamp": constants}
+    assert name in ends, f"the reference does not know {name}"
+    return numpy.clip(reals, *ends[name]).astype(FLOAT)
+
+
 def _quantized(reals: numpy.ndarray, operation: Quantize) -> numpy.ndarray:
     whole = numpy.rint(reals.astype(FLOAT) * FLOAT(1 / operation.scale)) + operation.zero
     whole = numpy.clip(whole, 0, 255).astype(numpy.uint8)
@@ -91,8 +128,11 @@ def _contracted(contract: QuantizedContract, values: Mapping[int, numpy.ndarray]
     high, wide = contract.padding
     # float64 adds whole numbers below 2**53 exactly
     padded = numpy.pad(whole, ((0, 0), (0, 0), (high, high), (wide, wide)), constant_values=zero)
-    bytes_ = contract.bytes.transpose(0, 1, 4, 2, 3)
-    weight = bytes_.reshape(len(bytes_), -1, *bytes_.shape[3:]).astype(numpy.float64)
+    if isinstance(contract, QuantizedDepthwise):
+        weight, groups = contract.channel_weights, 4 * contract.groups
+    else:
+        bytes_ = contract.bytes.transpose(0, 1, 4, 2, 3)
+        weight, groups = bytes_.reshape(len(bytes_), -1, *bytes_.shape[3:]).astype(numpy.float64), contract.groups
     sums = torch.nn.functional.conv2d(
         torch.from_numpy(padded),
         torch.from_numpy(weight),
@@ -100,7 +140,7 @@ def _contracted(contract: QuantizedContract, values: Mapping[int, numpy.ndarray]
         contract.stride,
         0,
         contract.dilation,
-        contract.groups,
+        groups,
     ).numpy()
     assert numpy.abs(sums).max() < 2**31
     reals = sums.astype(FLOAT) * contract.factors[:, None, None]
@@ -110,8 +150,7 @@ def _contracted(contract: QuantizedContract, values: Mapping[int, numpy.ndarray]
         added = words.transpose(0, 1, 4, 2, 3).reshape(len(words), -1, *words.shape[2:4])
         reals = reals + added.astype(FLOAT) * FLOAT(contract.residual_scale / divisor)
     if contract.activation is not None:
-        ends = {"relu": (0, numpy.inf), "relu6": (0, 6)}.get(contract.activation.function)
-        reals = numpy.clip(reals, *(ends or contract.activation.constants)).astype(FLOAT)
+        reals = _activated(reals, contract.activation)
         reals = reals * FLOAT(1 / contract.scale) if contract.in_words else reals
     if not contract.in_words:
         return reals

@@ -31,7 +31,7 @@ from prunus.compiling.toolchain import Target
 from prunus.machine import machine
 
 # Part of what is remembered: whatever changes the kernels makes old measurements worthless.
-_VERSION = 11
+_VERSION = 12
 
 # How many ways of computing a contraction are tried.
 _MOST_TRIED = 4

@@ -94,6 +94,7 @@ WORDS = Arguments(
 # bits it is shifted there; -1: it is zero.
 REGROUP = Arguments("regrouping", ("unit", "runs", "table_at", "zero"))
 FILL = Arguments("fill", ("output", "size", "word"))
+# `right`: from one vector of a row to the next in the source of a depthwise convolution.
 QUANTIZED = Arguments(
     "quantized",
     (
@@ -101,8 +102,17 @@ QUANTIZED = Arguments(
         *("source", "output", "residual", "outputs", "groups", "tiles", "by_outputs"),
         *("down", "output_down", "output_channel", "in_words", "zero", "least", "largest"),
         *("has_residual", "residual_down", "residual_right", "residual_channel", "residual_zero"),
-        *("activation", "masked", "mask_at", "padding"),
+        *("activation", "masked", "mask_at", "padding", "right"),
     ),
     ("low", "high", "inverse", "residual_factor"),
 )
-ALL = (CONTRACTION, TAPE, OPERAND, STEP, POOL, ROWS, TRANSFER, LOOKUP, LOOK, WORDS, REGROUP, FILL, QUANTIZED)
+# `runs`: of each word; `from_at`, `to_at`: where they begin, word by word.
+PLANES = Arguments(
+    "planes",
+    (
+        *("unit", "words", "runs", "length", "from_at", "to_at", "from_step", "to_step", "from_zero", "to_zero"),
+        *("factors_at", "table_at"),
+    ),
+    ("factor",),
+)
+ALL = (CONTRACTION, TAPE, OPERAND, STEP, POOL, ROWS, TRANSFER, LOOKUP, LOOK, WORDS, REGROUP, FILL, QUANTIZED, PLANES)

@@ -23,7 +23,7 @@ from prunus.compiling.planning import Plan
 from prunus.compiling.taps import step_along
 
 if TYPE_CHECKING:
-    from prunus.compiling.operations import Contract, Lookup, Pool, Quantize
+    from prunus.compiling.operations import Contract, Lookup, Pool
     from prunus.compiling.operations.elementwise import Step
 
 # Of a large layer at least so many tiles, and groups of outputs, are timed.
@@ -314,11 +314,11 @@ class CallWriter:
             after["pool"] = POOLS.index(f"{contract.pool[0]} {'row' if self.plan.mode.single else 'blocks'}")
         return after
 
-    def look(self, contract: Contract | Quantize) -> list[Call]:
+    def look(self, operation: Operation, source: View) -> list[Call]:
         """Return the call that looks for infinities and NaN in what an operation reads, if that is wanted."""
         if not self.looks:
             return []
-        spans = runs([self.plan.addresses(contract.source)])
+        spans = runs([self.plan.addresses(source)])
         return [
             self.call(
                 "look_for_nonfinite",
@@ -328,7 +328,7 @@ class CallWriter:
                 length=spans.length,
                 starts_at=self.table(spans.starts[0]),
                 step=spans.steps[0],
-                layer=contract.output + 1,
+                layer=operation.output + 1,
             )
         ]
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import resources
 
 from prunus.compiling import toolchain
-from prunus.compiling.kernels import arguments, contraction, dots, rows, words
+from prunus.compiling.kernels import arguments, contraction, depthwise, dots, rows, words
 from prunus.compiling.kernels.numbers import FLOAT, Numbers, apply_functions, functions, scalar_types, vector_types
 from prunus.compiling.kernels.squares import every_other, transpose
 from prunus.compiling.toolchain import Target
@@ -120,7 +120,11 @@ def _word_texts(target: Target) -> list[tuple[str, list[str]]]:
     head = "\n".join([_NOT_FUSED, _head(FLOAT, [vector]), words.head(vector), words.MASKED_MACRO])
     tiles = words.kernels(target.registers)
     others = words.others(vector) + words.dot() + words.columns(vector)
-    texts = [(f"{head}\n{others}", _names(others))]
+    by_channel = "\n".join([*(depthwise.tiled(across, vector) for across in words.DEPTHWISE_ACROSS), depthwise.dot()])
+    texts = [
+        (f"{head}\n{others}", _names(others)),
+        ("\n".join([head, depthwise.head(vector), by_channel]), _names(by_channel)),
+    ]
     for share in (tiles[share::_WORD_SHARES] for share in range(_WORD_SHARES)):
         texts.append(("\n".join([head, *(words.tiled(tile, vector) for tile in share)]), [t.name for t in share]))
     return texts

@@ -107,6 +107,8 @@ def tile_of(contract: Contract, plan: Plan, variant: Variant, narrow: bool) -> T
 
 def _tiles(contract: Contract, vector: int, registers: int) -> Callable[[int], Iterable[tuple[int, int, int]]]:
     """Return what yields (rows, height, across) of the tiles for vectors of so many numbers."""
+    if contract.depthwise_in_words:
+        return lambda width: ((1, 1, across) for across in words.DEPTHWISE_ACROSS)
     if contract.computes_in_words:
         return lambda width: ((1, *shape) for shape in words.shapes(registers))
     return lambda width: contraction.tiles(width, vector, registers)
@@ -151,12 +153,13 @@ def _column_wise(contract: Contract, vector: int) -> list[Variant]:
 def _of_words(contract: Contract, vector: int) -> list[Variant]:
     """Return the ways to compute single places of 8 bits: several outputs at once, or one by one."""
     several = Variant(vector, (1, 1), vector, "columns")
-    return [several, DOT] if math.prod(contract.grid) == 1 and contract.groups == 1 else [DOT]
+    is_vector = math.prod(contract.grid) == 1 and contract.groups == 1 and not contract.depthwise_in_words
+    return [several, DOT] if is_vector else [DOT]
 
 
 def _otherwise(contract: Contract, mode: Mode, best: Variant) -> list[Variant]:
     """Return a variant, the same with the loops in the other order, and for a matrix whose source is large in parts."""
-    ways = [best, replace(best, outer="outputs")]
+    ways = [best] if contract.depthwise_in_words else [best, replace(best, outer="outputs")]
     bytes_read = contract.source.index.size * mode.block * 4
     in_parts = math.prod(contract.grid) == 1 and contract.groups == 1 and not contract.computes_in_words
     if in_parts and bytes_read > _NEAREST_CACHE:

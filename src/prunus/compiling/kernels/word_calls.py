@@ -29,7 +29,7 @@ def filled(writer: CallWriter, operation: Operation) -> list[Call]:
     if word == 0.0 or not layout.halo:
         return []
     output = plan.places[operation.output]
-    return [writer.call("fill_words", arguments.FILL, output=output, size=layout.size, word=_bits(word))]
+    return [writer.call("fill_words", arguments.FILL, output=output, size=layout.size, word=bits_of(word))]
 
 
 def quantize(writer: CallWriter, operation: Quantize) -> Call:
@@ -134,11 +134,11 @@ def contraction(writer: CallWriter, contract: QuantizedContract, variant: Varian
         zero=contract.zero,
         least=contract.low,
         largest=contract.high,
-        padding=_bits(padding_word),
+        padding=bits_of(padding_word),
         inverse=1 / contract.scale if contract.in_words else 1.0,
         **writer.mask(contract, variant),
         **_residual(writer, contract, variant),
-        **_activation(contract),
+        **activation_of(contract),
     )
     return call._replace(fraction=num_tiles * num_groups / (len(tiles) * groups))
 
@@ -160,7 +160,8 @@ def _residual(writer: CallWriter, contract: QuantizedContract, variant: Variant)
     return {**numbers, "residual_zero": contract.residual_zero, "residual_factor": contract.residual_scale / divisor}
 
 
-def _activation(contract: QuantizedContract) -> dict[str, float]:
+def activation_of(contract: QuantizedContract) -> dict[str, float]:
+    """Return the activation of a contraction as kernels take it; nothing where there is none."""
     if contract.activation is None:
         return {}
     function, constants = kernel_activation(contract.activation)
@@ -187,6 +188,6 @@ def _apart(packed: lists.Lists) -> tuple[Indices, Indices, Indices]:
     return starts, numpy.repeat(packed.offsets, times), apart.astype(numpy.int64)
 
 
-def _bits(word: float) -> int:
+def bits_of(word: float) -> int:
     """Return a word, told as a number of float32, as the signed number that its bits are."""
     return int(numpy.float32(word).view(numpy.int32))

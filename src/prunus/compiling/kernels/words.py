@@ -18,6 +18,8 @@ from prunus.compiling.kernels.writing import Writer, sum_of, times
 _OTHERS = 4
 # Small tiles split each output into several sums: all of them are at most so many vectors.
 _MOST_CHAINED = 8
+# Vectors of a row that a depthwise convolution computes together: they share what is read of the weights.
+DEPTHWISE_ACROSS = (1, 2, 4)
 _SHAPES = (
     *((1, across) for across in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28)),
     *((2, across) for across in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)),
@@ -64,8 +66,8 @@ def head(vector: int) -> str:
 
 def others(vector: int) -> str:
     """Return the C of all kernels of words that have no tile."""
-    text = resources.files(__package__).joinpath("words.c").read_text(encoding="utf-8")
-    return text.replace("WIDTH", str(vector))
+    files = (resources.files(__package__).joinpath(name) for name in ("words.c", "planes.c"))
+    return "".join(file.read_text(encoding="utf-8") for file in files).replace("WIDTH", str(vector))
 
 
 _HEAD = "void {name}(const prunus_frame *frame, const quantized *a, long part, long parts)"

@@ -10,14 +10,17 @@ from dataclasses import replace
 import numpy
 
 from prunus.compiling.kernels.contraction import kernel_activation
+from prunus.compiling.lowering.channelwise import depthwise, function, is_depthwise, mean, product
 from prunus.compiling.lowering.picks import as_words, filled, in_words, num_words, picks_of
 from prunus.compiling.net import Indices, Net, Numbers, Operation, Pointwise, View, in_order, is_whole, whole
 from prunus.compiling.operations import (
     Dequantize,
+    Elementwise,
     Join,
     Pool,
     Quantize,
     QuantizedContract,
+    Reduce,
     Regroup,
     UnitContract,
 )
@@ -55,15 +58,28 @@ class Borders:
         for operation in self._net.operations:
             if operation.output in gone:
                 continue
+            end = ends.get(operation.output)
+            end = end if end is not None and is_whole(end.source, operation.box) else None
+            channelwise = None if end is None else self._channelwise(operation, end)
             if isinstance(operation, UnitContract):
-                end = ends.get(operation.output)
-                end = end if end is not None and is_whole(end.source, operation.box) else None
                 made, with_end = self._contraction(operation, end)
                 gone |= {end.output} if end is not None and with_end else set()
+            elif end is not None and channelwise is not None:
+                made = [channelwise]
+                gone.add(end.output)
             else:
                 made = self._other(operation)
             self._made |= {each.output: each for each in made}
         return self._cleaned()
+
+    def _channelwise(self, operation: Operation, end: Quantize) -> Operation | None:
+        """Return what computes each channel by itself and the rounding behind it, in 8 bits, where there is such."""
+        if isinstance(operation, Elementwise):
+            made = product(operation, end, {view.value: self._maker(view) for view in operation.views})
+            maker = self._maker(operation.views[0]) if operation.views else None
+            return made or (None if maker is None else function(operation, end, maker))
+        maker = self._maker(operation.source) if isinstance(operation, (Pool, Reduce)) else None
+        return None if maker is None else mean(operation, end, maker)
 
     def _other(self, operation: Operation) -> list[Operation]:
         """Return what computes an operation that is no contraction of whole weights."""
@@ -128,6 +144,10 @@ class Borders:
         in_kernel = activation is None or bool(kernel_activation(activation)[0])
         added = None if contract.residual is None else self._maker(contract.residual)
         unfit = contract.residual is not None and (added is None or end is None)
+        if is_depthwise(contract) and in_kernel and end is not None and contract.residual is None:
+            before, source = self._read(contract.source, maker)
+            by_channel = depthwise(contract, source, maker, end, cut)
+            return ([*before, by_channel], True) if by_channel.fits else ([contract.plain], False)
         if not whole_groups or not in_kernel or unfit:
             return [contract.plain], False
         along, made = self._along_columns(contract, maker)

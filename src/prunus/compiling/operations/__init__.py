@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from prunus.compiling.net import Operation
 from prunus.compiling.operations.contract import Contract
+from prunus.compiling.operations.depthwise import QuantizedDepthwise
 from prunus.compiling.operations.elementwise import Elementwise
 from prunus.compiling.operations.join import Join
 from prunus.compiling.operations.lookup import Lookup
@@ -13,6 +14,7 @@ from prunus.compiling.operations.normalize import Normalize
 from prunus.compiling.operations.pool import Pool
 from prunus.compiling.operations.quantized import Dequantize, Quantize, QuantizedContract, Regroup, UnitContract
 from prunus.compiling.operations.reduce import Reduce
+from prunus.compiling.operations.words import QuantizedFunction, QuantizedMean, QuantizedProduct
 
 __all__ = [
     "KINDS",
@@ -25,6 +27,10 @@ __all__ = [
     "Pool",
     "Quantize",
     "QuantizedContract",
+    "QuantizedDepthwise",
+    "QuantizedFunction",
+    "QuantizedMean",
+    "QuantizedProduct",
     "Reduce",
     "Regroup",
     "UnitContract",
@@ -35,6 +41,7 @@ KINDS: Mapping[str, type[Operation]] = {
     kind.__name__.lower(): kind
     for kind in (
         *(Contract, Elementwise, Join, Lookup, Normalize, Pool, Reduce),
-        *(Quantize, Dequantize, Regroup, QuantizedContract),
+        *(Quantize, Dequantize, Regroup, QuantizedContract, QuantizedDepthwise),
+        *(QuantizedMean, QuantizedProduct, QuantizedFunction),
     )
 }

@@ -49,6 +49,11 @@ class Contract(Operation):
     kind: str = "conv"
 
     @property
+    def depthwise_in_words(self) -> bool:
+        """Whether it is a depthwise convolution of 8 bits, which has kernels of its own."""
+        return False
+
+    @property
     def num_weights(self) -> int:
         """How many weights it has, zeros included."""
         return int(self.weight.size)
@@ -73,7 +78,7 @@ class Contract(Operation):
 
     def calls(self, writer: CallWriter, variant: Variant | None = None) -> list[Call]:  # noqa: D102
         assert variant is not None
-        return [*writer.look(self), writer.contraction(self, variant)]
+        return [*writer.look(self, self.source), writer.contraction(self, variant)]
 
     def check(self) -> None:  # noqa: D102
         name, index = f"{self.name!r:.40}", self.source.index

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Channels in a word, and the largest whole number of one.
 CHANNELS, LARGEST = 4, 255
 # Whole numbers of 32 bits are below.
-_MOST = 1 << 31
+WORD_LIMIT = 1 << 31
 
 
 def words_of(channels: int) -> int:
@@ -59,9 +59,9 @@ class Quantize(Operation):
         return True
 
     def check(self) -> None:  # noqa: D102
-        channels, *sides = _three(self.source, self.name)
+        channels, *sides = three_sides(self.source, self.name)
         require(self.box == (words_of(channels), *sides), f"{self.name!r:.40}: box")
-        _check_grid(self.scale, self.zero, self.name)
+        check_grid(self.scale, self.zero, self.name)
 
     def describe(self) -> str:  # noqa: D102
         return "to 8 bits"
@@ -72,7 +72,7 @@ class Quantize(Operation):
     def calls(self, writer: CallWriter, variant: Variant | None = None) -> list[Call]:  # noqa: D102
         from prunus.compiling.kernels import word_calls
 
-        return [*writer.look(self), word_calls.quantize(writer, self)]
+        return [*writer.look(self, self.source), word_calls.quantize(writer, self)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +92,12 @@ class Dequantize(Operation):
         return True
 
     def check(self) -> None:  # noqa: D102
-        words, *sides = _three(self.source, self.name)
+        words, *sides = three_sides(self.source, self.name)
         fits = self.box[1:] == tuple(sides) and words_of(self.box[0]) == words
         require(fits, f"{self.name!r:.40}: box")
         index = self.source.index
         require(len(numpy.unique(index)) == index.size, f"{self.name!r:.40}: it reads a word twice")
-        _check_grid(self.scale, self.zero, self.name)
+        check_grid(self.scale, self.zero, self.name)
 
     def describe(self) -> str:  # noqa: D102
         return "to floating point"
@@ -136,7 +136,7 @@ class Regroup(Operation):
         shaped = isinstance(picks, numpy.ndarray) and picks.dtype == numpy.int64
         require(shaped and picks.shape == (*self.box, CHANNELS) and self.sources, f"{self.name!r:.40}: picks")
         require(int(picks.min()) >= -1 and int(picks.max()) < count, f"{self.name!r:.40}: a pick lies outside")
-        _check_grid(1.0, self.zero, self.name)
+        check_grid(1.0, self.zero, self.name)
 
     def describe(self) -> str:  # noqa: D102
         return "channels put together anew, in 8 bits"
@@ -255,14 +255,24 @@ class QuantizedContract(Contract):
         Contract(**{key: fields[key] for key in Contract.__dataclass_fields__}).check()
         per_group = outputs // self.groups
         require(per_group % CHANNELS == 0 or self.groups == 1, f"{name}: groups of outputs")
-        require(self.units.shape == (outputs,) and bool((self.units > 0).all()), f"{name}: units")
+        require(self.units.shape == (outputs,), f"{name}: units")
+        self.check_numbers()
+
+    def check_numbers(self) -> None:
+        """Make sure that weights, bias, units and limits are such that nothing exceeds its bits.
+
+        Raises:
+            ProgramError: they are not.
+        """
+        name = f"{self.name!r:.40}"
+        require(bool((self.units > 0).all()), f"{name}: units")
         whole = (self.weight, self.bias)
         require(all(bool((part == numpy.rint(part)).all()) for part in whole), f"{name}: no whole numbers")
-        require(bool(((self.weight >= -_MOST) & (self.weight < _MOST)).all()), f"{name}: weights")
+        require(bool(((self.weight >= -WORD_LIMIT) & (self.weight < WORD_LIMIT)).all()), f"{name}: weights")
         require(self.fits, f"{name}: its sums may have more than 32 bits")
         require(0 <= self.low <= self.high <= LARGEST, f"{name}: limits")
         for scale, zero in ((self.scale or 1.0, self.zero), (self.residual_scale, self.residual_zero)):
-            _check_grid(scale, zero, self.name)
+            check_grid(scale, zero, self.name)
 
     @functools.cached_property
     def fits(self) -> bool:
@@ -272,7 +282,7 @@ class QuantizedContract(Contract):
         scaled = largest * self.factors
         if self.residual is not None:
             scaled = scaled + LARGEST * self.residual_scale / (1.0 if self.activation is not None else self.scale)
-        return bool((largest < _MOST).all() and (scaled < _MOST).all())
+        return bool((largest < WORD_LIMIT).all() and (scaled < WORD_LIMIT).all())
 
     def describe(self) -> str:  # noqa: D102
         return f"{super().describe()}, in words of four channels of 8 bits"
@@ -295,11 +305,21 @@ def limits(activation: Pointwise | None, scale: float, zero: int) -> tuple[int, 
     return int(low), int(high)
 
 
-def _three(view: View, name: str) -> tuple[int, ...]:
+def three_sides(view: View, name: str) -> tuple[int, ...]:
+    """Return the shape of a view of channels, rows and columns.
+
+    Raises:
+        ProgramError: it is of other dimensions.
+    """
     require(view.index.ndim == 3, f"{name!r:.40}: no channels, rows and columns")
     return view.index.shape
 
 
-def _check_grid(scale: float, zero: int, name: str) -> None:
+def check_grid(scale: float, zero: int, name: str) -> None:
+    """Make sure that whole numbers stand for some others.
+
+    Raises:
+        ProgramError: they do not.
+    """
     finite = type(scale) is float and math.isfinite(scale) and scale > 0 and math.isfinite(1 / scale)
     require(finite and type(zero) is int and 0 <= zero <= LARGEST, f"{name!r:.40}: scale or zero point")
