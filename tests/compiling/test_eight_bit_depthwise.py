@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import numpy
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -12,30 +16,27 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
-from integer_reference import computed
+from eight_bits import reference
 from prunus.compiling import tuning
 from prunus.compiling.building import assembled, kernels_of
 from prunus.compiling.kernels.numbers import FLOAT
 from prunus.compiling.kernels.variants import variants
+from prunus.compiling.net import Net, Operation, Pointwise, View
 from prunus.compiling.operations import (
     Contract,
     Elementwise,
     Pool,
+    Quantize,
     QuantizedContract,
     QuantizedDepthwise,
     QuantizedFunction,
     QuantizedMean,
     QuantizedProduct,
     Reduce,
+    Regroup,
 )
 from prunus.compiling.program import Program, parts_of
-
-
-def reference(program: Program, x: Tensor) -> Tensor:
-    """Return what the slow reference makes of one input."""
-    net = parts_of(program).net
-    (output,) = computed(net, {next(iter(net.inputs)): x.numpy()})
-    return torch.from_numpy(output)
+from prunus.errors import ProgramError
 
 
 def otherwise(program: Program) -> Iterator[Program]:
@@ -183,3 +184,103 @@ def test_any_squeeze_and_excitation_is_that_of_the_reference(
     assert torch.equal(program(x), expected)
     assert torch.equal(program(x[:1]), expected[:1])
     assert_close_to_rounded(program, model, scales, x)
+
+
+class Mobile(nn.Module):
+    """Two inverted residuals with squeeze-and-excitation, as of MobileNetV3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.wide, self.narrow = nn.Conv2d(8, 20, 1), nn.Conv2d(20, 8, 1)
+        self.along, self.across = nn.Conv2d(20, 20, 5, 1, 2, groups=20), nn.Conv2d(8, 8, 3, 2, 1, groups=8)
+        self.down, self.up = nn.Conv2d(20, 8, 1), nn.Conv2d(8, 20, 1)
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute them."""
+        x = F.hardswish(self.stem(x))
+        y = F.hardswish(self.along(F.hardswish(self.wide(x))))
+        y = y * F.hardsigmoid(self.up(F.relu(self.down(y.mean((2, 3), keepdim=True)))))
+        x = F.relu(self.across(self.narrow(y) + x))
+        return self.last(x.mean((2, 3)))
+
+
+def mobile(**options: object) -> tuple[Program, Tensor]:
+    """Return a program of the mobile net, and inputs."""
+    torch.manual_seed(0)
+    model = Mobile().eval()
+    prunus.prune(model, 0.4)
+    batches = [torch.randn(16, 3, 21, 18) for _ in range(3)]
+    scales = prunus.quantize(model, batches, max_error=1e9)
+    return prunus.compile(model, batches[0][:4], scales=scales, **options), torch.cat(batches)  # type: ignore[return-value,arg-type]
+
+
+def test_a_mobile_net_is_in_8_bits_from_input_to_classifier() -> None:
+    program, x = mobile(threads=1)
+    kinds = [type(operation) for operation in parts_of(program).net.operations]
+    assert kinds[0] is Quantize
+    assert set(kinds[1:]) <= {Regroup, QuantizedContract, QuantizedDepthwise, QuantizedMean, QuantizedProduct}
+    for batch in (1, 3, 16, 37):
+        assert torch.equal(program(x[:batch]), reference(program, x[:batch]).reshape(batch, -1))
+
+
+def test_a_saved_mobile_net_computes_the_same(tmp_path: Path) -> None:
+    program, x = mobile()
+    program.save(tmp_path / "net.program")
+    assert torch.equal(prunus.load(tmp_path / "net.program", expect=Program)(x), program(x))
+    assert prunus.export(program, tmp_path / "net.so").difference == 0
+
+
+def test_threads_share_planes() -> None:
+    alone, shared = (mobile(threads=threads, tune=False) for threads in (1, 2))
+    for batch in (1, 37):
+        assert torch.equal(alone[0](alone[1][:batch]), shared[0](alone[1][:batch]))
+
+
+@functools.lru_cache(maxsize=1)
+def untuned_net() -> Net:
+    return parts_of(mobile(tune=False)[0]).net
+
+
+BAD = [
+    (QuantizedDepthwise, {"box": (4, 1, 1)}, "makes"),
+    (QuantizedDepthwise, {"groups": 1}, "groups"),
+    (QuantizedDepthwise, {"bias": numpy.zeros(5)}, "bias or units"),
+    (QuantizedDepthwise, {"bias": numpy.full(20, 2.0**31)}, "32 bits"),
+    (QuantizedDepthwise, {"bias": numpy.full(20, 0.5)}, "whole numbers"),
+    (QuantizedDepthwise, {"units": numpy.zeros(20)}, "units"),
+    (QuantizedDepthwise, {"units": numpy.full(20, 1e30)}, "32 bits"),
+    (QuantizedDepthwise, {"scale": 0.0}, "no kernel of 8 bits"),
+    (QuantizedDepthwise, {"low": 9, "high": 3}, "limits"),
+    (QuantizedDepthwise, {"zero": 256}, "zero point"),
+    (QuantizedDepthwise, {"activation": Pointwise("exp")}, "no kernel of 8 bits"),
+    (QuantizedDepthwise, {"pool": ("max", 2, 2)}, "no kernel of 8 bits"),
+    (QuantizedMean, {"box": (4, 1, 1)}, "box"),
+    (QuantizedMean, {"source_zero": -1}, "zero point"),
+    (QuantizedMean, {"source": View(0, numpy.zeros((5, 4096, 4096), dtype=numpy.int64))}, "32 bits"),
+    (QuantizedMean, {"source": View(0, numpy.zeros((5, 4), dtype=numpy.int64))}, "rows and columns"),
+    (QuantizedProduct, {"box": (4, 11, 9)}, "box"),
+    (QuantizedProduct, {"factors": View(0, numpy.zeros((21, 1, 1), dtype=numpy.int64))}, "box"),
+    (QuantizedProduct, {"factors": View(0, numpy.zeros((20, 1, 2), dtype=numpy.int64))}, "factors"),
+    (QuantizedProduct, {"scale": float("inf")}, "zero point"),
+    (QuantizedProduct, {"source_scale": 1e300, "scale": 1e-300}, "scale"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "message"), BAD)
+def test_what_a_file_got_wrong_is_refused(kind: type[Operation], fields: dict[str, object], message: str) -> None:
+    net = untuned_net()
+    operation = next(operation for operation in net.operations if isinstance(operation, kind))
+    operation.check()
+    with pytest.raises(ProgramError, match=message):
+        replace(operation, **fields).check()
+
+
+@pytest.mark.parametrize("table", [numpy.zeros(255), numpy.full(256, 256.0), numpy.full(256, 0.5), numpy.full(256, -1)])
+def test_a_table_that_a_file_got_wrong_is_refused(table: numpy.ndarray) -> None:
+    box = 1, 2, 3
+    source = View(0, numpy.arange(6).reshape(box))
+    QuantizedFunction("silu", 1, box, source, 0.1, 3, 0.2, 4, numpy.zeros(256)).check()
+    with pytest.raises(ProgramError, match="table"):
+        QuantizedFunction("silu", 1, box, source, 0.1, 3, 0.2, 4, table).check()
