@@ -79,7 +79,7 @@ class Depthwise(nn.Module):
         return self.last(getattr(F, self.activation)(x) if self.activation else x)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     channels=st.integers(2, 13),
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
@@ -150,7 +150,7 @@ class Excited(nn.Module):
         return torch.cat([self.last(x), self.other(getattr(F, self.activation)(x))], 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     channels=st.integers(1, 13),
     sides=st.tuples(st.integers(1, 12), st.integers(2, 19)),

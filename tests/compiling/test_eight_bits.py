@@ -131,7 +131,7 @@ class Branches(nn.Module):
 SIDES = st.tuples(st.integers(1, 12), st.integers(1, 19))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 5)),
