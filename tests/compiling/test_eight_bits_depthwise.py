@@ -19,8 +19,9 @@ import prunus
 from integer_reference import computed
 from prunus.compiling import tuning
 from prunus.compiling.building import assembled, kernels_of
-from prunus.compiling.kernels.numbers import FLOAT
+from prunus.compiling.kernels.numbers import FLOAT, FUNCTIONS
 from prunus.compiling.kernels.variants import variants
+from prunus.compiling.lowering.channelwise import TABLE_FUNCTIONS
 from prunus.compiling.net import Net, Operation, Pointwise, View
 from prunus.compiling.operations import (
     Contract,
@@ -324,3 +325,7 @@ def test_factors_that_are_not_finite() -> None:
     strict = prunus.compile(model, batches[1], scales=scales, tune=False, nonfinite="raise")
     with pytest.raises(prunus.errors.NonFiniteError):
         strict(x, factors)
+
+
+def test_every_function_of_a_tape_may_become_a_table() -> None:
+    assert TABLE_FUNCTIONS.keys() == set(FUNCTIONS)
