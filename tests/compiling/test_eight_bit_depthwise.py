@@ -19,8 +19,9 @@ import prunus
 from eight_bits import reference
 from prunus.compiling import tuning
 from prunus.compiling.building import assembled, kernels_of
-from prunus.compiling.kernels.numbers import FLOAT
+from prunus.compiling.kernels.numbers import FLOAT, FUNCTIONS
 from prunus.compiling.kernels.variants import variants
+from prunus.compiling.lowering.channelwise import TABLE_FUNCTIONS
 from prunus.compiling.net import Net, Operation, Pointwise, View
 from prunus.compiling.operations import (
     Contract,
@@ -284,3 +285,40 @@ def test_a_table_that_a_file_got_wrong_is_refused(table: numpy.ndarray) -> None:
     QuantizedFunction("silu", 1, box, source, 0.1, 3, 0.2, 4, numpy.zeros(256)).check()
     with pytest.raises(ProgramError, match="table"):
         QuantizedFunction("silu", 1, box, source, 0.1, 3, 0.2, 4, table).check()
+
+
+class Scaled(nn.Module):
+    """A layer whose channels are multiplied by an input, and layers that read both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.plain, self.last = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 3, 1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor, factors: Tensor) -> Tensor:
+        """Compute them."""
+        x = F.relu(self.first(x))
+        return torch.cat([self.plain(x), self.last(x * factors[:, :, None, None])], 1)
+
+
+def test_factors_that_are_not_finite() -> None:
+    """NaN comes out as the least number, as from any rounding to 8 bits, and infinity as the largest."""
+    torch.manual_seed(0)
+    model = Scaled().eval()
+    batches = [{"x": torch.randn(16, 2, 5, 7), "factors": torch.rand(16, 6)} for _ in range(2)]
+    scales = prunus.quantize(model, batches, max_error=1e9)
+    program = prunus.compile(model, batches[0], scales=scales, tune=False)
+    assert any(isinstance(operation, QuantizedProduct) for operation in parts_of(program).net.operations)
+    x, factors = batches[0]["x"], batches[0]["factors"]
+    for strange, finite in ((torch.nan, 0.0), (torch.inf, 1e30), (-torch.inf, -1e30)):
+        factors[:, 2] = finite
+        expected = program(x, factors)
+        factors[:, 2] = strange
+        assert torch.equal(program(x, factors), expected)
+        assert torch.equal(program(x[:1], factors[:1]), expected[:1])
+    strict = prunus.compile(model, batches[1], scales=scales, tune=False, nonfinite="raise")
+    with pytest.raises(prunus.errors.NonFiniteError):
+        strict(x, factors)
+
+
+def test_every_function_of_a_tape_may_become_a_table() -> None:
+    assert TABLE_FUNCTIONS.keys() == set(FUNCTIONS)

@@ -64,9 +64,8 @@ void words_mean(const prunus_frame *frame, const planes *a, long part, long part
 static inline ints times_factors(ints x, const vec *factors, int32_t zero, long to_zero) {
     ints whole[4];
     UNROLLED for (int c = 0; c < 4; ++c) {
-        vec real = __builtin_convertvector(((x >> 8 * c) & 255) - zero, vec) * factors[c];
-        real = chooseWIDTH(real > -1024, real, SPLAT(-1024)); /* NaN too */
-        whole[c] = whole_of(chooseWIDTH(real < 1024, real, SPLAT(1024)));
+        const vec real = __builtin_convertvector(((x >> 8 * c) & 255) - zero, vec) * factors[c];
+        whole[c] = whole_of(within(real, -1024, 1024));
     }
     return packed(whole[0], whole[1], whole[2], whole[3], to_zero, 0, 255);
 }

@@ -10,10 +10,7 @@ static inline int32_t word_of(float x, float factor, long zero) {
 }
 
 static inline ints words_of(vec x, vec factor, vec zero) {
-    x = x * factor;
-    x = chooseWIDTH(x > -1024, x, SPLAT(-1024)); /* NaN too */
-    x = chooseWIDTH(x < 1024, x, SPLAT(1024));
-    return whole_of(x) + __builtin_convertvector(zero, ints);
+    return whole_of(within(x * factor, -1024, 1024)) + __builtin_convertvector(zero, ints);
 }
 
 void quantize(const prunus_frame *frame, const words *a, long part, long parts) {

@@ -137,11 +137,28 @@ static inline vec residual_of(const quantized *a, ints word, long q) {
     return __builtin_convertvector(whole, vec) * SPLAT((real)a->residual_factor);
 }
 
+/* No less than low and no more than high, and low for NaN; in two instructions where a processor has those. */
+static inline vec within(vec x, real low, real high) {
+#if WIDTH == 16 && defined(__AVX512F__)
+    return (vec)_mm512_min_ps(_mm512_max_ps((__m512)x, _mm512_set1_ps(low)), _mm512_set1_ps(high));
+#elif WIDTH == 8 && defined(__AVX2__)
+    return (vec)_mm256_min_ps(_mm256_max_ps((__m256)x, _mm256_set1_ps(low)), _mm256_set1_ps(high));
+#elif WIDTH == 4 && defined(__SSE2__)
+    return (vec)_mm_min_ps(_mm_max_ps((__m128)x, _mm_set1_ps(low)), _mm_set1_ps(high));
+#else
+    x = chooseWIDTH(x > low, x, SPLAT(low));
+    return chooseWIDTH(x < high, x, SPLAT(high));
+#endif
+}
+
+static inline vec hardsigmoid_within(vec x) { return within(x + 3, 0, 6) / 6; }
+static inline vec hardswish_within(vec x) { return x * within(x + 3, 0, 6) / 6; }
+
 /* An activation, and what its results are in units of the output. */
 static __attribute__((noinline, unused)) void activate_words(const quantized *a, vec *reals, long count) {
     const real low = a->low, high = a->high;
     ACTIVATE
     if (!a->in_words) return;
     const vec inverse = SPLAT((real)a->inverse);
-    for (long i = 0; i < count; ++i) reals[i] = clampWIDTH(reals[i] * inverse, -1e6f, 1e6f);
+    for (long i = 0; i < count; ++i) reals[i] = within(reals[i] * inverse, -1e6f, 1e6f);
 }

@@ -61,7 +61,10 @@ def head(vector: int) -> str:
     """Return the C of vectors of words, their products, and what follows a sum, for vectors of so many words."""
     text = resources.files(__package__).joinpath("words.h").read_text(encoding="utf-8")
     activate = activated(vector, "for (long i = 0; i < count; ++i) reals[i]", "reals[i]")
-    return text.replace("ACTIVATE", "\n    ".join(activate)).replace("WIDTH", str(vector))
+    lines = "\n    ".join(activate)
+    for name in ("hardsigmoid", "hardswish"):
+        lines = lines.replace(f"{name}{vector}(", f"{name}_within(")
+    return text.replace("ACTIVATE", lines).replace("WIDTH", str(vector))
 
 
 def others(vector: int) -> str:

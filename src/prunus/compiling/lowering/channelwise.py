@@ -171,12 +171,12 @@ def applied(operation: Elementwise, numbers: Numbers) -> Numbers | None:
     with numpy.errstate(all="ignore"):
         for step in operation.steps:
             operands = (torch.from_numpy(values[operand]) for operand in step.operands)
-            values.append(_FUNCTIONS[step.function](*operands, *step.constants).numpy())
+            values.append(TABLE_FUNCTIONS[step.function](*operands, *step.constants).numpy())
     return values[-1]
 
 
 # The functions of `kernels.numbers` in PyTorch's words.
-_FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+TABLE_FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
